@@ -1,0 +1,134 @@
+"""Every number in which data sets and models differ, as frozen dataclasses, and the recipes.
+
+A `Recipe` is one row of a results table: which data (`DatasetSpec`), which network
+(`ModelConfig`), how it is trained (`TrainConfig`). A checkpoint carries its `ModelConfig` and the
+`DatasetSpec` it was trained on as JSON, so three lines rebuild the model and no flag is needed.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from errors import UserError
+
+PROJECT_ROOT = Path(__file__).resolve().parent
+SAMPLE_RATE = 16_000  # Hz, what every wav2vec 2.0 model expects
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which clips a split holds: every pair of one of `subjects` and one of `sentences`."""
+
+    subjects: tuple[str, ...]
+    sentences: tuple[int, ...]  # numbers as in the file names, from 1
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set on disk: `<root>/wav`, `<root>/vertices_npy`, templates, topology, regions."""
+
+    name: str
+    root: str  # folder of the prepared data, relative to the project or absolute
+    fps: int  # frames a second of the vertices the network sees
+    source_fps: int  # frames a second on disk; a multiple of fps
+    n_vertices: int
+    metres_per_unit: float
+    templates: str  # subject -> neutral mesh: .pkl, .npz or a folder of .ply/.obj
+    topology: str  # faces: .ply, .obj or an .npz with `faces`
+    lips_region: str  # index list for LVE, the lip reader and the lip measures
+    upper_region: str  # index list for FDD
+    splits: dict[str, Split] = field(default_factory=dict)
+    speech_pool: str = ""  # extra training speech kept as audio + phones (synthetic only)
+
+    def path(self, relative: str) -> Path:
+        """`relative` resolved against the project folder; absolute paths stay as they are."""
+        return PROJECT_ROOT / relative
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network's dimensions; stored in every checkpoint.
+
+    `encoder` is the transformers config (Wav2Vec2Config or Wav2Vec2BertConfig) as a plain dict
+    with its `model_type`, so that the architecture is rebuilt offline.
+    """
+
+    encoder: dict[str, Any]
+    n_vertices: int
+    fps: int
+    fold: int  # k: features are resampled to fps·k and k frames are folded into one
+    layout: str = "MEAEME"  # M Mamba layer, E MoE-Mamba layer, A Transformer layer
+    d_model: int = 512
+    d_state: int = 16  # mamba_ssm defaults (paper, section 3)
+    d_conv: int = 4
+    expand: int = 2
+    moe_d_state: int = 8
+    moe_d_conv: int = 8
+    n_experts: int = 2
+    top_k: int = 2
+    n_heads: int = 8
+    n_kv_heads: int = 4
+    rope_rank: int = 16
+    d_ff: int = 2048
+    dropout: float = 0.0
+    vertex_rank: int = 0  # > 0: vertex head of that many learnt components; 0: one full matrix
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run is trained. Loss weights as SelfTalk and the paper: 1000, 1000, 0.001, 0.0001."""
+
+    epochs: int = 100
+    batch_size: int = 1
+    learning_rate: float = 1e-4
+    encoder_learning_rate: float = 1e-5
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0  # norm
+    w_vertex: float = 1000.0
+    w_velocity: float = 1000.0
+    w_latent: float = 1e-3
+    w_ctc: float = 1e-4
+    w_balance: float = 1e-2
+    max_clip_s: float = 0.0  # longer training clips are cropped at random to this; 0 keeps them
+    steps_per_epoch: int = 0  # 0: one pass over the clips
+    ema_decay: float = 0.0  # > 0: the averaged weights are validated and saved
+    augment: bool = False
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row of a results table."""
+
+    dataset: DatasetSpec
+    model: ModelConfig
+    train: TrainConfig
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """Rebuild a (nested) frozen dataclass from `dataclasses.asdict` after a trip through JSON.
+
+    Raises `UserError` naming unknown or missing fields, which means another version wrote it.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise UserError(f"{cls.__name__}: unknown field(s) {', '.join(unknown)}; "
+                        "the file was written by another version of this project")
+    kwargs = {name: _from_json(fields[name].type, value) for name, value in values.items()}
+    try:
+        return cls(**kwargs)
+    except TypeError as error:
+        raise UserError(f"{cls.__name__}: {error}; the file was written by another version") from error
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    if kind == dict[str, Split]:
+        return {name: from_dict(Split, split) for name, split in value.items()}
+    if isinstance(value, list):
+        return tuple(value)
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, value)
+    return value

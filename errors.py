@@ -1,0 +1,32 @@
+"""The contract for bad input: one clear line on stderr, exit code 2, nothing lost.
+
+`UserError` says that the outside world is wrong (a file, a flag, a missing package); its message
+names what, where, what was found, what was wanted and how to mend it. Every other exception is a
+bug of ours and keeps its traceback.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
+
+
+class UserError(Exception):
+    """Bad input from outside; the message is one line meant for the person at the keyboard."""
+
+
+def run_cli(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
+    """Run a script's `main(argv)` and return its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C.
+
+    Call as `sys.exit(run_cli(main))`.
+    """
+    try:
+        main(argv)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
