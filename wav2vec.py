@@ -1,0 +1,294 @@
+"""Speech encoder: a wav2vec 2.0 (or w2v-BERT 2.0) body whose features arrive at the mesh's rate.
+
+The paper encodes speech with a pre-trained wav2vec 2.0 (section 3.1; Baevski et al. 2020). Its
+convolutions make 50 feature vectors a second; meshes run at 25 or 30. `SpeechEncoder` resamples
+the convolutional features to fps·k before the transformer and folds k frames into one after it:
+k = 1 is the interpolation used for VOCASET, k = 2 the pairing used for BIWI, one formula.
+
+B batch, S samples at 16 kHz, A audio frames at 50 Hz, T mesh frames, C0 convolutional width,
+C transformer width, K characters.
+
+Two bodies from transformers are accepted, told apart by `model_type` in their config:
+`wav2vec2` hears the raw wave; `wav2vec2-bert` hears Kaldi log-mel energies normalised over the
+clip, which carry over from synthetic to human voices better (benchmarks/RESULTS.md).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from config import SAMPLE_RATE
+from errors import UserError
+
+AUDIO_FPS = 50  # Hz, wav2vec 2.0: 16,000 / 320
+HOP = 320  # samples between two audio frames
+WINDOW = 400  # samples an audio frame of wav2vec 2.0 sees
+MEL_HOP, MEL_BINS, MEL_FFT = 160, 80, 512  # w2v-BERT 2.0: 10 ms hop, 80 bands, 512-point FFT
+PCM_SCALE = 2.0**15  # Kaldi computes energies of 16 bit integers
+MEL_FLOOR = 1.192092955078125e-07  # Kaldi's float epsilon
+
+
+def audio_frames(n_samples: int) -> int:
+    """Number of 50 Hz frames A of a clip: (S - 400) // 320 + 1; the remainder is dropped."""
+    if n_samples < WINDOW:
+        raise ValueError(f"{n_samples} samples are fewer than one window of {WINDOW}")
+    return (n_samples - WINDOW) // HOP + 1
+
+
+def mesh_frames(n_samples: int, fps: int) -> int:
+    """Number of mesh frames T = A * fps // 50 that the network predicts for a clip."""
+    return audio_frames(n_samples) * fps // AUDIO_FPS
+
+
+def resample(features: Tensor, rate: int, lengths: Tensor | None = None) -> Tensor:
+    """Linear interpolation in time from 50 Hz to `rate` Hz: frame t is read at t * 50 / rate.
+
+    features: (B, A, C). lengths: (B,) audio frames of each clip, all A when None; a clip never
+    looks beyond its own last frame. Returns (B, A * rate // 50, C). A frame depends on its own
+    instant alone, never on the length of the clip, so windows of long audio join exactly.
+    """
+    batch, n_in, width = features.shape
+    if rate == AUDIO_FPS:
+        return features
+    n_out = n_in * rate // AUDIO_FPS
+    last = n_in - 1 if lengths is None else (lengths.to(features.device)[:, None] - 1)
+    position = torch.arange(n_out, device=features.device) * (AUDIO_FPS / rate)  # (T,)
+    position = position.expand(batch, n_out).clamp(max=last)
+    low = position.floor()
+    weight = (position - low)[..., None].to(features.dtype)
+    low = low.long()[..., None].expand(-1, -1, width)
+    high = (low + 1).clamp(max=n_in - 1 if lengths is None else last[..., None])
+    return features.gather(1, low) * (1 - weight) + features.gather(1, high) * weight
+
+
+def fold(features: Tensor, k: int) -> Tensor:
+    """Join k neighbouring frames: (B, T·k + r, C) to (B, T, k·C); the r left over are dropped."""
+    batch, n_frames, width = features.shape
+    return features[:, : n_frames // k * k].reshape(batch, n_frames // k, k * width)
+
+
+def length_mask(lengths: Tensor, n_frames: int) -> Tensor:
+    """(B, n_frames) bool, True on the first lengths[b] frames of each clip."""
+    return torch.arange(n_frames, device=lengths.device) < lengths[:, None]
+
+
+def mel_filters(n_bins: int = MEL_BINS, low_hz: float = 20.0) -> Tensor:
+    """(n_bins, 257) triangles on Kaldi's mel scale 1127·ln(1 + f/700), from 20 Hz to 8 kHz."""
+
+    def mel(hz: Tensor) -> Tensor:
+        return 1127.0 * torch.log1p(hz / 700.0)
+
+    ends = mel(torch.tensor([low_hz, SAMPLE_RATE / 2], dtype=torch.float64))
+    edges = torch.linspace(ends[0], ends[1], n_bins + 2, dtype=torch.float64)
+    bins = mel(torch.linspace(0, SAMPLE_RATE / 2, MEL_FFT // 2 + 1, dtype=torch.float64))
+    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return torch.minimum(rising, falling).clamp(min=0).float()
+
+
+def log_mel(audio: Tensor, filters: Tensor, window: Tensor) -> Tensor:
+    """Kaldi's log-mel energies of (B, S) audio: (B, (S - 400) // 160 + 1, 80) at 100 Hz.
+
+    Mean removed per window, pre-emphasis 0.97, Povey window, power spectrum (as
+    transformers' SeamlessM4TFeatureExtractor, which w2v-BERT 2.0 was trained with).
+    """
+    frames = audio.float().unfold(1, WINDOW, MEL_HOP) * PCM_SCALE  # (B, N, 400)
+    frames = frames - frames.mean(-1, keepdim=True)
+    previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+    frames = (frames - 0.97 * previous) * window
+    power = torch.fft.rfft(frames, n=MEL_FFT).abs().square()
+    return torch.log((power @ filters.T).clamp(min=MEL_FLOOR))
+
+
+def normalise_over_time(energies: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Zero mean, unit variance of each band over its clip's own frames; padding becomes 0.
+
+    energies: (B, N, bands); lengths: (B,) frames of each clip, all N when None.
+    """
+    batch, n_frames, _ = energies.shape
+    if lengths is None:
+        lengths = torch.full((batch,), n_frames, device=energies.device)
+    mask = length_mask(lengths, n_frames)[..., None]
+    count = lengths[:, None, None].to(energies.dtype)
+    mean = (energies * mask).sum(1, keepdim=True) / count
+    centred = (energies - mean) * mask
+    variance = centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)
+    return centred / (variance + 1e-7).sqrt()
+
+
+def povey_window() -> Tensor:
+    """(400,) Kaldi's default window: a symmetric Hann window to the power 0.85."""
+    return torch.hann_window(WINDOW, periodic=False, dtype=torch.float64).pow(0.85).float()
+
+
+def build_body(config: dict[str, Any]) -> nn.Module:
+    """A randomly initialised Wav2Vec2Model or Wav2Vec2BertModel from its config, offline.
+
+    Raises `UserError` when `model_type` is neither.
+    """
+    from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel, Wav2Vec2Config, Wav2Vec2Model
+
+    values = {key: value for key, value in config.items() if key != "model_type"}
+    kind = config.get("model_type")
+    if kind == "wav2vec2":
+        return Wav2Vec2Model(Wav2Vec2Config(**values))
+    if kind == "wav2vec2-bert":
+        return Wav2Vec2BertModel(Wav2Vec2BertConfig(**values))
+    raise UserError(
+        f"speech encoder: model_type is {kind!r}; wanted 'wav2vec2' or 'wav2vec2-bert'"
+    )
+
+
+class SpeechFeatures(nn.Module):
+    """What stands before the transformer: (B, S) audio to (B, A, C0) features at 50 Hz.
+
+    For `wav2vec2` the body's own convolutions; kernels beyond the usual 400 samples of reach get
+    that much zero audio on both sides, so that A and the centre of each frame stay the same.
+    For `wav2vec2-bert` two normalised log-mel frames a vector; no parameters.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.is_mel = body.config.model_type == "wav2vec2-bert"
+        if self.is_mel:
+            self.register_buffer("filters", mel_filters(), persistent=False)
+            self.register_buffer("window", povey_window(), persistent=False)
+        else:
+            reach = receptive_field(body.config.conv_kernel, body.config.conv_stride)
+            self.margin = max(reach - WINDOW, 0) // 2
+            self.per_clip_norm = body.config.feat_extract_norm == "group"
+
+    def forward(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        """lengths: (B,) samples of each clip, or None when every clip fills the batch."""
+        n_frames = audio_frames(audio.shape[1])
+        if self.is_mel:
+            return self._mel(audio, lengths, n_frames)
+        if self.per_clip_norm and lengths is not None and int(lengths.min()) < audio.shape[1]:
+            # group norm looks at all of time: each clip alone, so that padding changes nothing
+            clips = [self(body, clip[None, :n], None)[0]
+                     for clip, n in zip(audio, lengths.tolist(), strict=True)]
+            return nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        padded = F.pad(audio, (self.margin, self.margin))
+        return body.feature_extractor(padded).transpose(1, 2)[:, :n_frames]  # (B, A, C0)
+
+    def _mel(self, audio: Tensor, lengths: Tensor | None, n_frames: int) -> Tensor:
+        wanted = (2 * n_frames - 1) * MEL_HOP + WINDOW  # the last frame's second half may hang over
+        energies = log_mel(F.pad(audio, (0, max(wanted - audio.shape[1], 0))),
+                           self.filters, self.window)[:, : 2 * n_frames]  # (B, 2A, 80)
+        if lengths is not None:
+            lengths = 2 * ((lengths - WINDOW) // HOP + 1)
+        return fold(normalise_over_time(energies, lengths), 2)
+
+
+def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Samples that one output frame of a stack of convolutions sees."""
+    reach, step = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        reach += (kernel - 1) * step
+        step *= stride
+    return reach
+
+
+class SpeechEncoder(nn.Module):
+    """(B, S) audio to (B, T, k·C) features at the mesh's rate.
+
+    config: a Wav2Vec2Config or Wav2Vec2BertConfig as a dict; fps: mesh frames a second; fold: k.
+    """
+
+    def __init__(self, config: dict[str, Any], fps: int, fold: int) -> None:
+        super().__init__()
+        self.fps, self.k = fps, fold
+        self.body = build_body(config)
+        self.features = SpeechFeatures(self.body)
+        self.width = fold * self.body.config.hidden_size
+
+    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """audio: (B, S) float32, zero mean and unit variance over each clip; lengths: (B,) samples.
+
+        Returns (B, T, k·C), T = A * fps // 50.
+        """
+        features = self.features(self.body, audio, lengths)  # (B, A, C0)
+        n_frames = features.shape[1] * self.fps // AUDIO_FPS
+        frames = None if lengths is None else (lengths - WINDOW) // HOP + 1
+        features = resample(features, self.fps * self.k, frames)  # (B, T·k + r, C0)
+        mask = None
+        if frames is not None:
+            mask = length_mask(frames * self.fps * self.k // AUDIO_FPS, features.shape[1])
+        hidden = self.transform(features, mask)
+        return fold(hidden[:, : n_frames * self.k], self.k)
+
+    def transform(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Projection and transformer of the body: (B, N, C0) to (B, N, C). mask: (B, N) bool."""
+        hidden, _ = self.body.feature_projection(features)
+        if self.training and self.body.config.apply_spec_augment:
+            hidden = self.body._mask_hidden_states(hidden, attention_mask=mask)
+        return self.body.encoder(hidden, attention_mask=mask).last_hidden_state
+
+    def freeze_features(self) -> None:
+        """No gradient for the convolutions (as the paper and its peers do)."""
+        if not self.features.is_mel:
+            self.body.feature_extractor._freeze_parameters()
+
+
+def load_pretrained(source: str) -> nn.Module:
+    """A Wav2Vec2ForCTC or Wav2Vec2BertForCTC from a local folder or a hub name.
+
+    Raises `UserError` in one line when neither can be had.
+    """
+    from transformers import AutoConfig, Wav2Vec2BertForCTC, Wav2Vec2ForCTC
+
+    local = Path(source).exists()
+    try:
+        config = AutoConfig.from_pretrained(source)
+        kinds = {"wav2vec2": Wav2Vec2ForCTC, "wav2vec2-bert": Wav2Vec2BertForCTC}
+        if config.model_type not in kinds:
+            raise UserError(f"--wav2vec2 {source}: it is a {config.model_type} model; "
+                            "wanted wav2vec2 or wav2vec2-bert")
+        return kinds[config.model_type].from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        fix = ("the folder needs config.json and model.safetensors" if local else
+               f"with a network once: huggingface-cli download {source}; or give a local folder")
+        raise UserError(f"--wav2vec2 {source}: cannot be loaded ({reason}); {fix}") from error
+
+
+class TextTeacher(nn.Module):
+    """The frozen CTC model that says what the audio holds: features and text, in evaluation mode.
+
+    (The release leaves its teacher in training mode, so its targets are random; ours is not.)
+    model: a Wav2Vec2ForCTC or Wav2Vec2BertForCTC.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.body = getattr(model, model.base_model_prefix)
+        self.features = SpeechFeatures(self.body)
+        self.width = model.config.hidden_size
+        self.n_characters = model.config.vocab_size
+        self.blank = model.config.pad_token_id
+
+    def train(self, mode: bool = True) -> "TextTeacher":
+        """Stays in evaluation mode whatever is asked."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, S) audio to features (B, A, C) and character logits (B, A, K)."""
+        features = self.features(self.body, audio, lengths)
+        mask = None
+        if lengths is not None:
+            mask = length_mask((lengths - WINDOW) // HOP + 1, features.shape[1])
+        hidden, _ = self.body.feature_projection(features)
+        hidden = self.body.encoder(hidden, attention_mask=mask).last_hidden_state
+        return hidden, self.model.lm_head(hidden)
+
+    def text(self, logits: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
+        """Greedy CTC reading of (B, A, K) logits: a (n,) int64 tensor of characters a clip."""
+        best = logits.argmax(-1)
+        clips = [row if lengths is None else row[: int(lengths[i])] for i, row in enumerate(best)]
+        merged = [torch.unique_consecutive(clip) for clip in clips]
+        return [row[row != self.blank] for row in merged]
