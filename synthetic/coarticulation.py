@@ -1,0 +1,392 @@
+"""Phones with their times become smooth face curves: the rules behind the synthetic corpus.
+
+Cohen and Massaro, "Modeling coarticulation in synthetic visual speech" (1993): every phone pulls
+every channel towards a target with a dominance that decays away from the phone, and the face is
+the dominance-weighted mean,
+
+    y(t) = sum_s D_s(t) target_s / sum_s D_s(t),     D_s(t) = alpha_s exp(-theta x_s(t)),
+
+x_s being the time from the plateau of phone s. What must not be averaged away is imposed after
+that: lips shut on p b m, the lower lip on the teeth for f v, rest in pauses. The curves are
+functions of continuous time, so any frame rate samples the same motion.
+
+Symbols: T frames, N phones (after diphthongs are split), C channels.
+"""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from synthetic.phones import PHONE_INDEX, PHONES, VOWELS, Segment
+
+MOUTH_CHANNELS = (
+    "jawOpen",
+    "mouthClose",
+    "mouthPucker",
+    "mouthFunnel",
+    "mouthPress",
+    "mouthRollLower",
+    "mouthRollUpper",
+    "mouthStretch",
+    "mouthSmile",
+    "mouthUpperUp",
+    "mouthLowerDown",
+    "mouthShrugUpper",
+    "jawForward",
+    "tongueUp",
+)
+BROW_CHANNELS = ("browInnerUp", "browOuterUp")
+CHANNELS = MOUTH_CHANNELS + BROW_CHANNELS
+CHANNEL_INDEX = {channel: index for index, channel in enumerate(CHANNELS)}
+CLOSED = 0.06  # aperture below which lips count as shut; the rules stay under 0.03 in a closure
+
+LOUDNESS_HZ = 100  # rate of the loudness and pitch envelopes; value i is the instant (i + 0.5)/100
+
+BILABIALS = ("p", "b", "m")
+LABIODENTALS = ("f", "v")
+
+
+@dataclass(frozen=True)
+class Style:
+    """A subject's manner of speaking; the default is the neutral speaker."""
+
+    jaw_gain: float = 1.0
+    rounding_gain: float = 1.0
+    spread_gain: float = 1.0
+    smile: float = 0.0  # added to mouthSmile at all times
+    lead_s: float = 0.0  # the face runs ahead of the sound by this
+    brow_gain: float = 1.0
+
+
+NEUTRAL = Style()
+
+
+def style_of(subject: str) -> Style:
+    """The style that belongs to a subject's name: modest, the same on every machine."""
+    rng = np.random.default_rng(zlib.crc32(subject.encode()))
+    return Style(
+        jaw_gain=rng.uniform(0.88, 1.15),
+        rounding_gain=rng.uniform(0.85, 1.2),
+        spread_gain=rng.uniform(0.85, 1.15),
+        smile=rng.uniform(0.0, 0.06),
+        lead_s=rng.uniform(0.0, 0.02),
+        brow_gain=rng.uniform(0.6, 1.3),
+    )
+
+
+# Short names of the mouth channels in the table below, in the order of MOUTH_CHANNELS:
+# J jaw, X mouthClose, P pucker, F funnel, R press, L roll lower, U roll upper, S stretch,
+# M smile, H upper lip up, D lower lip down, K shrug, W jaw forward, T tongue.
+_SHORT = "JXPFRLUSMHDKWT"
+
+# fmt: off
+_TARGETS: dict[str, dict[str, float]] = {
+    "sil": {},
+    "p": dict(J=.10, X=.12, R=.45, L=.35, U=.25), "b": dict(J=.10, X=.12, R=.45, L=.35, U=.25),
+    "m": dict(J=.10, X=.12, R=.35, L=.30, U=.20),
+    "f": dict(J=.10, X=.03, L=.55, H=.30, S=.12), "v": dict(J=.11, X=.03, L=.48, H=.28, S=.10),
+    "th": dict(J=.17, D=.22, H=.08, T=.9), "dh": dict(J=.17, D=.22, H=.08, T=.8),
+    "t": dict(J=.13, D=.25, H=.10, S=.12, T=.5), "d": dict(J=.14, D=.25, H=.10, S=.10, T=.5),
+    "n": dict(J=.14, D=.22, H=.08, S=.08, T=.5), "l": dict(J=.19, D=.25, H=.10, T=.7),
+    "s": dict(J=.06, D=.38, H=.18, S=.30, M=.08, T=.2),
+    "z": dict(J=.07, D=.38, H=.18, S=.28, M=.08, T=.2),
+    "sh": dict(J=.09, F=.60, P=.25, D=.25, H=.20, W=.15),
+    "zh": dict(J=.10, F=.58, P=.25, D=.25, H=.20, W=.15),
+    "ch": dict(J=.09, F=.58, P=.25, D=.25, H=.20, W=.12, T=.3),
+    "jh": dict(J=.10, F=.55, P=.25, D=.25, H=.18, W=.12, T=.3),
+    "k": dict(J=.20, D=.15, H=.08, S=.05), "g": dict(J=.20, D=.15, H=.08, S=.05),
+    "ng": dict(J=.20, D=.14, H=.06, S=.05), "hh": dict(J=.25, D=.10),
+    "r": dict(J=.14, P=.35, F=.35, D=.08), "w": dict(J=.08, P=.85, F=.20),
+    "y": dict(J=.12, S=.30, M=.15, D=.15),
+    "iy": dict(J=.15, S=.40, M=.28, D=.22, H=.15), "ih": dict(J=.24, S=.24, M=.15, D=.18, H=.10),
+    "ey": dict(J=.30, S=.32, M=.20, D=.20, H=.12), "eh": dict(J=.42, S=.25, M=.12, D=.20, H=.12),
+    "ae": dict(J=.56, S=.30, M=.14, D=.22, H=.16), "aa": dict(J=.68, D=.12, H=.06),
+    "ao": dict(J=.52, F=.45, P=.18, D=.08), "ah": dict(J=.38, D=.14, H=.06),
+    "er": dict(J=.22, P=.30, F=.35, D=.08), "uh": dict(J=.25, P=.38, F=.30),
+    "uw": dict(J=.14, P=.80, F=.28), "ow": dict(J=.36, P=.50, F=.38),
+    "aw": dict(J=.60, D=.10), "ay": dict(J=.62, D=.14, H=.08), "oy": dict(J=.48, F=.45, P=.25),
+}
+# Diphthongs move: first half, second half, share of the first.
+_DIPHTHONGS = {
+    "aw": ("aa", "uw", .55), "ay": ("aa", "ih", .55), "oy": ("ao", "ih", .55),
+    "ow": ("ow", "uw", .55), "ey": ("eh", "iy", .45),
+}
+# Channels that share decay rates (1/s), before the phone (anticipation) and after (carry-over).
+_GROUPS = {
+    "jaw": ("JW", 14.0, 14.0),
+    "closure": ("XRLU", 28.0, 28.0),
+    "rounding": ("PF", 7.0, 11.0),  # lips round up to 200 ms ahead
+    "spread": ("SMHDK", 12.0, 12.0),
+    "tongue": ("T", 20.0, 20.0),
+}
+# Dominance alpha by class of phone; "all" is every channel, single letters override last.
+_DOMINANCE: tuple[tuple[str, dict[str, float]], ...] = (
+    (" ".join(VOWELS), dict(jaw=1.0, rounding=.8, spread=.6, closure=.7, tongue=.5)),
+    ("uw ow ao w uh oy", dict(rounding=2.5)),
+    ("sh zh ch jh", dict(rounding=1.8, jaw=1.6)),
+    ("iy ey y", dict(spread=1.0, rounding=2.0)),
+    ("p b m", dict(closure=8.0, jaw=2.0, spread=3.0, rounding=.25, tongue=.1)),
+    ("f v", dict(closure=6.0, jaw=2.0, H=4.0, D=3.0, rounding=.4)),
+    ("s z", dict(jaw=2.5, spread=.9, rounding=.35)),
+    ("t d n l th dh", dict(jaw=.8, spread=.6, rounding=.25, tongue=1.5)),
+    ("k g ng hh", dict(all=.25)),
+    ("r", dict(rounding=1.0)),
+    ("sil", dict(all=.7)),
+)
+# fmt: on
+
+_PLATEAU = 0.6  # share of half the phone over which its dominance is full
+_EDGE_S = 0.008  # rounds the corner of the dominance, so that velocity has no jumps
+_UNDERSHOOT_S = 0.09  # vowels shorter than this do not reach their jaw target
+_UNDERSHOOTS = VOWELS | {"hh", "l", "k", "g"}
+_RAMP_S = 0.055  # lips take this long into and out of a closure
+_SHUT_PAUSE_S = 0.15  # pauses from this length on shut the mouth
+_BLOCK_S, _REACH_S = 8.0, 2.0  # long clips go in blocks; beyond the reach D < 1e-6
+
+
+def _phone_tables() -> tuple[np.ndarray, np.ndarray]:
+    """Targets and dominances of every phone: two arrays (len(PHONES), len(MOUTH_CHANNELS))."""
+    target = np.zeros((len(PHONES), len(_SHORT)))
+    alpha = np.full((len(PHONES), len(_SHORT)), 0.5)
+    for phone, row in _TARGETS.items():
+        for short, value in row.items():
+            target[PHONE_INDEX[phone], _SHORT.index(short)] = value
+    for phones, row in _DOMINANCE:
+        for name, value in row.items():
+            shorts = _SHORT if name == "all" else _GROUPS[name][0] if name in _GROUPS else name
+            for phone in phones.split():
+                alpha[PHONE_INDEX[phone], [_SHORT.index(s) for s in shorts]] = value
+    return target, alpha
+
+
+def _columns(shorts: str) -> list[int]:
+    return [_SHORT.index(short) for short in shorts]
+
+
+_TARGET, _ALPHA = _phone_tables()
+_JAW, _CLOSE = CHANNEL_INDEX["jawOpen"], CHANNEL_INDEX["mouthClose"]
+_ROUNDING, _SPREAD = _columns("PF"), _columns("SMHDK")
+_CONTACT = _columns("XRLUHD")  # channels that a closure takes over
+
+
+class _Score(NamedTuple):
+    """The phones of a clip as arrays; gaps and edges are filled with silence."""
+
+    phone: np.ndarray  # (N,) index into PHONES
+    start: np.ndarray  # (N,) seconds
+    end: np.ndarray  # (N,) seconds
+
+    def between(self, start_s: float, end_s: float) -> "_Score":
+        keep = (self.end > start_s) & (self.start < end_s)
+        return _Score(*(column[keep] for column in self))
+
+    def where(self, phones: Iterable[str]) -> "_Score":
+        keep = np.isin(self.phone, [PHONE_INDEX[phone] for phone in phones])
+        return _Score(*(column[keep] for column in self))
+
+
+def curves(
+    segments: Sequence[Segment],
+    frames: int,
+    fps: float,
+    loudness: np.ndarray | None = None,
+    pitch: np.ndarray | None = None,
+    style: Style = NEUTRAL,
+) -> np.ndarray:
+    """Face curves of an utterance: (frames, len(CHANNELS)) float32, 1.0 = the unit's full motion.
+
+    Frame t is the instant t/fps. `segments` must be in order of time; what they leave open is
+    silence. `loudness` ((n,), from `loudness()`) scales jaw and spread and lifts the brows;
+    `pitch` ((n,) Hz, 0 where unvoiced, at the same rate) adds its accents to the brows.
+    Raises ValueError for unknown phones or segments out of order.
+    """
+    score = _score(segments)
+    times = np.arange(frames) / fps
+    result = np.zeros((frames, len(CHANNELS)))
+    block = max(1, int(_BLOCK_S * fps))
+    for first in range(0, frames, block):
+        rows = slice(first, first + block)
+        result[rows, : len(_SHORT)] = _mouth(score, times[rows], loudness, style)
+    if loudness is not None:
+        result[:, len(_SHORT) :] = _brows(times, loudness, pitch, style)
+    return result.astype(np.float32)
+
+
+def aperture(curves: np.ndarray) -> np.ndarray:
+    """How far the inner lips are apart, in units of jawOpen: (..., C) -> (...)."""
+    y = {name: curves[..., index] for name, index in CHANNEL_INDEX.items()}
+    lips = 0.35 * y["mouthLowerDown"] + 0.25 * y["mouthUpperUp"] + 0.15 * y["mouthFunnel"]
+    pressed = y["mouthPress"] + 0.5 * y["mouthRollLower"] + 0.5 * y["mouthRollUpper"]
+    return np.maximum(y["jawOpen"] - y["mouthClose"], 0.0) + lips - 0.25 * pressed
+
+
+def loudness(audio: np.ndarray, sample_rate: int = 16_000) -> np.ndarray:
+    """Loudness of (S,) audio at 100 Hz: (n,) in 0.2..1.3, 1 = a loud vowel of this clip."""
+    hop = sample_rate // LOUDNESS_HZ
+    n = -(-len(audio) // hop)
+    blocks = np.zeros(n * hop)
+    blocks[: len(audio)] = audio
+    power = _smooth((blocks.reshape(n, hop) ** 2).mean(1), 0.02)
+    decibels = 10.0 * np.log10(power + 1e-10)
+    reference = np.percentile(decibels, 85) if n else 0.0
+    return np.clip(1.0 + (decibels - reference) / 20.0, 0.2, 1.3).astype(np.float32)
+
+
+def _score(segments: Sequence[Segment]) -> _Score:
+    """Phones as arrays: diphthongs split, gaps and both ends silent, neighbouring pauses merged."""
+    rows: list[tuple[int, float, float]] = []
+    silence = PHONE_INDEX["sil"]
+    clock = (segments[0][1] if segments else 0.0) - 1.0
+    for phone, start, end in [*segments, ("sil", None, None)]:
+        start = clock if start is None else start
+        end = start + 1.0 if end is None else end
+        if phone not in PHONE_INDEX:
+            raise ValueError(f"phone {phone!r} is not one of {' '.join(PHONES)}")
+        if start < clock - 1e-3 or end < start:
+            raise ValueError(f"segment {phone} {start:.3f}-{end:.3f} s starts before {clock:.3f} s")
+        if start > clock + 1e-3:
+            _append(rows, silence, clock, start)
+        if phone in _DIPHTHONGS:
+            first, second, share = _DIPHTHONGS[phone]
+            middle = start + share * (end - start)
+            rows.append((PHONE_INDEX[first], start, middle))
+            rows.append((PHONE_INDEX[second], middle, end))
+        else:
+            _append(rows, PHONE_INDEX[phone], start, end)
+        clock = end
+    phones, starts, ends = zip(*rows, strict=True)
+    return _Score(np.array(phones), np.array(starts), np.array(ends))
+
+
+def _append(rows: list[tuple[int, float, float]], phone: int, start: float, end: float) -> None:
+    if rows and phone == PHONE_INDEX["sil"] == rows[-1][0]:
+        rows[-1] = (phone, rows[-1][1], end)
+    else:
+        rows.append((phone, start, end))
+
+
+def _mouth(
+    score: _Score, times: np.ndarray, loudness: np.ndarray | None, style: Style
+) -> np.ndarray:
+    """Mouth channels at `times` (T,) seconds: (T, 14)."""
+    moments = times + style.lead_s
+    near = score.between(moments[0] - _REACH_S, moments[-1] + _REACH_S)
+    y = _dominance_mean(near, moments)
+    if loudness is not None:
+        level = _at(times, loudness)[:, None]
+        y[:, [_JAW]] *= 0.7 + 0.3 * level
+        y[:, _SPREAD] *= 0.8 + 0.2 * level
+    y[:, _JAW] *= style.jaw_gain
+    y[:, _ROUNDING] *= style.rounding_gain
+    y[:, _SPREAD] *= style.spread_gain
+    _impose_contact(y, near.where(LABIODENTALS), moments)
+    _impose_contact(y, near.where(BILABIALS), moments)  # last: nothing may open them again
+    y *= 1.0 - _pause_weight(near, moments)[:, None]
+    y[:, CHANNEL_INDEX["mouthSmile"]] += style.smile
+    return y
+
+
+def _dominance_mean(score: _Score, times: np.ndarray) -> np.ndarray:
+    """The Cohen-Massaro mean at `times` (T,): (T, 14)."""
+    if not len(score.phone):
+        return np.zeros((len(times), len(_SHORT)))
+    target, alpha, centre, half = _weights(score)
+    tau = times[:, None] - centre  # (T, N)
+    x = np.maximum(np.abs(tau) - half, 0.0)
+    x *= x / (x + _EDGE_S)
+    y = np.empty((len(times), len(_SHORT)))
+    for shorts, before, after in _GROUPS.values():
+        columns = _columns(shorts)
+        decay = np.exp(-np.where(tau < 0, before, after) * x)
+        pull = decay @ (alpha[:, columns] * target[:, columns])
+        y[:, columns] = pull / (decay @ alpha[:, columns] + 1e-6)
+    return y
+
+
+def _weights(score: _Score) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Targets (N, 14), dominances (N, 14), centres (N,), half plateaus (N,) of the phones."""
+    duration = score.end - score.start
+    target, alpha = _TARGET[score.phone], _ALPHA[score.phone]
+    short = np.isin(score.phone, [PHONE_INDEX[phone] for phone in _UNDERSHOOTS])
+    reach = np.where(short, np.clip(duration / _UNDERSHOOT_S, 0.55, 1.15), 1.0)
+    target[:, _JAW] *= reach
+    silent = score.phone == PHONE_INDEX["sil"]
+    alpha = alpha * np.where(silent, np.minimum(1.0, duration / 0.12), 1.0)[:, None]
+    bilabial = np.isin(score.phone, [PHONE_INDEX[phone] for phone in BILABIALS])
+    centre = score.start + np.where(bilabial, 0.45, 0.5) * duration  # shut before the burst
+    half = duration / 2
+    half = np.where(silent, half - np.minimum(0.4 * half, 0.04), _PLATEAU * half)
+    return target, alpha, centre, half
+
+
+def _impose_contact(y: np.ndarray, score: _Score, times: np.ndarray) -> None:
+    """Bring `y` (T, 14), in place, to the contact of these consonants: held 45 to 100 ms."""
+    if not len(score.phone):
+        return
+    duration = score.end - score.start
+    centre = score.start + 0.45 * duration
+    hold = np.clip(0.6 * duration, 0.045, 0.1)
+    away = np.abs(times[:, None] - centre) - hold / 2  # (T, N)
+    weight = _smoothstep(1.0 - away / _RAMP_S)
+    share = weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)
+    target = share @ _TARGET[score.phone]
+    w = weight.max(1, keepdims=True)
+    jaw = np.minimum(y[:, [_JAW]], 1.3 * target[:, [_JAW]])
+    y[:, [_JAW]] += w * (jaw - y[:, [_JAW]])
+    y[:, _CONTACT] += w * (target[:, _CONTACT] - y[:, _CONTACT])
+    if PHONES[score.phone[0]] in BILABIALS:
+        shut = np.maximum(y[:, [_CLOSE]], 1.1 * y[:, [_JAW]])
+        y[:, [_CLOSE]] += w * (shut - y[:, [_CLOSE]])
+
+
+def _pause_weight(score: _Score, times: np.ndarray) -> np.ndarray:
+    """How much pauses hold the mouth at rest, 0..1: (T,)."""
+    pauses = score.where(("sil",))
+    if not len(pauses.phone):
+        return np.zeros(len(times))
+    duration = pauses.end - pauses.start
+    strength = _smoothstep((duration - 0.6 * _SHUT_PAUSE_S) / (0.4 * _SHUT_PAUSE_S))
+    shutting = np.minimum(0.15, 0.6 * duration)
+    opening = np.minimum(0.10, 0.4 * duration)
+    into = _smoothstep((times[:, None] - pauses.start) / shutting)
+    out = _smoothstep((pauses.end - times[:, None]) / opening)
+    weight = (strength * np.minimum(into, out)).max(1)
+    known = (times > score.start[0]) & (times < score.end[-1])
+    return np.where(known, weight, 1.0)
+
+
+def _brows(
+    times: np.ndarray, loudness: np.ndarray, pitch: np.ndarray | None, style: Style
+) -> np.ndarray:
+    """Brows rise with accents of loudness and pitch: (T, 2)."""
+    accent = np.clip(_smooth(loudness, 0.12) - _smooth(loudness, 0.8) - 0.05, 0.0, 0.5)
+    if pitch is not None and (pitch > 0).any():
+        voiced = (pitch > 0).astype(float)
+        octaves = np.where(voiced > 0, np.log2(np.maximum(pitch, 1.0)), 0.0)
+        octaves = np.where(voiced > 0, octaves - np.median(octaves[voiced > 0]), 0.0)
+        rise = _smooth(octaves, 0.12) / (_smooth(voiced, 0.12) + 0.1)
+        rise = np.clip(rise[: len(accent)], 0.0, 0.5)
+        accent = 0.6 * accent + 0.6 * np.pad(rise, (0, len(accent) - len(rise)))
+    lift = style.brow_gain * _at(times, _smooth(accent, 0.06))
+    return np.stack([0.5 * lift, 0.8 * lift], axis=1)
+
+
+def _at(times: np.ndarray, envelope: np.ndarray) -> np.ndarray:
+    """A 100 Hz envelope at `times`, by linear interpolation."""
+    return np.interp(times, (np.arange(len(envelope)) + 0.5) / LOUDNESS_HZ, envelope)
+
+
+def _smooth(values: np.ndarray, sigma_s: float) -> np.ndarray:
+    """A 100 Hz envelope blurred by a Gaussian; the mean of what there is at the edges."""
+    reach = int(3 * sigma_s * LOUDNESS_HZ)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (sigma_s * LOUDNESS_HZ)) ** 2)
+    blurred = np.convolve(values, kernel)[reach : reach + len(values)]
+    return blurred / np.convolve(np.ones(len(values)), kernel)[reach : reach + len(values)]
+
+
+def _smoothstep(x: np.ndarray) -> np.ndarray:
+    x = np.clip(x, 0.0, 1.0)
+    return x * x * (3.0 - 2.0 * x)

@@ -1,0 +1,154 @@
+"""The rules keep their promises: closures, vowel shapes, silence, any frame rate, no jerks."""
+
+import numpy as np
+import pytest
+
+from synthetic.coarticulation import (
+    BILABIALS,
+    CHANNEL_INDEX,
+    CHANNELS,
+    CLOSED,
+    NEUTRAL,
+    Style,
+    aperture,
+    curves,
+    loudness,
+    style_of,
+)
+from synthetic.phones import PHONES, Segment
+
+
+def utterance(phones: str, duration_s: float = 0.09, pause_s: float = 0.3) -> list[Segment]:
+    """Phones of equal length between two pauses."""
+    segments, clock = [Segment("sil", 0.0, pause_s)], pause_s
+    for phone in phones.split():
+        segments.append(Segment(phone, clock, clock + duration_s))
+        clock += duration_s
+    return [*segments, Segment("sil", clock, clock + pause_s)]
+
+
+def babble(seed: int, n: int = 50) -> list[Segment]:
+    """Random phones of 30 to 160 ms, a few pauses among them."""
+    rng = np.random.default_rng(seed)
+    segments, clock = [], 0.0
+    for index in rng.integers(1, len(PHONES), n):
+        phone = PHONES[index] if rng.random() > 0.05 else "sil"
+        duration = rng.uniform(0.03, 0.16)
+        segments.append(Segment(phone, clock, clock + duration))
+        clock += duration
+    return segments
+
+
+def at(segments: list[Segment], phone: str, channel: str) -> float:
+    """The value of a channel in the middle of the first such phone."""
+    segment = next(s for s in segments if s.phone == phone)
+    frame = round(500 * (segment.start_s + segment.end_s))
+    return float(curves(segments, 5000, 1000)[frame, CHANNEL_INDEX[channel]])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("style", [NEUTRAL, style_of("ada"), Style(jaw_gain=1.3)])
+def test_lips_shut_on_every_bilabial_at_30_fps(seed, style):
+    segments = babble(seed)
+    level = np.random.default_rng(seed).uniform(0.2, 1.3, 1000)
+    opening = aperture(curves(segments, 300, 30, loudness=level, style=style))
+    for phone, start, end in segments:
+        if phone in BILABIALS:
+            frames = slice(max(0, int(start * 30) - 1), int(end * 30) + 2)
+            assert opening[frames].min() < CLOSED, (phone, start)
+
+
+def test_vowels_have_their_shapes():
+    segments = utterance("d aa d uw d iy d w ah f iy", 0.15)
+    assert at(segments, "aa", "jawOpen") > 0.4 > 0.25 > at(segments, "iy", "jawOpen")
+    assert at(segments, "uw", "mouthPucker") > 0.5
+    assert at(segments, "w", "mouthPucker") > 0.5
+    assert at(segments, "iy", "mouthPucker") < 0.2  # between uw and w
+    assert at(segments, "iy", "mouthStretch") > 0.25
+    assert at(segments, "f", "mouthRollLower") > 0.4
+
+
+def test_rounding_is_anticipated_and_short_vowels_undershoot():
+    ahead, plain = utterance("ah s uw", 0.1), utterance("ah s iy", 0.1)
+    gain = at(ahead, "s", "mouthPucker") - at(plain, "s", "mouthPucker")
+    assert gain > 0.15
+    long, short = utterance("d aa d", 0.15), utterance("d aa d", 0.05)
+    assert at(short, "aa", "jawOpen") < 0.75 * at(long, "aa", "jawOpen")
+
+
+def test_mouth_is_at_rest_in_pauses_and_beyond_the_last_phone():
+    segments = [*babble(3, 10)[:10], Segment("aa", 3.0, 3.2)]  # a gap, then nothing
+    y = curves(segments, 600, 100)
+    mouth = y[:, : CHANNEL_INDEX["browInnerUp"]]
+    start = int(100 * segments[-2].end_s) + 16
+    assert np.abs(mouth[start:288]).max() < 1e-6
+    assert np.abs(mouth[340:]).max() < 1e-6
+    assert aperture(y[start:288]).max() < CLOSED
+    assert np.abs(curves([], 11, 30)).max() == 0.0
+
+
+def test_lips_are_shut_in_a_pause_of_150_ms():
+    segments = utterance("aa sil aa", 0.16)
+    assert aperture(curves(segments, 1000, 1000))[300 + 160 : 300 + 320].min() < CLOSED
+
+
+@pytest.mark.parametrize("duration", [0.08, 0.5])
+def test_thirty_fps_is_every_second_frame_of_sixty(duration):
+    segments = utterance("m aa p ow f iy sil b w er k", duration)  # long enough for two blocks
+    level = np.random.default_rng(1).uniform(0.2, 1.3, 1200)
+    sixty = curves(segments, 700, 60, loudness=level)
+    thirty = curves(segments, 350, 30, loudness=level)
+    np.testing.assert_allclose(thirty, sixty[::2], atol=1e-5)
+
+
+def test_curves_do_not_depend_on_the_number_of_frames():
+    segments = babble(7, 200)
+    long, short = curves(segments, 1000, 60), curves(segments, 401, 60)
+    np.testing.assert_allclose(short, long[:401], atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_channel_moves_faster_than_a_face(seed):
+    y = curves(babble(seed), 5000, 1000)
+    velocity = np.abs(np.diff(y, axis=0)).max(0) * 1000  # units a second
+    assert velocity[CHANNEL_INDEX["jawOpen"]] < 10  # 0.2 m/s at 20 mm a unit
+    assert velocity.max() < 22  # a full swing in two frames at 30 fps, in random babble
+
+
+def test_loudness_scales_the_jaw_and_lifts_the_brows():
+    segments = utterance("d aa d aa d aa d", 0.12)
+    level = np.full(200, 0.4)
+    level[70:100] = 1.3  # the second of the vowels
+    y = curves(segments, 150, 100, loudness=level)
+    jaw, brow = y[:, CHANNEL_INDEX["jawOpen"]], y[:, CHANNEL_INDEX["browInnerUp"]]
+    assert jaw[66:78].max() > 1.1 * jaw[42:54].max()
+    assert brow[85] > 0.05 > 0.02 > brow[30]
+    assert curves(segments, 150, 100)[:, CHANNEL_INDEX["browInnerUp"]].max() == 0.0
+
+
+def test_loudness_of_a_tone_between_silences():
+    tone = np.sin(np.arange(16_000) * 0.3)
+    tone[:4000] = 0.0
+    level = loudness(tone)
+    assert level.shape == (100,) and level.dtype == np.float32
+    assert level[:20].max() < 0.21
+    np.testing.assert_allclose(level[30:95], 1.0, atol=0.02)
+
+
+def test_styles_are_stable_modest_and_differ():
+    assert style_of("ada") == style_of("ada") != style_of("ben")
+    for name in "abcdefgh":
+        style = style_of(name)
+        assert 0.88 <= style.jaw_gain <= 1.15 and 0.0 <= style.lead_s <= 0.02
+
+
+def test_wrong_phones_and_times_are_refused():
+    with pytest.raises(ValueError, match="'xx'"):
+        curves([Segment("xx", 0.0, 0.1)], 3, 30)
+    with pytest.raises(ValueError, match="before"):
+        curves([Segment("aa", 0.2, 0.3), Segment("iy", 0.1, 0.2)], 3, 30)
+
+
+def test_result_has_the_contract_shape():
+    y = curves(babble(0), 13, 30)
+    assert y.shape == (13, len(CHANNELS)) and y.dtype == np.float32
