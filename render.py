@@ -10,15 +10,20 @@ Renderers: `software` (raster.py, needs wheels only, the default), `gpu` and `py
 """
 
 import math
-import threading
+import os
+import subprocess
+import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
+from raster import measure_openness, srgb_to_linear
 
 CLAY = (0.79, 0.66, 0.59)  # sRGB, for meshes without colours
 FIELD_OF_VIEW = math.radians(20.0)  # a portrait lens: little perspective in the face
@@ -29,9 +34,6 @@ COLOUR_NAMES = {
     "red": "ff0000", "green": "00b140", "blue": "0047bb", "beige": "f5f0e6",
     "studio": "dfe3e8",
 }  # fmt: skip  # green and blue are the usual key colours
-ENCODE_STEPS = 4096
-OPENNESS_DIRECTIONS = 96
-OPENNESS_MAP = 192  # side of the depth pictures that openness is measured in
 
 
 def parse_colour(colour: str | tuple[int, int, int]) -> tuple[int, int, int]:
@@ -55,18 +57,6 @@ def parse_colour(colour: str | tuple[int, int, int]) -> tuple[int, int, int]:
             f"background {colour!r} is no colour; give #rrggbb, r,g,b or one of {names}"
         )
     return values
-
-
-def srgb_to_linear(colour: NDArray) -> NDArray:
-    """Linear light 0..1 of sRGB values 0..1 (IEC 61966-2-1)."""
-    colour = np.asarray(colour, dtype=np.float64)
-    return np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(light: NDArray) -> NDArray:
-    """sRGB values 0..1 of linear light 0..1 (IEC 61966-2-1)."""
-    light = np.asarray(light, dtype=np.float64)
-    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 class Camera:
@@ -102,80 +92,10 @@ class Camera:
         return screen
 
 
-class SoftwareBackend:
-    """Draws with raster.py on the CPU; may be called from several threads."""
+def _load_software(*args):
+    from shading import SoftwareBackend
 
-    def __init__(self, faces: NDArray, surface: NDArray, camera: Camera, background: NDArray):
-        import raster
-
-        self.kernels = raster
-        self.faces, self.surface, self.camera = faces, surface, camera
-        self.background = background
-        codes = linear_to_srgb(np.linspace(0.0, 1.0, ENCODE_STEPS))
-        self.encode = np.round(255 * codes).astype(np.uint8)
-        self.buffers = threading.local()
-
-    def draw(self, view: NDArray) -> NDArray:
-        """The picture (H, W, 3) uint8 of vertices (V, 3) in view space."""
-        raster, size = self.kernels, self.camera.size
-        screen = self.camera.project(view, raster.SAMPLES)
-        if not hasattr(self.buffers, "depth"):
-            side = size * raster.SAMPLES
-            self.buffers.depth = np.empty((side, side), np.float32)
-            self.buffers.face_ids = np.empty((side, side), np.int32)
-        depth, face_ids = self.buffers.depth, self.buffers.face_ids
-        face_normals, normals = np.empty((len(self.faces), 3)), np.empty((len(view), 3))
-        raster.surface_normals(view, self.faces, face_normals, normals)
-        raster.rasterise(screen, self.faces, depth, face_ids)
-        image = np.empty((size, size, 3), np.uint8)
-        raster.shade(
-            screen, view, self.faces, face_normals, normals, self.surface,
-            depth, face_ids, self.background, self.encode, image,
-        )  # fmt: skip
-        return image
-
-
-def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
-    """(V,) how much of the sky above each vertex of the template is free: 1 open, 0 enclosed.
-
-    Ambient occlusion from small orthographic depth pictures out of evenly spread directions.
-    """
-    import raster
-
-    centre = (template.min(axis=0) + template.max(axis=0)) / 2
-    radius = np.linalg.norm(template - centre, axis=1).max()
-    points = (template - centre) / radius
-    normals = np.empty_like(points)
-    raster.surface_normals(points, faces, np.empty((len(faces), 3)), normals)
-    depth = np.empty((OPENNESS_MAP, OPENNESS_MAP), np.float32)
-    face_ids = np.empty((OPENNESS_MAP, OPENNESS_MAP), np.int32)
-    seen, total = np.zeros(len(points)), np.zeros(len(points))
-    for k in range(OPENNESS_DIRECTIONS):
-        # Fibonacci sphere.
-        height = 1 - (2 * k + 1) / OPENNESS_DIRECTIONS
-        turn = k * math.pi * (3 - math.sqrt(5))
-        flat = math.sqrt(1 - height * height)
-        direction = np.array([flat * math.cos(turn), height, flat * math.sin(turn)])
-        right = np.cross([0.0, 0.0, 1.0] if abs(height) > 0.9 else [0.0, 1.0, 0.0], direction)
-        right /= np.linalg.norm(right)
-        up = np.cross(direction, right)
-        screen = np.stack([points @ right, -(points @ up), points @ direction], axis=1)
-        screen[:, :2] = (screen[:, :2] + 1.0) * OPENNESS_MAP / 2
-        screen[:, 2] += 2.0  # positive, as the z-buffer wants it
-        raster.rasterise(screen, faces, depth, face_ids)
-        raster.add_visible(screen, normals, depth, direction, 0.012, seen, total)
-    openness = np.where(total > 0, seen / np.maximum(total, 1e-9), 0.0)
-    return _smooth(openness, faces)
-
-
-def _smooth(values: NDArray, faces: NDArray) -> NDArray:
-    """(V,) values averaged once over the triangles around each vertex."""
-    sums, counts = np.zeros_like(values), np.zeros_like(values)
-    of_face = values[faces].mean(axis=1)
-    for corner in range(3):
-        np.add.at(sums, faces[:, corner], of_face)
-        np.add.at(counts, faces[:, corner], 1.0)
-    return np.where(counts > 0, sums / np.maximum(counts, 1.0), values)
+    return SoftwareBackend(*args)
 
 
 def _load_gpu(*args):
@@ -190,7 +110,7 @@ def _load_pyrender(*args):
     return PyrenderBackend(*args)
 
 
-RENDERERS = {"software": SoftwareBackend, "gpu": _load_gpu, "pyrender": _load_pyrender}
+RENDERERS = {"software": _load_software, "gpu": _load_gpu, "pyrender": _load_pyrender}
 
 
 def choose_renderer(name: str) -> str:
@@ -254,7 +174,7 @@ class Renderer:
 
     def frames(self, vertices: Iterable[NDArray], workers: int = 1) -> Iterator[NDArray]:
         """Pictures of a sequence of meshes (V, 3), in order, drawn by `workers` threads ahead."""
-        if workers <= 1 or not isinstance(self.backend, SoftwareBackend):
+        if workers <= 1 or not self.backend.threadsafe:
             yield from map(self.frame, vertices)
             return
         with ThreadPoolExecutor(workers) as pool:
@@ -279,3 +199,84 @@ def _facing_out(faces: NDArray, template: NDArray) -> NDArray:
     a, b, c = (template - template.mean(axis=0))[faces].transpose(1, 0, 2)
     volume = np.einsum("ij,ij->", a, np.cross(b, c))
     return faces if volume >= 0 else np.ascontiguousarray(faces[:, ::-1])
+
+
+def write_video(
+    path: Path,
+    frames: Iterable[NDArray],
+    n_frames: int,
+    fps: float,
+    audio_path: Path | None = None,
+) -> None:
+    """Write `path`, H.264 (and AAC) in mp4, from `n_frames` pictures (H, W, 3) uint8, even H and W.
+
+    The sound of `audio_path` (anything ffmpeg reads; more than two channels are mixed down) is cut
+    to the length of the pictures. The file appears under its name only when it is whole. Raises
+    `UserError` with ffmpeg's own words where it fails.
+    """
+    frames = iter(frames)
+    first = next(frames)
+    partial = path.with_name(f".{path.stem}.partial.mp4")
+    command = _ffmpeg_command(partial, first.shape, n_frames, fps, audio_path)
+    with tempfile.TemporaryFile() as complaints:  # a file, not a pipe: it never fills up and blocks
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints
+        )
+        try:
+            written = _feed(process.stdin, first, frames)
+            if process.wait() != 0:
+                complaints.seek(0)
+                lines = complaints.read().decode(errors="replace").strip().splitlines()
+                raise UserError(
+                    f"ffmpeg cannot write {path}: {lines[-1] if lines else 'no reason'}"
+                )
+            if written != n_frames:
+                raise ValueError(f"{n_frames} frames announced, {written} came")
+            os.replace(partial, path)
+        finally:
+            process.kill()
+            process.wait()
+            partial.unlink(missing_ok=True)
+
+
+def _feed(pipe, first: NDArray, frames: Iterator[NDArray]) -> int:
+    """Write all frames to the pipe and close it; returns how many. Stops where ffmpeg hung up."""
+    written = 0
+    try:
+        with pipe:
+            for written, frame in enumerate(chain([first], frames), start=1):
+                if frame.shape != first.shape or frame.dtype != np.uint8:
+                    raise ValueError(
+                        f"frame {frame.shape} {frame.dtype}, first {first.shape} uint8"
+                    )
+                pipe.write(np.ascontiguousarray(frame).data)
+    except BrokenPipeError:
+        pass  # ffmpeg has ended; its exit code and words say why
+    return written
+
+
+def _ffmpeg_command(
+    partial: Path, shape: tuple[int, ...], n_frames: int, fps: float, audio_path: Path | None
+) -> list[str]:
+    import imageio_ffmpeg
+
+    try:
+        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise UserError(
+            "no ffmpeg: pip install imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE"
+        ) from error
+    height, width = shape[:2]
+    command = [ffmpeg, "-hide_banner", "-loglevel", "error", "-y"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}"]
+    command += ["-i", "pipe:0"]
+    if audio_path is not None:
+        command += ["-i", str(Path(audio_path).resolve()), "-map", "0:v:0", "-map", "1:a:0"]
+        command += ["-c:a", "aac", "-b:a", "160k", "-ac", "2"]
+    # Colours as every player expects them of HD video; players of today want yuv420p.
+    command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-pix_fmt", "yuv420p"]
+    command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18"]
+    # -shortest would miss the end by up to a packet of sound.
+    command += ["-t", f"{n_frames / fps:.6f}", "-movflags", "+faststart", "-f", "mp4"]
+    return [*command, str(partial.resolve())]
