@@ -1,0 +1,22 @@
+"""What every test shares: the folder of public third-party files, and a small mesh."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of real VOCASET/BIWI templates and masks; the test is skipped where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the public templates and masks (../shared/data) are not here")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(7)
