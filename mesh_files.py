@@ -207,9 +207,10 @@ def load_faces(path: str | Path) -> NDArray[np.int32]:
 def load_templates(path: str | Path) -> dict[str, NDArray[np.float32]]:
     """Subject -> neutral mesh (V, 3) float32, in the data set's own unit.
 
-    `path`: a .pkl of {subject: (V, 3) or (V*3,)} as VOCASET and BIWI bring it; an .npz with
-    arrays `template_<subject>` (or one (V, 3) array a subject); a folder of <subject>.ply/.obj; or
-    one such mesh. Raises `UserError` when the meshes do not all have the same V.
+    `path`: a .pkl of {subject: (V, 3) or (V*3,)} as VOCASET and BIWI bring it; an .npz with one
+    array a subject (and perhaps `faces`), or with `subjects` (N,), `template_mean` (V, 3) and
+    `template_offsets` (N, V, 3) like synthetic/head.npz; a folder of <subject>.ply/.obj; or one
+    such mesh. Raises `UserError` when the meshes do not all have the same V.
     """
     path = Path(path)
     if path.is_dir():
@@ -230,10 +231,7 @@ def _templates_of_file(path: Path) -> dict[str, NDArray[np.float32]]:
     if suffix in MESH_SUFFIXES:
         return {path.stem: load_mesh(path)[0]}
     if suffix == ".npz":
-        arrays = _load_npz(path, "templates")
-        prefix = "template_"
-        named = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-        content: Any = named or {k: v for k, v in arrays.items() if k != "faces"}
+        content: Any = _templates_of_npz(_load_npz(path, "templates"))
     elif suffix == ".pkl":
         content = load_pickle(path, "templates")
     else:
@@ -241,6 +239,13 @@ def _templates_of_file(path: Path) -> dict[str, NDArray[np.float32]]:
     if not isinstance(content, dict) or not content:
         raise UserError(f"templates {path}: wanted a dict of subject -> mesh")
     return {_text(k): _template_array(path, _text(k), v) for k, v in content.items()}
+
+
+def _templates_of_npz(arrays: dict[str, NDArray]) -> dict[str, NDArray]:
+    if {"subjects", "template_mean", "template_offsets"} <= set(arrays):
+        meshes = arrays["template_mean"] + arrays["template_offsets"].astype(np.float32)
+        return dict(zip(map(str, arrays["subjects"]), meshes, strict=True))
+    return {name: array for name, array in arrays.items() if name != "faces"}
 
 
 def _template_array(path: Path, subject: str, value: Any) -> NDArray[np.float32]:

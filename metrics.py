@@ -1,0 +1,276 @@
+"""How close predicted faces are to captured ones, and how well their lips follow the speech.
+
+The vertex metrics are those of CodeTalker's evaluation, which FaceDiffuser, ScanTalk and
+DiffSpeaker follow: lip vertex error (LVE), upper-face dynamics deviation (FDD), mean vertex error
+(MVE). A score means nothing without the region (vertex indices) and the unit that it used.
+
+All functions are pure and take numpy arrays (T, V, 3), T frames of V vertices in one unit;
+sums run in float64. `python metrics.py --pred DIR --truth DIR --regions lips=FILE` scores folders
+of anybody's .npy predictions.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BILABIALS = ("p", "b", "m")  # lips closed
+STATIC_RATIO = 0.01  # of the region's width: lips that move less do not speak
+MAX_LAG_S = 0.5  # s, a sync offset beyond it is another sentence
+FRAME_BLOCK = 64  # frames turned to float64 at a time
+
+
+# ---- vertex metrics ----------------------------------------------------------------------------
+
+
+def lip_errors(prediction: NDArray, truth: NDArray, lips: NDArray) -> NDArray[np.float64]:
+    """Per frame, the largest squared L2 distance of a lip vertex: (T,), unit squared."""
+    _check_same(prediction, truth)
+    difference = prediction[:, lips].astype(np.float64) - truth[:, lips]
+    return np.square(difference).sum(axis=2).max(axis=1)
+
+
+def lip_vertex_error(prediction: NDArray, truth: NDArray, lips: NDArray) -> float:
+    """LVE of one clip: mean over frames of the largest squared distance of a lip vertex.
+
+    prediction, truth: (T, V, 3); lips: (L,) vertex indices. Unit squared. Over several clips, pool
+    the frames of `lip_errors`, as `Scores` does.
+    """
+    return float(lip_errors(prediction, truth, lips).mean())
+
+
+def mean_vertex_errors(prediction: NDArray, truth: NDArray) -> NDArray[np.float64]:
+    """Per frame, the mean L2 distance of all vertices: (T,), in the unit of the vertices."""
+    _check_same(prediction, truth)
+    errors = np.empty(len(truth))
+    for start in range(0, len(truth), FRAME_BLOCK):
+        block = slice(start, start + FRAME_BLOCK)
+        difference = prediction[block].astype(np.float64) - truth[block]
+        errors[block] = np.sqrt(np.square(difference).sum(axis=2)).mean(axis=1)
+    return errors
+
+
+def mean_vertex_error(prediction: NDArray, truth: NDArray) -> float:
+    """MVE of one clip: mean over frames and vertices of the L2 distance."""
+    return float(mean_vertex_errors(prediction, truth).mean())
+
+
+def upper_face_dynamics(vertices: NDArray, template: NDArray, upper: NDArray) -> float:
+    """Mean over upper-face vertices of the std over time of ‖v - template‖², unit squared."""
+    offsets = vertices[:, upper].astype(np.float64) - template[upper]
+    return float(np.square(offsets).sum(axis=2).std(axis=0).mean())
+
+
+def upper_face_dynamics_deviation(
+    prediction: NDArray, truth: NDArray, template: NDArray, upper: NDArray
+) -> float:
+    """FDD of one clip, signed: dynamics of the truth minus those of the prediction.
+
+    prediction, truth: (T, V, 3); template: (V, 3); upper: (U,) vertex indices. Positive when the
+    prediction moves less. Its absolute value, averaged over clips, is FaceDiffuser's "abs FDD".
+    """
+    _check_same(prediction, truth)
+    return upper_face_dynamics(truth, template, upper) - upper_face_dynamics(
+        prediction, template, upper
+    )
+
+
+def motionless(template: NDArray, frames: int) -> NDArray:
+    """The baseline that never moves: `template` (V, 3) repeated as (frames, V, 3), read-only."""
+    return np.broadcast_to(template, (frames, *template.shape))
+
+
+def jitter(vertices: NDArray, fps: int, region: NDArray | None = None) -> float:
+    """Mean norm of the vertices' acceleration, unit/s²; compare with that of the truth.
+
+    vertices: (T, V, 3), T > 2. region: vertex indices, all of them when None.
+    """
+    if len(vertices) < 3:
+        raise ValueError(f"{len(vertices)} frames have no acceleration; 3 are needed")
+    chosen = vertices if region is None else vertices[:, region]
+    acceleration = np.diff(chosen.astype(np.float64), n=2, axis=0) * fps**2
+    return float(np.sqrt(np.square(acceleration).sum(axis=2)).mean())
+
+
+def motion_std(vertices: NDArray, region: NDArray) -> float:
+    """Root mean square distance of the region's vertices from their mean place, over time."""
+    chosen = vertices[:, region].astype(np.float64)
+    return float(np.sqrt(np.square(chosen - chosen.mean(axis=0)).sum(axis=2).mean()))
+
+
+def is_static(vertices: NDArray, lips: NDArray) -> bool:
+    """The static-face alarm: the lips move by less than a hundredth of their width.
+
+    It is right for a silent clip and otherwise means a wrong scale or a failed training.
+    """
+    width = np.ptp(vertices[:, lips].mean(axis=0), axis=0).max()
+    return motion_std(vertices, lips) < STATIC_RATIO * float(width)
+
+
+def _check_same(prediction: NDArray, truth: NDArray) -> None:
+    if prediction.shape != truth.shape or prediction.ndim != 3 or len(truth) == 0:
+        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must be (T, V, 3)")
+
+
+# ---- lips and speech ---------------------------------------------------------------------------
+
+
+def mouth_opening(
+    vertices: NDArray, upper_inner: int | Sequence[int], lower_inner: int | Sequence[int]
+) -> NDArray[np.float64]:
+    """Height of the gap between the inner lips: (T,), negative where they overlap.
+
+    vertices: (T, V, 3) with y up. upper_inner, lower_inner: vertices that touch when the mouth is
+    closed; the means of several.
+    """
+    height = vertices[:, :, 1].astype(np.float64)
+    upper, lower = np.atleast_1d(upper_inner), np.atleast_1d(lower_inner)
+    return height[:, upper].mean(axis=1) - height[:, lower].mean(axis=1)
+
+
+def mouth_opening_correlation(prediction: NDArray, truth: NDArray) -> float:
+    """Pearson's r of two openings (T,); NaN when one of them never changes."""
+    if prediction.shape != truth.shape or prediction.ndim != 1:
+        raise ValueError(f"openings of shapes {prediction.shape} and {truth.shape}; wanted (T,)")
+    a = prediction.astype(np.float64) - prediction.mean(dtype=np.float64)
+    b = truth.astype(np.float64) - truth.mean(dtype=np.float64)
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else float("nan")
+
+
+def closures(
+    opening: NDArray,
+    segments: Iterable[tuple[str, float, float]],
+    threshold: float,
+    fps: int,
+    phones: Sequence[str] = BILABIALS,
+) -> NDArray[np.bool_]:
+    """For every segment of one of `phones`: does the mouth close in it? (N,) bool.
+
+    opening: (T,), frame t at t / fps seconds. segments: (phone, start_s, end_s). The mouth is
+    closed when the smallest opening of the frames from the last before the start to the first
+    after the end is at most `threshold`: a frame either side, because a closure may be shorter
+    than one. Segments that begin behind the last frame are left out.
+    """
+    closed = []
+    for phone, start_s, end_s in segments:
+        first, last = int(np.floor(start_s * fps)), int(np.ceil(end_s * fps))
+        if phone in phones and first < len(opening):
+            closed.append(opening[first : last + 1].min() <= threshold)
+    return np.array(closed, dtype=bool)
+
+
+def closure_rate(
+    opening: NDArray,
+    segments: Iterable[tuple[str, float, float]],
+    threshold: float,
+    fps: int,
+    phones: Sequence[str] = BILABIALS,
+) -> float:
+    """Share of the p, b, m in which the mouth closes, NaN when there are none; see `closures`."""
+    closed = closures(opening, segments, threshold, fps, phones)
+    return float(closed.mean()) if len(closed) else float("nan")
+
+
+def lip_sync_offset_ms(
+    prediction: NDArray, truth: NDArray, fps: int, max_lag_s: float = MAX_LAG_S
+) -> float:
+    """Milliseconds by which the predicted opening runs late (< 0: early), NaN when one is flat.
+
+    prediction, truth: openings (T,). The lag of the largest Pearson correlation over the overlap,
+    refined below a frame by the parabola through it and its neighbours.
+    """
+    if prediction.shape != truth.shape or prediction.ndim != 1:
+        raise ValueError(f"openings of shapes {prediction.shape} and {truth.shape}; wanted (T,)")
+    # Half of the clip has to overlap, else a chance match of a few frames would win.
+    furthest = min(int(max_lag_s * fps), len(truth) // 2)
+    lags = np.arange(-furthest, furthest + 1)
+    scores = np.array([_correlation_at(prediction, truth, int(lag)) for lag in lags])
+    if np.isnan(scores).all():
+        return float("nan")
+    best = int(np.nanargmax(scores))
+    shift = 0.0
+    if 0 < best < len(lags) - 1 and not np.isnan(scores[best - 1 : best + 2]).any():
+        before, peak, after = scores[best - 1 : best + 2]
+        curvature = before - 2 * peak + after
+        shift = 0.5 * (before - after) / curvature if curvature < 0 else 0.0
+    return float((lags[best] + shift) * 1000 / fps)
+
+
+def _correlation_at(prediction: NDArray, truth: NDArray, lag: int) -> float:
+    """Pearson's r of prediction[t + lag] and truth[t]."""
+    n = len(truth) - abs(lag)
+    if n < 3:
+        return float("nan")
+    late, early = max(lag, 0), max(-lag, 0)
+    return mouth_opening_correlation(prediction[late : late + n], truth[early : early + n])
+
+
+# ---- many clips --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Vertex metrics of a set of clips; a metric without its region or template is None.
+
+    lve and mve pool the frames of all clips; fdd and abs_fdd are means over clips.
+    """
+
+    lve: float | None
+    fdd: float | None
+    abs_fdd: float | None
+    mve: float
+    frames: int
+    clips: int
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """Vertex metrics of one clip: means over its frames, and its signed FDD."""
+
+    lve: float | None
+    fdd: float | None
+    mve: float
+    frames: int
+
+
+def score_clip(
+    prediction: NDArray,
+    truth: NDArray,
+    template: NDArray | None = None,
+    lips: NDArray | None = None,
+    upper: NDArray | None = None,
+) -> ClipScores:
+    """The vertex metrics of one clip, (T, V, 3) each; what lacks its region is None."""
+    fdd = None
+    if upper is not None and template is not None:
+        fdd = upper_face_dynamics_deviation(prediction, truth, template, upper)
+    return ClipScores(
+        lve=None if lips is None else lip_vertex_error(prediction, truth, lips),
+        fdd=fdd,
+        mve=mean_vertex_error(prediction, truth),
+        frames=len(truth),
+    )
+
+
+def pool(clips: Sequence[ClipScores]) -> Scores:
+    """The scores of a set of clips. Raises `ValueError` when there are none."""
+    if not clips:
+        raise ValueError("no clips to pool")
+    frames = sum(clip.frames for clip in clips)
+    fdds = [clip.fdd for clip in clips if clip.fdd is not None]
+
+    def over_frames(values: Sequence[float | None]) -> float | None:
+        if any(value is None for value in values):
+            return None
+        return sum(v * clip.frames for v, clip in zip(values, clips, strict=True)) / frames
+
+    return Scores(
+        lve=over_frames([clip.lve for clip in clips]),
+        fdd=float(np.mean(fdds)) if len(fdds) == len(clips) else None,
+        abs_fdd=float(np.mean(np.abs(fdds))) if len(fdds) == len(clips) else None,
+        mve=over_frames([clip.mve for clip in clips]),
+        frames=frames,
+        clips=len(clips),
+    )
