@@ -59,6 +59,12 @@ def parse_colour(colour: str | tuple[int, int, int]) -> tuple[int, int, int]:
     return values
 
 
+def check_size(size: int) -> None:
+    """Raise `UserError` unless a square video of `size` pixels a side can be made."""
+    if not 64 <= size <= 4096 or size % 2:
+        raise UserError(f"size {size}: give an even number of pixels from 64 to 4096")
+
+
 class Camera:
     """A perspective camera before the face, framed once by the template's bounds."""
 
@@ -244,12 +250,13 @@ def _feed(pipe, first: NDArray, frames: Iterator[NDArray]) -> int:
     written = 0
     try:
         with pipe:
-            for written, frame in enumerate(chain([first], frames), start=1):
+            for frame in chain([first], frames):
                 if frame.shape != first.shape or frame.dtype != np.uint8:
                     raise ValueError(
                         f"frame {frame.shape} {frame.dtype}, first {first.shape} uint8"
                     )
                 pipe.write(np.ascontiguousarray(frame).data)
+                written += 1
     except BrokenPipeError:
         pass  # ffmpeg has ended; its exit code and words say why
     return written

@@ -1,0 +1,297 @@
+"""From a recording to a talking head: `python demo.py --wav_path speech.wav`.
+
+Writes `<out>/<name>.mp4`, the head speaking the recording, and `<out>/<name>.npy`, its vertices
+(T, V, 3) float32 in the unit of the model's training data. Frame t is the instant t / fps; the
+frames cover the whole recording.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config import PROJECT_ROOT, SAMPLE_RATE, DatasetSpec
+from errors import UserError, run_cli
+from synthetic.head import HEAD_FILE, channel_basis, load_head
+
+DEMO_FOLDER = PROJECT_ROOT / "demo/wav"
+CHECKPOINT = PROJECT_ROOT / "synthetic/model.safetensors"
+SHORTEST_S = 0.025  # one window of the speech encoder
+RENDER_THREADS = 4  # at most; each holds a z-buffer of its own
+BLINK_CLOSE_S, BLINK_HOLD_S, BLINK_OPEN_S = 0.08, 0.03, 0.16
+BLINK_PAUSE_S = (2.0, 5.5)  # between blinks of a person at ease
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be made, checked as far as that is cheap."""
+
+    wav_path: Path
+    checkpoint: Path
+    out: Path
+    subject: str | None
+    template: Path | None
+    fps: int | None
+    size: int
+    background: str
+    renderer: str  # a key of render.RENDERERS
+    video: bool
+    blink: bool
+
+
+# fmt: off
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; argparse itself ends with exit code 2 on unknown flags."""
+    parser = argparse.ArgumentParser(description="Make a 3D head speak a recording.")
+    add = parser.add_argument
+    add("--wav_path", type=Path, metavar="FILE",
+        help="speech in wav, flac, mp3 or ogg, any rate and channels; default: the one in demo/wav")
+    add("--subject", metavar="NAME",
+        help="whose neutral face speaks; default: the model's first; a wrong name lists them all")
+    add("--checkpoint", type=Path, metavar="FILE", default=CHECKPOINT,
+        help="a model that main.py trained; default: synthetic/model.safetensors")
+    add("--template", type=Path, metavar="FILE",
+        help="a neutral face of your own, .ply or .obj, in the topology of the model")
+    add("--out", type=Path, metavar="FOLDER", default=Path("out"), help="default: out")
+    add("--fps", type=int, metavar="N",
+        help="frames a second; other than the model's own, motion is interpolated linearly")
+    add("--size", type=int, metavar="PIXELS", default=800,
+        help="side of the square picture, even, 64 to 4096; default: 800")
+    add("--background", metavar="COLOUR", default="white",
+        help="a name, #rrggbb or r,g,b; default: white")
+    add("--renderer", default="auto", metavar="NAME",
+        help="software, gpu, pyrender; default: auto, which is gpu where a real one answers")
+    add("--no_video", action="store_true", help="write the vertices only")
+    add("--blink", action="store_true",
+        help="add blinks, which no recording tells of (built-in synthetic head only)")
+    return parser.parse_args(argv)
+# fmt: on
+
+
+def check(args: argparse.Namespace) -> Plan:
+    """The plan of a run. Raises `UserError` for all that can be seen wrong without loading much."""
+    from render import check_size, choose_renderer, parse_colour
+
+    check_size(args.size)
+    parse_colour(args.background)
+    if args.fps is not None and not 1 <= args.fps <= 240:
+        raise UserError(f"--fps {args.fps}: give 1 to 240 frames a second")
+    if args.subject is not None and args.template is not None:
+        raise UserError("--subject and --template both name the face; give one of them")
+    wav_path = args.wav_path or bundled_recording()
+    for flag, path in (
+        ("--wav_path", wav_path),
+        ("--checkpoint", args.checkpoint),
+        ("--template", args.template),
+    ):
+        if path is not None and not path.is_file():
+            raise UserError(f"{flag} {path}: no such file")
+    nearest = next(folder for folder in (args.out, *args.out.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"--out {args.out}: {nearest} is not a folder that can be written to")
+    return Plan(
+        wav_path=wav_path,
+        checkpoint=args.checkpoint,
+        out=args.out,
+        subject=args.subject,
+        template=args.template,
+        fps=args.fps,
+        size=args.size,
+        background=args.background,
+        renderer="software" if args.no_video else choose_renderer(args.renderer),
+        video=not args.no_video,
+        blink=args.blink,
+    )
+
+
+def bundled_recording() -> Path:
+    """The first recording in demo/wav."""
+    recordings = sorted(DEMO_FOLDER.glob("*.wav")) + sorted(DEMO_FOLDER.glob("*.flac"))
+    if not recordings:
+        raise UserError(f"no recording in {DEMO_FOLDER}; give one with --wav_path FILE")
+    return recordings[0]
+
+
+def read_speech(path: Path) -> NDArray[np.float32]:
+    """The recording as the model hears it: (S,) at 16 kHz, zero mean, unit variance."""
+    from data_loader import load_wav
+
+    audio = load_wav(path)
+    if len(audio) < SHORTEST_S * SAMPLE_RATE:
+        raise UserError(
+            f"{path}: {1000 * len(audio) / SAMPLE_RATE:.0f} ms of sound, "
+            f"at least {1000 * SHORTEST_S:.0f} ms are wanted"
+        )
+    return audio
+
+
+def choose_face(plan: Plan, spec: DatasetSpec) -> tuple[str, NDArray[np.float32]]:
+    """(name, template (V, 3)) of who speaks, in the unit of the model."""
+    if plan.template is not None:
+        from data_loader import load_templates
+
+        name, template = next(iter(load_templates(plan.template).items()))
+        if len(template) != spec.n_vertices:
+            raise UserError(
+                f"--template {plan.template}: {len(template)} vertices, the model's topology "
+                f"({spec.name}) has {spec.n_vertices}; register your face to {spec.topology}"
+            )
+        return name, template
+    templates = templates_of(spec)
+    subject = plan.subject or next(iter(templates))
+    if subject not in templates:
+        raise UserError(f"--subject {subject}: not one of the model's: {', '.join(templates)}")
+    return subject, templates[subject]
+
+
+def templates_of(spec: DatasetSpec) -> dict[str, NDArray[np.float32]]:
+    """Subject -> neutral face (V, 3) of the data that the model was trained on."""
+    from data_loader import load_templates
+
+    path = spec.path(spec.templates)
+    return load_head().templates if path == HEAD_FILE else load_templates(path)
+
+
+def cover(predicted: NDArray, model_fps: int, fps: int, n_frames: int) -> Iterator[NDArray]:
+    """`n_frames` meshes (V, 3) at `fps` from `predicted` (T, V, 3) at `model_fps`.
+
+    Between the model's frames motion is linear; after its last one the pose is held.
+    """
+    for frame in range(n_frames):
+        whole, rest = divmod(frame * model_fps, fps)
+        here = predicted[min(whole, len(predicted) - 1)]
+        after = predicted[min(whole + 1, len(predicted) - 1)]
+        yield here if rest == 0 else here + np.float32(rest / fps) * (after - here)
+
+
+def count_frames(samples: int, fps: int) -> int:
+    """How many frames cover `samples` of sound at 16 kHz: a begun frame counts."""
+    return -(-samples * fps // SAMPLE_RATE)
+
+
+def blink_curve(n_frames: int, fps: int, seed: int = 1) -> NDArray[np.float32]:
+    """(n_frames,) lid closure, 0 open to 1 shut, of a person who blinks at ease."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(n_frames) / fps
+    closure = np.zeros(n_frames)
+    start = generator.uniform(0.4, 2.0)
+    while start < n_frames / fps:
+        after = time - start
+        closing = np.clip(after / BLINK_CLOSE_S, 0.0, 1.0)
+        opening = np.clip((after - BLINK_CLOSE_S - BLINK_HOLD_S) / BLINK_OPEN_S, 0.0, 1.0)
+        closure = np.maximum(closure, closing * (1.0 - opening * opening * (3.0 - 2.0 * opening)))
+        start += generator.uniform(*BLINK_PAUSE_S)
+    return closure.astype(np.float32)
+
+
+def with_blinks(meshes: Iterator[NDArray], n_frames: int, fps: int) -> Iterator[NDArray]:
+    """The meshes of the synthetic head, with blinks added."""
+    shut = channel_basis(load_head(), ["eyeBlink"])[0]
+    for mesh, closure in zip(meshes, blink_curve(n_frames, fps), strict=True):
+        yield mesh + closure * shut
+
+
+def appearance(spec: DatasetSpec) -> dict[str, NDArray]:
+    """Keyword arguments of `Renderer`: colours and wetness of the synthetic head, else nothing."""
+    if spec.path(spec.topology) != HEAD_FILE:
+        return {}
+    head = load_head()
+    gloss = np.zeros(len(head.colors))
+    for part, wet in (("teeth", 0.35), ("tongue", 0.35), ("eyes", 1.0)):
+        gloss[head.parts[part]] = wet
+    return {"colors": head.colors, "gloss": gloss}
+
+
+def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, int]) -> None:
+    """Stream `meshes` (V, 3) into the .npy `path` (T, V, 3) float32; memory for one is enough."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for mesh in meshes:
+            if not np.isfinite(mesh).all():
+                raise UserError("the model's motion is not finite; its checkpoint must be broken")
+            file.write(np.ascontiguousarray(mesh, dtype="<f4").data)
+
+
+def render_video(plan: Plan, spec: DatasetSpec, template: NDArray, vertices: NDArray) -> None:
+    """Draw `vertices` (T, V, 3) and mux them with the recording into `<out>/<name>.mp4`."""
+    from tqdm import tqdm
+
+    from data_loader import load_faces
+    from render import Renderer, write_video
+
+    renderer = Renderer(
+        load_faces(spec.path(spec.topology)),
+        template,
+        size=plan.size,
+        background=plan.background,
+        renderer=plan.renderer,
+        **appearance(spec),
+    )
+    frames = renderer.frames(vertices, workers=min(RENDER_THREADS, os.cpu_count() or 1))
+    write_video(
+        plan.out / f"{plan.wav_path.stem}.mp4",
+        tqdm(frames, total=len(vertices), desc=f"drawing ({plan.renderer})", unit="frame"),
+        len(vertices),
+        plan.fps or spec.fps,
+        plan.wav_path,
+    )
+
+
+def run(plan: Plan) -> Path:
+    """Read, predict, draw, write; the path of the video, or of the vertices with --no_video."""
+    audio = read_speech(plan.wav_path)
+    import torch
+
+    from jambatalk import load_checkpoint
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, spec = load_checkpoint(plan.checkpoint)
+    if plan.blink and spec.path(spec.topology) != HEAD_FILE:
+        raise UserError(f"--blink: only the synthetic head can, this model is for {spec.name}")
+    name, template = choose_face(plan, spec)
+    fps = plan.fps or spec.fps
+    n_frames = count_frames(len(audio), fps)
+    print(f"{plan.wav_path}: {len(audio) / SAMPLE_RATE:.2f} s, spoken by {name} on {device}")
+    predicted = model.to(device).predict(
+        torch.from_numpy(audio).to(device), torch.from_numpy(template).to(device)
+    )
+    meshes = cover(predicted.cpu().numpy(), spec.fps, fps, n_frames)
+    if plan.blink:
+        meshes = with_blinks(meshes, n_frames, fps)
+    return write(plan, spec, template, meshes, n_frames)
+
+
+def write(
+    plan: Plan, spec: DatasetSpec, template: NDArray, meshes: Iterator, n_frames: int
+) -> Path:
+    """Write vertices and video; both appear under their names only when both are whole."""
+    name = plan.wav_path.stem
+    partial = plan.out / f".{name}.partial.npy"
+    target = plan.out / f"{name}.npy"
+    try:
+        plan.out.mkdir(parents=True, exist_ok=True)
+        save_vertices(partial, meshes, (n_frames, *template.shape))
+        if plan.video:
+            render_video(plan, spec, template, np.load(partial, mmap_mode="r"))
+        os.replace(partial, target)
+    except OSError as error:
+        raise UserError(f"cannot write into {plan.out}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"{target}: {n_frames} frames of {len(template)} vertices")
+    return target.with_suffix(".mp4") if plan.video else target
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the demo and print, last, the path of what it made."""
+    print(run(check(parse(argv))))
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
