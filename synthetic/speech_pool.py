@@ -1,0 +1,152 @@
+"""Clips of speech on disk: a folder of .flac files and `index.jsonl`, one line a clip.
+
+Line: {"name", "text", "engine", "speaker", "duration_s", "segments": [[phone, start, end], ...]}.
+A clip is written before its line, and a line in one go, so that whatever the index names is whole
+and a run that was stopped goes on where it was.
+"""
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from config import SAMPLE_RATE
+from errors import UserError
+from synthetic.phones import Segment
+from synthetic.sentences import draw_text
+from synthetic.voices import Utterance, draw_speaker, load_engine, speak
+
+INDEX_NAME = "index.jsonl"
+UTTERANCES_A_SPEAKER = 4  # a pseudo-speaker of the pool says so many things
+
+
+def read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """Clip name -> its line of `folder`'s index; a last line cut short is passed over.
+
+    Raises UserError where another line is no JSON object with a name.
+    """
+    path = folder / INDEX_NAME
+    if not path.exists():
+        return {}
+    clips: dict[str, dict[str, Any]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines) and not line.endswith("\n"):
+            break
+        try:
+            clip = json.loads(line)
+            clips[clip["name"]] = clip
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}, line {number}: not a clip ({error}); delete the line and run again"
+            ) from error
+    return clips
+
+
+def append_clip(folder: Path, name: str, utterance: Utterance) -> dict[str, Any]:
+    """Write `<name>.flac` (16 kHz, 16 bit), then its index line; returns the line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{name}.partial"
+    soundfile.write(partial, utterance.audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    os.replace(partial, folder / f"{name}.flac")
+    clip = {
+        "name": name,
+        "text": utterance.text,
+        "engine": utterance.engine,
+        "speaker": utterance.speaker,
+        "duration_s": round(utterance.duration_s, 4),
+        "segments": [[s.phone, round(s.start_s, 4), round(s.end_s, 4)] for s in utterance.segments],
+    }
+    _mend_last_line(folder / INDEX_NAME)
+    with open(folder / INDEX_NAME, "a", encoding="utf-8") as file:
+        file.write(json.dumps(clip, ensure_ascii=False) + "\n")
+    return clip
+
+
+def read_clip(folder: Path, clip: dict[str, Any]) -> tuple[np.ndarray, list[Segment]]:
+    """((S,) float32 16 kHz audio, segments) of one line of the index."""
+    audio, _ = soundfile.read(folder / f"{clip['name']}.flac", dtype="float32")
+    return audio, [Segment(*segment) for segment in clip["segments"]]
+
+
+def speak_pool_clip(engine: str, seed: int, number: int) -> Utterance:
+    """Clip `number` of the pool: text and speaker depend on engine, seed and number alone."""
+    speaker_rng = random.Random(f"{seed} {engine} speaker {number // UTTERANCES_A_SPEAKER}")
+    rng = random.Random(f"{seed} {engine} clip {number}")
+    return speak(engine, draw_text(rng), rng, draw_speaker(engine, speaker_rng))
+
+
+def grow_pool(folder: Path, engine: str, minutes: float, seed: int, jobs: int) -> float:
+    """Add clips of `engine` until `folder` holds `minutes` of it with this seed; returns minutes."""
+    load_engine(engine)  # its UserError before any process is started
+    clips = read_index(folder)
+    prefix = f"{engine}_{seed}_"
+    done_s = sum(c["duration_s"] for name, c in clips.items() if name.startswith(prefix))
+    names = (f"{prefix}{number:05d}" for number in _numbers())
+    todo = ((name, (engine, seed, int(name.rsplit("_", 1)[1]))) for name in names
+            if name not in clips)  # fmt: skip
+    with tqdm(total=round(minutes * 60), initial=min(round(done_s), round(minutes * 60)),
+              unit="s", desc=f"speech: {engine}") as bar:  # fmt: skip
+        if done_s < minutes * 60:
+            for name, utterance in run_jobs(speak_pool_clip, todo, jobs):
+                append_clip(folder, name, utterance)
+                done_s += utterance.duration_s
+                bar.update(round(utterance.duration_s))
+                if done_s >= minutes * 60:
+                    break
+    return done_s / 60
+
+
+def run_jobs(
+    make: Callable[..., Any], todo: Iterator[tuple[str, tuple]], jobs: int
+) -> Iterator[tuple[str, Any]]:
+    """Yield (name, make(*arguments)) for each (name, arguments), `jobs` processes at work.
+
+    One job runs in this process, in order. Closing the iterator drops what has not begun.
+    """
+    if jobs == 1:
+        yield from ((name, make(*arguments)) for name, arguments in todo)
+        return
+    with ProcessPoolExecutor(jobs) as executor:
+        running: dict[Future, str] = {}
+        try:
+            for name, arguments in todo:
+                running[executor.submit(make, *arguments)] = name
+                if len(running) >= 2 * jobs:
+                    yield from _finished(running)
+            while running:
+                yield from _finished(running)
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _finished(running: dict[Future, str]) -> Iterator[tuple[str, Any]]:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield running.pop(future), future.result()
+
+
+def _numbers() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+def _mend_last_line(path: Path) -> None:
+    """Cut off a line that a killed run left without its end."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with open(path, "rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

@@ -1,0 +1,122 @@
+"""Speech with known phone times from whatever engines are here: `speak` gives one utterance.
+
+An engine has a `name`, `unavailable()` (why it cannot run, or ""), `draw_speaker(rng)` (a dict of
+numbers that fix one pseudo-speaker) and `synthesize(text, speaker, rng)`. What all share is done
+here: the engine's own delay taken out of its times, a change of tape speed that makes further
+speakers, silence around the words, level, 16 kHz.
+"""
+
+import json
+import random
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy.signal import resample_poly
+
+from config import SAMPLE_RATE
+from errors import UserError
+from synthetic.classic_voices import EspeakVoices, FestivalVoices, FliteVoices
+from synthetic.neural_voices import HibariVoices, KokoroVoices
+from synthetic.phones import SILENCE, Segment, transform_segments
+
+ENGINES: dict[str, Any] = {
+    engine.name: engine
+    for engine in (HibariVoices, KokoroVoices, FliteVoices, EspeakVoices, FestivalVoices)
+}
+TAPE_SPEEDS = {"hibari": (1.0, 1.0), "kokoro": (0.93, 1.08)}  # the others: TAPE_SPEED
+TAPE_SPEED = (0.85, 1.2)
+TAPE_SHARE = 0.6  # of the speakers whose tape speed is changed
+SILENCE_S = (0.1, 0.8)  # before and after the words
+PEAK = (0.25, 0.9)
+FLOOR_DB = (-80.0, -62.0)  # white noise under everything: digital silence is unlike any recording
+FADE_S = 0.01
+
+
+@dataclass
+class Utterance:
+    """One spoken text.
+
+    audio: (S,) float32 at 16 kHz, peak below 1; segments: from 0 to the end of the audio without
+    a gap; speaker: the engine's numbers as JSON, equal for the same pseudo-speaker.
+    """
+
+    audio: np.ndarray
+    segments: list[Segment]
+    text: str
+    engine: str
+    speaker: str
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the audio in seconds."""
+        return len(self.audio) / SAMPLE_RATE
+
+
+def missing_engines() -> dict[str, str]:
+    """Engine name -> why it cannot run here; engines that can are not in it."""
+    reasons = {name: engine.unavailable() for name, engine in ENGINES.items()}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+@cache
+def load_engine(name: str) -> Any:
+    """The engine, loaded once a process. UserError: unknown name, or it cannot run here."""
+    if name not in ENGINES:
+        raise UserError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}")
+    reason = ENGINES[name].unavailable()
+    if reason:
+        raise UserError(f"engine {name} cannot run: {reason}")
+    return ENGINES[name]()
+
+
+def draw_speaker(engine_name: str, rng: random.Random) -> dict[str, Any]:
+    """A new pseudo-speaker of the engine."""
+    speaker = load_engine(engine_name).draw_speaker(rng)
+    low, high = TAPE_SPEEDS.get(engine_name, TAPE_SPEED)
+    is_changed = rng.random() < TAPE_SHARE
+    return speaker | {"tape": round(rng.uniform(low, high), 2) if is_changed else 1.0}
+
+
+def speak(
+    engine_name: str, text: str, rng: random.Random, speaker: dict[str, Any] | None = None
+) -> Utterance:
+    """`text` spoken by `speaker`, or by one drawn from `rng`."""
+    speaker = draw_speaker(engine_name, rng) if speaker is None else speaker
+    engine = load_engine(engine_name)
+    samples, rate, segments = engine.synthesize(text, speaker, rng)
+    ratio = Fraction(SAMPLE_RATE, rate) / Fraction(speaker["tape"]).limit_denominator(100)
+    audio = resample_poly(samples.astype(np.float64), ratio.numerator, ratio.denominator)
+    scale = float(ratio) * rate / SAMPLE_RATE
+    offset_s = engine.offset_s * scale
+    segments = transform_segments(segments, offset_s, len(audio) / SAMPLE_RATE, scale)
+    audio, segments = set_silence(audio, segments, rng.uniform(*SILENCE_S), rng.uniform(*SILENCE_S))
+    audio = audio * rng.uniform(*PEAK) / max(np.abs(audio).max(), 1e-6)
+    noise = np.random.default_rng(rng.randrange(1 << 30)).standard_normal(len(audio))
+    audio = audio + noise * 10 ** (rng.uniform(*FLOOR_DB) / 20)
+    return Utterance(
+        np.clip(audio, -1, 1).astype(np.float32), segments, text, engine_name, json.dumps(speaker)
+    )
+
+
+def set_silence(
+    audio: np.ndarray, segments: list[Segment], before_s: float, after_s: float
+) -> tuple[np.ndarray, list[Segment]]:
+    """Audio (S,) at 16 kHz cut or padded so that the words begin at `before_s` and end that early.
+
+    Cuts are faded. Raises ValueError when no segment holds speech.
+    """
+    spoken = [segment for segment in segments if segment.phone != SILENCE]
+    if not spoken:
+        raise ValueError("no segment holds speech")
+    begin = round((spoken[0].start_s - before_s) * SAMPLE_RATE)
+    end = round((spoken[-1].end_s + after_s) * SAMPLE_RATE)
+    cut = audio[max(begin, 0) : end].copy()
+    fade = np.linspace(0, 1, round(FADE_S * SAMPLE_RATE))
+    cut[: len(fade)] *= fade[: len(cut)]
+    cut[-len(fade) :] *= fade[::-1][-len(cut) :]
+    padded = np.pad(cut, (max(-begin, 0), max(end - len(audio), 0)))
+    duration_s = len(padded) / SAMPLE_RATE
+    return padded, transform_segments(segments, -begin / SAMPLE_RATE, duration_s)
