@@ -21,7 +21,7 @@ from synthetic.head import HEAD_FILE, channel_basis, load_head
 
 DEMO_FOLDER = PROJECT_ROOT / "demo/wav"
 CHECKPOINT = PROJECT_ROOT / "synthetic/model.safetensors"
-SHORTEST_S = 0.025  # one window of the speech encoder
+WETNESS = {"eye": 1.0, "teeth": 0.35, "tongue": 0.35}  # of parts whose name has this in it
 RENDER_THREADS = 4  # at most; each holds a z-buffer of its own
 BLINK_CLOSE_S, BLINK_HOLD_S, BLINK_OPEN_S = 0.08, 0.03, 0.16
 BLINK_PAUSE_S = (2.0, 5.5)  # between blinks of a person at ease
@@ -117,19 +117,6 @@ def bundled_recording() -> Path:
     return recordings[0]
 
 
-def read_speech(path: Path) -> NDArray[np.float32]:
-    """The recording as the model hears it: (S,) at 16 kHz, zero mean, unit variance."""
-    from data_loader import load_wav
-
-    audio = load_wav(path)
-    if len(audio) < SHORTEST_S * SAMPLE_RATE:
-        raise UserError(
-            f"{path}: {1000 * len(audio) / SAMPLE_RATE:.0f} ms of sound, "
-            f"at least {1000 * SHORTEST_S:.0f} ms are wanted"
-        )
-    return audio
-
-
 def choose_face(plan: Plan, spec: DatasetSpec) -> tuple[str, NDArray[np.float32]]:
     """(name, template (V, 3)) of who speaks, in the unit of the model."""
     if plan.template is not None:
@@ -157,15 +144,19 @@ def templates_of(spec: DatasetSpec) -> dict[str, NDArray[np.float32]]:
     return load_head().templates if path == HEAD_FILE else load_templates(path)
 
 
-def cover(predicted: NDArray, model_fps: int, fps: int, n_frames: int) -> Iterator[NDArray]:
-    """`n_frames` meshes (V, 3) at `fps` from `predicted` (T, V, 3) at `model_fps`.
+def cover(
+    predicted: Iterator[NDArray], model_fps: int, fps: int, n_frames: int
+) -> Iterator[NDArray]:
+    """`n_frames` meshes (V, 3) at `fps` from the `predicted` ones at `model_fps`.
 
     Between the model's frames motion is linear; after its last one the pose is held.
     """
+    here = next(predicted)
+    after, index = next(predicted, here), 0
     for frame in range(n_frames):
         whole, rest = divmod(frame * model_fps, fps)
-        here = predicted[min(whole, len(predicted) - 1)]
-        after = predicted[min(whole + 1, len(predicted) - 1)]
+        while index < whole:
+            here, after, index = after, next(predicted, after), index + 1
         yield here if rest == 0 else here + np.float32(rest / fps) * (after - here)
 
 
@@ -202,8 +193,8 @@ def appearance(spec: DatasetSpec) -> dict[str, NDArray]:
         return {}
     head = load_head()
     gloss = np.zeros(len(head.colors))
-    for part, wet in (("teeth", 0.35), ("tongue", 0.35), ("eyes", 1.0)):
-        gloss[head.parts[part]] = wet
+    for part, indices in head.parts.items():
+        gloss[indices] = max((wet for name, wet in WETNESS.items() if name in part), default=0.0)
     return {"colors": head.colors, "gloss": gloss}
 
 
@@ -243,25 +234,31 @@ def render_video(plan: Plan, spec: DatasetSpec, template: NDArray, vertices: NDA
     )
 
 
-def run(plan: Plan) -> Path:
-    """Read, predict, draw, write; the path of the video, or of the vertices with --no_video."""
-    audio = read_speech(plan.wav_path)
+def predict(model, audio: NDArray, template: NDArray) -> Iterator[NDArray]:
+    """The model's meshes (V, 3), one after the other, at its own rate."""
     import torch
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sound, face = torch.from_numpy(audio).to(device), torch.from_numpy(template).to(device)
+    for chunk in model.to(device).stream(sound, face):
+        yield from chunk.cpu().numpy()
+
+
+def run(plan: Plan) -> Path:
+    """Read, predict, draw, write; the path of the video, or of the vertices with --no_video."""
+    from data_loader import load_wav
     from jambatalk import load_checkpoint
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    audio = load_wav(plan.wav_path)
     model, spec = load_checkpoint(plan.checkpoint)
     if plan.blink and spec.path(spec.topology) != HEAD_FILE:
         raise UserError(f"--blink: only the synthetic head can, this model is for {spec.name}")
     name, template = choose_face(plan, spec)
     fps = plan.fps or spec.fps
     n_frames = count_frames(len(audio), fps)
-    print(f"{plan.wav_path}: {len(audio) / SAMPLE_RATE:.2f} s, spoken by {name} on {device}")
-    predicted = model.to(device).predict(
-        torch.from_numpy(audio).to(device), torch.from_numpy(template).to(device)
-    )
-    meshes = cover(predicted.cpu().numpy(), spec.fps, fps, n_frames)
+    seconds = len(audio) / SAMPLE_RATE
+    print(f"{plan.wav_path}: {seconds:.2f} s for the face {name}, {n_frames} frames at {fps} fps")
+    meshes = cover(predict(model, audio, template), spec.fps, fps, n_frames)
     if plan.blink:
         meshes = with_blinks(meshes, n_frames, fps)
     return write(plan, spec, template, meshes, n_frames)
@@ -284,7 +281,6 @@ def write(
         raise UserError(f"cannot write into {plan.out}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
-    print(f"{target}: {n_frames} frames of {len(template)} vertices")
     return target.with_suffix(".mp4") if plan.video else target
 
 
