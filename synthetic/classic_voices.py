@@ -30,10 +30,9 @@ ENGINE_TIMEOUT_S = 60
 FLITE_VOICES = ("slt", "rms", "awb", "kal16")
 FESTIVAL_VOICES = ("cmu_us_slt_arctic_hts", "ked_diphone", "kal_diphone")
 ESPEAK_ACCENTS = ("en-us", "en-us", "en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp")
-ESPEAK_VARIANTS = (
-    " +f1 +f2 +f3 +f4 +f5 +m1 +m2 +m3 +m4 +m5 +m6 +m7 +m8 +klatt2 +klatt4 +linda +steph +michael"
-    " +belinda +adam +john +max +paul"
-).split(" ")
+_FAMILIES = {"+f": range(1, 6), "+m": range(1, 9), "+klatt": (2, 4)}
+_NAMED = ("+linda", "+steph", "+michael", "+belinda", "+adam", "+john", "+max", "+paul")
+ESPEAK_VARIANTS = ("", *(f"{f}{i}" for f, numbers in _FAMILIES.items() for i in numbers), *_NAMED)
 # speak_lib.h
 ESPEAK_RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL: the callback gets the samples, nothing is played
 ESPEAK_SYNCHRONOUS = 2
@@ -47,7 +46,7 @@ class FliteVoices:
     """Debian's flite: slt (woman), rms (man), awb (Scot), kal16 (diphones)."""
 
     name = "flite"
-    offset_s = 0.0
+    offset_s = -0.005
 
     @staticmethod
     def unavailable() -> str:
@@ -126,7 +125,7 @@ class EspeakVoices:
     """espeak-ng's formant and Klatt voices, with phoneme events exact to the sample."""
 
     name = "espeak"
-    offset_s = 0.0
+    offset_s = -0.010
 
     def __init__(self) -> None:
         library, data = _espeak_library()

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 SILENCE = "sil"
-PHONES: tuple[str, ...] = tuple(
-    "sil aa ae ah ao aw ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw"
-    " v w y z zh".split()
-)
+_VOWELS = "aa ae ah ao aw ay eh er ey ih iy ow oy uh uw"
+_CONSONANTS = "b ch d dh f g hh jh k l m n ng p r s sh t th v w y z zh"
+PHONES: tuple[str, ...] = (SILENCE, *sorted(f"{_VOWELS} {_CONSONANTS}".split()))
 PHONE_INDEX: dict[str, int] = {phone: i for i, phone in enumerate(PHONES)}
-VOWELS = frozenset("aa ae ah ao aw ay eh er ey ih iy ow oy uh uw".split())
+VOWELS = frozenset(_VOWELS.split())
 
 # Names outside PHONES that flite, festival and the TIMIT tradition use.
 RADIO_TO_PHONE: dict[str, str] = {phone: phone for phone in PHONES} | {
@@ -29,8 +28,8 @@ IPA_TO_PHONES: dict[str, tuple[str, ...]] = {
     for unit, phones in {
         "aɪə": "ay ah", "aɪɚ": "ay er", "aʊɚ": "aw er",
         "aɪ": "ay", "aʊ": "aw", "eɪ": "ey", "oʊ": "ow", "əʊ": "ow", "ɔɪ": "oy", "dʒ": "jh",
-        "tʃ": "ch", "ɜː": "er", "ɜɹ": "er", "əɹ": "er", "ɑː": "aa", "ɔː": "ao", "iː": "iy", "uː": "uw",
-        "oː": "ao", "aː": "aa", "ɛː": "eh", "ɛə": "eh", "eə": "eh", "ɪə": "ih ah", "ʊə": "uh ah",
+        "tʃ": "ch", "ɜː": "er", "ɜɹ": "er", "əɹ": "er", "ɑː": "aa", "ɔː": "ao", "iː": "iy",
+        "uː": "uw",        "oː": "ao", "aː": "aa", "ɛː": "eh", "ɛə": "eh", "eə": "eh", "ɪə": "ih ah", "ʊə": "uh ah",
         "iə": "iy ah", "əl": "ah l", "n̩": "n", "l̩": "l", "m̩": "m",
         # misaki's single letters
         "A": "ey", "I": "ay", "O": "ow", "Q": "ow", "W": "aw", "Y": "oy", "ʤ": "jh", "ʧ": "ch",
@@ -119,7 +118,7 @@ def merge_segments(segments: Iterable[Segment]) -> list[Segment]:
 def transform_segments(
     segments: Iterable[Segment], offset_s: float, duration_s: float, scale: float = 1.0
 ) -> list[Segment]:
-    """The segments at `scale * time + offset_s`, cut to and, with silence, filled to 0..duration_s."""
+    """The segments at scale · time + offset_s, cut to 0..duration_s and filled up with silence."""
     moved = [
         Segment(
             phone,

@@ -84,7 +84,7 @@ def speak_pool_clip(engine: str, seed: int, number: int) -> Utterance:
 
 
 def grow_pool(folder: Path, engine: str, minutes: float, seed: int, jobs: int) -> float:
-    """Add clips of `engine` until `folder` holds `minutes` of it with this seed; returns minutes."""
+    """Add clips of `engine` until `folder` holds `minutes` of it with this seed; their minutes."""
     load_engine(engine)  # its UserError before any process is started
     clips = read_index(folder)
     prefix = f"{engine}_{seed}_"
