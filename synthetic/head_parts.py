@@ -176,20 +176,29 @@ def eyeball(centre: np.ndarray, radius: float) -> Part:
 # The left brow seen from the front, base mesh metres: x, y of its middle, half height.
 BROW_LINE = np.array(
     [
-        [0.0120, 0.7430, 0.0022],
-        [0.0175, 0.7452, 0.0031],
-        [0.0230, 0.7470, 0.0032],
-        [0.0290, 0.7484, 0.0030],
-        [0.0350, 0.7490, 0.0027],
-        [0.0410, 0.7480, 0.0022],
-        [0.0460, 0.7455, 0.0017],
-        [0.0500, 0.7422, 0.0009],
+        [0.0105, 0.7425, 0.0012],
+        [0.0135, 0.7434, 0.0026],
+        [0.0180, 0.7448, 0.0032],
+        [0.0230, 0.7466, 0.0032],
+        [0.0290, 0.7482, 0.0029],
+        [0.0350, 0.7488, 0.0025],
+        [0.0410, 0.7476, 0.0020],
+        [0.0460, 0.7452, 0.0014],
+        [0.0500, 0.7422, 0.0007],
     ]
 )
+BROW_ROWS = ((1.5, 0.1), (0.75, 0.6), (-0.75, 0.6), (-1.5, 0.1))  # of half height; mm off the skin
 
 
-def brow_outline() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The left brow as a grid of 3 rows: x, y (n, 2), height above the skin (n,), faces."""
-    rows = [BROW_LINE[:, :2] + BROW_LINE[:, 2:] * [0, side] for side in (1, 0, -1)]
-    height = np.repeat([0.25 * MM, 1.0 * MM, 0.25 * MM], len(BROW_LINE))
-    return np.concatenate(rows), height, grid_faces(3, len(BROW_LINE))[:, ::-1]
+def brow_outline() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The left brow as a grid of 4 rows.
+
+    Returns x, y (n, 2), height above the skin (n,), faces, and how much hair shows (n,) 0 to 1:
+    none along the outer rows and the ends, so that the brow fades into the skin.
+    """
+    n = len(BROW_LINE)
+    rows = [BROW_LINE[:, :2] + BROW_LINE[:, 2:] * [0, side] for side, _ in BROW_ROWS]
+    height = np.repeat([h * MM for _, h in BROW_ROWS], n)
+    hair = np.zeros((len(BROW_ROWS), n))
+    hair[1:-1, 1:-1] = 1.0
+    return np.concatenate(rows), height, grid_faces(len(BROW_ROWS), n)[:, ::-1], hair.ravel()
