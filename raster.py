@@ -18,6 +18,7 @@ SAMPLES = 2  # a pixel's side in samples
 
 OPENNESS_DIRECTIONS = 96
 OPENNESS_MAP = 192  # side of the depth pictures that openness is measured in
+SOFTNESS = 0.012  # of the head's radius: what a surface may lie behind another and still get light
 
 
 def jit(function):
@@ -26,6 +27,31 @@ def jit(function):
         return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # "cannot cache function: no locator available"
         return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+@jit
+def row(array, i):
+    """The first three numbers of array[i], as a tuple: kernels think in points, not indices."""
+    return array[i, 0], array[i, 1], array[i, 2]
+
+
+@jit
+def dot(a, b):
+    """Scalar product of two triples."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@jit
+def scaled(a, factor):
+    """A triple times a number."""
+    return a[0] * factor, a[1] * factor, a[2] * factor
+
+
+@jit
+def unit(a):
+    """A triple with length 1; (0, 0, 0) stays as it is."""
+    length = math.sqrt(dot(a, a))
+    return scaled(a, 1.0 / length if length > 0.0 else 0.0)
 
 
 @jit
@@ -38,37 +64,22 @@ def surface_normals(
     """
     vertex_normals[:] = 0.0
     for f in range(faces.shape[0]):
-        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        ux, uy, uz = (
-            points[b, 0] - points[a, 0],
-            points[b, 1] - points[a, 1],
-            points[b, 2] - points[a, 2],
+        a, b, c = row(points, faces[f, 0]), row(points, faces[f, 1]), row(points, faces[f, 2])
+        u = (b[0] - a[0], b[1] - a[1], b[2] - a[2])
+        v = (c[0] - a[0], c[1] - a[1], c[2] - a[2])
+        # As long as twice the area: large faces weigh more.
+        normal = (
+            u[1] * v[2] - u[2] * v[1],
+            u[2] * v[0] - u[0] * v[2],
+            u[0] * v[1] - u[1] * v[0],
         )
-        vx, vy, vz = (
-            points[c, 0] - points[a, 0],
-            points[c, 1] - points[a, 1],
-            points[c, 2] - points[a, 2],
-        )
-        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         for corner in range(3):
-            i = faces[f, corner]
-            vertex_normals[i, 0] += nx
-            vertex_normals[i, 1] += ny
-            vertex_normals[i, 2] += nz
-        length = math.sqrt(nx * nx + ny * ny + nz * nz)
-        scale = 1.0 / length if length > 0.0 else 0.0
-        face_normals[f, 0], face_normals[f, 1], face_normals[f, 2] = (
-            nx * scale,
-            ny * scale,
-            nz * scale,
-        )
+            for axis in range(3):
+                vertex_normals[faces[f, corner], axis] += normal[axis]
+        face_normals[f, 0], face_normals[f, 1], face_normals[f, 2] = unit(normal)
     for i in range(vertex_normals.shape[0]):
-        nx, ny, nz = vertex_normals[i, 0], vertex_normals[i, 1], vertex_normals[i, 2]
-        length = math.sqrt(nx * nx + ny * ny + nz * nz)
-        if length > 0.0:
-            vertex_normals[i, 0] = nx / length
-            vertex_normals[i, 1] = ny / length
-            vertex_normals[i, 2] = nz / length
+        normal = unit(row(vertex_normals, i))
+        vertex_normals[i, 0], vertex_normals[i, 1], vertex_normals[i, 2] = normal
 
 
 @jit
@@ -97,12 +108,11 @@ def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray
     face_ids[:] = -1
     height, width = depth.shape
     for f in range(faces.shape[0]):
-        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        wa, wb, wc = screen[a, 2], screen[b, 2], screen[c, 2]
+        xa, ya, wa = row(screen, faces[f, 0])
+        xb, yb, wb = row(screen, faces[f, 1])
+        xc, yc, wc = row(screen, faces[f, 2])
         if not (wa > 0.0 and wb > 0.0 and wc > 0.0):
             continue
-        xa, ya, xb, yb = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1]
-        xc, yc = screen[c, 0], screen[c, 1]
         area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
         if not abs(area) > 1e-12:
             continue
@@ -117,8 +127,8 @@ def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray
         w_dx = ((wb - wa) * (yc - ya) - (wc - wa) * (yb - ya)) / area
         w_dy = ((wc - wa) * (xb - xa) - (wb - wa) * (xc - xa)) / area
         # Rows, then columns, whose centres lie inside; three edges cut a row to its span.
-        for row in range(int(math.ceil(top - 0.5)), int(math.floor(bottom - 0.5)) + 1):
-            y = row + 0.5
+        for line in range(int(math.ceil(top - 0.5)), int(math.floor(bottom - 0.5)) + 1):
+            y = line + 0.5
             first, last = _clip_span(xa, ya, xb, yb, area, y, left, right)
             first, last = _clip_span(xb, yb, xc, yc, area, y, first, last)
             first, last = _clip_span(xc, yc, xa, ya, area, y, first, last)
@@ -127,37 +137,37 @@ def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray
             begin, end = int(math.ceil(first - 0.5)), int(math.floor(last - 0.5)) + 1
             w = wa + (begin + 0.5 - xa) * w_dx + (y - ya) * w_dy
             for column in range(begin, end):
-                if w > depth[row, column]:
-                    depth[row, column] = w
-                    face_ids[row, column] = f
+                if w > depth[line, column]:
+                    depth[line, column] = w
+                    face_ids[line, column] = f
                 w += w_dx
 
 
 @jit
 def add_visible(
-    screen: NDArray, normals: NDArray, depth: NDArray, direction: NDArray, softness: float,
-    seen: NDArray, total: NDArray,
-) -> None:  # fmt: skip
+    screen: NDArray,
+    normals: NDArray,
+    depth: NDArray,
+    direction: tuple[float, float, float],
+    softness: float,
+    seen: NDArray,
+    total: NDArray,
+) -> None:
     """Add to `seen` and `total` (V,) how much of the light from `direction` reaches each vertex.
 
     screen: (V, 3) x, y, w of an orthographic picture taken from `direction` (unit), with its
-    z-buffer `depth`; both sums are weighted by the cosine to the vertex normal. A vertex
-    `softness` behind the nearest surface counts as hidden.
+    z-buffer `depth`; both sums are weighted by the cosine to the vertex normal. A vertex that is
+    up to `softness` behind the nearest surface is lit, from twice that on it is hidden.
     """
     height, width = depth.shape
     for v in range(screen.shape[0]):
-        cosine = (
-            normals[v, 0] * direction[0]
-            + normals[v, 1] * direction[1]
-            + normals[v, 2] * direction[2]
-        )
+        cosine = dot(row(normals, v), direction)
         if cosine <= 0.0:
             continue
+        x, y, w = row(screen, v)
+        nearest = depth[min(max(int(y), 0), height - 1), min(max(int(x), 0), width - 1)]
         total[v] += cosine
-        column = min(max(int(screen[v, 0]), 0), width - 1)
-        row = min(max(int(screen[v, 1]), 0), height - 1)
-        behind = (depth[row, column] - screen[v, 2]) / softness
-        seen[v] += cosine * min(max(2.0 - behind, 0.0), 1.0)
+        seen[v] += cosine * min(max(2.0 - (nearest - w) / softness, 0.0), 1.0)
 
 
 def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
@@ -186,7 +196,7 @@ def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
         screen[:, :2] = (screen[:, :2] + 1.0) * OPENNESS_MAP / 2
         screen[:, 2] += 2.0  # positive, as the z-buffer wants it
         rasterise(screen, faces, depth, face_ids)
-        add_visible(screen, normals, depth, direction, 0.012, seen, total)
+        add_visible(screen, normals, depth, tuple(direction), SOFTNESS, seen, total)
     openness = np.where(total > 0, seen / np.maximum(total, 1e-9), 0.0)
     return _smooth(openness, faces)
 

@@ -161,7 +161,7 @@ class Renderer:
         )
         if albedo.shape != self.template.shape:
             raise ValueError(f"colors {albedo.shape} do not fit the template {self.template.shape}")
-        surface = np.empty((len(albedo), 5))
+        surface = np.zeros((len(albedo), 6))
         surface[:, :3] = albedo
         surface[:, 3] = measure_openness(self.template, self.faces)
         surface[:, 4] = 0.0 if gloss is None else gloss
