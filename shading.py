@@ -26,12 +26,12 @@ def _unit(x: float, y: float, z: float) -> tuple[float, float, float]:
 
 
 # A portrait studio: (r, g, b) of each lamp, and where it stands in view space.
-KEY_DIRECTION, KEY = _unit(-0.50, 0.55, 0.67), (1.00, 0.94, 0.87)
-FILL_DIRECTION, FILL = _unit(0.80, 0.05, 0.60), (0.20, 0.23, 0.29)
+KEY_DIRECTION, KEY = _unit(-0.58, 0.58, 0.57), (1.12, 1.05, 0.97)
+FILL_DIRECTION, FILL = _unit(0.80, 0.05, 0.60), (0.17, 0.20, 0.26)
 RIM_DIRECTION, RIM = _unit(0.65, 0.45, -0.61), (0.55, 0.55, 0.58)
 CATCH_DIRECTION = _unit(-0.30, 0.28, 0.91)  # the window that the eyes mirror
-SKY, GROUND = (0.31, 0.32, 0.35), (0.17, 0.13, 0.11)
-WRAP = (0.36, 0.24, 0.19)  # skin scatters light past the terminator, red the farthest
+SKY, GROUND = (0.23, 0.24, 0.27), (0.13, 0.095, 0.08)
+WRAP = (0.42, 0.30, 0.25)  # skin scatters light past the terminator, red the farthest
 SHADE = 0.3  # share of a lamp's light that reaches the most enclosed point
 
 
