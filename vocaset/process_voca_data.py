@@ -86,11 +86,18 @@ class SpilledArray:
 
 
 class _ShortMemory(dict):
-    """A pickle's memo that forgets long strings: nothing refers to an array's bytes twice."""
+    """A pickle's memo that forgets the bytes of arrays, alone or in a tuple of arguments.
+
+    Nothing refers to them twice: an array that appears twice is remembered as an array.
+    """
 
     def __setitem__(self, key: int, value: Any) -> None:
-        is_long = isinstance(value, bytes | bytearray | str) and len(value) > LONGEST_KEPT
-        super().__setitem__(key, None if is_long else value)
+        parts = value if isinstance(value, tuple) else (value,)
+        super().__setitem__(key, None if any(map(_is_long, parts)) else value)
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, bytes | bytearray | str) and len(value) > LONGEST_KEPT
 
 
 class StreamingUnpickler(pickle._Unpickler):
@@ -184,8 +191,12 @@ def trim(
     """
     audio = audio[round(first_frame * rate / SOURCE_FPS) :]
     surplus_s = len(audio) / rate - len(vertices) / SOURCE_FPS
-    frames = min(len(vertices), len(audio) * SOURCE_FPS // rate)
-    return vertices[:frames], audio[: -(-frames * rate // SOURCE_FPS)], surplus_s
+    frames = min(len(vertices), _ceil_div(len(audio) * SOURCE_FPS, rate))  # frame t is at t / 60 s
+    return vertices[:frames], audio[: _ceil_div(frames * rate, SOURCE_FPS)], surplus_s
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 # ---- files -------------------------------------------------------------------------------------
