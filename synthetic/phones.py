@@ -29,8 +29,8 @@ IPA_TO_PHONES: dict[str, tuple[str, ...]] = {
         "aɪə": "ay ah", "aɪɚ": "ay er", "aʊɚ": "aw er",
         "aɪ": "ay", "aʊ": "aw", "eɪ": "ey", "oʊ": "ow", "əʊ": "ow", "ɔɪ": "oy", "dʒ": "jh",
         "tʃ": "ch", "ɜː": "er", "ɜɹ": "er", "əɹ": "er", "ɑː": "aa", "ɔː": "ao", "iː": "iy",
-        "uː": "uw",        "oː": "ao", "aː": "aa", "ɛː": "eh", "ɛə": "eh", "eə": "eh", "ɪə": "ih ah", "ʊə": "uh ah",
-        "iə": "iy ah", "əl": "ah l", "n̩": "n", "l̩": "l", "m̩": "m",
+        "uː": "uw", "oː": "ao", "aː": "aa", "ɛː": "eh", "ɛə": "eh", "eə": "eh", "ɪə": "ih ah",
+        "ʊə": "uh ah", "iə": "iy ah", "əl": "ah l", "n̩": "n", "l̩": "l", "m̩": "m",
         # misaki's single letters
         "A": "ey", "I": "ay", "O": "ow", "Q": "ow", "W": "aw", "Y": "oy", "ʤ": "jh", "ʧ": "ch",
         "ᵊ": "ah", "ᵻ": "ih", "T": "d",

@@ -3,8 +3,8 @@
 sentences.txt holds the hand-written ones, rich in closures (p b m f v), rounding and spread
 vowels, of 1 to 18 words: narration, news, commands, prompts, numbers, hesitant talk. Its last
 `N_HELD_OUT` lines are kept for the validation and test subjects of the VOCASET-format corpus and
-are never spoken in the pool. words.txt holds the grammar's words; words of the hibari lexicon, slipped
-in between them, widen the range of phone sequences.
+are never spoken in the pool. words.txt holds the grammar's words; words of the hibari lexicon,
+slipped in between them, widen the range of phone sequences.
 """
 
 import gzip

@@ -6,6 +6,7 @@ and a run that was stopped goes on where it was.
 """
 
 import json
+import multiprocessing
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from config import SAMPLE_RATE
 from errors import UserError
 from synthetic.phones import Segment
 from synthetic.sentences import draw_text
-from synthetic.voices import Utterance, draw_speaker, load_engine, speak
+from synthetic.voices import Utterance, draw_speaker, require_engine, speak
 
 INDEX_NAME = "index.jsonl"
 UTTERANCES_A_SPEAKER = 4  # a pseudo-speaker of the pool says so many things
@@ -85,7 +86,7 @@ def speak_pool_clip(engine: str, seed: int, number: int) -> Utterance:
 
 def grow_pool(folder: Path, engine: str, minutes: float, seed: int, jobs: int) -> float:
     """Add clips of `engine` until `folder` holds `minutes` of it with this seed; their minutes."""
-    load_engine(engine)  # its UserError before any process is started
+    require_engine(engine)  # before any process is started
     clips = read_index(folder)
     prefix = f"{engine}_{seed}_"
     done_s = sum(c["duration_s"] for name, c in clips.items() if name.startswith(prefix))
@@ -114,7 +115,8 @@ def run_jobs(
     if jobs == 1:
         yield from ((name, make(*arguments)) for name, arguments in todo)
         return
-    with ProcessPoolExecutor(jobs) as executor:
+    context = multiprocessing.get_context("spawn")  # onnxruntime does not survive a fork
+    with ProcessPoolExecutor(jobs, mp_context=context) as executor:
         running: dict[Future, str] = {}
         try:
             for name, arguments in todo:

@@ -54,6 +54,11 @@ class Utterance:
         """Length of the audio in seconds."""
         return len(self.audio) / SAMPLE_RATE
 
+    @staticmethod
+    def speaker_name(speaker: dict[str, Any]) -> str:
+        """The `speaker` of an utterance by this pseudo-speaker."""
+        return json.dumps(speaker, sort_keys=True)
+
 
 def missing_engines() -> dict[str, str]:
     """Engine name -> why it cannot run here; engines that can are not in it."""
@@ -61,14 +66,19 @@ def missing_engines() -> dict[str, str]:
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-@cache
-def load_engine(name: str) -> Any:
-    """The engine, loaded once a process. UserError: unknown name, or it cannot run here."""
+def require_engine(name: str) -> None:
+    """Raise UserError where the name is unknown or the engine cannot run here; loads nothing."""
     if name not in ENGINES:
         raise UserError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}")
     reason = ENGINES[name].unavailable()
     if reason:
         raise UserError(f"engine {name} cannot run: {reason}")
+
+
+@cache
+def load_engine(name: str) -> Any:
+    """The engine, loaded once a process. UserError as `require_engine`."""
+    require_engine(name)
     return ENGINES[name]()
 
 
@@ -97,7 +107,11 @@ def speak(
     noise = np.random.default_rng(rng.randrange(1 << 30)).standard_normal(len(audio))
     audio = audio + noise * 10 ** (rng.uniform(*FLOOR_DB) / 20)
     return Utterance(
-        np.clip(audio, -1, 1).astype(np.float32), segments, text, engine_name, json.dumps(speaker)
+        np.clip(audio, -1, 1).astype(np.float32),
+        segments,
+        text,
+        engine_name,
+        Utterance.speaker_name(speaker),
     )
 
 

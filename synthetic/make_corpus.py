@@ -1,0 +1,166 @@
+"""Make the synthetic corpus: a VOCASET of our own, and hours of speech with timed phones.
+
+    python -m synthetic.make_corpus [--sentences 40] [--speech_minutes 240] [--jobs 2] ...
+
+Writes, under --out (default synthetic/data): raw/, laid out exactly as VOCASET's raw download, for
+12 subjects × --sentences; speech/, the pool that the shipped model is trained on (audio and phones
+only: vertices are made when training reads it). Killed and run again, it goes on where it was.
+"""
+
+import argparse
+import os
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from config import PROJECT_ROOT
+from errors import UserError, run_cli
+from synthetic.coarticulation import CHANNELS, curves, loudness, style_of
+from synthetic.head import Head, channel_basis, load_head
+from synthetic.neural_voices import KOKORO_VOICES_VARIABLE
+from synthetic.raw_corpus import RAW_FPS, RawClip, cast_subjects, subject_texts, write_raw
+from synthetic.speech_pool import append_clip, grow_pool, read_clip, read_index, run_jobs
+from synthetic.voices import ENGINES, Utterance, missing_engines, require_engine, speak
+
+# Share of the pool's minutes; what is not installed leaves its share to the others.
+POOL_SHARES = {"hibari": 0.45, "kokoro": 0.25, "flite": 0.1, "espeak": 0.1, "festival": 0.1}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, check, speak, animate, grow the pool."""
+    options = _parser().parse_args(argv)
+    if options.kokoro_voices:
+        os.environ[KOKORO_VOICES_VARIABLE] = str(Path(options.kokoro_voices).resolve())
+    _check(options)
+    engines = choose_engines(options.engines)
+    out = Path(options.out)
+    if options.sentences:
+        make_raw(out, load_head(), engines, options.sentences, options.seed, options.jobs)
+    total = sum(POOL_SHARES[engine] for engine in engines)
+    for engine in engines if options.speech_minutes else ():
+        minutes = options.speech_minutes * POOL_SHARES[engine] / total
+        grow_pool(out / "speech", engine, minutes, options.seed, options.jobs)
+    _report(out, options)
+
+
+def choose_engines(named: str | None) -> list[str]:
+    """The engines to use: those named (UserError when one cannot run), else all that can.
+
+    Says which are left out and why.
+    """
+    if named:
+        engines = [name.strip() for name in named.split(",") if name.strip()]
+        for name in engines:
+            require_engine(name)
+        return engines
+    missing = missing_engines()
+    engines = [name for name in ENGINES if name not in missing]
+    if not engines:
+        raise UserError(f"no speech engine can run here: hibari: {missing['hibari']}")
+    for name, reason in missing.items():
+        print(f"without {name}: {reason}")
+    print(f"voices from {', '.join(engines)}")
+    return engines
+
+
+def make_raw(
+    out: Path, head: Head, engines: Sequence[str], n_sentences: int, seed: int, jobs: int
+) -> None:
+    """`out`/raw: every subject of the head says its sentences."""
+    subjects = list(head.templates)
+    texts = subject_texts(subjects, n_sentences, seed)
+    cast = cast_subjects(subjects, engines, seed)
+    made_from = {"seed": seed, "sentences": n_sentences, "cast": cast, "channels": CHANNELS}
+    clips = _speak_corpus(out / "corpus_speech", texts, cast, seed, jobs)
+    basis = channel_basis(head, CHANNELS).reshape(len(CHANNELS), -1)
+
+    def animate(clip: RawClip) -> np.ndarray:
+        motion = curves(
+            clip.segments, clip.frames, RAW_FPS, loudness(clip.audio), style=style_of(clip.subject)
+        )
+        offsets = (motion @ basis).reshape(clip.frames, -1, 3)
+        return head.templates[clip.subject] + offsets
+
+    if not write_raw(out / "raw", head.templates, clips, animate, made_from):
+        print(f"{out / 'raw'} stands already")
+
+
+def speak_corpus_clip(
+    engine: str, speaker: dict[str, Any], text: str, seed: int, name: str
+) -> Utterance:
+    """One clip of the corpus, the same whatever was made before it."""
+    return speak(engine, text, random.Random(f"{seed} corpus {name}"), speaker)
+
+
+def _speak_corpus(
+    folder: Path, texts: dict[str, list[str]], cast: dict[str, Any], seed: int, jobs: int
+) -> list[RawClip]:
+    """Speak what `folder` does not hold yet; returns all clips, in the order of `texts`.
+
+    A clip kept from a run with another cast or text is spoken again.
+    """
+    known = read_index(folder)
+    wanted = {
+        f"{subject}_sentence{number:02d}": (subject, number, text)
+        for subject, sentences in texts.items()
+        for number, text in enumerate(sentences, start=1)
+    }
+    todo = []
+    for name, (subject, _, text) in wanted.items():
+        engine, speaker = cast[subject]
+        made_from = (text, engine, Utterance.speaker_name(speaker))
+        clip = known.get(name)
+        if clip is None or (clip["text"], clip["engine"], clip["speaker"]) != made_from:
+            todo.append((name, (engine, speaker, text, seed, name)))
+    with tqdm(total=len(wanted), initial=len(wanted) - len(todo), unit="clip",
+              desc="corpus speech") as bar:  # fmt: skip
+        for name, utterance in run_jobs(speak_corpus_clip, iter(todo), jobs):
+            known[name] = append_clip(folder, name, utterance)
+            bar.update()
+    return [
+        RawClip(subject, number, *read_clip(folder, known[name]))
+        for name, (subject, number, _) in wanted.items()
+    ]
+
+
+def _report(out: Path, options: argparse.Namespace) -> None:
+    if options.speech_minutes:
+        clips = read_index(out / "speech").values()
+        minutes = sum(clip["duration_s"] for clip in clips) / 60
+        print(f"{out / 'speech'}: {len(clips)} clips, {minutes:.1f} minutes")
+    if options.sentences:
+        print(f"next: python vocaset/process_voca_data.py --raw {out / 'raw'} --out {out}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.sentences < 0 or options.speech_minutes < 0:
+        raise UserError("--sentences and --speech_minutes must be 0 or more")
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: at least 1 is wanted")
+    folder = options.kokoro_voices
+    if folder and not any(Path(folder).glob("*.bin")):
+        raise UserError(f"--kokoro_voices {folder}: no *.bin in it; see synthetic/README.md")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m synthetic.make_corpus", description=(__doc__ or "").partition("\n")[0]
+    )
+    add = parser.add_argument
+    add("--sentences", type=int, default=40, help="sentences of each of the 12 subjects; 0: none")
+    add("--speech_minutes", type=float, default=240, help="minutes of the speech pool; 0: none")
+    add("--engines", help=f"comma-separated, of {','.join(ENGINES)}; default: all that can run")
+    add("--kokoro_voices", help=f"folder of Kokoro's voices/*.bin (or ${KOKORO_VOICES_VARIABLE})")
+    add("--seed", type=int, default=1, help="another seed makes other speakers and texts")
+    add("--out", default=str(PROJECT_ROOT / "synthetic/data"), help="folder to write to")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="processes; default: all cores")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,176 @@
+"""The 12 subjects of the corpus, what each says, and VOCASET's raw layout on disk.
+
+    data_verts.npy         (N, V, 3) float32, all clips one after the other, 60 frames a second
+    subj_seq_to_idx.pkl    subject -> sentence -> frame -> row of data_verts
+    raw_audio_fixed.pkl    subject -> sentence -> {"audio": (S,) int16, "sample_rate": 22000}
+    templates.pkl          subject -> (V, 3) float32
+
+From there on `vocaset/process_voca_data.py` treats it as it treats the download.
+"""
+
+import json
+import os
+import pickle
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from scipy.signal import resample_poly
+from tqdm import tqdm
+
+from errors import UserError
+from synthetic.neural_voices import HELD_OUT_VOICES
+from synthetic.phones import Segment
+from synthetic.sentences import read_sentences
+from synthetic.voices import draw_speaker
+
+RAW_FPS = 60  # VOCASET's capture rate
+RAW_RATE = 22_000  # Hz, as in VOCASET's raw_audio_fixed.pkl
+RAW_FROM_16K = (11, 8)  # 22 000 / 16 000
+N_TRAIN, N_VAL, N_TEST = 8, 2, 2  # subjects, in the order of the head
+STAMP_NAME = "made_from.json"  # what the four files were made from; not part of VOCASET's layout
+# Sex of each subject of the head, its engine and voice; the last four, for validation and test,
+# take voices held out of the pool.
+CAST = (
+    ("f", "kokoro", "af_heart"), ("m", "kokoro", "am_michael"), ("m", "hibari", ""),
+    ("f", "hibari", ""), ("m", "kokoro", "am_fenrir"), ("f", "kokoro", "bf_emma"),
+    ("m", "flite", "rms"), ("f", "hibari", ""), ("f", "kokoro", HELD_OUT_VOICES[0]),
+    ("m", "kokoro", HELD_OUT_VOICES[1]), ("f", "kokoro", HELD_OUT_VOICES[2]),
+    ("m", "kokoro", HELD_OUT_VOICES[3]),
+)  # fmt: skip
+HIBARI_F0 = {"f": (0.8, 1.2), "m": (0.48, 0.7)}  # of the bundled voice's, a woman's
+STAND_IN = "hibari"
+
+
+@dataclass(frozen=True)
+class RawClip:
+    """One clip of the corpus: audio (S,) float32 at 16 kHz and its phones."""
+
+    subject: str
+    sentence: int  # from 1
+    audio: np.ndarray
+    segments: list[Segment]
+
+    @property
+    def n_raw_samples(self) -> int:
+        """Samples at RAW_RATE, as resample_poly rounds (up)."""
+        up, down = RAW_FROM_16K
+        return -(-len(self.audio) * up // down)
+
+    @property
+    def frames(self) -> int:
+        """Frames at RAW_FPS that the sound lasts; a started frame is left out."""
+        return self.n_raw_samples * RAW_FPS // RAW_RATE
+
+
+def cast_subjects(
+    subjects: Sequence[str], engines: Sequence[str], seed: int
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Subject -> (engine, its speaker for good). An engine that is not there is stood in for."""
+    stand_in = STAND_IN if STAND_IN in engines else engines[0]
+    cast = {}
+    for number, subject in enumerate(subjects):
+        sex, engine, voice = CAST[number % len(CAST)]
+        engine = engine if engine in engines else stand_in
+        rng = random.Random(f"{seed} subject {number}")
+        speaker = draw_speaker(engine, rng) | {"tape": 1.0}
+        if engine == "hibari":
+            low, high = HIBARI_F0[sex]
+            while not low <= speaker["f0"] <= high:
+                speaker = draw_speaker(engine, rng)
+        elif voice and engine == CAST[number % len(CAST)][1]:
+            speaker |= {"voice": voice} | (
+                {"other": voice, "weight": 0.0} if engine == "kokoro" else {}
+            )
+        cast[subject] = (engine, speaker)
+    return cast
+
+
+def subject_texts(subjects: Sequence[str], n_sentences: int, seed: int) -> dict[str, list[str]]:
+    """Subject -> its sentences. The validation subjects share one half of the held-out sentences,
+    the test subjects the other; training subjects say different ones of the rest."""
+    common, held_out = read_sentences()
+    halves = held_out[::2], held_out[1::2]
+    limit = min(len(common) // N_TRAIN, len(halves[0]))
+    if not 1 <= n_sentences <= limit:
+        raise UserError(f"--sentences {n_sentences}: sentences.txt has enough for 1 to {limit}")
+    random.Random(f"{seed} sentences").shuffle(common)
+    texts = {}
+    for number, subject in enumerate(subjects):
+        if number < N_TRAIN:
+            texts[subject] = common[number * n_sentences : (number + 1) * n_sentences]
+        else:
+            texts[subject] = halves[number >= N_TRAIN + N_VAL][:n_sentences]
+    return texts
+
+
+def write_raw(
+    folder: Path,
+    templates: dict[str, np.ndarray],
+    clips: Sequence[RawClip],
+    animate: Callable[[RawClip], np.ndarray],
+    made_from: dict[str, Any],
+) -> bool:
+    """Write VOCASET's four raw files; returns False when they stand already, `made_from` the same.
+
+    templates: subject -> (V, 3); animate: clip -> (clip.frames, V, 3) vertices in metres.
+    Files appear under their names only when whole. UserError when the disk is too small.
+    """
+    names = ["data_verts.npy", "raw_audio_fixed.pkl", "templates.pkl", "subj_seq_to_idx.pkl"]
+    stamp = folder / STAMP_NAME
+    text = json.dumps(made_from, sort_keys=True)
+    is_whole = all((folder / name).is_file() for name in names)
+    if is_whole and stamp.is_file() and stamp.read_text() == text:
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp.unlink(missing_ok=True)
+    n_vertices = len(next(iter(templates.values())))
+    frames = sum(clip.frames for clip in clips)
+    _check_space(folder, frames * n_vertices * 3 * 4)
+    partial = folder / ".data_verts.partial.npy"
+    verts = open_memmap(partial, mode="w+", dtype=np.float32, shape=(frames, n_vertices, 3))
+    rows: dict[str, dict[str, dict[int, int]]] = {}
+    audio: dict[str, dict[str, dict[str, Any]]] = {}
+    first = 0
+    for clip in tqdm(clips, desc="vertices", unit="clip"):
+        name = f"sentence{clip.sentence:02d}"
+        verts[first : first + clip.frames] = animate(clip)
+        rows.setdefault(clip.subject, {})[name] = {i: first + i for i in range(clip.frames)}
+        audio.setdefault(clip.subject, {})[name] = {
+            "audio": raw_audio(clip.audio), "sample_rate": RAW_RATE,
+        }  # fmt: skip
+        first += clip.frames
+    verts.flush()
+    del verts
+    os.replace(partial, folder / names[0])
+    for name, content in zip(names[1:], (audio, templates, rows), strict=True):
+        _write_pickle(folder / name, content)
+    stamp.write_text(text)
+    return True
+
+
+def raw_audio(audio: np.ndarray) -> np.ndarray:
+    """(S,) float32 at 16 kHz as int16 at 22 kHz."""
+    samples = resample_poly(audio.astype(np.float64), *RAW_FROM_16K)
+    return np.clip(np.round(samples * 32767), -32768, 32767).astype(np.int16)
+
+
+def _write_pickle(path: Path, content: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        pickle.dump(content, file, protocol=2)  # VOCASET's pickles are Python 2's
+    os.replace(partial, path)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: the vertices take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "choose another --out or fewer --sentences"
+        )
