@@ -249,6 +249,8 @@ class MeshSpeechDataset(Dataset):
         audio = read_audio(self._wav_path(name))
         vertices = self._vertices(name)[:: self.spec.source_fps // fps]
         frames = min(mesh_frames(len(audio), fps), len(vertices))
+        if frames == 0:
+            raise UserError(f"audio {self._wav_path(name)}: too short for one frame at {fps} fps")
         audio = audio[: max(samples_for(frames, fps), MIN_SAMPLES)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
         if 0 < self.crop_s < frames / fps:
@@ -335,13 +337,13 @@ class MeshSpeechDataset(Dataset):
         self, audio: NDArray[np.float32], vertices: NDArray, frames: int, rng: Generator
     ) -> tuple[NDArray[np.float32], NDArray, int]:
         fps = self.spec.fps
-        n_samples = max(round(self.crop_s * SAMPLE_RATE), MIN_SAMPLES)
+        n_samples = min(max(round(self.crop_s * SAMPLE_RATE), MIN_SAMPLES), len(audio))
         n_frames = mesh_frames(n_samples, fps)
+        latest = min(frames - n_frames, (len(audio) - n_samples) * fps // SAMPLE_RATE)
         step = fps // math.gcd(fps, SAMPLE_RATE)  # frames after which samples are whole again
-        start = int(rng.integers((frames - n_frames) // step + 1)) * step
+        start = int(rng.integers(latest // step + 1)) * step
         first = start * SAMPLE_RATE // fps
-        audio = audio[first : first + n_samples]
-        return audio, vertices[start : start + n_frames], min(n_frames, frames - start)
+        return audio[first : first + n_samples], vertices[start : start + n_frames], n_frames
 
 
 def find_clips(root: Path, split: Split) -> list[tuple[str, str]]:

@@ -1,0 +1,378 @@
+"""Speech of every kind to 16 kHz, and the clips of a fabricated data set to batches."""
+
+import pickle
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from config import DatasetSpec, Split
+from data_loader import (
+    MeshSpeechDataset,
+    collate,
+    load_wav,
+    make_loader,
+    mesh_frames,
+    normalise,
+    read_audio,
+    resample_audio,
+    samples_for,
+)
+from errors import UserError
+
+V = 7
+RATES = (8_000, 11_025, 16_000, 22_000, 22_050, 44_100, 48_000, 96_000)
+
+
+def tone(hz: float, seconds: float, rate: int) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+# ---- speech ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_a_tone_keeps_pitch_phase_and_level_at_every_rate(rate: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", tone(1000, 1.0, rate), rate, subtype="FLOAT")
+    audio = read_audio(tmp_path / "x.wav")
+    assert audio.dtype == np.float32 and len(audio) == 16_000
+    middle = slice(1000, -1000)  # away from the ends, where the filter sees the cut
+    np.testing.assert_allclose(audio[middle], tone(1000, 1.0, 16_000)[middle], atol=1e-4)
+
+
+def test_what_16_khz_cannot_hold_is_gone_not_folded() -> None:
+    audio = resample_audio(tone(9_000, 1.0, 44_100), 44_100)
+    assert np.abs(audio[1000:-1000]).max() < 0.5e-4  # 80 dB below
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_formats_and_channels_give_the_same_speech(
+    suffix: str, channels: int, tmp_path: Path
+) -> None:
+    if suffix == "mp3" and channels > 2:
+        pytest.skip("mp3 has two channels at most")
+    sound = np.repeat(tone(500, 0.5, 16_000)[:, None], channels, axis=1)
+    sound[:, 0] *= channels  # the mean of the channels is not any one of them
+    sound[:, 1:] = 0
+    soundfile.write(tmp_path / f"x.{suffix}", 0.1 * sound, 16_000)
+    audio = read_audio(tmp_path / f"x.{suffix}")
+    expected = 0.1 * tone(500, 0.5, 16_000)
+    middle = slice(2000, 6000)
+    tolerance = {"wav": 1e-4, "flac": 1e-4, "ogg": 2e-2, "mp3": 1e-2}[suffix]
+    best = min(
+        np.abs(audio[2000 + lag : 6000 + lag] - expected[middle]).max() for lag in (0, 1105, 1681)
+    )  # mp3 players may keep the encoder's delay
+    assert best < tolerance
+
+
+def test_other_formats_go_through_ffmpeg(tmp_path: Path) -> None:
+    import imageio_ffmpeg
+
+    soundfile.write(tmp_path / "x.wav", tone(440, 1.0, 44_100), 44_100)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "x.wav"]
+    subprocess.run([*command, "-c:a", "aac", tmp_path / "x.m4a"], check=True)
+    audio = read_audio(tmp_path / "x.m4a")
+    assert 16_000 <= len(audio) < 17_500
+    spectrum = np.abs(np.fft.rfft(audio[4000:12_000]))
+    assert abs(np.argmax(spectrum) * 2 - 440) <= 2  # bins of 2 Hz
+
+
+def test_load_wav_has_zero_mean_and_unit_variance(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", 0.3 + 0.1 * tone(300, 1.0, 16_000), 16_000)
+    audio = load_wav(tmp_path / "x.wav")
+    assert audio.dtype == np.float32
+    assert abs(audio.mean()) < 1e-5 and audio.var() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_normalise_equals_the_feature_extractor_of_transformers(rng: np.random.Generator) -> None:
+    from transformers import Wav2Vec2FeatureExtractor
+
+    audio = rng.normal(0.01, 0.05, 4001).astype(np.float32)
+    expected = Wav2Vec2FeatureExtractor()(audio, sampling_rate=16_000).input_values[0]
+    np.testing.assert_allclose(normalise(audio), expected, atol=1e-5)
+
+
+def test_silence_stays_silence(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", np.zeros(16_000), 16_000)
+    assert (load_wav(tmp_path / "x.wav") == 0).all()
+
+
+def _truncated_wav(path: Path) -> None:
+    soundfile.write(path, tone(300, 1.0, 16_000), 16_000)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _truncated_flac(path: Path) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.1, 48_000)
+    soundfile.write(path, noise, 16_000, format="FLAC")
+    path.write_bytes(path.read_bytes()[:40_000])
+
+
+def _with_nan(path: Path) -> None:
+    sound = tone(300, 1.0, 16_000)
+    sound[100:103] = np.nan
+    soundfile.write(path, sound, 16_000, subtype="FLOAT")
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing.wav": (lambda path: None, "no such file"),
+    "folder.wav": (lambda path: path.mkdir(), "is a folder"),
+    "empty.wav": (lambda path: path.write_bytes(b""), "the file is empty"),
+    "text.wav": (lambda path: path.write_text("hello " * 99), "neither libsndfile nor ffmpeg"),
+    "zeros.mp3": (lambda path: path.write_bytes(bytes(4000)), "neither libsndfile nor ffmpeg"),
+    "header.wav": (lambda path: path.write_bytes(b"RIFF\0\0\0\0WAVE"), "header without sound"),
+    "truncated.wav": (_truncated_wav, "truncated: 4956 of 32000 bytes"),
+    "truncated.flac": (_truncated_flac, "truncated|broken after"),
+    "nan.wav": (_with_nan, "3 of 16000 samples are NaN"),
+    "short.wav": (
+        lambda path: soundfile.write(path, tone(300, 0.02, 16_000), 16_000),
+        "20 ms long; at least 45 ms",
+    ),
+    "no_samples.wav": (lambda path: soundfile.write(path, np.zeros(0), 16_000), "0 ms long"),
+    "slow.wav": (lambda path: soundfile.write(path, np.zeros(999), 100), "a rate of 100 Hz"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_audio_is_one_clear_line_with_its_name(name: str, tmp_path: Path) -> None:
+    make, message = BAD_FILES[name]
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=message) as caught:
+        read_audio(tmp_path / name)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_wav_written_to_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", tone(300, 0.5, 16_000), 16_000)
+    content = bytearray((tmp_path / "x.wav").read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    (tmp_path / "x.wav").write_bytes(content)
+    assert len(read_audio(tmp_path / "x.wav")) == 8000
+
+
+def test_the_real_recordings_are_read(shared_data: Path) -> None:
+    for name in ("voca_test_sentence.wav", "selftalk_test.wav"):
+        path = shared_data / "wav" / name
+        assert len(load_wav(path)) == pytest.approx(soundfile.info(path).duration * 16_000, abs=1)
+
+
+# ---- clips -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fps", [25, 30, 50])
+def test_the_fewest_samples_for_a_frame_count(fps: int) -> None:
+    for frames in range(1, 200):
+        assert mesh_frames(samples_for(frames, fps), fps) == frames
+        assert mesh_frames(samples_for(frames, fps) - 1, fps) < frames
+
+
+def test_frame_counts_are_those_of_the_network() -> None:
+    import wav2vec
+
+    for n_samples in range(400, 20_000, 317):
+        assert mesh_frames(n_samples, 30) == wav2vec.mesh_frames(n_samples, 30)
+
+
+@pytest.fixture
+def spec(tmp_path: Path, rng: np.random.Generator) -> DatasetSpec:
+    """A data set of 2 subjects x 3 sentences at 60 fps, 2.0 s to 2.5 s, one clip absent."""
+    (tmp_path / "wav").mkdir()
+    (tmp_path / "vertices_npy").mkdir()
+    templates = {s: rng.normal(size=(V, 3)) for s in ("F1_TA", "M1_TA")}
+    (tmp_path / "templates.pkl").write_bytes(pickle.dumps(templates))
+    for i, subject in enumerate(templates):
+        for number in (1, 2, 3):
+            if (subject, number) == ("M1_TA", 3):
+                continue
+            frames = 120 + 10 * number + 5 * i
+            name = f"{subject}_sentence{number:02d}"
+            motion = np.arange(frames)[:, None, None] * 1e-3  # frame t at height t / 1000
+            vertices = (templates[subject] + motion).astype(np.float32)
+            np.save(tmp_path / "vertices_npy" / f"{name}.npy", vertices.reshape(frames, -1))
+            audio = rng.normal(0, 0.1, frames * 22_000 // 60)
+            soundfile.write(tmp_path / "wav" / f"{name}.wav", audio, 22_000)
+    both = tuple(templates)
+    return DatasetSpec(
+        name="toy",
+        root=str(tmp_path),
+        fps=30,
+        source_fps=60,
+        n_vertices=V,
+        metres_per_unit=1.0,
+        templates=str(tmp_path / "templates.pkl"),
+        topology="",
+        lips_region="",
+        upper_region="",
+        splits={"train": Split(both, (1, 2)), "val": Split(("F1_TA",), (3,))},
+    )
+
+
+def test_a_split_holds_its_subjects_and_sentences(spec: DatasetSpec) -> None:
+    assert [name for name, _ in MeshSpeechDataset(spec, "train").clips] == [
+        "F1_TA_sentence01",
+        "F1_TA_sentence02",
+        "M1_TA_sentence01",
+        "M1_TA_sentence02",
+    ]
+    assert MeshSpeechDataset(spec, "val").clips == [("F1_TA_sentence03", "F1_TA")]
+
+
+def test_an_item_is_every_second_frame_with_its_audio(spec: DatasetSpec) -> None:
+    item = MeshSpeechDataset(spec, "train")[0]
+    audio, vertices = item["audio"], item["vertices"]
+    stored = np.load(Path(spec.root) / "vertices_npy/F1_TA_sentence01.npy").reshape(-1, V, 3)
+    assert (item["name"], item["subject"]) == ("F1_TA_sentence01", "F1_TA")
+    assert (
+        item["frames"] == len(vertices) == mesh_frames(len(audio), 30) == 64
+    )  # of 65 in 130 / 60 s
+    assert vertices.dtype == audio.dtype == np.float32
+    np.testing.assert_array_equal(vertices, stored[::2][:64])
+    np.testing.assert_allclose(vertices[0], item["template"], atol=1e-6)
+    assert abs(audio.mean()) < 1e-5 and audio.var() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_audio_that_runs_on_is_cut_to_the_vertices(spec: DatasetSpec) -> None:
+    path = Path(spec.root) / "vertices_npy/F1_TA_sentence03.npy"
+    np.save(path, np.load(path)[:60])
+    dataset = MeshSpeechDataset(spec, "val")
+    assert dataset[0]["frames"] == 30
+    assert len(dataset[0]["audio"]) == samples_for(30, 30)
+    assert dataset.trims()["F1_TA_sentence03"] == pytest.approx(-1.5, abs=1e-3)
+    assert "at most 1.50 s (F1_TA_sentence03: the audio ran on)" in dataset.summary()
+
+
+def test_vertices_may_be_stored_flat_or_not(spec: DatasetSpec) -> None:
+    before = MeshSpeechDataset(spec, "val")[0]["vertices"]
+    path = Path(spec.root) / "vertices_npy/F1_TA_sentence03.npy"
+    np.save(path, np.load(path).reshape(-1, V, 3))
+    np.testing.assert_array_equal(MeshSpeechDataset(spec, "val")[0]["vertices"], before)
+
+
+def test_crops_keep_audio_and_vertices_together(spec: DatasetSpec) -> None:
+    """Audio that counts samples, vertices that count frames: both tell the same instant."""
+    root = Path(spec.root)
+    n = 16_000 * 150 // 60
+    ramp = (np.arange(n) / n).astype(np.float32)
+    soundfile.write(root / "wav/F1_TA_sentence03.wav", ramp, 16_000, subtype="FLOAT")
+    seen = []
+    dataset = MeshSpeechDataset(
+        spec, "val", crop_s=1.0, augment=lambda audio, rng: seen.append(audio) or audio, seed=3
+    )
+    starts = set()
+    for epoch in range(12):
+        dataset.set_epoch(epoch)
+        item = dataset[0]
+        first_s = float(seen[-1][0]) * n / 16_000
+        height = item["vertices"][0, 0, 1] - item["template"][0, 1]  # 60 fps frame / 1000
+        assert first_s == pytest.approx(float(height) * 1000 / 60, abs=1e-4)
+        assert len(item["audio"]) == 16_000
+        assert item["frames"] == len(item["vertices"]) == mesh_frames(16_000, 30)
+        starts.add(round(first_s, 3))
+        np.testing.assert_array_equal(dataset[0]["audio"], item["audio"])
+    assert len(starts) > 5
+
+
+def test_augmented_audio_is_normalised_afterwards(spec: DatasetSpec) -> None:
+    def louder(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return 5 * audio + rng.normal()
+
+    audio = MeshSpeechDataset(spec, "val", augment=louder)[0]["audio"]
+    assert abs(audio.mean()) < 1e-4 and audio.var() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_batches_are_padded_behind_each_clip(spec: DatasetSpec) -> None:
+    dataset = MeshSpeechDataset(spec, "train")
+    items = [dataset[0], dataset[1]]
+    batch = collate(items)
+    frames, samples = batch["frames"].tolist(), batch["audio_samples"].tolist()
+    assert frames == [len(item["vertices"]) for item in items] and frames[0] < frames[1]
+    assert batch["vertices"].shape == (2, frames[1], V, 3)
+    assert batch["audio"].shape == (2, samples[1])
+    assert batch["template"].shape == (2, V, 3)
+    for b, item in enumerate(items):
+        np.testing.assert_array_equal(batch["vertices"][b, : frames[b]], item["vertices"])
+        np.testing.assert_array_equal(batch["audio"][b, : samples[b]], item["audio"])
+    assert (batch["vertices"][0, frames[0] :] == 0).all()
+    assert (batch["audio"][0, samples[0] :] == 0).all()
+    assert batch["names"] == ["F1_TA_sentence01", "F1_TA_sentence02"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_seed_gives_the_same_order_whatever_else_draws(
+    num_workers: int, spec: DatasetSpec
+) -> None:
+    def order(seed: int) -> list[str]:
+        torch.rand(seed)  # the global generator must not matter
+        loader = make_loader(MeshSpeechDataset(spec, "train"), 1, True, seed, num_workers)
+        return [batch["names"][0] for _ in range(3) for batch in loader]
+
+    assert order(5) == order(5)
+    assert order(5) != order(6)
+
+
+def _remove(spec: DatasetSpec, name: str) -> None:
+    (Path(spec.root) / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("wav/F1_TA_sentence01.wav", "F1_TA_sentence01.wav: missing, its vertices are there"),
+        ("vertices_npy/M1_TA_sentence02.npy", "M1_TA_sentence02.npy: missing, its wav is there"),
+        ("templates.pkl", "templates.pkl: no such file"),
+    ],
+)
+def test_a_missing_partner_is_named(name: str, message: str, spec: DatasetSpec) -> None:
+    _remove(spec, name)
+    with pytest.raises(UserError, match=message):
+        MeshSpeechDataset(spec, "train")
+
+
+def test_an_empty_data_set_says_what_belongs_there(spec: DatasetSpec, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="toy: no clip of split 'val'.*prepare the data first"):
+        MeshSpeechDataset(replace(spec, root=str(tmp_path / "nowhere")), "val")
+
+
+def test_an_unknown_subject_or_topology_is_named(spec: DatasetSpec) -> None:
+    path = Path(spec.templates)
+    path.write_bytes(pickle.dumps({"M1_TA": np.zeros((V, 3))}))
+    with pytest.raises(UserError, match="no subject 'F1_TA'.*it has M1_TA"):
+        MeshSpeechDataset(spec, "val")
+    path.write_bytes(pickle.dumps({"F1_TA": np.zeros((V + 1, 3))}))
+    with pytest.raises(UserError, match="F1_TA has 8 vertices; toy has 7"):
+        MeshSpeechDataset(spec, "val")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda stored: stored * 1000, "another scale or another mesh"),
+        (lambda stored: stored[:, :-3], "shape .150, 18. of float32; wanted .frames, 21."),
+        (lambda stored: stored[:0], "wanted .frames, 21."),
+        (lambda stored: stored.astype(int), "of int64"),
+    ],
+)
+def test_vertices_that_do_not_fit_are_named(
+    change: Callable[[np.ndarray], np.ndarray], message: str, spec: DatasetSpec
+) -> None:
+    path = Path(spec.root) / "vertices_npy/F1_TA_sentence03.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(UserError, match=message) as caught:
+        MeshSpeechDataset(spec, "val")
+    assert "F1_TA_sentence03.npy" in str(caught.value)
+
+
+def test_vertices_with_nan_are_named(spec: DatasetSpec) -> None:
+    path = Path(spec.root) / "vertices_npy/F1_TA_sentence03.npy"
+    stored = np.load(path)
+    stored[77, 5] = np.nan
+    stored[78, 5] = np.nan
+    np.save(path, stored)
+    with pytest.raises(UserError, match="F1_TA_sentence03.npy: NaN"):
+        MeshSpeechDataset(spec, "val")[0]
