@@ -1,0 +1,205 @@
+"""The selective scan: its backends against the definition, by hand and in every gradient."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import scan
+from errors import UserError
+from scan import resolve_backend, selective_scan
+
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+
+
+def make_inputs(batch=3, d_inner=5, d_state=2, frames=29, dtype=torch.float64, seed=0):
+    """Random inputs of selective_scan in the order of NAMES, A negative."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    sequence = (batch, d_inner, frames)
+    per_frame = (batch, d_state, frames)
+    inputs = (
+        randn(*sequence),
+        randn(*sequence),
+        -randn(d_inner, d_state).exp(),
+        randn(*per_frame),
+        randn(*per_frame),
+        randn(d_inner),
+        randn(*sequence),
+        randn(d_inner) - 2,
+    )
+    return [tensor.requires_grad_() for tensor in inputs]
+
+
+def run_with_gradients(inputs, backend):
+    """Output, last state and the gradient of a random weighting of both, per input."""
+    y, last = selective_scan(*inputs, delta_softplus=True, return_last_state=True, backend=backend)
+    generator = torch.Generator().manual_seed(1)
+    w_y, w_last = (torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in (y, last))
+    return y, last, torch.autograd.grad((w_y * y).sum() + (w_last * last).sum(), inputs)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 8 frames and groups of 2 clips, so that tiny inputs cross every boundary."""
+    monkeypatch.setattr(scan, "MAX_CHUNK", 8)
+    monkeypatch.setattr(scan, "GROUP_ELEMENTS", 2 * 5 * 2)
+
+
+def test_reference_equals_two_frames_by_hand():
+    halving = -torch.log(torch.tensor(2.0)).item()
+    u = torch.tensor([[[3.0, 5.0]]])
+    delta = torch.tensor([[[1.0, 2.0]]])
+    A = torch.tensor([[halving, 0.0]])
+    B = torch.tensor([[[1.0, 1.0], [2.0, -1.0]]])
+    C = torch.tensor([[[1.0, 2.0], [1.0, 3.0]]])
+    y, last = selective_scan(
+        u, delta, A, B, C, torch.tensor([0.5]), return_last_state=True, backend="reference"
+    )
+    # h0 = (1·1·3, 1·2·3) = (3, 6);  h1 = (3/4 + 2·1·5, 6 + 2·(-1)·5) = (10.75, -4)
+    # y0 = 3 + 6 + 0.5·3 = 10.5;     y1 = 2·10.75 - 3·4 + 0.5·5 = 12
+    torch.testing.assert_close(y, torch.tensor([[[10.5, 12.0]]]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(last, torch.tensor([[[10.75, -4.0]]]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("frames", [1, 7, 8, 29])
+def test_scan_backends_agree_forward_and_on_gradients(small_chunks, frames):
+    inputs = make_inputs(frames=frames)
+    y, last, gradients = run_with_gradients(inputs, "parallel")
+    y_wanted, last_wanted, wanted = run_with_gradients(inputs, "reference")
+    torch.testing.assert_close(y, y_wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(last, last_wanted, rtol=1e-12, atol=1e-12)
+    for name, gradient, gradient_wanted in zip(NAMES, gradients, wanted, strict=True):
+        torch.testing.assert_close(
+            gradient, gradient_wanted, rtol=1e-11, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_parallel_gradients_equal_finite_differences(monkeypatch):
+    monkeypatch.setattr(scan, "MIN_CHUNK", 2)
+    monkeypatch.setattr(scan, "MAX_CHUNK", 2)
+    inputs = make_inputs(batch=2, d_inner=2, d_state=3, frames=5)
+
+    def run(*tensors):
+        return selective_scan(
+            *tensors, delta_softplus=True, return_last_state=True, backend="parallel"
+        )
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_backends_agree_in_single_precision_over_long_clips():
+    inputs = make_inputs(batch=1, d_inner=3, d_state=4, frames=3001, dtype=torch.float32)
+    y, _, gradients = run_with_gradients(inputs, "parallel")
+    y_wanted, _, wanted = run_with_gradients(inputs, "reference")
+    torch.testing.assert_close(y, y_wanted, rtol=1e-4, atol=1e-4)
+    for gradient, gradient_wanted in zip(gradients, wanted, strict=True):
+        scale = gradient_wanted.abs().max().item()
+        torch.testing.assert_close(gradient, gradient_wanted, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e4, 1e30])
+def test_extreme_steps_stay_finite_and_agree(small_chunks, size):
+    inputs = make_inputs(dtype=torch.float32)[:5]
+    inputs[1] = (inputs[1].detach().abs() * size).requires_grad_()
+    results = {}
+    for backend in ("reference", "parallel"):
+        y = selective_scan(*inputs, backend=backend)
+        results[backend] = (y, *torch.autograd.grad(y.mean() / size, inputs))
+    for result, wanted in zip(results["parallel"], results["reference"], strict=True):
+        assert torch.isfinite(result).all()
+        scale = wanted.abs().max().item()
+        torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_doubling_equals_stepping_in_both_directions(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    for frames in (1, 2, 7, 16, 23):
+        decay = torch.rand(frames, 2, 3, 5, generator=generator, dtype=torch.float64)
+        states = torch.randn(frames + 1, 2, 3, 5, generator=generator, dtype=torch.float64)
+        stepped, doubled = states.clone(), states.clone()
+        scan._recur(decay, stepped)
+        scan._recur_doubling(decay, doubled)
+        torch.testing.assert_close(doubled, stepped, rtol=1e-12, atol=1e-12)
+
+        grads, grads_doubled = states[1:].clone(), states[1:].clone()
+        scan._recur_back(decay, grads)
+        monkeypatch.setattr(scan, "_on_cpu", lambda tensor: False)
+        scan._recur_back(decay, grads_doubled)
+        monkeypatch.undo()
+        torch.testing.assert_close(grads_doubled, grads, rtol=1e-12, atol=1e-12)
+
+
+def test_gpu_plan_gives_the_reference_result(monkeypatch):
+    monkeypatch.setattr(scan, "_on_cpu", lambda tensor: False)
+    inputs = make_inputs()
+    _, _, gradients = run_with_gradients(inputs, "parallel")
+    _, _, wanted = run_with_gradients(inputs, "reference")
+    torch.testing.assert_close(gradients, wanted, rtol=1e-11, atol=1e-11)
+
+
+def test_backward_keeps_linear_and_small_memory():
+    def saved_elements(frames):
+        inputs = make_inputs(batch=1, d_inner=64, d_state=16, frames=frames, dtype=torch.float32)
+        total = 0
+
+        def count(tensor):
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            selective_scan(*inputs[:5], backend="parallel")
+        return total
+
+    states = 64 * 16 * 1024
+    assert saved_elements(1024) < states / 4
+    assert saved_elements(4096) < 4.1 * saved_elements(1024)
+
+
+def test_half_precision_input_accumulates_in_float32():
+    inputs = [x.detach().float() for x in make_inputs(frames=200)]
+    wanted = selective_scan(*inputs, delta_softplus=True)
+    rounded = [x.bfloat16() if x.ndim == 3 else x for x in inputs]
+    y = selective_scan(*rounded, delta_softplus=True)
+    exact = selective_scan(*(x.float() for x in rounded), delta_softplus=True)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), exact, rtol=2**-8, atol=1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(
+            selective_scan(*inputs, delta_softplus=True), wanted, rtol=1e-6, atol=1e-6
+        )
+
+
+def test_absent_cuda_backend_names_the_install_line(monkeypatch):
+    monkeypatch.setattr(scan, "_fused_scan", lambda: None)
+    with pytest.raises(UserError, match="pip install causal-conv1d mamba-ssm"):
+        selective_scan(*make_inputs(), backend="cuda")
+
+
+def test_cuda_backend_on_cpu_tensors_is_a_user_error(monkeypatch):
+    monkeypatch.setattr(scan, "_fused_scan", lambda: print)
+    with pytest.raises(UserError, match="got tensors on cpu"):
+        selective_scan(*make_inputs(), backend="cuda")
+
+
+def test_auto_takes_the_kernel_on_a_gpu_alone(monkeypatch):
+    monkeypatch.setattr(scan, "_fused_scan", lambda: print)
+    on_gpu = SimpleNamespace(is_cuda=True, dtype=torch.float32)
+    assert resolve_backend("auto", on_gpu) == "cuda"
+    assert resolve_backend("auto", torch.zeros(1)) == "parallel"
+    monkeypatch.setattr(scan, "_fused_scan", lambda: None)
+    assert resolve_backend("auto", on_gpu) == "parallel"
+
+
+def test_wrong_shapes_and_names_say_both_sides():
+    u, delta, A, B, C, *_ = make_inputs()
+    with pytest.raises(ValueError, match=r"B has shape \(3, 5, 29\), wanted \(3, 2, 29\)"):
+        selective_scan(u, delta, A, u, C)
+    with pytest.raises(ValueError, match="scan backend 'fast', wanted one of auto"):
+        selective_scan(u, delta, A, B, C, backend="fast")
+    with pytest.raises(ValueError, match="nothing to scan"):
+        selective_scan(*(x[..., :0] for x in (u, delta)), A, B[..., :0], C[..., :0])
