@@ -38,6 +38,8 @@ class DatasetSpec:
     topology: str  # faces: .ply, .obj or an .npz with `faces`
     lips_region: str  # index list for LVE, the lip reader and the lip measures
     upper_region: str  # index list for FDD
+    inner_lips: str = ""  # two indices that touch when the mouth is shut: upper, lower
+    phones: str = ""  # JSON, clip -> [[phone, start_s, end_s], ...]; for closures on p, b, m
     splits: dict[str, Split] = field(default_factory=dict)
     speech_pool: str = ""  # extra training speech kept as audio + phones (synthetic only)
 
@@ -91,6 +93,7 @@ class TrainConfig:
     w_latent: float = 1e-3
     w_ctc: float = 1e-4
     w_balance: float = 1e-2
+    w_lips: float = 0.0  # vertex and velocity error of the lip region again; 0 as in the paper
     max_clip_s: float = 0.0  # longer training clips are cropped at random to this; 0 keeps them
     steps_per_epoch: int = 0  # 0: one pass over the clips
     ema_decay: float = 0.0  # > 0: the averaged weights are validated and saved
@@ -100,11 +103,12 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One row of a results table."""
+    """One row of a results table; `wav2vec2` is the pre-trained encoder and teacher."""
 
     dataset: DatasetSpec
     model: ModelConfig
     train: TrainConfig
+    wav2vec2: str
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
@@ -132,3 +136,65 @@ def _from_json(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value)
     return value
+
+# The synthetic recipe's encoders: the pre-trained architectures, small enough for two CPU cores.
+# Widths keep 16 channels a group in the positional convolution: torch 2.13's bfloat16 grouped
+# convolution is wrong for 12 on some CPUs.
+ENCODERS: dict[str, dict[str, Any]] = {
+    "wav2vec2-bert": dict(
+        model_type="wav2vec2-bert", hidden_size=192, num_hidden_layers=4, num_attention_heads=4,
+        intermediate_size=576, position_embeddings_type="rotary", conv_depthwise_kernel_size=15,
+        layerdrop=0.0, apply_spec_augment=True, mask_time_prob=0.06, mask_time_length=6,
+        mask_feature_prob=0.04, mask_feature_length=12, feat_proj_dropout=0.1, hidden_dropout=0.1,
+        activation_dropout=0.1, attention_dropout=0.1, conformer_conv_dropout=0.1,
+    ),
+    "wav2vec2": dict(
+        model_type="wav2vec2", hidden_size=192, num_hidden_layers=3, num_attention_heads=4,
+        intermediate_size=576, conv_dim=(640, 384, 64, 192, 192, 192), conv_kernel=(320, 2, 1, 5, 5, 5),
+        conv_stride=(160, 2, 1, 1, 1, 1), num_feat_extract_layers=6, conv_bias=True,
+        feat_extract_norm="group", num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=12,
+        do_stable_layer_norm=True, layerdrop=0.0, apply_spec_augment=True, mask_time_prob=0.06,
+        mask_time_length=6, mask_feature_prob=0.04, mask_feature_length=12, feat_proj_dropout=0.1,
+        hidden_dropout=0.1, activation_dropout=0.1, attention_dropout=0.1,
+    ),
+}  # fmt: skip
+
+SUBJECTS = "ada ben chidi mei omar zola kenji greta lina theo nora ravi".split()
+SENTENCES = tuple(range(1, 41))
+
+SYNTHETIC = DatasetSpec(
+    name="synthetic",
+    root="synthetic/data",
+    fps=30,
+    source_fps=60,
+    n_vertices=6_045,
+    metres_per_unit=1.0,
+    templates="synthetic/head.npz",
+    topology="synthetic/head.npz",
+    lips_region="synthetic/lips.txt",
+    upper_region="synthetic/upper.txt",
+    inner_lips="synthetic/inner_lips.txt",
+    phones="synthetic/data/phones.json",
+    splits={  # FaceFormer's split of VOCASET: 8 / 2 / 2 subjects; held-out sentences for the rest
+        "train": Split(tuple(SUBJECTS[:8]), SENTENCES),
+        "val": Split(tuple(SUBJECTS[8:10]), SENTENCES[20:]),
+        "test": Split(tuple(SUBJECTS[10:]), SENTENCES[20:]),
+    },
+    speech_pool="synthetic/data/speech",
+)
+
+RECIPES: dict[str, Recipe] = {
+    "synthetic": Recipe(
+        dataset=SYNTHETIC,
+        model=ModelConfig(
+            encoder=ENCODERS["wav2vec2"], n_vertices=6_045, fps=30, fold=2, layout="MEAEME",
+            d_model=128, n_heads=8, n_kv_heads=2, d_ff=384, dropout=0.1, vertex_rank=24,
+        ),
+        train=TrainConfig(
+            epochs=30, steps_per_epoch=200, batch_size=8, learning_rate=1e-3,
+            encoder_learning_rate=2e-4, max_clip_s=3.0, ema_decay=0.999, augment=True,
+            w_lips=1000.0,
+        ),
+        wav2vec2="synthetic/encoder",
+    ),
+}  # fmt: skip

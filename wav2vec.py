@@ -43,25 +43,29 @@ def mesh_frames(n_samples: int, fps: int) -> int:
     return audio_frames(n_samples) * fps // AUDIO_FPS
 
 
-def resample(features: Tensor, rate: int, lengths: Tensor | None = None) -> Tensor:
-    """Linear interpolation in time from 50 Hz to `rate` Hz: frame t is read at t * 50 / rate.
+def resample(
+    features: Tensor, rate: int, lengths: Tensor | None = None, rate_in: int = AUDIO_FPS
+) -> Tensor:
+    """Linear interpolation in time from `rate_in` to `rate` Hz: frame t is read at t·rate_in/rate.
 
-    features: (B, A, C). lengths: (B,) audio frames of each clip, all A when None; a clip never
-    looks beyond its own last frame. Returns (B, A * rate // 50, C). A frame depends on its own
+    features: (B, N, C). lengths: (B,) frames of each clip, all N when None; a clip never looks
+    beyond its own last frame. Returns (B, N * rate // rate_in, C). A frame depends on its own
     instant alone, never on the length of the clip, so windows of long audio join exactly.
     """
-    batch, n_in, width = features.shape
-    if rate == AUDIO_FPS:
+    if rate == rate_in:
         return features
-    n_out = n_in * rate // AUDIO_FPS
-    last = n_in - 1 if lengths is None else (lengths.to(features.device)[:, None] - 1)
-    position = torch.arange(n_out, device=features.device) * (AUDIO_FPS / rate)  # (T,)
-    position = position.expand(batch, n_out).clamp(max=last)
+    batch, n_in, width = features.shape
+    n_out = n_in * rate // rate_in
+    last = torch.full((batch, 1), n_in - 1, device=features.device)
+    if lengths is not None:
+        last = (lengths.to(features.device)[:, None] - 1).clamp(min=0)
+    position = torch.arange(n_out, device=features.device) * (rate_in / rate)  # (N_out,)
+    position = torch.minimum(position.expand(batch, n_out), last.float())
     low = position.floor()
     weight = (position - low)[..., None].to(features.dtype)
+    high = torch.minimum(low.long() + 1, last)[..., None].expand(-1, -1, width)
     low = low.long()[..., None].expand(-1, -1, width)
-    high = (low + 1).clamp(max=n_in - 1 if lengths is None else last[..., None])
-    return features.gather(1, low) * (1 - weight) + features.gather(1, high) * weight
+    return torch.lerp(features.gather(1, low), features.gather(1, high), weight)
 
 
 def fold(features: Tensor, k: int) -> Tensor:
@@ -165,14 +169,17 @@ class SpeechFeatures(nn.Module):
         """lengths: (B,) samples of each clip, or None when every clip fills the batch."""
         n_frames = audio_frames(audio.shape[1])
         if self.is_mel:
-            return self._mel(audio, lengths, n_frames)
+            with torch.autocast(audio.device.type, enabled=False):
+                return self._mel(audio.float(), lengths, n_frames)
         if self.per_clip_norm and lengths is not None and int(lengths.min()) < audio.shape[1]:
             # group norm looks at all of time: each clip alone, so that padding changes nothing
             clips = [self(body, clip[None, :n], None)[0]
                      for clip, n in zip(audio, lengths.tolist(), strict=True)]
             return nn.utils.rnn.pad_sequence(clips, batch_first=True)
         padded = F.pad(audio, (self.margin, self.margin))
-        return body.feature_extractor(padded).transpose(1, 2)[:, :n_frames]  # (B, A, C0)
+        with torch.autocast(audio.device.type, enabled=False):  # the wave needs float32's range
+            features = body.feature_extractor(padded.float())
+        return features.transpose(1, 2)[:, :n_frames]  # (B, A, C0)
 
     def _mel(self, audio: Tensor, lengths: Tensor | None, n_frames: int) -> Tensor:
         wanted = (2 * n_frames - 1) * MEL_HOP + WINDOW  # the last frame's second half may hang over

@@ -1,0 +1,198 @@
+"""JambaTalk (Jafari, Berretti, Basu, arXiv 2408.01627): speech to the offsets of a face mesh.
+
+A wav2vec encoder, then a hybrid decoder written as a layout string: M a Mamba layer, E a Mamba
+layer with a mixture of experts, A a Transformer layer with grouped-query attention and LRL-RoPE
+(paper, figure 2 and the authors' poster); then one matrix to vertex offsets that starts at zero,
+so that training starts from the still face.
+
+B batch, S samples at 16 kHz, T mesh frames, V vertices, D decoder width, k·C encoder width.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from config import DatasetSpec, ModelConfig, from_dict
+from errors import UserError
+from mamba import NORM_EPS, MambaLayer
+from moe import MoEMambaLayer
+from transformer import TransformerLayer
+from wav2vec import AUDIO_FPS, WINDOW, SpeechEncoder, fold, length_mask, mesh_frames, resample
+
+WINDOW_S, OVERLAP_S = 12, 2  # long audio is predicted in windows of 12 s that cross-fade over 2 s
+HEADER = "jambatalk"  # key of the JSON in a model file's header
+
+
+def make_layer(kind: str, config: ModelConfig) -> nn.Module:
+    """One decoder layer for a letter of the layout; ValueError for an unknown letter."""
+    c = config
+    if kind == "M":
+        return MambaLayer(c.d_model, c.d_ff, c.d_state, c.d_conv, c.expand, c.dropout)
+    if kind == "E":
+        return MoEMambaLayer(c.d_model, c.d_ff, c.n_experts, c.top_k, c.moe_d_state, c.moe_d_conv,
+                             c.expand, c.dropout)  # fmt: skip
+    if kind == "A":
+        return TransformerLayer(
+            c.d_model, c.d_ff, c.n_heads, c.n_kv_heads, c.rope_rank, c.dropout
+        )
+    raise ValueError(f"layout letter {kind!r}; wanted M, E or A")
+
+
+class VertexHead(nn.Module):
+    """(B, T, D) to offsets (B, T, V, 3), zero at the start.
+
+    rank 0: one D x 3V matrix, as the paper. rank r: D x r, then r learnt components of the mesh,
+    which `set_components` can start from a basis of the data.
+    """
+
+    def __init__(self, d_model: int, n_vertices: int, rank: int) -> None:
+        super().__init__()
+        self.n_vertices = n_vertices
+        self.coefficients = nn.Linear(d_model, rank) if rank else None
+        self.offsets = nn.Linear(rank or d_model, 3 * n_vertices)
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.offsets.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.coefficients is not None:
+            x = self.coefficients(x)
+        return self.offsets(x).unflatten(-1, (self.n_vertices, 3))
+
+    @torch.no_grad()
+    def set_components(self, mean: Tensor, components: Tensor) -> None:
+        """Start from mean (V, 3) and components (rank, V, 3), scaled to unit coefficients."""
+        if self.coefficients is None:
+            raise ValueError("a vertex head of full rank has no components")
+        self.offsets.bias.copy_(mean.flatten())
+        self.offsets.weight.copy_(components.flatten(1).T)
+        nn.init.normal_(self.coefficients.weight, std=0.02)
+        nn.init.zeros_(self.coefficients.bias)
+
+
+class JambaTalk(nn.Module):
+    """Speech and a neutral face to a moving face."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = SpeechEncoder(config.encoder, config.fps, config.fold)
+        self.project = nn.Linear(self.encoder.width, config.d_model)
+        self.layers = nn.ModuleList(make_layer(kind, config) for kind in config.layout)
+        self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = VertexHead(config.d_model, config.n_vertices, config.vertex_rank)
+
+    def forward(
+        self, audio: Tensor, template: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Vertices (B, T, V, 3) in the template's unit, and the routers' balance loss ().
+
+        audio: (B, S) zero mean, unit variance over each clip; template: (B, V, 3);
+        lengths: (B,) samples of each clip when the batch is padded.
+        """
+        features = self.encoder(audio, lengths)                       # (B, T, k·C)
+        mask = self.frame_mask(lengths, features.shape[1])            # (B, T) or None
+        offsets, balance = self.decode(features, mask)                # (B, T, V, 3), ()
+        return template[:, None] + offsets, balance  # fmt: skip
+
+    def decode(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encoder features (B, T, k·C) to offsets (B, T, V, 3) and the balance loss ()."""
+        x = self.dropout(self.project(features))
+        balance = x.new_zeros(())
+        for layer in self.layers:
+            x = layer(x, mask)
+            if isinstance(x, tuple):
+                x, layer_balance = x
+                balance = balance + layer_balance
+        return self.head(self.norm(x)), balance
+
+    def frame_mask(self, lengths: Tensor | None, n_frames: int) -> Tensor | None:
+        """(B, T) bool, True on the frames that each clip's own samples reach."""
+        if lengths is None:
+            return None
+        frames = ((lengths - WINDOW) // 320 + 1) * self.config.fps // AUDIO_FPS
+        return length_mask(frames, n_frames)
+
+    @torch.inference_mode()
+    def stream(self, audio: Tensor, template: Tensor) -> Iterator[Tensor]:
+        """Yield vertices (n, V, 3) of one clip, in order, T = mesh_frames(S, fps) in all.
+
+        audio: (S,) normalised; template: (V, 3). Features are normalised over the whole clip;
+        the transformer and the decoder see windows of 12 s, so memory does not grow with S.
+        """
+        self.eval()
+        fps, k = self.config.fps, self.config.fold
+        n_frames = mesh_frames(len(audio), fps)
+        features = self.encoder.features(self.encoder.body, audio[None], None)
+        features = resample(features, fps * k)[:, : n_frames * k]     # (1, T·k, C0)
+        window, overlap = WINDOW_S * fps, OVERLAP_S * fps
+        tail, start = None, 0
+        while start < n_frames:
+            stop = n_frames if n_frames - start <= window + overlap else start + window
+            hidden = self.encoder.transform(features[:, start * k : stop * k])
+            offsets = self.decode(fold(hidden, k))[0][0]              # (n, V, 3)
+            if tail is not None:
+                fade = torch.linspace(0, 1, overlap + 2, device=offsets.device)[1:-1, None, None]
+                offsets[:overlap] = torch.lerp(tail, offsets[:overlap], fade)
+            last = stop == n_frames
+            ready = offsets if last else offsets[:-overlap]
+            tail = None if last else offsets[-overlap:]
+            yield template + ready
+            start = stop if last else stop - overlap
+
+    def predict(self, audio: Tensor, template: Tensor) -> Tensor:
+        """Vertices (T, V, 3) of one clip: audio (S,) normalised, template (V, 3)."""
+        return torch.cat(list(self.stream(audio, template)))
+
+
+def save_checkpoint(
+    path: str | Path, model: JambaTalk, spec: DatasetSpec, half: bool = False
+) -> None:
+    """Write one .safetensors with config and data spec as JSON in its header; whole or not at all.
+
+    half: store weights as float16 (they are read back as float32).
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    header = {"model": dataclasses.asdict(model.config), "dataset": dataclasses.asdict(spec)}
+    dtype = torch.float16 if half else torch.float32
+    weights = {name: value.detach().to("cpu", dtype).contiguous()
+               for name, value in model.state_dict().items()}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(weights, temporary, metadata={HEADER: json.dumps(header)})
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: str | Path) -> tuple[JambaTalk, DatasetSpec]:
+    """The model of a file written by `save_checkpoint`, in evaluation mode, and its data spec.
+
+    No flag, no network, nothing unpickled. Raises `UserError` for a missing or foreign file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"checkpoint {path}: not a whole .safetensors file ({error})") from error
+    if header is None:
+        raise UserError(f"checkpoint {path}: no {HEADER} header; main.py writes model files that have one")
+    values = json.loads(header)
+    model = JambaTalk(from_dict(ModelConfig, values["model"]))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"checkpoint {path}: weights do not fit their own config ({error})") from error
+    return model.eval(), from_dict(DatasetSpec, values["dataset"])

@@ -1,0 +1,204 @@
+"""Pre-train the small speech encoder on phones and lips: `python -m synthetic.pretrain_encoder`.
+
+The corpus knows when every phone sounds, so the encoder learns frame by frame: cross-entropy on
+the phone at each 50 Hz frame, and the squared error of the lip curves that go with it. Silence is
+class 0 and serves as the CTC blank, so the result reads as a CTC model: it is saved in
+transformers' format (Wav2Vec2ForCTC or Wav2Vec2BertForCTC), and main.py takes it with
+`--wav2vec2` both as the encoder to start from and as the lip reader's teacher.
+"""
+
+import argparse
+import json
+import math
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from config import ENCODERS, PROJECT_ROOT
+from errors import UserError, run_cli
+from synthetic.phones import PHONES
+from synthetic.speech import N_CHANNELS, SpeechPool
+from wav2vec import AUDIO_FPS, SpeechFeatures
+
+W_PHONE, W_CURVE, W_CURVE_VELOCITY = 0.7, 1.0, 1.0
+EMA_DECAY = 0.999
+
+
+class PhoneReader(nn.Module):
+    """A CTC model with lip curves beside its characters: (B, S) to (B, A, K) and (B, A, channels)."""
+
+    def __init__(self, encoder: dict) -> None:
+        super().__init__()
+        self.model = build_ctc(encoder)
+        self.body = getattr(self.model, self.model.base_model_prefix)
+        self.features = SpeechFeatures(self.body)
+        self.curve_head = nn.Linear(self.model.config.hidden_size, N_CHANNELS)
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, _ = self.body.feature_projection(self.features(self.body, audio, None))
+        if self.training and self.body.config.apply_spec_augment:
+            hidden = self.body._mask_hidden_states(hidden)
+        hidden = self.body.encoder(hidden).last_hidden_state
+        return self.model.lm_head(hidden), self.curve_head(hidden)
+
+
+def build_ctc(encoder: dict) -> nn.Module:
+    """A fresh Wav2Vec2ForCTC or Wav2Vec2BertForCTC over the phone set."""
+    from transformers import (
+        Wav2Vec2BertConfig,
+        Wav2Vec2BertForCTC,
+        Wav2Vec2Config,
+        Wav2Vec2ForCTC,
+    )
+
+    values = {key: value for key, value in encoder.items() if key != "model_type"}
+    values |= {"vocab_size": len(PHONES), "pad_token_id": 0, "bos_token_id": None,
+               "eos_token_id": None}
+    if encoder["model_type"] == "wav2vec2":
+        model = Wav2Vec2ForCTC(Wav2Vec2Config(**values))
+        if encoder["conv_kernel"][0] >= 200:
+            from synthetic.filterbank import init_filterbank
+
+            init_filterbank(model.wav2vec2.feature_extractor)
+        return model
+    return Wav2Vec2BertForCTC(Wav2Vec2BertConfig(**values))
+
+
+def batches(pool: SpeechPool, batch_size: int, seconds: float, seed: int) -> "queue.Queue":
+    """Endless random batches made in a background thread: audio, curves, phones as tensors."""
+    ready: queue.Queue = queue.Queue(maxsize=4)
+
+    def work() -> None:
+        rng = np.random.default_rng(seed)
+        while True:
+            crops = [pool.crop(rng, seconds, AUDIO_FPS) for _ in range(batch_size)]
+            ready.put(tuple(torch.from_numpy(np.stack(rows)) for rows in zip(
+                *((c.audio, c.curves, c.phones) for c in crops), strict=True)))
+
+    threading.Thread(target=work, daemon=True).start()
+    return ready
+
+
+def curve_statistics(pool: SpeechPool, n_crops: int = 200) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each curve over the pool: (channels,), (channels,)."""
+    rng = np.random.default_rng(0)
+    sample = np.concatenate([pool.crop(rng, 3.0, AUDIO_FPS, clean=True).curves
+                             for _ in range(n_crops)])
+    return torch.from_numpy(sample.mean(0)), torch.from_numpy(sample.std(0))
+
+
+def reader_loss(
+    logits: Tensor, predicted: Tensor, curves: Tensor, phones: Tensor, scale: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Phone cross-entropy plus scaled curve and curve-velocity errors; their values apart."""
+    phone = F.cross_entropy(logits.flatten(0, 1), phones.flatten(), label_smoothing=0.05)
+    error = (predicted - curves) * scale
+    curve = error.square().mean()
+    velocity = (error[:, 1:] - error[:, :-1]).square().mean()
+    total = W_PHONE * phone + W_CURVE * curve + W_CURVE_VELOCITY * velocity
+    return total, {"phone": phone.item(), "curve": curve.item(), "velocity": velocity.item()}
+
+
+def fit(
+    reader: nn.Module,
+    pool: SpeechPool,
+    minutes: float,
+    learning_rate: float,
+    batch_size: int = 16,
+    seconds: float = 3.0,
+    seed: int = 1,
+    bf16: bool = True,
+    log: Callable[[str], None] = print,
+    evaluate: Callable[[nn.Module], str] | None = None,
+    evaluate_every: int = 1000,
+    max_steps: int = 0,
+) -> nn.Module:
+    """Train for `minutes` of wall time (or `max_steps`) on a cosine; returns the averaged model."""
+    torch.manual_seed(seed)
+    mean, std = curve_statistics(pool)
+    scale = 1.0 / (std + 0.02)
+    with torch.no_grad():
+        reader.curve_head.bias.copy_(mean)
+        reader.curve_head.weight.mul_(0.3)
+    trained = [p for p in reader.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    average = torch.optim.swa_utils.AveragedModel(
+        reader, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY))
+    source = batches(pool, batch_size, seconds, seed)
+    start, step, history = time.time(), 0, []
+    while True:
+        progress = (step / max_steps) if max_steps else (time.time() - start) / 60 / minutes
+        if progress >= 1:
+            break
+        rate = learning_rate * min(1, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        audio, curves, phones = source.get()
+        reader.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits, predicted = reader(audio)
+        loss, parts = reader_loss(logits.float(), predicted.float(), curves, phones, scale)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        average.update_parameters(reader)
+        step += 1
+        history.append(list(parts.values()))
+        if step % 100 == 0:
+            phone, curve, velocity = np.mean(history[-100:], axis=0)
+            log(f"step {step} {(time.time() - start) / 60:.1f} min  phone {phone:.3f}  "
+                f"curve {curve:.3f}  velocity {velocity:.3f}  "
+                f"{(time.time() - start) / step:.3f} s/step")
+        if evaluate and step % evaluate_every == 0:
+            log(f"  {step}: {evaluate(average.module.eval())}")
+    return average.module.eval()
+
+
+def save(reader: PhoneReader, folder: Path, record: dict) -> None:
+    """transformers' folder (config.json, model.safetensors in half precision) and the phone list."""
+    reader.model.half().save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({p: i for i, p in enumerate(PHONES)}) + "\n")
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pool", default=str(PROJECT_ROOT / "synthetic/data/speech"))
+    parser.add_argument("--encoder", default="wav2vec2-bert", choices=sorted(ENCODERS))
+    parser.add_argument("--minutes", type=float, default=40.0, help="wall time")
+    parser.add_argument("--max_steps", type=int, default=0, help="steps instead of minutes")
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fp32", action="store_true", help="no bfloat16 autocast")
+    parser.add_argument("--out", default=str(PROJECT_ROOT / "synthetic/encoder"))
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    if args.minutes <= 0:
+        raise UserError(f"--minutes {args.minutes}: wanted more than 0")
+    pool = SpeechPool(args.pool)
+    torch.manual_seed(args.seed)
+    reader = PhoneReader(ENCODERS[args.encoder])
+    print(f"{args.encoder}: {sum(p.numel() for p in reader.parameters()) / 1e6:.2f} M parameters, "
+          f"{pool.minutes:.0f} minutes of speech", flush=True)
+    reader = fit(reader, pool, args.minutes, args.learning_rate, args.batch_size, seed=args.seed,
+                 bf16=not args.fp32, max_steps=args.max_steps,
+                 log=lambda line: print(line, flush=True))
+    save(reader, Path(args.out), {"command": " ".join(sys.argv), "seed": args.seed})
+    print(args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

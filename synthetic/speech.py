@@ -1,0 +1,126 @@
+"""The speech pool in memory: crops of audio with the lips that belong to them.
+
+Hours of speech are kept as audio and phones (make_corpus.py writes them); curves and vertices are
+expanded here, crop by crop. Speed, rooms and noise are drawn anew every time, so no network sees
+the same crop twice.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.random import Generator
+
+from augment import augment
+from config import SAMPLE_RATE
+from errors import UserError
+from synthetic.coarticulation import CHANNELS, LOUDNESS_HZ, NEUTRAL, Style, curves, loudness
+from synthetic.phones import PHONE_INDEX, Segment
+
+SPEED_RANGE = (0.85, 1.2)  # tape speed: tempo, pitch and formants together
+MAX_SILENCE_CROP_S = 0.8  # a crop may start this long before the clip does
+
+
+@dataclass(frozen=True)
+class SpeechClip:
+    """One utterance of the pool."""
+
+    name: str
+    engine: str
+    speaker: str
+    text: str
+    audio: np.ndarray  # (S,) int16
+    segments: list[Segment]
+    loudness: np.ndarray  # LOUDNESS_HZ envelope
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A few seconds for training."""
+
+    audio: np.ndarray  # (S,) float32, zero mean, unit variance
+    curves: np.ndarray  # (T, channels) float32 at the mesh rate
+    phones: np.ndarray  # (A,) int64 at 50 Hz
+
+
+class SpeechPool:
+    """All clips of `<folder>/index.jsonl`, audio as int16 in memory (115 MB an hour).
+
+    Raises `UserError` when there is no pool.
+    """
+
+    def __init__(self, folder: str | Path, engines: tuple[str, ...] = ()) -> None:
+        index = Path(folder) / "index.jsonl"
+        if not index.exists():
+            raise UserError(f"{index}: no speech pool there; make it: python -m synthetic.make_corpus")
+        rows = [json.loads(line) for line in index.read_text().splitlines() if line.strip()]
+        if engines:
+            rows = [row for row in rows if row["engine"] in engines]
+        self.clips = [load_clip(Path(folder), row) for row in rows]
+        seconds = np.array([len(clip.audio) / SAMPLE_RATE for clip in self.clips])
+        self.weights = seconds / seconds.sum()
+        self.minutes = seconds.sum() / 60
+
+    def pick(self, rng: Generator) -> SpeechClip:
+        """A clip drawn with probability proportional to its length."""
+        return self.clips[int(rng.choice(len(self.clips), p=self.weights))]
+
+    def crop(
+        self, rng: Generator, seconds: float, fps: int, style: Style = NEUTRAL, clean: bool = False
+    ) -> Crop:
+        """A random crop of `seconds`, augmented unless `clean`; short clips lie in silence."""
+        clip = self.pick(rng)
+        speed = 1.0 if clean or rng.random() < 0.4 else float(rng.uniform(*SPEED_RANGE))
+        duration_s = len(clip.audio) / SAMPLE_RATE / speed
+        slack_s = duration_s - seconds
+        start_s = rng.uniform(-MAX_SILENCE_CROP_S, max(slack_s + MAX_SILENCE_CROP_S, 0.0))
+        if slack_s > 0:
+            start_s = float(np.clip(start_s, 0, slack_s))
+        n = int(round(seconds * SAMPLE_RATE))
+        at = (start_s + np.arange(n) / SAMPLE_RATE) * speed * SAMPLE_RATE
+        grid = np.arange(len(clip.audio))
+        audio = np.interp(at, grid, clip.audio, left=0, right=0).astype(np.float32) / 2**15
+        if not clean:
+            audio = augment(audio, rng, self.pick(rng).audio[:n].astype(np.float32))
+        return Crop(normalise(audio), *self._labels(clip, speed, start_s, seconds, fps, style))
+
+    def _labels(
+        self, clip: SpeechClip, speed: float, start_s: float, seconds: float, fps: int, style: Style
+    ) -> tuple[np.ndarray, np.ndarray]:
+        moved = [Segment(p, a / speed - start_s, b / speed - start_s) for p, a, b in clip.segments]
+        near = [s for s in moved if s.end_s > -1.0 and s.start_s < seconds + 1.0]
+        times = (start_s + (np.arange(int(seconds * LOUDNESS_HZ)) + 0.5) / LOUDNESS_HZ) * speed
+        at = times * LOUDNESS_HZ - 0.5
+        envelope = np.interp(at, np.arange(len(clip.loudness)), clip.loudness,
+                             left=clip.loudness.min(), right=clip.loudness.min())
+        frames = (int(seconds * SAMPLE_RATE) - 400) // 320 + 1
+        lips = curves(near, frames * fps // 50, fps, loudness=envelope, style=style)
+        return lips, phones_at(near, (np.arange(frames) * 320 + 200) / SAMPLE_RATE)
+
+
+def load_clip(folder: Path, row: dict) -> SpeechClip:
+    """Read one row of the index with its audio."""
+    audio, rate = soundfile.read(folder / f"{row['name']}.flac", dtype="int16")
+    if rate != SAMPLE_RATE:
+        raise UserError(f"{folder / row['name']}.flac: {rate} Hz; wanted {SAMPLE_RATE} Hz")
+    segments = [Segment(*segment) for segment in row["segments"]]
+    return SpeechClip(row["name"], row["engine"], row["speaker"], row["text"], audio, segments,
+                      loudness(audio.astype(np.float32) / 2**15))
+
+
+def phones_at(segments: list[Segment], times_s: np.ndarray) -> np.ndarray:
+    """(len(times_s),) int64 index of the phone sounding at each instant; silence outside."""
+    found = np.zeros(len(times_s), np.int64)
+    for phone, start_s, end_s in segments:
+        found[(times_s >= start_s) & (times_s < end_s)] = PHONE_INDEX[phone]
+    return found
+
+
+def normalise(audio: np.ndarray) -> np.ndarray:
+    """Zero mean, unit variance, as data_loader.load_wav does."""
+    return ((audio - audio.mean()) / (audio.std() + 1e-5)).astype(np.float32)
+
+
+N_CHANNELS = len(CHANNELS)
