@@ -41,7 +41,7 @@ MOUTH_CHANNELS = (
 BROW_CHANNELS = ("browInnerUp", "browOuterUp")
 CHANNELS = MOUTH_CHANNELS + BROW_CHANNELS
 CHANNEL_INDEX = {channel: index for index, channel in enumerate(CHANNELS)}
-CLOSED = 0.06  # aperture below which lips count as shut; the rules stay under 0.03 in a closure
+CLOSED = 0.06  # aperture below which lips count as shut; the rules go below -0.05
 
 LOUDNESS_HZ = 100  # rate of the loudness and pitch envelopes; value i is the instant (i + 0.5)/100
 
@@ -85,29 +85,29 @@ _SHORT = "JXPFRLUSMHDKWT"
 # fmt: off
 _TARGETS: dict[str, dict[str, float]] = {
     "sil": {},
-    "p": dict(J=.10, X=.12, R=.45, L=.35, U=.25), "b": dict(J=.10, X=.12, R=.45, L=.35, U=.25),
-    "m": dict(J=.10, X=.12, R=.35, L=.30, U=.20),
-    "f": dict(J=.10, X=.03, L=.55, H=.30, S=.12), "v": dict(J=.11, X=.03, L=.48, H=.28, S=.10),
+    "p": dict(J=.10, X=.10, R=.35, L=.24, U=.18), "b": dict(J=.10, X=.10, R=.35, L=.24, U=.18),
+    "m": dict(J=.10, X=.10, R=.28, L=.20, U=.14),
+    "f": dict(J=.10, X=.05, L=.55, H=.30, S=.12), "v": dict(J=.11, X=.05, L=.48, H=.28, S=.10),
     "th": dict(J=.17, D=.22, H=.08, T=.9), "dh": dict(J=.17, D=.22, H=.08, T=.8),
     "t": dict(J=.13, D=.25, H=.10, S=.12, T=.5), "d": dict(J=.14, D=.25, H=.10, S=.10, T=.5),
     "n": dict(J=.14, D=.22, H=.08, S=.08, T=.5), "l": dict(J=.19, D=.25, H=.10, T=.7),
-    "s": dict(J=.06, D=.38, H=.18, S=.30, M=.08, T=.2),
-    "z": dict(J=.07, D=.38, H=.18, S=.28, M=.08, T=.2),
-    "sh": dict(J=.09, F=.60, P=.25, D=.25, H=.20, W=.15),
-    "zh": dict(J=.10, F=.58, P=.25, D=.25, H=.20, W=.15),
-    "ch": dict(J=.09, F=.58, P=.25, D=.25, H=.20, W=.12, T=.3),
-    "jh": dict(J=.10, F=.55, P=.25, D=.25, H=.18, W=.12, T=.3),
+    "s": dict(J=.06, D=.45, H=.22, S=.30, M=.08, T=.2),
+    "z": dict(J=.07, D=.45, H=.22, S=.28, M=.08, T=.2),
+    "sh": dict(J=.09, F=.45, P=.35, D=.25, H=.20, W=.15),
+    "zh": dict(J=.10, F=.45, P=.35, D=.25, H=.20, W=.15),
+    "ch": dict(J=.09, F=.43, P=.35, D=.25, H=.20, W=.12, T=.3),
+    "jh": dict(J=.10, F=.42, P=.35, D=.25, H=.18, W=.12, T=.3),
     "k": dict(J=.20, D=.15, H=.08, S=.05), "g": dict(J=.20, D=.15, H=.08, S=.05),
     "ng": dict(J=.20, D=.14, H=.06, S=.05), "hh": dict(J=.25, D=.10),
-    "r": dict(J=.14, P=.35, F=.35, D=.08), "w": dict(J=.08, P=.85, F=.20),
-    "y": dict(J=.12, S=.30, M=.15, D=.15),
-    "iy": dict(J=.15, S=.40, M=.28, D=.22, H=.15), "ih": dict(J=.24, S=.24, M=.15, D=.18, H=.10),
-    "ey": dict(J=.30, S=.32, M=.20, D=.20, H=.12), "eh": dict(J=.42, S=.25, M=.12, D=.20, H=.12),
+    "r": dict(J=.14, P=.40, F=.24, D=.08), "w": dict(J=.08, P=.95, F=.12),
+    "y": dict(J=.14, S=.30, M=.15, D=.20, H=.10),
+    "iy": dict(J=.17, S=.40, M=.28, D=.34, H=.22), "ih": dict(J=.24, S=.24, M=.15, D=.22, H=.12),
+    "ey": dict(J=.30, S=.32, M=.20, D=.24, H=.15), "eh": dict(J=.42, S=.25, M=.12, D=.20, H=.12),
     "ae": dict(J=.56, S=.30, M=.14, D=.22, H=.16), "aa": dict(J=.68, D=.12, H=.06),
-    "ao": dict(J=.52, F=.45, P=.18, D=.08), "ah": dict(J=.38, D=.14, H=.06),
-    "er": dict(J=.22, P=.30, F=.35, D=.08), "uh": dict(J=.25, P=.38, F=.30),
-    "uw": dict(J=.14, P=.80, F=.28), "ow": dict(J=.36, P=.50, F=.38),
-    "aw": dict(J=.60, D=.10), "ay": dict(J=.62, D=.14, H=.08), "oy": dict(J=.48, F=.45, P=.25),
+    "ao": dict(J=.52, F=.28, P=.30, D=.08), "ah": dict(J=.38, D=.14, H=.06),
+    "er": dict(J=.22, P=.35, F=.22, D=.08), "uh": dict(J=.25, P=.42, F=.18),
+    "uw": dict(J=.14, P=.88, F=.18), "ow": dict(J=.36, P=.55, F=.25),
+    "aw": dict(J=.60, D=.10), "ay": dict(J=.62, D=.14, H=.08), "oy": dict(J=.48, F=.28, P=.30),
 }
 # Diphthongs move: first half, second half, share of the first.
 _DIPHTHONGS = {
@@ -126,8 +126,9 @@ _GROUPS = {
 _DOMINANCE: tuple[tuple[str, dict[str, float]], ...] = (
     (" ".join(VOWELS), dict(jaw=1.0, rounding=.8, spread=.6, closure=.7, tongue=.5)),
     ("uw ow ao w uh oy", dict(rounding=2.5)),
+    ("w uw", dict(rounding=4.0, jaw=2.0)),
     ("sh zh ch jh", dict(rounding=1.8, jaw=1.6)),
-    ("iy ey y", dict(spread=1.0, rounding=2.0)),
+    ("iy ey y", dict(spread=1.0, rounding=3.0)),
     ("p b m", dict(closure=8.0, jaw=2.0, spread=3.0, rounding=.25, tongue=.1)),
     ("f v", dict(closure=6.0, jaw=2.0, H=4.0, D=3.0, rounding=.4)),
     ("s z", dict(jaw=2.5, spread=.9, rounding=.35)),
@@ -143,6 +144,7 @@ _EDGE_S = 0.008  # rounds the corner of the dominance, so that velocity has no j
 _UNDERSHOOT_S = 0.09  # vowels shorter than this do not reach their jaw target
 _UNDERSHOOTS = VOWELS | {"hh", "l", "k", "g"}
 _RAMP_S = 0.055  # lips take this long into and out of a closure
+_LIPS_MEET = 1.05  # mouthClose over jawOpen at which lips just touch, and a little
 _SHUT_PAUSE_S = 0.15  # pauses from this length on shut the mouth
 _BLOCK_S, _REACH_S = 8.0, 2.0  # long clips go in blocks; beyond the reach D < 1e-6
 
@@ -168,8 +170,12 @@ def _columns(shorts: str) -> list[int]:
 
 _TARGET, _ALPHA = _phone_tables()
 _JAW, _CLOSE = CHANNEL_INDEX["jawOpen"], CHANNEL_INDEX["mouthClose"]
+# How far each channel parts the inner lips on the mid-line of synthetic/head.npz, in units of
+# jawOpen (21.5 mm); the channels that are not named move them by less than 0.03.
+_GAP = np.zeros(len(CHANNELS), np.float32)
+_GAP[_columns("JXDHFPRLUM")] = [1.0, -1.0, 0.17, 0.23, 0.6, -0.12, -0.12, -0.15, -0.06, -0.13]
 _ROUNDING, _SPREAD = _columns("PF"), _columns("SMHDK")
-_CONTACT = _columns("XRLUHD")  # channels that a closure takes over
+_CONTACT = _columns("XRLUHDF")  # channels that a closure takes over
 
 
 class _Score(NamedTuple):
@@ -216,11 +222,8 @@ def curves(
 
 
 def aperture(curves: np.ndarray) -> np.ndarray:
-    """How far the inner lips are apart, in units of jawOpen: (..., C) -> (...)."""
-    y = {name: curves[..., index] for name, index in CHANNEL_INDEX.items()}
-    lips = 0.35 * y["mouthLowerDown"] + 0.25 * y["mouthUpperUp"] + 0.15 * y["mouthFunnel"]
-    pressed = y["mouthPress"] + 0.5 * y["mouthRollLower"] + 0.5 * y["mouthRollUpper"]
-    return np.maximum(y["jawOpen"] - y["mouthClose"], 0.0) + lips - 0.25 * pressed
+    """Gap between the inner lips in units of jawOpen, below 0 when pressed: (..., C) -> (...)."""
+    return curves @ _GAP
 
 
 def loudness(audio: np.ndarray, sample_rate: int = 16_000) -> np.ndarray:
@@ -338,7 +341,7 @@ def _impose_contact(y: np.ndarray, score: _Score, times: np.ndarray) -> None:
     y[:, [_JAW]] += w * (jaw - y[:, [_JAW]])
     y[:, _CONTACT] += w * (target[:, _CONTACT] - y[:, _CONTACT])
     if PHONES[score.phone[0]] in BILABIALS:
-        shut = np.maximum(y[:, [_CLOSE]], 1.1 * y[:, [_JAW]])
+        shut = _LIPS_MEET * y[:, [_JAW]]
         y[:, [_CLOSE]] += w * (shut - y[:, [_CLOSE]])
 
 
