@@ -276,7 +276,7 @@ def read_transcripts(folder: Path) -> dict[str, str]:
     raise UserError(f"{folder}: no transcripts.txt or core-sounds-en.txt in it")
 
 
-_DIGITS = "zero one two three four five six seven eight nine".split()
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _SYMBOLS = {"*": " star ", "#": " pound ", ";": " "}
 
 
