@@ -116,36 +116,40 @@ def _on_ellipse(arch: Arch, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 TONGUE_SECTIONS, TONGUE_RING = 11, 10
-# Centre line from root to tip in the mid-plane: y, z, half width, half thickness (metres).
+# Centre line from root to tip in the mid-plane, metres from the upper incisors' biting edge level
+# with the lips: y, z, half width, half thickness.
 TONGUE_LINE = np.array(
     [
-        [0.6400, 0.0860, 0.0150, 0.0090],
-        [0.6480, 0.0960, 0.0180, 0.0095],
-        [0.6530, 0.1080, 0.0190, 0.0085],
-        [0.6535, 0.1200, 0.0180, 0.0070],
-        [0.6520, 0.1310, 0.0145, 0.0050],
-        [0.6510, 0.1390, 0.0085, 0.0030],
+        [-0.0210, -0.0640, 0.0150, 0.0090],
+        [-0.0130, -0.0540, 0.0180, 0.0095],
+        [-0.0080, -0.0420, 0.0185, 0.0085],
+        [-0.0075, -0.0300, 0.0170, 0.0070],
+        [-0.0090, -0.0190, 0.0135, 0.0050],
+        [-0.0100, -0.0110, 0.0080, 0.0030],
     ]
 )
 
 
-def tongue() -> tuple[Part, np.ndarray]:
-    """The resting tongue and `along` (n,): 0 at its root, 1 at its tip."""
+def tongue(incisors: np.ndarray) -> tuple[Part, np.ndarray]:
+    """The resting tongue behind `incisors` (3,), and `along` (n,): 0 at its root, 1 at its tip."""
     share = np.linspace(0, 1, TONGUE_SECTIONS)
-    line = np.stack([np.interp(share, np.linspace(0, 1, 6), column) for column in TONGUE_LINE.T], 1)
+    knots = np.linspace(0, 1, len(TONGUE_LINE))
+    y, z, half_width, half_thickness = (
+        np.interp(share, knots, column)[:, None] for column in TONGUE_LINE.T
+    )
     angle = 2 * np.pi * np.arange(TONGUE_RING) / TONGUE_RING
-    y, z, half_width, half_thickness = (column[:, None] for column in line.T)
+    groove = 0.15 * np.exp(-((np.cos(angle) / 0.35) ** 2)) * (np.sin(angle) > 0)
     x = half_width * np.cos(angle)
-    groove = 0.12 * half_thickness * np.exp(-((np.cos(angle) / 0.35) ** 2)) * (np.sin(angle) > 0)
-    y = y + half_thickness * np.sin(angle) - groove
+    y = y + half_thickness * (np.sin(angle) - groove)
     body = np.stack([x, y, np.broadcast_to(z, x.shape)], axis=-1).reshape(-1, 3)
-    tip = np.array([[0.0, TONGUE_LINE[-1, 0], TONGUE_LINE[-1, 1] + 0.0022]])
+    tip = [[0.0, TONGUE_LINE[-1, 0], TONGUE_LINE[-1, 1] + 0.0022]]
     faces = grid_faces(TONGUE_SECTIONS, TONGUE_RING, closed=True)[:, ::-1]
     last = (TONGUE_SECTIONS - 1) * TONGUE_RING
     fan = [[last + i, last + (i + 1) % TONGUE_RING, len(body)] for i in range(TONGUE_RING)]
     along = np.concatenate([np.repeat(share, TONGUE_RING), [1.0]])
-    colors = TONGUE * (0.55 + 0.45 * along[:, None])
-    return Part(np.concatenate([body, tip]), np.concatenate([faces, fan]), colors), along
+    colors = TONGUE * (0.5 + 0.5 * along[:, None])
+    vertices = np.concatenate([body, tip]) + incisors
+    return Part(vertices, np.concatenate([faces, fan]), colors), along
 
 
 EYE_RINGS = (10.5, 12.0, 18.5, 24.5, 27.5, 40.0, 60.0, 88.0)  # degrees from the gaze axis

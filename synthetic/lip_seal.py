@@ -1,0 +1,150 @@
+"""Where the lips of the head touch, and how they are made to.
+
+MakeHuman's lips leave about a millimetre open at rest and cross each other in some units. Here
+the two lips are brought onto one curve in every template, and kept on it in every unit that an
+animator expects to keep a closed mouth closed. Only `build_head.py` uses this.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+GAP = 1e-4  # metres, between the touching rings of a closed mouth
+OUTER, CONTACT, INNER = range(3)  # rings of the mouth's opening, from the face inwards
+
+
+class SmoothSpread:
+    """Carries displacements of a few vertices smoothly into their surroundings.
+
+    Bi-Laplacian on the mesh's graph: the field and its slope vanish at the border of `free`.
+    """
+
+    def __init__(self, faces: np.ndarray, n_vertices: int, fixed: np.ndarray, free: np.ndarray):
+        a, b = faces.ravel(), np.roll(faces, 1, axis=1).ravel()
+        ones = np.ones(len(a))
+        graph = sparse.coo_matrix((ones, (a, b)), shape=(n_vertices,) * 2).tocsr()
+        graph = ((graph + graph.T) > 0).astype(float)
+        degree = np.maximum(np.asarray(graph.sum(axis=1)).ravel(), 1)
+        laplacian = sparse.identity(n_vertices) - sparse.diags(1 / degree) @ graph
+        energy = (laplacian.T @ laplacian).tocsr()
+        self.n_vertices, self.fixed = n_vertices, fixed
+        self.free = np.setdiff1d(free, fixed)
+        self._solver = splu(energy[self.free][:, self.free].tocsc())
+        self._coupling = energy[self.free][:, fixed]
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """The field (V, 3) that takes `values` (len(fixed), 3) at the fixed vertices."""
+        field = np.zeros((self.n_vertices, 3))
+        field[self.fixed] = values
+        field[self.free] = -self._solver.solve(self._coupling @ values)
+        return field
+
+
+def hops(faces: np.ndarray, n_vertices: int, start: np.ndarray, limit: int) -> np.ndarray:
+    """Vertices within `limit` edges of `start`."""
+    near = np.zeros(n_vertices, bool)
+    near[start] = True
+    for _ in range(limit):
+        near[faces[near[faces].any(axis=1)]] = True
+    return np.flatnonzero(near)
+
+
+@dataclass(frozen=True)
+class Seam:
+    """The rings (3, R) around the mouth's opening: vertex indices of the skin, OUTER first.
+
+    Each ring starts at the upper lip's middle, runs over the left corner along the lower lip and
+    back over the right one. `corner` is the position of the left corner, `lower` of the lower
+    lip's middle.
+    """
+
+    rings: np.ndarray
+    corner: int
+    lower: int
+
+    def halves(self, ring: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Left and right: (upper, lower) runs of vertices, each from the middle to the corner."""
+        around = self.rings[ring]
+        left = around[: self.corner + 1], around[self.corner : self.lower + 1][::-1]
+        back = np.concatenate([around[:1], around[:0:-1]])
+        end = len(around) - self.lower
+        right = back[: self.corner + 1], back[self.corner : end + 1][::-1]
+        return [left, right]
+
+    def separation(self, vertices: np.ndarray, field: np.ndarray, ring: int) -> list:
+        """Per half: upper minus lower of `field` (V, 3), compared at equal x of `vertices`.
+
+        Returns per half a pair: at the upper vertices (n, 3) and at the lower ones (m, 3).
+        """
+        out = []
+        for upper, lower in self.halves(ring):
+            x_upper, x_lower = (np.abs(vertices[run, 0]) for run in (upper, lower))
+            at_upper = field[upper] - _along(x_upper, x_lower, field[lower])
+            at_lower = _along(x_lower, x_upper, field[upper]) - field[lower]
+            out.append((at_upper, at_lower))
+        return out
+
+
+def _along(x: np.ndarray, x_known: np.ndarray, known: np.ndarray) -> np.ndarray:
+    order = np.argsort(x_known)
+    return np.stack([np.interp(x, x_known[order], column[order]) for column in known.T], axis=1)
+
+
+class LipSealer:
+    """Applies the closing corrections of one topology.
+
+    skin: (V, 3) reference vertices at which upper and lower lip are matched by x.
+    """
+
+    def __init__(self, seam: Seam, faces: np.ndarray, skin: np.ndarray):
+        self.seam, self.skin = seam, skin
+        fixed = np.unique(seam.rings)
+        near = hops(faces, len(skin), fixed, 5)
+        self.spread = SmoothSpread(faces, len(skin), fixed, near)
+
+    def _correction(self, wanted: list, weights: np.ndarray) -> np.ndarray:
+        """Field (V, 3) that adds `wanted` (as from `separation`) between the lips.
+
+        weights: (3, 3), how much of it each ring takes per axis.
+        """
+        field = np.zeros_like(self.skin)
+        counts = np.zeros(len(self.skin))
+        for ring in (OUTER, CONTACT, INNER):
+            for (upper, lower), (at_upper, at_lower) in zip(
+                self.seam.halves(ring), wanted, strict=True
+            ):
+                for run, values, sign in ((upper, at_upper, 0.5), (lower, at_lower, -0.5)):
+                    field[run] += sign * values * weights[ring]
+                    counts[run] += 1
+        field[counts > 0] /= counts[counts > 0, None]
+        return self.spread(field[self.spread.fixed])
+
+    def close(self, vertices: np.ndarray) -> np.ndarray:
+        """The neutral skin (V, 3) with the contact rings of both lips on one curve."""
+        weights = np.array([[0, 1, 0.0], [1, 1, 1], [0, 1, 0.5]])
+        for _ in range(3):
+            apart = self.seam.separation(vertices, vertices, CONTACT)
+            gap = np.array([0.0, GAP, 0.0])
+            wanted = [tuple(gap * [0, 1, 0] - side * [0, 1, 1] for side in half) for half in apart]
+            vertices = vertices + self._correction(wanted, weights)
+        return vertices
+
+    def keep(
+        self, unit: np.ndarray, share: Sequence[float], against: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The unit (V, 3) with only `share` (3,) of its motion between the lips left.
+
+        With `against` the motion between the lips becomes the opposite of that unit's.
+        """
+        apart = self.seam.separation(self.skin, unit, CONTACT)
+        wanted = [tuple((np.array(share) - 1) * side for side in half) for half in apart]
+        if against is not None:
+            other = self.seam.separation(self.skin, against, CONTACT)
+            wanted = [
+                tuple(-side - o for side, o in zip(half, other_half, strict=True))
+                for half, other_half in zip(apart, other, strict=True)
+            ]
+        return unit + self._correction(wanted, np.ones((3, 3)))
