@@ -85,7 +85,7 @@ def normalise(audio: NDArray[np.float32]) -> NDArray[np.float32]:
     Its 1e-7 under the root keeps silence silent.
     """
     mean, variance = audio.mean(dtype=np.float64), audio.var(dtype=np.float64)
-    return ((audio - mean) / math.sqrt(variance + 1e-7)).astype(np.float32)
+    return (audio - np.float32(mean)) / np.float32(math.sqrt(variance + 1e-7))
 
 
 def resample_audio(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:

@@ -1,8 +1,13 @@
 """Metrics against hand arithmetic, torchmetrics, and shifts of known size."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from errors import UserError
 from metrics import (
     closure_rate,
     closures,
@@ -10,6 +15,7 @@ from metrics import (
     jitter,
     lip_sync_offset_ms,
     lip_vertex_error,
+    main,
     mean_vertex_error,
     motion_std,
     motionless,
@@ -165,3 +171,135 @@ def test_sync_offset_finds_a_known_delay(late_frames: float) -> None:
 
 def test_sync_offset_of_a_still_face_is_not_a_number() -> None:
     assert np.isnan(lip_sync_offset_ms(np.zeros(40), np.sin(np.arange(40)), 30))
+
+
+# ---- python metrics.py -------------------------------------------------------------------------
+
+SUBJECTS = ("F1_TA", "F1")  # one name is the beginning of the other
+
+
+@pytest.fixture
+def folders(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """truth/ of two clips at 60 fps, pred/ of the same at 30 fps, regions and templates."""
+    templates = {subject: rng.normal(size=(V, 3)) for subject in SUBJECTS}
+    np.savez(tmp_path / "templates.npz", **templates)
+    (tmp_path / "lips.txt").write_text("1, 4")
+    np.save(tmp_path / "upper.npy", np.array([0, 2, 6]))
+    for name in ("truth", "pred"):
+        (tmp_path / name).mkdir()
+    for i, subject in enumerate(SUBJECTS):
+        frames = 12 + 6 * i
+        truth = (templates[subject] + 0.1 * rng.normal(size=(frames, V, 3))).astype(np.float32)
+        np.save(tmp_path / "truth" / f"{subject}_sentence01.npy", truth.reshape(frames, -1))
+        prediction = truth[::2] + 0.05 * rng.normal(size=truth[::2].shape).astype(np.float32)
+        np.save(tmp_path / "pred" / f"{subject}_sentence01.npy", prediction)
+    return tmp_path
+
+
+def run(folder: Path, capsys: pytest.CaptureFixture, *more: str) -> dict:
+    main(
+        ["--pred", f"{folder}/pred", "--truth", f"{folder}/truth", "--json", *more]
+        + ["--regions", f"lips={folder}/lips.txt", f"upper={folder}/upper.npy"]
+    )
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_command_scores_folders_by_the_formulas(
+    folders: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The field's scripts, written out: pooled frames, and one FDD a clip."""
+    scores = run(folders, capsys, "--templates", f"{folders}/templates.npz")
+    templates = np.load(folders / "templates.npz")
+    largest, distances, fdds = [], [], []
+    for subject in SUBJECTS:
+        truth = np.load(folders / "truth" / f"{subject}_sentence01.npy").reshape(-1, V, 3)[::2]
+        prediction = np.load(folders / "pred" / f"{subject}_sentence01.npy")
+        for t in range(len(truth)):
+            squared = [sum((prediction[t, v] - truth[t, v]) ** 2.0) for v in range(V)]
+            largest.append(max(squared[1], squared[4]))
+            distances += [s**0.5 for s in squared]
+        stds = [
+            np.mean([np.std(np.sum((m[:, v] - templates[subject][v]) ** 2, 1)) for v in (0, 2, 6)])
+            for m in (truth, prediction)
+        ]
+        fdds.append(stds[0] - stds[1])
+    assert scores["lve"] == pytest.approx(np.mean(largest), rel=1e-5)
+    assert scores["mve"] == pytest.approx(np.mean(distances), rel=1e-5)
+    assert scores["fdd"] == pytest.approx(np.mean(fdds), rel=1e-5)
+    assert scores["abs_fdd"] == pytest.approx(np.mean(np.abs(fdds)), rel=1e-5)
+    assert (scores["frames"], scores["clips"]) == (6 + 9, 2)
+
+
+@pytest.mark.parametrize("layout", [(-1, V, 3), (-1, V * 3), (1, -1, V * 3), (1, -1, V, 3)])
+@pytest.mark.parametrize("name", ["{}", "{}_condition_M3", "model_{}_condition_M3", "sub/{}"])
+def test_layouts_and_names_of_the_peers_score_the_same(
+    layout: tuple[int, ...], name: str, folders: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = run(folders, capsys)
+    for path in sorted((folders / "pred").glob("*.npy")):
+        prediction = np.load(path).reshape(layout)
+        path.unlink()
+        renamed = folders / "pred" / f"{name.format(path.stem)}.npy"
+        renamed.parent.mkdir(exist_ok=True)
+        np.save(renamed, prediction)
+    assert run(folders, capsys) == before
+
+
+def test_of_several_styles_the_subjects_own_is_scored(
+    folders: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = run(folders, capsys)
+    for path in sorted((folders / "pred").glob("*.npy")):
+        subject = path.stem.removesuffix("_sentence01")
+        np.save(path.with_name(f"{path.stem}_condition_M3.npy"), np.load(path) + 1)
+        path.rename(path.with_name(f"{path.stem}_condition_{subject}.npy"))
+    assert run(folders, capsys) == before
+
+
+def test_what_lacks_its_template_is_null(folders: Path, capsys: pytest.CaptureFixture) -> None:
+    scores = run(folders, capsys)
+    assert scores["fdd"] is None and scores["abs_fdd"] is None and scores["lve"] > 0
+
+
+def test_the_table_names_the_regions(folders: Path, capsys: pytest.CaptureFixture) -> None:
+    main(["--pred", f"{folders}/pred", "--truth", f"{folders}/truth"]
+         + ["--regions", f"lips={folders}/lips.txt"])  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("LVE") and lines[0].endswith("lips.txt")
+    assert lines[1].split()[:2] == ["FDD", "-"]
+    assert lines[-1] == "2 clips, 15 frames; one frame in 2 of the truth compared"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("F1_sentence01", lambda p: p[:, :-1], "6 vertices; its truth has 7"),
+        ("F1_sentence01", lambda p: p * 1000, "another unit"),
+        ("F1_sentence01", lambda p: p[:4], "4 frames; its truth has 18, 9 at every frame in 2"),
+        ("F1_sentence01", lambda p: p * np.nan, "another unit|NaN"),
+        ("F9_sentence01", lambda p: p, "F9_sentence01.npy: no truth of that name"),
+        ("F1_sentence01", lambda p: p[:, :, :2], "6 vertices|wanted .T, V.3."),
+    ],
+)
+def test_predictions_that_do_not_fit_are_named(
+    name: str,
+    change: Callable[[np.ndarray], np.ndarray],
+    message: str,
+    folders: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    prediction = change(np.load(folders / "pred/F1_sentence01.npy"))
+    np.save(folders / "pred" / f"{name}.npy", prediction)
+    with pytest.raises(UserError, match=message):
+        run(folders, capsys)
+
+
+def test_wrong_flags_are_one_clear_line(folders: Path, tmp_path: Path) -> None:
+    good = ["--pred", f"{folders}/pred", "--truth", f"{folders}/truth"]
+    with pytest.raises(UserError, match="mouth=x: wanted lips=FILE"):
+        main([*good, "--regions", "mouth=x"])
+    with pytest.raises(UserError, match="--pred .*nowhere: no .npy files"):
+        main(["--pred", f"{folders}/nowhere", "--truth", f"{folders}/truth"])
+    np.savez(folders / "few.npz", M9=np.zeros((V, 3)))
+    with pytest.raises(UserError, match="no template of its subject; they are .'M9'"):
+        main([*good, "--templates", f"{folders}/few.npz"])
