@@ -28,6 +28,7 @@ from raster import measure_openness, srgb_to_linear
 CLAY = (0.79, 0.66, 0.59)  # sRGB, for meshes without colours
 FIELD_OF_VIEW = math.radians(20.0)  # a portrait lens: little perspective in the face
 MARGIN = 1.06  # of the head's size: a chin that drops stays in the picture
+NEAR = 0.02  # of the camera's distance: what is nearer is behind the viewer
 COLOUR_NAMES = {
     "white": "ffffff", "black": "000000", "grey": "808080", "gray": "808080",
     "lightgrey": "d3d3d3", "lightgray": "d3d3d3", "darkgrey": "303030", "darkgray": "303030",
@@ -76,6 +77,7 @@ class Camera:
         wide = np.hypot(*(template - self.centre)[:, [0, 2]].T).max()
         half = MARGIN * max(tall, float(np.abs(template[:, 0] - self.centre[0]).max()))
         self.distance = half / math.tan(FIELD_OF_VIEW / 2) + wide
+        self.near = NEAR * self.distance
         self.focal_px = size / 2 / math.tan(FIELD_OF_VIEW / 2)
         self.size = size
 
@@ -88,7 +90,7 @@ class Camera:
     def project(self, view: NDArray, samples: int) -> NDArray:
         """(V, 3) x, y in samples of a pixel's side / `samples`, and w; w = 0 behind the viewer."""
         away = -view[:, 2]
-        visible = away > 0.02 * self.distance
+        visible = away > self.near
         w = np.where(visible, 1.0, 0.0) / np.where(visible, away, 1.0)
         focal, middle = self.focal_px * samples, self.size * samples / 2
         screen = np.empty_like(view)
@@ -156,13 +158,12 @@ class Renderer:
             raise UserError("the template has no extent: all its vertices coincide")
         self.faces = _facing_out(faces, self.template)
         self.camera = Camera(self.template, size)
-        albedo = srgb_to_linear(
-            np.broadcast_to(CLAY, self.template.shape) if colors is None else colors
-        )
-        if albedo.shape != self.template.shape:
-            raise ValueError(f"colors {albedo.shape} do not fit the template {self.template.shape}")
-        surface = np.zeros((len(albedo), 6))
-        surface[:, :3] = albedo
+        if colors is None:
+            colors = np.broadcast_to(CLAY, self.template.shape)
+        if colors.shape != self.template.shape or colors.min() < 0 or colors.max() > 1:
+            raise ValueError(f"colors {colors.shape}: wanted {self.template.shape}, 0 to 1")
+        surface = np.zeros((len(colors), 6))
+        surface[:, :3] = srgb_to_linear(colors)
         surface[:, 3] = measure_openness(self.template, self.faces)
         surface[:, 4] = 0.0 if gloss is None else gloss
         light = srgb_to_linear(np.array(parse_colour(background)) / 255)

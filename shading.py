@@ -32,6 +32,9 @@ RIM_DIRECTION, RIM = _unit(0.65, 0.45, -0.61), (0.55, 0.55, 0.58)
 CATCH_DIRECTION = _unit(-0.30, 0.28, 0.91)  # the window that the eyes mirror
 SKY, GROUND = (0.23, 0.24, 0.27), (0.13, 0.095, 0.08)
 WRAP = (0.42, 0.30, 0.25)  # skin scatters light past the terminator, red the farthest
+SKIN_KEY, SKIN_OIL, SKIN_FILL = 0.075, 0.055, 0.02  # broad and narrow gleam of skin
+CATCH, CATCH_FROM, CATCH_EDGE = 1.1, 0.9925, 0.0035  # cosines: a small window, its edge soft
+WET_KEY, GRAZING = 0.10, 0.32  # gleam of wet surfaces; of the sky on edges seen from the side
 SHADE = 0.3  # share of a lamp's light that reaches the most enclosed point
 
 
@@ -74,13 +77,12 @@ def _gleam(normal, view, openness, gloss):
     """What the surface mirrors of the lamps: (of the key light, of the sky)."""
     key = _half_cosine(normal, view, KEY_DIRECTION) ** 12
     fill = _half_cosine(normal, view, FILL_DIRECTION) ** 12
-    skin = 0.075 * key + 0.055 * key**5 + 0.02 * fill
+    skin = SKIN_KEY * key + SKIN_OIL * key**5 + SKIN_FILL * fill
     window = _half_cosine(normal, view, CATCH_DIRECTION)
-    # A small bright window in the eye, its edge a few degrees wide.
-    wet = 1.1 * min(max((window - 0.9925) / 0.0035, 0.0), 1.0) + 0.10 * key**3
+    wet = CATCH * min(max((window - CATCH_FROM) / CATCH_EDGE, 0.0), 1.0) + WET_KEY * key**3
     grazing = max(1.0 - dot(normal, view), 0.0)
     lamps = (SHADE + (1.0 - SHADE) * openness) * (skin * openness * (1.0 - gloss) + wet * gloss)
-    return lamps, 0.32 * grazing**4 * openness
+    return lamps, GRAZING * grazing**4 * openness
 
 
 @jit

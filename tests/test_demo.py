@@ -1,0 +1,278 @@
+"""The demo from recording to files, with a tiny untrained network, and all that can be wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import demo
+from config import SAMPLE_RATE, DatasetSpec, ModelConfig
+from errors import EXIT_BAD_INPUT, run_cli
+from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
+from synthetic.head import load_head
+
+ROOT = Path(__file__).resolve().parents[1]
+FPS = 30
+ENCODER = {
+    "model_type": "wav2vec2",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "conv_dim": (8,) * 7,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny network for the synthetic head whose faces move at random."""
+    n_vertices = len(load_head().colors)
+    spec = DatasetSpec(
+        name="synthetic", root="synthetic/data", fps=FPS, source_fps=60, n_vertices=n_vertices,
+        metres_per_unit=1.0, templates="synthetic/head.npz", topology="synthetic/head.npz",
+        lips_region="synthetic/lips.txt", upper_region="synthetic/upper.txt",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = ModelConfig(
+        encoder=ENCODER, n_vertices=n_vertices, fps=FPS, fold=1, layout="M", d_model=8, d_ff=8,
+        vertex_rank=3,
+    )  # fmt: skip
+    model = JambaTalk(config)
+    torch.nn.init.normal_(model.head.offsets.weight, std=1e-3)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_checkpoint(path, model, spec)
+    return path
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path, capsys):
+    """Runs the demo; returns (exit code, the last line printed, stderr, the folder --out)."""
+
+    def call(*arguments):
+        out = tmp_path / "made" / "out"
+        defaults = ["--checkpoint", checkpoint, "--out", out, "--size", 64]
+        code = run_cli(demo.main, [str(a) for a in (*defaults, *arguments)])
+        printed = capsys.readouterr()
+        return code, (printed.out.splitlines() or [""])[-1], printed.err, out
+
+    return call
+
+
+def refusal(result):
+    """The one line of a refused run that left no file behind."""
+    code, _, error, out = result
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert code == EXIT_BAD_INPUT and len(lines) == 1, error
+    assert not out.exists() or list(out.iterdir()) == []
+    return lines[0]
+
+
+def noise(path, seconds, rate=SAMPLE_RATE, channels=1, **options):
+    wave = 0.1 * np.random.default_rng(1).normal(size=(round(seconds * rate), channels))
+    soundfile.write(path, wave, rate, **options)
+    return path
+
+
+# ---- what it makes -----------------------------------------------------------------------------
+
+
+def test_a_recording_becomes_video_and_vertices(run, checkpoint, tmp_path):
+    wav = noise(tmp_path / "two.words.wav", 0.7, 44_100, channels=2)
+    code, last, error, out = run("--wav_path", wav, "--subject", "ben")
+    assert code == 0, error
+    assert sorted(p.name for p in out.iterdir()) == ["two.words.mp4", "two.words.npy"]
+    assert last == str(out / "two.words.mp4")
+    vertices = np.load(out / "two.words.npy")
+    template = load_head().templates["ben"]
+    assert vertices.shape == (21, *template.shape) and vertices.dtype == np.float32
+
+    from data_loader import load_wav
+
+    model, _ = load_checkpoint(checkpoint)
+    with torch.inference_mode():
+        wanted = model.predict(torch.from_numpy(load_wav(wav)), torch.from_numpy(template)).numpy()
+    np.testing.assert_array_equal(vertices[: len(wanted)], wanted)
+    for frame in vertices[len(wanted) :]:
+        np.testing.assert_array_equal(frame, wanted[-1])  # held to the end of the sound
+    reader = imageio_ffmpeg.read_frames(str(out / "two.words.mp4"))
+    facts = next(reader)
+    assert facts["size"] == (64, 64) and facts["fps"] == FPS and len(list(reader)) == 21
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.ogg", "a.mp3", "a.wav"])
+def test_formats_and_rates(run, tmp_path, name):
+    code, last, error, out = run("--wav_path", noise(tmp_path / name, 0.5, 22_050), "--no_video")
+    assert code == 0, error
+    assert last == str(out / "a.npy") and [p.name for p in out.iterdir()] == ["a.npy"]
+    assert len(np.load(out / "a.npy")) in (15, 16)  # mp3 pads
+
+
+def test_the_bundled_recording_is_the_default(run):
+    recording = demo.bundled_recording()
+    code, last, error, out = run("--no_video")
+    assert code == 0, error
+    assert last == str(out / f"{recording.stem}.npy")
+    seconds = soundfile.info(recording).duration
+    assert len(np.load(last)) == int(np.ceil(seconds * FPS))
+
+
+def test_a_template_of_the_same_topology_is_spoken_by(run, tmp_path):
+    head = load_head()
+    face = 1.5 * head.templates["ada"]
+    lines = ["v {:.6f} {:.6f} {:.6f}".format(*v) for v in face]
+    lines += ["f {} {} {}".format(*(f + 1)) for f in head.faces]
+    (tmp_path / "me.obj").write_text("\n".join(lines))
+    wav = noise(tmp_path / "a.wav", 0.4)
+    code, last, error, _ = run("--wav_path", wav, "--template", tmp_path / "me.obj", "--no_video")
+    assert code == 0, error
+    assert np.abs(np.load(last) - face).max() < 0.1  # metres: around this face, not a small one
+
+
+def test_blinks_shut_the_eyes_and_nothing_else(run, tmp_path):
+    wav = noise(tmp_path / "a.wav", 4.0)
+    still, blinking = (
+        np.load(run("--wav_path", wav, "--no_video", *flags)[1]) for flags in ([], ["--blink"])
+    )
+    moved = np.abs(blinking - still).max(axis=(0, 2)) > 1e-6
+    head = load_head()
+    shut = head.units["eyeBlinkLeft"] + head.units["eyeBlinkRight"]
+    np.testing.assert_array_equal(moved, np.abs(shut).max(axis=1) > 1e-6)
+
+
+# ---- time --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("samples", "fps", "frames"), [(16_000, 30, 30), (16_001, 30, 31), (1_600, 25, 3), (1, 60, 1)]
+)
+def test_frames_cover_the_sound(samples, fps, frames):
+    assert demo.count_frames(samples, fps) == frames
+
+
+def test_other_rates_interpolate_linearly_and_hold_the_end():
+    ramp = np.arange(4, dtype=np.float32).reshape(4, 1, 1)  # frame t is at t
+    double = np.ravel(list(demo.cover(iter(ramp), 30, 60, 9)))
+    np.testing.assert_allclose(double, [0, 0.5, 1, 1.5, 2, 2.5, 3, 3, 3])
+    slower = np.ravel(list(demo.cover(iter(ramp), 30, 20, 3)))
+    np.testing.assert_allclose(slower, [0, 1.5, 3])
+    np.testing.assert_array_equal(list(demo.cover(iter(ramp), 30, 30, 4)), ramp)
+
+
+def test_a_blink_shuts_fast_and_opens_whole():
+    curve = demo.blink_curve(60 * 100, 100)
+    assert curve.max() > 0.99 and curve.min() == 0.0
+    starts = np.flatnonzero((curve[1:] > 0) & (curve[:-1] == 0)) / 100
+    assert 60 / 6 <= len(starts) <= 60 / 2
+    assert (np.diff(starts) > 1.9).all()
+
+
+# ---- what it refuses ---------------------------------------------------------------------------
+
+
+def test_bad_recordings_are_refused_in_one_line(run, tmp_path):
+    whole = noise(tmp_path / "whole.wav", 1.0).read_bytes()
+    files = {
+        "empty.wav": (b"", "empty"),
+        "truncated.wav": (whole[:9_000], "truncated"),
+        "text.wav": (b"this is no sound " * 99, "text.wav"),
+        "header.wav": (whole[:44], "header.wav"),
+    }
+    for name, (content, words) in files.items():
+        (tmp_path / name).write_bytes(content)
+        assert words in refusal(run("--wav_path", tmp_path / name))
+    assert "no such file" in refusal(run("--wav_path", tmp_path / "missing.wav"))
+    assert "no such file" in refusal(run("--wav_path", tmp_path))
+    noise(tmp_path / "short.wav", 0.02)
+    assert "20 ms" in refusal(run("--wav_path", tmp_path / "short.wav"))
+    wave = np.full(8_000, np.nan)
+    soundfile.write(tmp_path / "nan.wav", wave, SAMPLE_RATE, subtype="FLOAT")
+    assert "NaN" in refusal(run("--wav_path", tmp_path / "nan.wav"))
+
+
+def test_silence_a_tenth_of_a_second_and_eight_channels_are_fine(run, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(8_000), SAMPLE_RATE)
+    noise(tmp_path / "tenth.wav", 0.1)
+    noise(tmp_path / "eight.wav", 0.5, 48_000, channels=8)
+    for name, frames in (("silence", 15), ("tenth", 3), ("eight", 15)):
+        code, last, error, out = run("--wav_path", tmp_path / f"{name}.wav")
+        assert code == 0, error
+        vertices = np.load(out / f"{name}.npy")
+        assert len(vertices) == frames and np.isfinite(vertices).all()
+        assert len(list(imageio_ffmpeg.read_frames(last))) == frames + 1  # and the facts
+
+
+def test_a_wrong_subject_lists_the_right_ones(run, tmp_path):
+    wav = noise(tmp_path / "a.wav", 0.5)
+    line = refusal(run("--wav_path", wav, "--subject", "nobody"))
+    assert "nobody" in line and ", ".join(load_head().templates) in line
+
+
+def test_a_template_of_another_topology_names_both_counts(run, tmp_path):
+    wav = noise(tmp_path / "a.wav", 0.5)
+    (tmp_path / "tri.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    line = refusal(run("--wav_path", wav, "--template", tmp_path / "tri.obj"))
+    assert "3 vertices" in line and str(len(load_head().colors)) in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--fps", "0"], "1 to 240"),
+        (["--size", "801"], "even number"),
+        (["--background", "nice"], "is no colour"),
+        (["--renderer", "crayon"], "no renderer 'crayon'"),
+        (["--subject", "ada", "--template", "x.ply"], "give one of them"),
+        (["--checkpoint", "missing.safetensors"], "no such file"),
+        (["--out", __file__], "is not a folder"),
+    ],
+)
+def test_wrong_flags_are_refused(run, arguments, words):
+    assert words in refusal((*run(*arguments)[:3], Path("nowhere")))
+
+
+def test_a_file_that_is_no_model_is_refused(run, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"no weights")
+    assert "x.safetensors" in refusal(run("--checkpoint", tmp_path / "x.safetensors"))
+
+
+def test_motion_that_is_not_finite_is_refused(run, tmp_path, monkeypatch):
+    def broken(model, audio, template):
+        yield template
+        yield np.full_like(template, np.nan)
+
+    monkeypatch.setattr(demo, "predict", broken)
+    wav = noise(tmp_path / "a.wav", 0.5)
+    assert "not finite" in refusal(run("--wav_path", wav))
+
+
+def test_an_interrupted_drawing_leaves_nothing(run, tmp_path, monkeypatch):
+    import render
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(render.Renderer, "frame", interrupt)
+    code, _, _, out = run("--wav_path", noise(tmp_path / "a.wav", 0.5))
+    assert code == 130 and list(out.iterdir()) == []
+
+
+def test_flags_are_checked_before_anything_slow_is_loaded():
+    code = (
+        "import sys, demo\nfrom errors import run_cli\n"
+        "assert run_cli(demo.main, ['--wav_path', 'missing.wav']) == 2\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=dict(os.environ),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("error: --wav_path missing.wav: no such file")
