@@ -21,23 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from synthetic.phones import PHONE_INDEX, PHONES, VOWELS, Segment
+from synthetic.visemes import ALPHA, DIPHTHONGS, GROUPS, LIP_GAP, MOUTH_CHANNELS, TARGET, columns
 
-MOUTH_CHANNELS = (
-    "jawOpen",
-    "mouthClose",
-    "mouthPucker",
-    "mouthFunnel",
-    "mouthPress",
-    "mouthRollLower",
-    "mouthRollUpper",
-    "mouthStretch",
-    "mouthSmile",
-    "mouthUpperUp",
-    "mouthLowerDown",
-    "mouthShrugUpper",
-    "jawForward",
-    "tongueUp",
-)
 BROW_CHANNELS = ("browInnerUp", "browOuterUp")
 CHANNELS = MOUTH_CHANNELS + BROW_CHANNELS
 CHANNEL_INDEX = {channel: index for index, channel in enumerate(CHANNELS)}
@@ -77,68 +62,6 @@ def style_of(subject: str) -> Style:
     )
 
 
-# Short names of the mouth channels in the table below, in the order of MOUTH_CHANNELS:
-# J jaw, X mouthClose, P pucker, F funnel, R press, L roll lower, U roll upper, S stretch,
-# M smile, H upper lip up, D lower lip down, K shrug, W jaw forward, T tongue.
-_SHORT = "JXPFRLUSMHDKWT"
-
-# fmt: off
-_TARGETS: dict[str, dict[str, float]] = {
-    "sil": {},
-    "p": dict(J=.10, X=.10, R=.35, L=.24, U=.18), "b": dict(J=.10, X=.10, R=.35, L=.24, U=.18),
-    "m": dict(J=.10, X=.10, R=.28, L=.20, U=.14),
-    "f": dict(J=.10, X=.05, L=.55, H=.30, S=.12), "v": dict(J=.11, X=.05, L=.48, H=.28, S=.10),
-    "th": dict(J=.17, D=.22, H=.08, T=.9), "dh": dict(J=.17, D=.22, H=.08, T=.8),
-    "t": dict(J=.13, D=.25, H=.10, S=.12, T=.5), "d": dict(J=.14, D=.25, H=.10, S=.10, T=.5),
-    "n": dict(J=.14, D=.22, H=.08, S=.08, T=.5), "l": dict(J=.19, D=.25, H=.10, T=.7),
-    "s": dict(J=.06, D=.45, H=.22, S=.30, M=.08, T=.2),
-    "z": dict(J=.07, D=.45, H=.22, S=.28, M=.08, T=.2),
-    "sh": dict(J=.09, F=.45, P=.35, D=.25, H=.20, W=.15),
-    "zh": dict(J=.10, F=.45, P=.35, D=.25, H=.20, W=.15),
-    "ch": dict(J=.09, F=.43, P=.35, D=.25, H=.20, W=.12, T=.3),
-    "jh": dict(J=.10, F=.42, P=.35, D=.25, H=.18, W=.12, T=.3),
-    "k": dict(J=.20, D=.15, H=.08, S=.05), "g": dict(J=.20, D=.15, H=.08, S=.05),
-    "ng": dict(J=.20, D=.14, H=.06, S=.05), "hh": dict(J=.25, D=.10),
-    "r": dict(J=.14, P=.40, F=.24, D=.08), "w": dict(J=.08, P=.95, F=.12),
-    "y": dict(J=.14, S=.30, M=.15, D=.20, H=.10),
-    "iy": dict(J=.17, S=.40, M=.28, D=.34, H=.22), "ih": dict(J=.24, S=.24, M=.15, D=.22, H=.12),
-    "ey": dict(J=.30, S=.32, M=.20, D=.24, H=.15), "eh": dict(J=.42, S=.25, M=.12, D=.20, H=.12),
-    "ae": dict(J=.56, S=.30, M=.14, D=.22, H=.16), "aa": dict(J=.68, D=.12, H=.06),
-    "ao": dict(J=.52, F=.28, P=.30, D=.08), "ah": dict(J=.38, D=.14, H=.06),
-    "er": dict(J=.22, P=.35, F=.22, D=.08), "uh": dict(J=.25, P=.42, F=.18),
-    "uw": dict(J=.14, P=.88, F=.18), "ow": dict(J=.36, P=.55, F=.25),
-    "aw": dict(J=.60, D=.10), "ay": dict(J=.62, D=.14, H=.08), "oy": dict(J=.48, F=.28, P=.30),
-}
-# Diphthongs move: first half, second half, share of the first.
-_DIPHTHONGS = {
-    "aw": ("aa", "uw", .55), "ay": ("aa", "ih", .55), "oy": ("ao", "ih", .55),
-    "ow": ("ow", "uw", .55), "ey": ("eh", "iy", .45),
-}
-# Channels that share decay rates (1/s), before the phone (anticipation) and after (carry-over).
-_GROUPS = {
-    "jaw": ("JW", 14.0, 14.0),
-    "closure": ("XRLU", 28.0, 28.0),
-    "rounding": ("PF", 7.0, 11.0),  # lips round up to 200 ms ahead
-    "spread": ("SMHDK", 12.0, 12.0),
-    "tongue": ("T", 20.0, 20.0),
-}
-# Dominance alpha by class of phone; "all" is every channel, single letters override last.
-_DOMINANCE: tuple[tuple[str, dict[str, float]], ...] = (
-    (" ".join(VOWELS), dict(jaw=1.0, rounding=.8, spread=.6, closure=.7, tongue=.5)),
-    ("uw ow ao w uh oy", dict(rounding=2.5)),
-    ("w uw", dict(rounding=4.0, jaw=2.0)),
-    ("sh zh ch jh", dict(rounding=1.8, jaw=1.6)),
-    ("iy ey y", dict(spread=1.0, rounding=3.0)),
-    ("p b m", dict(closure=8.0, jaw=2.0, spread=3.0, rounding=.25, tongue=.1)),
-    ("f v", dict(closure=6.0, jaw=2.0, H=4.0, D=3.0, rounding=.4)),
-    ("s z", dict(jaw=2.5, spread=.9, rounding=.35)),
-    ("t d n l th dh", dict(jaw=.8, spread=.6, rounding=.25, tongue=1.5)),
-    ("k g ng hh", dict(all=.25)),
-    ("r", dict(rounding=1.0)),
-    ("sil", dict(all=.7)),
-)
-# fmt: on
-
 _PLATEAU = 0.6  # share of half the phone over which its dominance is full
 _EDGE_S = 0.008  # rounds the corner of the dominance, so that velocity has no jumps
 _UNDERSHOOT_S = 0.09  # vowels shorter than this do not reach their jaw target
@@ -149,33 +72,9 @@ _SHUT_PAUSE_S = 0.15  # pauses from this length on shut the mouth
 _BLOCK_S, _REACH_S = 8.0, 2.0  # long clips go in blocks; beyond the reach D < 1e-6
 
 
-def _phone_tables() -> tuple[np.ndarray, np.ndarray]:
-    """Targets and dominances of every phone: two arrays (len(PHONES), len(MOUTH_CHANNELS))."""
-    target = np.zeros((len(PHONES), len(_SHORT)))
-    alpha = np.full((len(PHONES), len(_SHORT)), 0.5)
-    for phone, row in _TARGETS.items():
-        for short, value in row.items():
-            target[PHONE_INDEX[phone], _SHORT.index(short)] = value
-    for phones, row in _DOMINANCE:
-        for name, value in row.items():
-            shorts = _SHORT if name == "all" else _GROUPS[name][0] if name in _GROUPS else name
-            for phone in phones.split():
-                alpha[PHONE_INDEX[phone], [_SHORT.index(s) for s in shorts]] = value
-    return target, alpha
-
-
-def _columns(shorts: str) -> list[int]:
-    return [_SHORT.index(short) for short in shorts]
-
-
-_TARGET, _ALPHA = _phone_tables()
 _JAW, _CLOSE = CHANNEL_INDEX["jawOpen"], CHANNEL_INDEX["mouthClose"]
-# How far each channel parts the inner lips on the mid-line of synthetic/head.npz, in units of
-# jawOpen (21.5 mm); the channels that are not named move them by less than 0.03.
-_GAP = np.zeros(len(CHANNELS), np.float32)
-_GAP[_columns("JXDHFPRLUM")] = [1.0, -1.0, 0.17, 0.23, 0.6, -0.12, -0.12, -0.15, -0.06, -0.13]
-_ROUNDING, _SPREAD = _columns("PF"), _columns("SMHDK")
-_CONTACT = _columns("XRLUHDF")  # channels that a closure takes over
+_ROUNDING, _SPREAD = columns("PF"), columns("SMHDK")
+_CONTACT = columns("XRLUHDF")  # channels that a closure takes over
 
 
 class _Score(NamedTuple):
@@ -215,15 +114,15 @@ def curves(
     block = max(1, int(_BLOCK_S * fps))
     for first in range(0, frames, block):
         rows = slice(first, first + block)
-        result[rows, : len(_SHORT)] = _mouth(score, times[rows], loudness, style)
+        result[rows, : len(MOUTH_CHANNELS)] = _mouth(score, times[rows], loudness, style)
     if loudness is not None:
-        result[:, len(_SHORT) :] = _brows(times, loudness, pitch, style)
+        result[:, len(MOUTH_CHANNELS) :] = _brows(times, loudness, pitch, style)
     return result.astype(np.float32)
 
 
 def aperture(curves: np.ndarray) -> np.ndarray:
     """Gap between the inner lips in units of jawOpen, below 0 when pressed: (..., C) -> (...)."""
-    return curves @ _GAP
+    return curves[..., : len(LIP_GAP)] @ LIP_GAP.astype(curves.dtype)
 
 
 def loudness(audio: np.ndarray, sample_rate: int = 16_000) -> np.ndarray:
@@ -252,8 +151,8 @@ def _score(segments: Sequence[Segment]) -> _Score:
             raise ValueError(f"segment {phone} {start:.3f}-{end:.3f} s starts before {clock:.3f} s")
         if start > clock + 1e-3:
             _append(rows, silence, clock, start)
-        if phone in _DIPHTHONGS:
-            first, second, share = _DIPHTHONGS[phone]
+        if phone in DIPHTHONGS:
+            first, second, share = DIPHTHONGS[phone]
             middle = start + share * (end - start)
             rows.append((PHONE_INDEX[first], start, middle))
             rows.append((PHONE_INDEX[second], middle, end))
@@ -295,24 +194,24 @@ def _mouth(
 def _dominance_mean(score: _Score, times: np.ndarray) -> np.ndarray:
     """The Cohen-Massaro mean at `times` (T,): (T, 14)."""
     if not len(score.phone):
-        return np.zeros((len(times), len(_SHORT)))
+        return np.zeros((len(times), len(MOUTH_CHANNELS)))
     target, alpha, centre, half = _weights(score)
     tau = times[:, None] - centre  # (T, N)
     x = np.maximum(np.abs(tau) - half, 0.0)
     x *= x / (x + _EDGE_S)
-    y = np.empty((len(times), len(_SHORT)))
-    for shorts, before, after in _GROUPS.values():
-        columns = _columns(shorts)
+    y = np.empty((len(times), len(MOUTH_CHANNELS)))
+    for letters, before, after in GROUPS.values():
+        group = columns(letters)
         decay = np.exp(-np.where(tau < 0, before, after) * x)
-        pull = decay @ (alpha[:, columns] * target[:, columns])
-        y[:, columns] = pull / (decay @ alpha[:, columns] + 1e-6)
+        pull = decay @ (alpha[:, group] * target[:, group])
+        y[:, group] = pull / (decay @ alpha[:, group] + 1e-6)
     return y
 
 
 def _weights(score: _Score) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Targets (N, 14), dominances (N, 14), centres (N,), half plateaus (N,) of the phones."""
     duration = score.end - score.start
-    target, alpha = _TARGET[score.phone], _ALPHA[score.phone]
+    target, alpha = TARGET[score.phone], ALPHA[score.phone]
     short = np.isin(score.phone, [PHONE_INDEX[phone] for phone in _UNDERSHOOTS])
     reach = np.where(short, np.clip(duration / _UNDERSHOOT_S, 0.55, 1.15), 1.0)
     target[:, _JAW] *= reach
@@ -335,7 +234,7 @@ def _impose_contact(y: np.ndarray, score: _Score, times: np.ndarray) -> None:
     away = np.abs(times[:, None] - centre) - hold / 2  # (T, N)
     weight = _smoothstep(1.0 - away / _RAMP_S)
     share = weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)
-    target = share @ _TARGET[score.phone]
+    target = share @ TARGET[score.phone]
     w = weight.max(1, keepdims=True)
     jaw = np.minimum(y[:, [_JAW]], 1.3 * target[:, [_JAW]])
     y[:, [_JAW]] += w * (jaw - y[:, [_JAW]])
