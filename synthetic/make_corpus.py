@@ -34,9 +34,9 @@ POOL_SHARES = {"hibari": 0.45, "kokoro": 0.25, "flite": 0.1, "espeak": 0.1, "fes
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check, speak, animate, grow the pool."""
     options = _parser().parse_args(argv)
+    _check(options)
     if options.kokoro_voices:
         os.environ[KOKORO_VOICES_VARIABLE] = str(Path(options.kokoro_voices).resolve())
-    _check(options)
     engines = choose_engines(options.engines)
     out = Path(options.out)
     if options.sentences:

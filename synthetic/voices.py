@@ -3,7 +3,7 @@
 An engine has a `name`, `unavailable()` (why it cannot run, or ""), `draw_speaker(rng)` (a dict of
 numbers that fix one pseudo-speaker) and `synthesize(text, speaker, rng)`. What all share is done
 here: the engine's own delay taken out of its times, a change of tape speed that makes further
-speakers, silence around the words, level, 16 kHz.
+speakers, silence around the words, level, 16 kHz, boundaries moved to where they are heard.
 """
 
 import json
@@ -18,8 +18,9 @@ from scipy.signal import resample_poly
 
 from config import SAMPLE_RATE
 from errors import UserError
+from synthetic.alignment import refine
 from synthetic.classic_voices import EspeakVoices, FestivalVoices, FliteVoices
-from synthetic.neural_voices import HibariVoices, KokoroVoices
+from synthetic.neural_voices import HibariVoices, KokoroVoices, missing_package
 from synthetic.phones import SILENCE, Segment, transform_segments
 
 ENGINES: dict[str, Any] = {
@@ -62,7 +63,7 @@ class Utterance:
 
 def missing_engines() -> dict[str, str]:
     """Engine name -> why it cannot run here; engines that can are not in it."""
-    reasons = {name: engine.unavailable() for name, engine in ENGINES.items()}
+    reasons = {name: _unavailable(name) for name in ENGINES}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
@@ -70,9 +71,13 @@ def require_engine(name: str) -> None:
     """Raise UserError where the name is unknown or the engine cannot run here; loads nothing."""
     if name not in ENGINES:
         raise UserError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}")
-    reason = ENGINES[name].unavailable()
+    reason = _unavailable(name)
     if reason:
         raise UserError(f"engine {name} cannot run: {reason}")
+
+
+def _unavailable(name: str) -> str:
+    return ENGINES[name].unavailable() or missing_package("pocketsphinx")
 
 
 @cache
@@ -106,9 +111,10 @@ def speak(
     audio = audio * rng.uniform(*PEAK) / max(np.abs(audio).max(), 1e-6)
     noise = np.random.default_rng(rng.randrange(1 << 30)).standard_normal(len(audio))
     audio = audio + noise * 10 ** (rng.uniform(*FLOOR_DB) / 20)
+    audio = np.clip(audio, -1, 1).astype(np.float32)
     return Utterance(
-        np.clip(audio, -1, 1).astype(np.float32),
-        segments,
+        audio,
+        refine(audio, segments),
         text,
         engine_name,
         Utterance.speaker_name(speaker),
