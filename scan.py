@@ -31,9 +31,10 @@ from torch.autograd.function import once_differentiable
 from errors import UserError
 
 BACKENDS = ("auto", "reference", "parallel", "cuda")
-CHUNK_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 23}  # a chunk's states: within the L2 cache; 32 MB
+CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 23}  # a chunk's states: 1 MB, about the L2; 32 MB
 GROUP_ELEMENTS = 1 << 15  # on a CPU, states of one frame stepped at once: enough to fill a call
 MIN_CHUNK, MAX_CHUNK = 8, 256  # frames
+LOG2_E = math.log2(math.e)
 
 
 def selective_scan(
@@ -210,12 +211,11 @@ class _ChunkedScan(torch.autograd.Function):
                 # d loss / d (delta·A), with d exp(a) / da = exp(a)
                 grad_power = decay.mul_(states[:-1]).mul_(grads)
 
-                scratch = states[1:]
-                grad_C[part] = _sum_channels(states[1:], gy, scratch).transpose(0, 1)
-                grad_B[part] = _sum_channels(grads, step * x, scratch).transpose(0, 1)
+                grad_C[part] = _sum_channels(gy, states[1:]).transpose(0, 1)
+                grad_B[part] = _sum_channels(step * x, grads).transpose(0, 1)
                 grad_drive = _sum_states(_frames_first(B[part]), grads)  # drive = delta·u
                 grad_u[part] = (grad_drive * step).transpose(0, 1)
-                by_rate = torch.mul(grad_power, A, out=scratch).sum(2)
+                by_rate = torch.mul(grad_power, A, out=grads).sum(2)
                 grad_delta[part] = by_rate.addcmul_(grad_drive, x).transpose(0, 1)
                 grad_A += grad_power.mul_(step[:, :, None]).sum((0, 1))
         return grad_u, grad_delta, grad_A, grad_B, grad_C
@@ -267,7 +267,8 @@ def _expand(
     frames = u.shape[1]
     decay = _view(buffers[0], (frames, *state.shape))
     states = _view(buffers[1], (frames + 1, *state.shape))
-    torch.mul(_frames_first(delta)[:, :, None], A, out=decay).exp_()
+    # exp(a) as exp2(a · log2(e)): PyTorch's exp takes four times as long as its exp2 on a CPU
+    torch.mul(_frames_first(delta)[:, :, None], A * LOG2_E, out=decay).exp2_()
     states[0] = state
     drive = _frames_first(delta * u)[:, :, None]  # (T, b, 1, d_inner)
     torch.mul(_frames_first(B)[..., None], drive, out=states[1:])
@@ -317,9 +318,9 @@ def _sum_states(weights: Tensor, states: Tensor) -> Tensor:
     return (weights[:, :, None] @ states)[:, :, 0]
 
 
-def _sum_channels(states: Tensor, weights: Tensor, buffer: Tensor) -> Tensor:
-    """states (T, b, N, d_inner) · weights (T, b, d_inner) -> (T, b, N); buffer: as states, scratch.
+def _sum_channels(weights: Tensor, states: Tensor) -> Tensor:
+    """weights (T, b, d_inner) · states (T, b, N, d_inner) -> (T, b, N).
 
-    Not a matmul: MKL's batched matrix times vector is six times slower than multiply and sum.
+    The row vector stays on the left: as states · column MKL takes nine times as long.
     """
-    return torch.mul(states, weights[:, :, None], out=buffer).sum(-1)
+    return (weights[:, :, None] @ states.transpose(-1, -2))[:, :, 0]

@@ -38,12 +38,14 @@ class LowRankRotary(nn.Module):
         nn.init.zeros_(self.w2.weight)
 
     def table(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return sin' and cos', each (T, d_head / 2) float32, for frames 0 .. T - 1."""
-        index = torch.arange(0, self.d_head, 2, dtype=torch.float32, device=device)
+        """Return sin' and cos', each (T, d_head / 2), for frames 0 .. T - 1, at least float32."""
+        weights = self.w1.weight.dtype
+        dtype = torch.promote_types(weights, torch.float32)  # positions outgrow half precision
+        index = torch.arange(0, self.d_head, 2, dtype=dtype, device=device)
         theta = ROTARY_BASE ** (-index / self.d_head)  # (d_head / 2,)
-        angle = torch.arange(frames, dtype=torch.float32, device=device)[:, None] * theta
+        angle = torch.arange(frames, dtype=dtype, device=device)[:, None] * theta
         base = torch.cat([angle.sin(), angle.cos()], dim=-1)  # (T, d_head)
-        sin, cos = (base + self.w2(self.w1(base)).float()).chunk(2, dim=-1)
+        sin, cos = (base + self.w2(self.w1(base.to(weights)))).chunk(2, dim=-1)
         return sin, cos
 
     def rotate(self, x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
