@@ -249,7 +249,7 @@ def _pause_weight(score: _Score, times: np.ndarray) -> np.ndarray:
     pauses = score.where(("sil",))
     if not len(pauses.phone):
         return np.zeros(len(times))
-    duration = pauses.end - pauses.start
+    duration = np.maximum(pauses.end - pauses.start, 1e-6)
     strength = _smoothstep((duration - 0.6 * _SHUT_PAUSE_S) / (0.4 * _SHUT_PAUSE_S))
     shutting = np.minimum(0.15, 0.6 * duration)
     opening = np.minimum(0.10, 0.4 * duration)

@@ -1,0 +1,193 @@
+"""Human recordings with their phones in time: what the lip judge listens to.
+
+A recording and its transcript are aligned by pocketsphinx, a recogniser that shares nothing with
+our network. Alignments are kept under synthetic/data/alignments.
+
+Clips come in two fixed halves: "dev" may steer early stopping or the choice of a recipe, "test"
+is only reported.
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from config import PROJECT_ROOT, SAMPLE_RATE
+from data_loader import read_audio
+from errors import UserError
+from synthetic.phones import PHONE_INDEX, Segment
+
+LIBRIVOX_FOLDER = PROJECT_ROOT / "demo/wav"
+EXTRA_FOLDER = "../shared/data/wav"  # relative to the project
+ALIGNMENT_FOLDER = PROJECT_ROOT / "synthetic/data/alignments"
+DEV_CLIPS = ("sense_and_sensibility_0890", "sense_and_sensibility_0930")
+
+# Recordings that users of this field know; read where they lie, never shipped. The second came
+# without words: these are pocketsphinx's, mended until every word aligned well.
+KNOWN_TRANSCRIPTS = {
+    "voca_test_sentence": "severe myopia contributed to ron's inferiority complex",
+    "selftalk_test": (
+        "a full time over a decade ago i was unprepared for the amount of grants i have to write "
+        "turns out that a lot of being a professional artist is fundraising for your own salary "
+        "so i got good at grants i got so good at grants i started writing grants for other people "
+        "up in when you're alone through writing grants for folks running people's fundraising "
+        "campaign"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording with its phones; audio (S,) float32 at 16 kHz in -1..1."""
+
+    name: str
+    group: str  # "librivox", "extra" or "asterisk"
+    audio: np.ndarray
+    segments: tuple[Segment, ...]
+    text: str
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.audio) / SAMPLE_RATE
+
+    @property
+    def split(self) -> str:
+        """Which half the clip belongs to: "dev" or "test"."""
+        if self.group == "asterisk":
+            return "dev" if zlib.crc32(self.name.encode()) % 2 else "test"
+        return "dev" if self.name in DEV_CLIPS else "test"
+
+
+def load_real_clips(
+    kind: str, extra_wav: str | Path = EXTRA_FOLDER, asterisk: str | Path | None = None
+) -> list[Clip]:
+    """Aligned clips of one half, `kind` "dev" or "test".
+
+    The LibriVox sentences always; the known recordings found in `extra_wav` (a folder relative to
+    the project, or absolute); the prompts under `asterisk`, an unpacked asterisk-core-sounds-en
+    with core-sounds-en.txt beside the .g722 files. Raises UserError when pocketsphinx is needed
+    and missing or `asterisk` holds no prompts.
+    """
+    if kind not in ("dev", "test"):
+        raise ValueError(f"kind is 'dev' or 'test', not {kind!r}")
+    clips = _folder_clips(LIBRIVOX_FOLDER, read_transcripts(LIBRIVOX_FOLDER), "librivox")
+    clips += _folder_clips(PROJECT_ROOT / extra_wav, KNOWN_TRANSCRIPTS, "extra")
+    if asterisk is not None:
+        prompts = _folder_clips(Path(asterisk), read_transcripts(Path(asterisk)), "asterisk")
+        if not prompts:
+            raise UserError(
+                f"{asterisk}: no prompt with a transcript found; wanted the .g722 files of "
+                "asterisk-core-sounds-en and core-sounds-en.txt in one folder"
+            )
+        clips += prompts
+    return [clip for clip in clips if clip.split == kind]
+
+
+def read_transcripts(folder: Path) -> dict[str, str]:
+    """`name: text` lines of transcripts.txt or core-sounds-en.txt: name -> words to align."""
+    for file in (folder / "transcripts.txt", folder / "core-sounds-en.txt"):
+        if file.is_file():
+            lines = (line.partition(":") for line in file.read_text().splitlines())
+            pairs = ((name.removesuffix(".wav"), spoken_words(text)) for name, _, text in lines)
+            return {name: text for name, text in pairs if text}
+    raise UserError(f"{folder}: no transcripts.txt or core-sounds-en.txt in it")
+
+
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_SYMBOLS = {"*": " star ", "#": " pound ", ".": " "}
+
+
+def spoken_words(text: str) -> str:
+    """A transcript as pocketsphinx's dictionary wants it; empty if it says more than words."""
+    if re.search(r"\d\d|[\[(&@]", text):
+        return ""
+    for symbol, word in _SYMBOLS.items():
+        text = text.replace(symbol, word)
+    text = re.sub(r"\d", lambda digit: f" {_DIGITS[int(digit[0])]} ", text)
+    text = re.sub(r"\b[A-Z]{2,4}\b|\b[B-HJ-Z]\b", lambda m: " ".join(f"{c}." for c in m[0]), text)
+    words = re.findall(r"[a-z]\.(?=\s|$)|[a-z']+", text.lower().replace("-", " "))
+    return " ".join(words)
+
+
+def _folder_clips(folder: Path, transcripts: dict[str, str], group: str) -> list[Clip]:
+    clips = []
+    for name, text in transcripts.items():
+        for suffix in (".wav", ".flac", ".g722"):
+            path = folder / f"{name}{suffix}"
+            if path.is_file():
+                audio = _read_audio(path)
+                segments = aligned(name, audio, text)
+                if segments:
+                    clips.append(Clip(name, group, audio, segments, text))
+                break
+    return clips
+
+
+def _read_audio(path: Path) -> np.ndarray:
+    """(S,) float32 mono at 16 kHz; .g722 goes through ffmpeg, which alone knows it."""
+    if path.suffix != ".g722":
+        return read_audio(path)
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "g722", "-i", str(path)]
+    command += ["-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
+    result = subprocess.run(command, capture_output=True)
+    if result.returncode:
+        raise UserError(f"{path}: ffmpeg could not decode it: {result.stderr.decode()[:200]}")
+    return np.frombuffer(result.stdout, np.float32)
+
+
+def aligned(name: str, audio: np.ndarray, text: str) -> tuple[Segment, ...]:
+    """Phones of the clip, from the cache or by pocketsphinx; empty when a word is unknown to it."""
+    samples = (audio / max(np.abs(audio).max(), 1e-6) * 0.7 * 32767).astype("<i2").tobytes()
+    digest = hashlib.sha1(samples + text.encode()).hexdigest()[:12]
+    file = ALIGNMENT_FOLDER / f"{name.replace('/', '-')}-{digest}.json"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(_align(samples, text)))
+    return tuple(Segment(*row) for row in json.loads(file.read_text()))
+
+
+def _align(samples: bytes, text: str) -> list[tuple[str, float, float]]:
+    """Two passes of pocketsphinx, words and then phones: (phone, start_s, end_s) in 10 ms steps."""
+    decoder = _decoder()
+    if any(decoder.lookup_word(word) is None for word in text.split()):
+        return []
+    decoder.set_align_text(text)
+    _decode(decoder, samples)
+    if decoder.hyp() is None:
+        return []
+    decoder.set_alignment()
+    _decode(decoder, samples)
+    segments = []
+    for word in decoder.get_alignment():
+        for phone in word:
+            name = phone.name.lower()
+            name = name if name in PHONE_INDEX else "sil"  # SIL, +NOISE+, +SPN+
+            segments.append((name, phone.start / 100, (phone.start + phone.duration) / 100))
+    return segments
+
+
+def _decode(decoder, samples: bytes) -> None:
+    decoder.start_utt()
+    decoder.process_raw(samples, full_utt=True)
+    decoder.end_utt()
+
+
+@cache
+def _decoder():
+    """A pocketsphinx decoder with beams so wide that the true alignment survives."""
+    try:
+        from pocketsphinx import Decoder
+    except ImportError as error:
+        raise UserError(
+            "pocketsphinx is not installed; it aligns the recordings: pip install pocketsphinx"
+        ) from error
+    wide = dict(beam=1e-80, wbeam=1e-60, pbeam=1e-80)
+    return Decoder(samprate=SAMPLE_RATE, loglevel="FATAL", bestpath=False, **wide)

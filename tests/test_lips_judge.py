@@ -1,0 +1,98 @@
+"""The judge of lip sync: what it must say of perfect, late, shut and motionless lips."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from benchmarks.bench_lips import main, with_jitter
+from benchmarks.lips import judge_curves, judge_meshes, rule_curves
+from benchmarks.real_speech import DEV_CLIPS, LIBRIVOX_FOLDER, Clip, read_transcripts, spoken_words
+from errors import UserError
+from synthetic.coarticulation import CHANNELS
+from synthetic.head import channel_basis, load_head
+from synthetic.phones import Segment
+
+PHONES = "sil m aa p iy t uw b ae d ow k sil s ah m ih n aa l p er f ay b ah t iy sil"
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    """3.5 s of phones of 125 ms with audio that is as loud all along."""
+    segments = tuple(Segment(p, 0.125 * i, 0.125 * i + 0.125) for i, p in enumerate(PHONES.split()))
+    audio = np.sin(np.arange(int(16_000 * segments[-1].end_s)) * 0.2).astype(np.float32)
+    return Clip("made_up", "librivox", audio, segments, "")
+
+
+def rules(clip: Clip, late: int = 0):
+    """A predictor that knows the phones, `late` frames behind."""
+    y = rule_curves(clip, len(clip.audio) * 30 // 16_000)
+    return lambda audio: np.roll(y, late, axis=0)
+
+
+def test_the_rules_are_perfect(clip):
+    scores = judge_curves(rules(clip), [clip])
+    assert scores.jaw_r == pytest.approx(1) and scores.aperture_r == pytest.approx(1)
+    assert scores.closed == 1.0 and scores.others_closed < 0.3 and scores.auc > 0.95
+    assert abs(scores.sync_frames) < 0.2
+    assert (scores.n_closures, scores.n_others) == (6, 7)
+    assert scores.silence_shut == 1.0
+
+
+@pytest.mark.parametrize("late", [-2, 3])
+def test_a_late_face_is_found_out(clip, late):
+    assert judge_curves(rules(clip, late), [clip]).sync_frames == pytest.approx(late, abs=0.25)
+
+
+def test_a_motionless_face_closes_on_everything_and_correlates_with_nothing(clip):
+    scores = judge_curves(lambda audio: np.zeros((100, len(CHANNELS)), np.float32), [clip])
+    assert scores.closed == scores.others_closed == 1.0 and scores.auc == 0.5
+    assert np.isnan(scores.jaw_r) and scores.as_row()["jaw_r"] is None
+
+
+def test_an_open_mouth_is_never_shut(clip):
+    scores = judge_curves(lambda audio: rules(clip)(audio) + np.eye(len(CHANNELS))[0], [clip])
+    assert scores.closed == 0.0 and scores.silence_shut == 0.0
+    assert scores.jaw_r == pytest.approx(1)
+
+
+def test_short_clips_count_for_closures_only(clip):
+    short = dataclasses.replace(clip, audio=clip.audio[:32_000])
+    scores = judge_curves(rules(short), [short])
+    assert np.isnan(scores.jaw_r) and scores.seconds == 0 and scores.n_closures == 4
+
+
+def test_meshes_of_the_rules_are_perfect_in_millimetres(clip):
+    head = load_head()
+    template = head.templates["ada"]
+    basis = channel_basis(head, CHANNELS)
+    scores = judge_meshes(
+        lambda audio: template + np.tensordot(rules(clip)(audio), basis, 1), [clip], head, template
+    )
+    assert scores.jaw_r > 0.9999 and scores.aperture_r > 0.9999
+    assert scores.closed == 1.0 and scores.others_closed < 0.3
+
+
+def test_jittered_times_stay_in_order_and_span_the_clip(clip):
+    moved = with_jitter(clip, 0.1, np.random.default_rng(0)).segments
+    assert [s.phone for s in moved] == [s.phone for s in clip.segments]
+    assert moved[0].start_s == 0.0 and moved[-1].end_s == clip.segments[-1].end_s
+    assert all(a.end_s == b.start_s <= b.end_s for a, b in zip(moved, moved[1:], strict=False))
+
+
+def test_transcripts_become_words_of_the_dictionary():
+    assert spoken_words("Press 1 now, or *!") == "press one now or star"
+    assert spoken_words("the open-source PBX. Don't") == "the open source p. b. x. don't"
+    assert spoken_words("I am Q") == "i am q."
+    assert spoken_words("dial 500") == spoken_words("[ascending tones]") == ""
+
+
+def test_every_shipped_recording_has_its_words_and_dev_clips_exist():
+    transcripts = read_transcripts(LIBRIVOX_FOLDER)
+    recordings = {f.stem for f in LIBRIVOX_FOLDER.iterdir() if f.suffix in (".wav", ".flac")}
+    assert recordings == set(transcripts) > set(DEV_CLIPS)
+
+
+def test_missing_checkpoint_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        main(["--checkpoint", str(tmp_path / "none.safetensors")])
