@@ -5,9 +5,12 @@ A prepared data set is a folder with `wav/<subject>_<sentence>.wav` and
 BIWI, too. Shapes: B batch, S samples at 16 kHz, T mesh frames, V vertices.
 """
 
+import contextlib
 import math
+import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from config import SAMPLE_RATE, DatasetSpec, Split
 from errors import UserError
-from mesh_files import check_file, load_faces, load_mesh, load_region, load_templates
+from mesh_files import check_file, load_faces, load_mesh, load_npy, load_region, load_templates
 
 __all__ = [
     "MeshSpeechDataset",
@@ -44,9 +47,6 @@ KAISER_BETA = 10.0  # 100 dB in the stop band
 PASS_BAND = 0.95  # of the lower Nyquist frequency
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 RIFF_UNKNOWN = 0x7FFFFF00  # sizes from here on mean "written to a pipe", not a length
-
-
-# ---- speech ------------------------------------------------------------------------------------
 
 
 def read_audio(path: str | Path) -> NDArray[np.float32]:
@@ -111,11 +111,11 @@ def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
     import soundfile
 
     _check_riff(path)
-    try:
-        file = soundfile.SoundFile(path)
-    except soundfile.LibsndfileError:
-        return _decode_with_ffmpeg(path), SAMPLE_RATE
-    with file:
+    with _quiet_library(), contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(soundfile.SoundFile(path))
+        except soundfile.LibsndfileError:
+            return _decode_with_ffmpeg(path), SAMPLE_RATE
         if not RATES[0] <= file.samplerate <= RATES[1]:
             raise UserError(f"audio {path}: a rate of {file.samplerate} Hz; wanted {RATES} Hz")
         declared, blocks = file.frames, []
@@ -132,6 +132,20 @@ def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
                 "copy or download it again"
             )
         return np.concatenate([np.zeros(0, np.float32), *blocks]), file.samplerate
+
+
+@contextlib.contextmanager
+def _quiet_library() -> Iterator[None]:
+    """Nothing on stderr: libsndfile's mp3 decoder writes lines of its own there."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _length(blocks: Sequence[NDArray]) -> int:
@@ -174,9 +188,6 @@ def _decode_with_ffmpeg(path: Path) -> NDArray[np.float32]:
         reason = lines[-1].removeprefix(f"file:{path.resolve()}: ")
         raise UserError(f"audio {path}: neither libsndfile nor ffmpeg can read it: {reason}")
     return np.frombuffer(done.stdout, dtype="<f4").astype(np.float32)
-
-
-# ---- clips -------------------------------------------------------------------------------------
 
 
 def mesh_frames(n_samples: int, fps: int) -> int:
@@ -301,11 +312,8 @@ class MeshSpeechDataset(Dataset):
     def _vertices(self, name: str) -> NDArray:
         """(frames, V, 3) at source_fps, memory-mapped."""
         path = self._npy_path(name)
-        try:
-            stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"vertices {path}: not a readable .npy: {error}") from error
-        frames, wanted = len(stored) if stored.ndim else 0, self.spec.n_vertices * 3
+        stored = load_npy(path, "vertices", mapped=True)
+        frames, wanted = len(stored), self.spec.n_vertices * 3
         if frames == 0 or stored.size != frames * wanted or stored.dtype.kind != "f":
             raise UserError(
                 f"vertices {path}: shape {stored.shape} of {stored.dtype}; wanted "
@@ -374,9 +382,6 @@ def _find_audio(folder: Path, name: str) -> Path:
         if (path := folder / f"{name}{suffix}").exists():
             return path
     raise UserError(f"{folder / name}.wav: missing")
-
-
-# ---- batches -----------------------------------------------------------------------------------
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import codecs
 import collections
 import pickle
 import re
+import tokenize
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,17 @@ BROKEN_PICKLE = (
     TypeError,
     AttributeError,
     OverflowError,
+    MemoryError,  # a length of which the damage made an absurd one
+)
+# numpy parses the header of an .npy as Python; damaged ones fail in Python's tokenizer, too.
+BROKEN_NPY = (
+    OSError,
+    ValueError,
+    EOFError,
+    SyntaxError,
+    tokenize.TokenError,
+    MemoryError,
+    zipfile.BadZipFile,
 )
 
 
@@ -42,9 +54,6 @@ def check_file(path: str | Path, what: str) -> Path:
     if path.stat().st_size == 0:
         raise UserError(f"{what} {path}: the file is empty; copy or download it again")
     return path
-
-
-# ---- pickles -----------------------------------------------------------------------------------
 
 
 def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
@@ -114,7 +123,16 @@ def load_pickle(
             raise UserError(f"{what} {path}: not a readable pickle of arrays: {reason}") from error
 
 
-# ---- meshes ------------------------------------------------------------------------------------
+def load_npy(path: str | Path, what: str = "array", mapped: bool = False) -> NDArray:
+    """The array of numbers in an .npy, memory-mapped (read-only) when `mapped`."""
+    path = check_file(path, what)
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except BROKEN_NPY as error:
+        raise UserError(f"{what} {path}: not a whole .npy of numbers: {error}") from error
+    if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biuf":
+        raise UserError(f"{what} {path}: not an .npy of numbers")
+    return array
 
 
 def load_mesh(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -201,9 +219,6 @@ def load_faces(path: str | Path) -> NDArray[np.int32]:
     return faces.astype(np.int32)
 
 
-# ---- templates ---------------------------------------------------------------------------------
-
-
 def load_templates(path: str | Path) -> dict[str, NDArray[np.float32]]:
     """Subject -> neutral mesh (V, 3) float32, in the data set's own unit.
 
@@ -265,15 +280,12 @@ def _load_npz(path: Path, what: str) -> dict[str, NDArray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive.items())
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (*BROKEN_NPY, AttributeError) as error:
         raise UserError(f"{what} {path}: not a readable .npz: {error}") from error
 
 
 def _names(mapping: dict[Any, Any]) -> str:
     return ", ".join(sorted(map(_text, mapping)))
-
-
-# ---- regions -----------------------------------------------------------------------------------
 
 
 def load_region(path: str | Path, n_vertices: int, key: str | None = None) -> NDArray[np.int64]:
@@ -320,10 +332,7 @@ def _read_region(path: Path, key: str | None) -> Any:
         except ValueError as error:
             raise UserError(f"region {path}: wanted whole numbers: {error}") from error
     if suffix == ".npy":
-        try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"region {path}: not a readable .npy: {error}") from error
+        return load_npy(path, "region")
     if suffix == ".pkl":
         content = load_pickle(path, "region")
         return _pick(content, path, key) if isinstance(content, dict) else content

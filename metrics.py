@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError, run_cli
-from mesh_files import load_region, load_templates
+from mesh_files import load_npy, load_region, load_templates
 
 BILABIALS = ("p", "b", "m")  # lips closed
 STATIC_RATIO = 0.01  # of the region's width: lips that move less do not speak
@@ -31,9 +31,6 @@ MAX_LAG_S = 0.5  # s, a sync offset beyond it is another sentence
 FRAME_BLOCK = 64  # frames turned to float64 at a time
 REGIONS = ("lips", "upper")
 LENGTH_TOLERANCE = 0.15  # of a clip: how far prediction and decimated truth may differ in length
-
-
-# ---- vertex metrics ----------------------------------------------------------------------------
 
 
 def lip_errors(prediction: NDArray, truth: NDArray, lips: NDArray) -> NDArray[np.float64]:
@@ -123,9 +120,6 @@ def is_static(vertices: NDArray, lips: NDArray) -> bool:
 def _check_same(prediction: NDArray, truth: NDArray) -> None:
     if prediction.shape != truth.shape or prediction.ndim != 3 or len(truth) == 0:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must be (T, V, 3)")
-
-
-# ---- lips and speech ---------------------------------------------------------------------------
 
 
 def mouth_opening(
@@ -219,9 +213,6 @@ def _correlation_at(prediction: NDArray, truth: NDArray, lag: int) -> float:
     return mouth_opening_correlation(prediction[late : late + n], truth[early : early + n])
 
 
-# ---- many clips --------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Scores:
     """Vertex metrics of a set of clips; a metric without its region or template is None.
@@ -288,9 +279,6 @@ def pool(clips: Sequence[ClipScores]) -> Scores:
     )
 
 
-# ---- folders of predictions --------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Pair:
     """A predicted clip and the truth it is compared with; `name` is the truth's."""
@@ -338,10 +326,7 @@ def _is_own_style(pair: Pair) -> bool:
 
 def load_vertices(path: Path) -> NDArray:
     """(T, V, 3), memory-mapped, of an .npy of shape (T, V*3) or (T, V, 3), or (1, ...) of these."""
-    try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a readable .npy of numbers: {error}") from error
+    stored = load_npy(path, "vertices", mapped=True)
     shape = stored.shape
     if len(shape) == 4 or (len(shape) == 3 and shape[0] == 1 and shape[2] != 3):
         stored = stored[0] if shape[0] == 1 else stored

@@ -33,9 +33,6 @@ def tone(hz: float, seconds: float, rate: int) -> np.ndarray:
     return (0.5 * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
 
 
-# ---- speech ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("rate", RATES)
 def test_a_tone_keeps_pitch_phase_and_level_at_every_rate(rate: int, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", tone(1000, 1.0, rate), rate, subtype="FLOAT")
@@ -160,9 +157,6 @@ def test_the_real_recordings_are_read(shared_data: Path) -> None:
     for name in ("voca_test_sentence.wav", "selftalk_test.wav"):
         path = shared_data / "wav" / name
         assert len(load_wav(path)) == pytest.approx(soundfile.info(path).duration * 16_000, abs=1)
-
-
-# ---- clips -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fps", [25, 30, 50])

@@ -4,6 +4,7 @@ import collections
 import io
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from mesh_files import (
     RestrictedUnpickler,
     load_faces,
     load_mesh,
+    load_npy,
     load_pickle,
     load_region,
     load_templates,
@@ -279,3 +281,23 @@ def test_matlab_indices_are_counted_from_one(shared_data: Path) -> None:
     matlab = set(load_region(shared_data / "vocaset/masks/FLAME_lips_idx.mat", 5023).tolist())
     assert len(lips & matlab) == 250
     assert len(lips & {index + 1 for index in matlab}) == 218
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content.replace(b"}", b" "),  # numpy's header parser meets its end
+        lambda content: content.replace(b"(3,)", b"(9,)"),
+        lambda content: content.replace(b"'<i8'", b"'|O8'"),
+        lambda content: b"PK\x03\x04",
+    ],
+)
+def test_a_broken_npy_is_one_clear_line(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(3))
+    assert load_npy(path).tolist() == [0, 1, 2]
+    path.write_bytes(damage(path.read_bytes()))
+    for mapped in (False, True):
+        with pytest.raises(UserError, match="array .*x.npy: not a"):
+            load_npy(path, mapped=mapped)

@@ -173,8 +173,6 @@ def test_sync_offset_of_a_still_face_is_not_a_number() -> None:
     assert np.isnan(lip_sync_offset_ms(np.zeros(40), np.sin(np.arange(40)), 30))
 
 
-# ---- python metrics.py -------------------------------------------------------------------------
-
 SUBJECTS = ("F1_TA", "F1")  # one name is the beginning of the other
 
 

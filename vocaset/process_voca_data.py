@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also run as a pl
 
 from config import PROJECT_ROOT
 from errors import UserError, run_cli
-from mesh_files import find_known, load_pickle, load_templates
+from mesh_files import find_known, load_npy, load_pickle, load_templates
 
 SOURCE_FPS = 60  # VOCASET's capture rate
 VERTS, INDEX, AUDIO, TEMPLATES = RAW_FILES = (
@@ -46,9 +46,6 @@ RAW_FOLDERS = ("vocaset/data/raw", "vocaset/data", "vocaset")  # searched when -
 MAX_GAP = 6  # frames missing in a row (0.1 s) that interpolation may bridge
 LONGEST_KEPT = 1 << 16  # bytes: longer strings of a pickle are sound, and not remembered
 PCM_MAX = 2**15 - 1
-
-
-# ---- the audio pickle, streamed ----------------------------------------------------------------
 
 
 @dataclass
@@ -128,9 +125,6 @@ class StreamingUnpickler(pickle._Unpickler):
         return array
 
 
-# ---- clips -------------------------------------------------------------------------------------
-
-
 def clip_vertices(verts: Path, frame_rows: dict[int, int], name: str) -> tuple[NDArray, int, int]:
     """(vertices (frames, V*3) float32, number of the first frame, frames filled in).
 
@@ -199,9 +193,6 @@ def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-# ---- files -------------------------------------------------------------------------------------
-
-
 @contextmanager
 def renamed(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends without an error."""
@@ -215,10 +206,7 @@ def renamed(path: Path) -> Iterator[Path]:
 
 
 def _open_verts(verts: Path) -> NDArray:
-    try:
-        stored = np.load(verts, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{verts}: not a whole .npy file ({error}); {WHERE}") from error
+    stored = load_npy(verts, "meshes", mapped=True)
     if stored.ndim != 3 or stored.shape[2] != 3:
         raise UserError(f"{verts}: shape {stored.shape}; wanted (frames, V, 3)")
     return stored
@@ -249,9 +237,6 @@ def read_index(path: Path) -> dict[str, dict[str, dict[int, int]]]:
         }
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: wanted subject -> sentence -> frame -> row: {error}") from error
-
-
-# ---- the run -----------------------------------------------------------------------------------
 
 
 def process(raw: Path, out: Path, report: Callable[[str], None] = tqdm.write) -> int:
