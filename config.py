@@ -39,7 +39,7 @@ class DatasetSpec:
     lips_region: str  # index list for LVE, the lip reader and the lip measures
     upper_region: str  # index list for FDD
     inner_lips: str = ""  # two indices that touch when the mouth is shut: upper, lower
-    phones: str = ""  # JSON, clip -> [[phone, start_s, end_s], ...]; for closures on p, b, m
+    phones: str = ""  # JSON lines {"name", "segments": [[phone, start_s, end_s], ...]}
     splits: dict[str, Split] = field(default_factory=dict)
     speech_pool: str = ""  # extra training speech kept as audio + phones (synthetic only)
 
@@ -174,7 +174,7 @@ SYNTHETIC = DatasetSpec(
     lips_region="synthetic/lips.txt",
     upper_region="synthetic/upper.txt",
     inner_lips="synthetic/inner_lips.txt",
-    phones="synthetic/data/phones.json",
+    phones="synthetic/data/corpus_speech/index.jsonl",
     splits={  # FaceFormer's split of VOCASET: 8 / 2 / 2 subjects; held-out sentences for the rest
         "train": Split(tuple(SUBJECTS[:8]), SENTENCES),
         "val": Split(tuple(SUBJECTS[8:10]), SENTENCES[20:]),

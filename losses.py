@@ -54,12 +54,13 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def total_loss(parts: dict[str, Tensor], config: TrainConfig) -> Tensor:
-    """Weighted sum of the parts named vertex, velocity, latent, ctc, balance (those present)."""
+    """Weighted sum of the parts named vertex, velocity, lips, latent, ctc, balance (if there)."""
     weights = {
         "vertex": config.w_vertex,
         "velocity": config.w_velocity,
         "latent": config.w_latent,
         "ctc": config.w_ctc,
         "balance": config.w_balance,
+        "lips": config.w_lips,
     }
     return sum(weights[name] * value for name, value in parts.items())

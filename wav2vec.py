@@ -249,7 +249,7 @@ def load_pretrained(source: str) -> nn.Module:
 
     local = Path(source).exists()
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, local_files_only=local)
         kinds = {"wav2vec2": Wav2Vec2ForCTC, "wav2vec2-bert": Wav2Vec2BertForCTC}
         if config.model_type not in kinds:
             raise UserError(f"--wav2vec2 {source}: it is a {config.model_type} model; "

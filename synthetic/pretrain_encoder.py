@@ -10,17 +10,16 @@ transformers' format (Wav2Vec2ForCTC or Wav2Vec2BertForCTC), and main.py takes i
 import argparse
 import json
 import math
-import queue
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
 
 from config import ENCODERS, PROJECT_ROOT
 from errors import UserError, run_cli
@@ -72,19 +71,18 @@ def build_ctc(encoder: dict) -> nn.Module:
     return Wav2Vec2BertForCTC(Wav2Vec2BertConfig(**values))
 
 
-def batches(pool: SpeechPool, batch_size: int, seconds: float, seed: int) -> "queue.Queue":
-    """Endless random batches made in a background thread: audio, curves, phones as tensors."""
-    ready: queue.Queue = queue.Queue(maxsize=4)
+class EndlessCrops(IterableDataset):
+    """Random batches without end: audio (B, S), curves (B, A, channels), phones (B, A)."""
 
-    def work() -> None:
-        rng = np.random.default_rng(seed)
+    def __init__(self, pool: SpeechPool, batch_size: int, seconds: float, seed: int) -> None:
+        self.pool, self.batch_size, self.seconds, self.seed = pool, batch_size, seconds, seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        rng = np.random.default_rng(self.seed)
         while True:
-            crops = [pool.crop(rng, seconds, AUDIO_FPS) for _ in range(batch_size)]
-            ready.put(tuple(torch.from_numpy(np.stack(rows)) for rows in zip(
-                *((c.audio, c.curves, c.phones) for c in crops), strict=True)))
-
-    threading.Thread(target=work, daemon=True).start()
-    return ready
+            crops = [self.pool.crop(rng, self.seconds, AUDIO_FPS) for _ in range(self.batch_size)]
+            rows = zip(*((c.audio, c.curves, c.phones) for c in crops), strict=True)
+            yield tuple(torch.from_numpy(np.stack(row)) for row in rows)
 
 
 def curve_statistics(pool: SpeechPool, n_crops: int = 200) -> tuple[Tensor, Tensor]:
@@ -132,7 +130,8 @@ def fit(
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
     average = torch.optim.swa_utils.AveragedModel(
         reader, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY))
-    source = batches(pool, batch_size, seconds, seed)
+    crops = EndlessCrops(pool, batch_size, seconds, seed)
+    source = iter(DataLoader(crops, batch_size=None, num_workers=1, prefetch_factor=4))
     start, step, history = time.time(), 0, []
     while True:
         progress = (step / max_steps) if max_steps else (time.time() - start) / 60 / minutes
@@ -141,7 +140,7 @@ def fit(
         rate = learning_rate * min(1, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * progress))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        audio, curves, phones = source.get()
+        audio, curves, phones = next(source)
         reader.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits, predicted = reader(audio)

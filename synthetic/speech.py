@@ -40,9 +40,15 @@ class SpeechClip:
 class Crop:
     """A few seconds for training."""
 
+    name: str
     audio: np.ndarray  # (S,) float32, zero mean, unit variance
     curves: np.ndarray  # (T, channels) float32 at the mesh rate
     phones: np.ndarray  # (A,) int64 at 50 Hz
+
+
+SILENT_SHARE = 0.02  # crops without speech, so that noise alone moves no lips
+SILENT = SpeechClip("silence", "none", "nobody", "", np.zeros(16_000, np.int16), [],
+                    np.full(100, 0.2, np.float32))  # fmt: skip
 
 
 class SpeechPool:
@@ -71,7 +77,7 @@ class SpeechPool:
         self, rng: Generator, seconds: float, fps: int, style: Style = NEUTRAL, clean: bool = False
     ) -> Crop:
         """A random crop of `seconds`, augmented unless `clean`; short clips lie in silence."""
-        clip = self.pick(rng)
+        clip = SILENT if rng.random() < SILENT_SHARE and not clean else self.pick(rng)
         speed = 1.0 if clean or rng.random() < 0.4 else float(rng.uniform(*SPEED_RANGE))
         duration_s = len(clip.audio) / SAMPLE_RATE / speed
         slack_s = duration_s - seconds
@@ -82,9 +88,11 @@ class SpeechPool:
         at = (start_s + np.arange(n) / SAMPLE_RATE) * speed * SAMPLE_RATE
         grid = np.arange(len(clip.audio))
         audio = np.interp(at, grid, clip.audio, left=0, right=0).astype(np.float32) / 2**15
+        if clip is SILENT:
+            audio += 10.0 ** rng.uniform(-4, -1) * rng.standard_normal(n).astype(np.float32)
         if not clean:
             audio = augment(audio, rng, self.pick(rng).audio[:n].astype(np.float32))
-        return Crop(normalise(audio), *self._labels(clip, speed, start_s, seconds, fps, style))
+        return Crop(clip.name, normalise(audio), *self._labels(clip, speed, start_s, seconds, fps, style))
 
     def _labels(
         self, clip: SpeechClip, speed: float, start_s: float, seconds: float, fps: int, style: Style

@@ -1,0 +1,104 @@
+"""Train and test: `python main.py --dataset synthetic [--mode train|test]`.
+
+Without --mode both are done: training, then the test table of the best model of validation.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config import RECIPES, Recipe
+from data_loader import MeshSpeechDataset, make_loader
+from errors import UserError, run_cli
+
+OVERRIDES = (  # flag, type, help; each replaces the recipe's field of that name
+    ("epochs", int, "passes over the training data"),
+    ("batch_size", int, "clips a step"),
+    ("steps_per_epoch", int, "steps of one epoch (0: all clips once)"),
+    ("learning_rate", float, "of everything but the encoder"),
+    ("encoder_learning_rate", float, "of the speech encoder"),
+    ("seed", int, "of weights, crops and order"),
+)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="synthetic", choices=sorted(RECIPES))
+    parser.add_argument("--mode", choices=("train", "test"), help="default: train, then test")
+    parser.add_argument("--out", help="run folder (default runs/<dataset>)")
+    parser.add_argument("--checkpoint", help="model to test (default <out>/best.safetensors)")
+    parser.add_argument("--wav2vec2", help="pre-trained encoder: a local folder or a hub name")
+    parser.add_argument("--split", default="test", help="split that is tested")
+    parser.add_argument("--workers", type=int, default=1, help="processes that load data")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    for name, kind, text in OVERRIDES:
+        parser.add_argument(f"--{name}", type=kind, help=text)
+    return parser.parse_args(argv)
+
+
+def resolve(args: argparse.Namespace) -> Recipe:
+    """The recipe with the flags that were given put in."""
+    recipe = RECIPES[args.dataset]
+    given = {name: getattr(args, name) for name, _, _ in OVERRIDES if getattr(args, name) is not None}
+    for name in ("epochs", "batch_size"):
+        if given.get(name, 1) < 1:
+            raise UserError(f"--{name} {given[name]}: wanted 1 or more")
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **given))
+    return dataclasses.replace(recipe, wav2vec2=args.wav2vec2) if args.wav2vec2 else recipe
+
+
+def training_batches(recipe: Recipe, workers: int) -> Any:
+    """Batches of one epoch: the clips of the train split, with the speech pool where there is one."""
+    config = recipe.train
+    if recipe.dataset.speech_pool:
+        from synthetic.crops import MixedBatches
+
+        return MixedBatches(recipe, workers)
+    data = MeshSpeechDataset(recipe.dataset, "train", crop_s=config.max_clip_s, seed=config.seed)
+    return make_loader(data, config.batch_size, True, config.seed, workers)
+
+
+def train(recipe: Recipe, out: Path, workers: int, precision: str) -> None:
+    """Train into `out`; `out`/best.safetensors is the best model of validation."""
+    from training import Run
+
+    batches = training_batches(recipe, workers)
+    validation = make_loader(MeshSpeechDataset(recipe.dataset, "val"), 1, False, 0)
+    best = Run(recipe, out, precision).fit(batches, validation)
+    print(f"best model of validation: {best}")
+
+
+def test(checkpoint: Path, split: str, out: Path) -> None:
+    """Score a model file on a split of its own data set; print and write the table."""
+    from jambatalk import load_checkpoint
+    from scoring import score_split, summarise, table, write_results
+
+    model, spec = load_checkpoint(checkpoint)
+    if split not in spec.splits:
+        raise UserError(f"--split {split}: {spec.name} has {', '.join(spec.splits)}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = score_split(model.to(device), spec, split, device)
+    total = summarise(rows)
+    text = table(total, spec, split)
+    write_results(out, rows, total, text)
+    print(text)
+    print(f"results: {out}/results.md, results.csv, results.json")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    recipe = resolve(args)
+    out = Path(args.out or f"runs/{args.dataset}")
+    if args.mode != "test":
+        train(recipe, out, args.workers, args.precision)
+    if args.mode != "train":
+        test(Path(args.checkpoint or out / "best.safetensors"), args.split, out)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,147 @@
+"""The whole network: shapes, padding, long audio, checkpoints, and that it can learn a clip."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import jambatalk
+from config import SYNTHETIC, ModelConfig
+from errors import UserError
+from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
+from wav2vec import mesh_frames
+
+V = 7
+ENCODER = dict(
+    model_type="wav2vec2", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=2,
+    feat_extract_norm="layer", do_stable_layer_norm=True, apply_spec_augment=False,
+)  # fmt: skip
+
+
+def config(**changes: object) -> ModelConfig:
+    values = dict(encoder=ENCODER, n_vertices=V, fps=30, fold=2, layout="MEAEME", d_model=24,
+                  d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2, d_ff=32,
+                  rope_rank=3)
+    return ModelConfig(**(values | changes))
+
+
+def moving(model: JambaTalk) -> JambaTalk:
+    torch.nn.init.normal_(model.head.offsets.weight, std=0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("rank", [0, 5])
+def test_an_untrained_face_stays_the_template(rank: int) -> None:
+    model = JambaTalk(config(vertex_rank=rank)).eval()
+    template = torch.randn(2, V, 3)
+    vertices, balance = model(torch.randn(2, 8_000), template)
+    assert vertices.shape == (2, mesh_frames(8_000, 30), V, 3)
+    torch.testing.assert_close(vertices, template[:, None].expand_as(vertices))
+    assert balance.shape == () and balance > 0
+
+
+def test_a_padded_clip_moves_as_it_moves_alone() -> None:
+    torch.manual_seed(0)
+    model = moving(JambaTalk(config()))
+    audio, lengths = torch.randn(2, 16_000), torch.tensor([16_000, 9_000])
+    audio[1, 9_000:] = 0
+    template = torch.zeros(2, V, 3)
+    with torch.no_grad():
+        together = model(audio, template, lengths)[0][1]
+        alone = model(audio[1:, :9_000], template[1:])[0][0]
+    torch.testing.assert_close(together[: len(alone)], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_prediction_of_a_short_clip_is_one_forward_pass() -> None:
+    torch.manual_seed(0)
+    model = moving(JambaTalk(config()))
+    audio, template = torch.randn(16_000), torch.randn(V, 3)
+    with torch.no_grad():
+        wanted = model(audio[None], template[None])[0][0]
+    torch.testing.assert_close(model.predict(audio, template), wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [2.99, 3.0, 3.5, 4.1, 7.77])
+def test_windows_of_long_audio_give_every_frame_once(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jambatalk, "WINDOW_S", 2)
+    monkeypatch.setattr(jambatalk, "OVERLAP_S", 1)
+    torch.manual_seed(0)
+    model = moving(JambaTalk(config()))
+    n_samples = int(seconds * 16_000)
+    vertices = model.predict(torch.randn(n_samples), torch.zeros(V, 3))
+    assert vertices.shape == (mesh_frames(n_samples, 30), V, 3)
+    steps = (vertices[1:] - vertices[:-1]).abs().amax((1, 2))
+    assert steps.max() < 6 * steps.median()  # no jump where windows meet
+
+
+def test_components_start_the_head_at_the_mean() -> None:
+    model = JambaTalk(config(vertex_rank=2)).eval()
+    mean, components = torch.randn(V, 3), torch.randn(2, V, 3)
+    model.head.set_components(mean, components)
+    torch.nn.init.zeros_(model.head.coefficients.weight)
+    model.head.coefficients.bias.data = torch.tensor([1.0, -2.0])
+    wanted = mean + components[0] - 2 * components[1]
+    torch.testing.assert_close(model.head(torch.randn(1, 1, 24))[0, 0], wanted)
+
+
+def test_checkpoint_round_trip_needs_no_flag(tmp_path: Path) -> None:
+    model = moving(JambaTalk(config(vertex_rank=3)))
+    save_checkpoint(tmp_path / "m.safetensors", model, SYNTHETIC)
+    loaded, spec = load_checkpoint(tmp_path / "m.safetensors")
+    assert spec == SYNTHETIC and loaded.config == model.config
+    audio, template = torch.randn(4_000), torch.zeros(V, 3)
+    torch.testing.assert_close(loaded.predict(audio, template), model.predict(audio, template))
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_half_precision_file_is_half_the_size(tmp_path: Path) -> None:
+    model = JambaTalk(config())
+    save_checkpoint(tmp_path / "full", model, SYNTHETIC)
+    save_checkpoint(tmp_path / "half", model, SYNTHETIC, half=True)
+    sizes = [(tmp_path / name).stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.62 * sizes[0]
+    assert next(load_checkpoint(tmp_path / "half")[0].parameters()).dtype == torch.float32
+
+
+def test_foreign_and_broken_files_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load_checkpoint(tmp_path / "none")
+    (tmp_path / "junk").write_bytes(b"not a model")
+    with pytest.raises(UserError, match="not a whole"):
+        load_checkpoint(tmp_path / "junk")
+    save_file({"x": torch.zeros(1)}, tmp_path / "foreign")
+    with pytest.raises(UserError, match="no jambatalk header"):
+        load_checkpoint(tmp_path / "foreign")
+    header = json.dumps({"model": {"surprise": 1}, "dataset": {}})
+    save_file({"x": torch.zeros(1)}, tmp_path / "newer", metadata={"jambatalk": header})
+    with pytest.raises(UserError, match="surprise"):
+        load_checkpoint(tmp_path / "newer")
+
+
+def test_unknown_layout_letter_is_named() -> None:
+    with pytest.raises(ValueError, match="'X'"):
+        JambaTalk(config(layout="MX"))
+
+
+def test_it_learns_one_clip() -> None:
+    torch.manual_seed(0)
+    model = JambaTalk(config(vertex_rank=4))
+    audio, template = torch.randn(1, 16_000), torch.randn(1, V, 3)
+    with torch.no_grad():
+        frames = model(audio, template)[0].shape[1]
+    motion = torch.sin(torch.arange(frames) * 0.7)[None, :, None, None] * torch.randn(1, 1, V, 3)
+    truth = template[:, None] + motion
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    torch.nn.init.normal_(model.head.offsets.weight, std=0.1)
+    still = (truth - template[:, None]).square().mean().item()
+    for _ in range(120):
+        loss = (model(audio, template)[0] - truth).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05 * still
