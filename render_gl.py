@@ -42,7 +42,9 @@ FRAGMENT_SHADER = """
 in vec3 at; in vec3 to_normal; in vec3 colour; in vec2 open_gloss;
 out vec4 light;
 vec3 wrapped(float cosine, vec3 wrap) { return max((cosine + wrap) / (1.0 + wrap), 0.0); }
-float half_cosine(vec3 n, vec3 v, vec3 lamp) { return max(dot(n, normalize(v + lamp)), 0.0); }
+float half_cosine_squared(vec3 n, vec3 v, vec3 lamp) {
+    return pow(max(dot(n, normalize(v + lamp)), 0.0), 2.0);
+}
 vec3 knee(vec3 x) {
     return mix(x, 1.0 - 0.25 * exp((0.75 - x) / 0.25), greaterThan(x, vec3(0.75)));
 }
@@ -56,10 +58,10 @@ void main() {
     vec3 around = mix(GROUND, SKY, 0.5 + 0.5 * n.y);
     vec3 diffuse = colour * (lamps * shade + around * openness / (1.0 - colour * (1.0 - openness)));
     if (!gl_FrontFacing) { light = vec4(BACK_FACE * diffuse, 1.0); return; }
-    float key = pow(half_cosine(n, v, KEY_DIRECTION), 12.0);
-    float fill = pow(half_cosine(n, v, FILL_DIRECTION), 12.0);
+    float key = pow(half_cosine_squared(n, v, KEY_DIRECTION), 6.0);
+    float fill = pow(half_cosine_squared(n, v, FILL_DIRECTION), 6.0);
     float skin = SKIN_KEY * key + SKIN_OIL * pow(key, 5.0) + SKIN_FILL * fill;
-    float window = half_cosine(n, v, CATCH_DIRECTION);
+    float window = half_cosine_squared(n, v, CATCH_DIRECTION);
     float wet = CATCH * clamp((window - CATCH_FROM) / CATCH_EDGE, 0.0, 1.0)
         + WET_KEY * pow(key, 3.0);
     float sky = GRAZING * pow(max(1.0 - dot(n, v), 0.0), 4.0) * openness;
@@ -263,7 +265,7 @@ def _import_pyrender():
     sys.modules.setdefault("pyrender.viewer", stub)
     try:
         import pyrender
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # PyOpenGL without its library: the latter
         raise UserError(
             f"renderer pyrender: cannot import it ({error}); "
             "pip install pyrender==0.1.45, then pip install PyOpenGL==3.1.10"

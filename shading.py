@@ -33,7 +33,7 @@ CATCH_DIRECTION = _unit(-0.30, 0.28, 0.91)  # the window that the eyes mirror
 SKY, GROUND = (0.23, 0.24, 0.27), (0.13, 0.095, 0.08)
 WRAP = (0.42, 0.30, 0.25)  # skin scatters light past the terminator, red the farthest
 SKIN_KEY, SKIN_OIL, SKIN_FILL = 0.075, 0.055, 0.02  # broad and narrow gleam of skin
-CATCH, CATCH_FROM, CATCH_EDGE = 1.1, 0.9925, 0.0035  # cosines: a small window, its edge soft
+CATCH, CATCH_FROM, CATCH_EDGE = 1.1, 0.985, 0.007  # squared cosines: a window with soft edge
 WET_KEY, GRAZING = 0.10, 0.32  # gleam of wet surfaces; of the sky on edges seen from the side
 SHADE = 0.3  # share of a lamp's light that reaches the most enclosed point
 
@@ -55,10 +55,11 @@ def _open_light(openness, albedo):
 
 
 @jit
-def _half_cosine(normal, view, light):
-    """Cosine between the normal and the half vector of view and light (Blinn), at least 0."""
-    half = unit((view[0] + light[0], view[1] + light[1], view[2] + light[2]))
-    return max(dot(normal, half), 0.0)
+def _half_cosine_squared(normal, view, light):
+    """Squared cosine between the normal and the half vector of view and light (Blinn), from 0."""
+    along = normal[0] * (view[0] + light[0]) + normal[1] * (view[1] + light[1])
+    along = max(along + normal[2] * (view[2] + light[2]), 0.0)
+    return along * along / (2.0 + 2.0 * dot(view, light) + 1e-12)
 
 
 @jit
@@ -75,10 +76,10 @@ def _diffuse(c, albedo, key, fill, rim, up, openness):
 @jit
 def _gleam(normal, view, openness, gloss):
     """What the surface mirrors of the lamps: (of the key light, of the sky)."""
-    key = _half_cosine(normal, view, KEY_DIRECTION) ** 12
-    fill = _half_cosine(normal, view, FILL_DIRECTION) ** 12
+    key = _half_cosine_squared(normal, view, KEY_DIRECTION) ** 6
+    fill = _half_cosine_squared(normal, view, FILL_DIRECTION) ** 6
     skin = SKIN_KEY * key + SKIN_OIL * key**5 + SKIN_FILL * fill
-    window = _half_cosine(normal, view, CATCH_DIRECTION)
+    window = _half_cosine_squared(normal, view, CATCH_DIRECTION)
     wet = CATCH * min(max((window - CATCH_FROM) / CATCH_EDGE, 0.0), 1.0) + WET_KEY * key**3
     grazing = max(1.0 - dot(normal, view), 0.0)
     lamps = (SHADE + (1.0 - SHADE) * openness) * (skin * openness * (1.0 - gloss) + wet * gloss)
@@ -147,6 +148,15 @@ def _shade_face(f, x, y, screen, view, faces, normals, surface):
 
 
 @jit
+def _empty(line, column, face_ids):
+    """Whether a pixel shows nothing but background."""
+    for k in range(SAMPLES * SAMPLES):
+        if face_ids[line + k // SAMPLES, column + k % SAMPLES] >= 0:
+            return False
+    return True
+
+
+@jit
 def _one_patch(line, column, depth, face_ids, face_normals):
     """Whether the four samples of a pixel lie on one smooth patch, so that one shading will do."""
     first, w = face_ids[line, column], depth[line, column]
@@ -184,32 +194,30 @@ def shade(
     surface: (V, 6) linear r, g, b, openness (1 in the open, 0 enclosed), gloss (1 wet, 0 skin), 0;
     background: (3,) linear; encode: (n,) uint8, the sRGB code of the light i / (n - 1).
     """
-    top_code = encode.shape[0] - 1
+    top_code, behind = encode.shape[0] - 1, (background[0], background[1], background[2])
     for i in range(image.shape[0]):
         for j in range(image.shape[1]):
             line, column = i * SAMPLES, j * SAMPLES
-            if _one_patch(line, column, depth, face_ids, face_normals):
-                red, green, blue = _shade_face(
-                    face_ids[line, column], column + 0.5, line + 0.5,
-                    screen, view, faces, normals, surface,
-                )  # fmt: skip
+            if _empty(line, column, face_ids):
+                light = behind
+            elif _one_patch(line, column, depth, face_ids, face_normals):
+                f = face_ids[line, column]
+                light = _shade_face(
+                    f, column + 0.5, line + 0.5, screen, view, faces, normals, surface
+                )
             else:
                 red, green, blue = 0.0, 0.0, 0.0
                 for k in range(SAMPLES * SAMPLES):
                     y, x = line + k // SAMPLES, column + k % SAMPLES
-                    if face_ids[y, x] < 0:
-                        r, g, b = background[0], background[1], background[2]
-                    else:
+                    f, r, g, b = face_ids[y, x], behind[0], behind[1], behind[2]
+                    if f >= 0:
                         r, g, b = _shade_face(
-                            face_ids[y, x], x + 0.5, y + 0.5,
-                            screen, view, faces, normals, surface,
-                        )  # fmt: skip
+                            f, x + 0.5, y + 0.5, screen, view, faces, normals, surface
+                        )
                     red, green, blue = red + r, green + g, blue + b
-                share = 1.0 / (SAMPLES * SAMPLES)
-                red, green, blue = red * share, green * share, blue * share
-            image[i, j, 0] = encode[int(min(max(red, 0.0), 1.0) * top_code + 0.5)]
-            image[i, j, 1] = encode[int(min(max(green, 0.0), 1.0) * top_code + 0.5)]
-            image[i, j, 2] = encode[int(min(max(blue, 0.0), 1.0) * top_code + 0.5)]
+                light = scaled((red, green, blue), 1.0 / (SAMPLES * SAMPLES))
+            for c in range(3):
+                image[i, j, c] = encode[int(min(max(light[c], 0.0), 1.0) * top_code + 0.5)]
 
 
 class SoftwareBackend:

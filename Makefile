@@ -1,0 +1,37 @@
+# make demo   a head speaks the bundled recording; ends with the path of the video
+# make test   lint, then the whole test suite
+# make lint   style and format only
+# make bench  every benchmark; each prints its figures as one line of JSON, last
+#
+# All of them first set up .venv, again whenever the requirements change. Another interpreter:
+# make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RECORDING := demo/wav/sense_and_sensibility.wav
+
+.PHONY: demo test lint bench
+
+demo: $(READY)
+	$(BIN)/python demo.py --wav_path $(RECORDING)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY)
+	for file in benchmarks/bench_*.py; do \
+		$(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; \
+	done
+
+$(READY): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+		"Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	touch $(READY)

@@ -1,0 +1,72 @@
+"""Time and memory of the demo on 10 s of speech: `python -m benchmarks.bench_demo`.
+
+Runs the real demo.py in a process of its own, once on half a second (which compiles the renderer
+where that was not yet done and warms the disk cache), then on 10 s made of the bundled recording.
+`wall_s` is from starting Python to the finished video; `peak_mb` the largest resident set of any
+one process (Python; ffmpeg's is smaller). Linux and macOS.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from config import PROJECT_ROOT
+from demo import bundled_recording
+from errors import UserError, run_cli
+
+WARM_UP_S, CLIP_S = 0.5, 10.0
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, what ru_maxrss counts in
+
+
+def write_clip(path: Path, seconds: float) -> Path:
+    """The bundled recording, repeated or cut to `seconds`."""
+    audio, rate = soundfile.read(bundled_recording())
+    soundfile.write(path, np.resize(audio, round(seconds * rate)), rate)
+    return path
+
+
+def run_demo(wav: Path, out: Path, flags: Sequence[str]) -> float:
+    """Seconds that demo.py takes from start to exit; `UserError` with its words if it fails."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "demo.py", "--wav_path", str(wav), "--out", str(out), *flags],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.perf_counter() - start
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no words"])[-1]
+        raise UserError(f"demo.py ended with {done.returncode}: {last}")
+    if not Path(done.stdout.splitlines()[-1]).is_file():
+        raise UserError(f"demo.py printed no video: {done.stdout}")
+    return seconds
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Time and memory of the demo on 10 s of speech.")
+    parser.add_argument("flags", nargs="*", help="after --: further flags of demo.py")
+    flags = parser.parse_args(argv).flags
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        first = run_demo(write_clip(work / "warm_up.wav", WARM_UP_S), work, flags)
+        print(f"warm-up on {WARM_UP_S:g} s of speech: {first:.1f} s")
+        wall = run_demo(write_clip(work / "clip.wav", CLIP_S), work, flags)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * RSS_UNIT / 2**20
+    print(f"{CLIP_S:g} s of speech: {wall:.1f} s, largest process {peak:.0f} MB")
+    print(json.dumps({"wall_s": round(wall, 2), "peak_mb": round(peak)}))
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
