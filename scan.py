@@ -75,7 +75,7 @@ def selective_scan(
     with torch.autocast(u.device.type, enabled=False):
         y, last_state = scan(u, delta, A, B, C)
     if D is not None:
-        y = y + D.to(accumulate)[:, None] * u
+        y = torch.addcmul(y, D.to(accumulate)[:, None], u)
     if z is not None:
         y = y * F.silu(z.to(accumulate))
     y = y.to(out_dtype)
