@@ -45,14 +45,14 @@ _TARGETS: dict[str, dict[str, float]] = {
     "jh": dict(J=.10, F=.42, P=.35, D=.25, H=.18, W=.12, T=.3),
     "k": dict(J=.20, D=.15, H=.08, S=.05), "g": dict(J=.20, D=.15, H=.08, S=.05),
     "ng": dict(J=.20, D=.14, H=.06, S=.05), "hh": dict(J=.25, D=.10),
-    "r": dict(J=.14, P=.40, F=.24, D=.08), "w": dict(J=.08, P=.95, F=.12),
+    "r": dict(J=.14, P=.40, F=.24, D=.08), "w": dict(J=.06, P=.95, F=.10),
     "y": dict(J=.14, S=.30, M=.15, D=.20, H=.10),
     "iy": dict(J=.17, S=.40, M=.28, D=.34, H=.22), "ih": dict(J=.24, S=.24, M=.15, D=.22, H=.12),
     "ey": dict(J=.30, S=.32, M=.20, D=.24, H=.15), "eh": dict(J=.42, S=.25, M=.12, D=.20, H=.12),
     "ae": dict(J=.56, S=.30, M=.14, D=.22, H=.16), "aa": dict(J=.68, D=.12, H=.06),
     "ao": dict(J=.52, F=.28, P=.30, D=.08), "ah": dict(J=.38, D=.14, H=.06),
     "er": dict(J=.22, P=.35, F=.22, D=.08), "uh": dict(J=.25, P=.42, F=.18),
-    "uw": dict(J=.14, P=.88, F=.18), "ow": dict(J=.36, P=.55, F=.25),
+    "uw": dict(J=.11, P=.88, F=.15), "ow": dict(J=.36, P=.55, F=.25),
     "aw": dict(J=.60, D=.10), "ay": dict(J=.62, D=.14, H=.08), "oy": dict(J=.48, F=.28, P=.30),
 }
 # Diphthongs move: first half, second half, share of the first.
@@ -72,7 +72,7 @@ GROUPS = {
 _DOMINANCE: tuple[tuple[str, dict[str, float]], ...] = (
     (" ".join(VOWELS), dict(jaw=1.0, rounding=.8, spread=.6, closure=.7, tongue=.5)),
     ("uw ow ao w uh oy", dict(rounding=2.5)),
-    ("w uw", dict(rounding=4.0, jaw=2.0)),
+    ("w uw", dict(rounding=4.0, jaw=3.0, spread=1.5)),
     ("sh zh ch jh", dict(rounding=1.8, jaw=1.6)),
     ("iy ey y", dict(spread=1.0, rounding=3.0)),
     ("p b m", dict(closure=8.0, jaw=2.0, spread=3.0, rounding=.25, tongue=.1)),
@@ -86,8 +86,8 @@ _DOMINANCE: tuple[tuple[str, dict[str, float]], ...] = (
 # fmt: on
 
 # How far a channel at 1.0 parts the inner lips on the mid-line of synthetic/head.npz, in units of
-# jawOpen (21.5 mm); the channels that are not named move them by less than 0.03.
-_GAP = dict(J=1.0, X=-1.0, D=0.17, H=0.23, F=0.6, P=-0.12, R=-0.12, L=-0.15, U=-0.06, M=-0.13)
+# jawOpen (20.3 mm); the channels that are not named leave them together.
+_GAP = dict(J=1.0, X=-1.0, D=0.2, H=0.24, F=0.44, K=0.18, L=-0.035)
 
 
 def columns(letters: str) -> list[int]:
