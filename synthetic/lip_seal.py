@@ -13,6 +13,8 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 GAP = 1e-4  # metres, between the touching rings of a closed mouth
+CALM = 0.6  # how much of the bow in the closed lips' line is taken out
+ROUND_WIDTH = 0.72  # of the mouth's width that a funnel opens
 OUTER, CONTACT, INNER = range(3)  # rings of the mouth's opening, from the face inwards
 
 
@@ -41,6 +43,17 @@ class SmoothSpread:
         field[self.fixed] = values
         field[self.free] = -self._solver.solve(self._coupling @ values)
         return field
+
+
+def smooth_field(field: np.ndarray, faces: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """`field` (V, 3) with `share` (V,) of each vertex's value replaced by its neighbours' mean."""
+    a, b = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)), axis=0).T
+    total, count = np.zeros_like(field), np.zeros(len(field))
+    for here, there in ((a, b), (b, a)):
+        np.add.at(total, here, field[there])
+        np.add.at(count, here, 1)
+    mean = total / np.maximum(count, 1)[:, None]
+    return field + share[:, None] * (mean - field)
 
 
 def hops(faces: np.ndarray, n_vertices: int, start: np.ndarray, limit: int) -> np.ndarray:
@@ -105,46 +118,68 @@ class LipSealer:
         near = hops(faces, len(skin), fixed, 5)
         self.spread = SmoothSpread(faces, len(skin), fixed, near)
 
-    def _correction(self, wanted: list, weights: np.ndarray) -> np.ndarray:
+    def _correction(self, wanted: list, weights: np.ndarray, together: bool = False) -> np.ndarray:
         """Field (V, 3) that adds `wanted` (as from `separation`) between the lips.
 
-        weights: (3, 3), how much of it each ring takes per axis.
+        weights: (3, 3), how much of it each ring takes per axis. With `together` both lips move by
+        `wanted` instead.
         """
+        lower_share, upper_share = (1.0, 1.0) if together else (-0.5, 0.5)
         field = np.zeros_like(self.skin)
         counts = np.zeros(len(self.skin))
         for ring in (OUTER, CONTACT, INNER):
-            for (upper, lower), (at_upper, at_lower) in zip(
-                self.seam.halves(ring), wanted, strict=True
-            ):
-                for run, values, sign in ((upper, at_upper, 0.5), (lower, at_lower, -0.5)):
-                    field[run] += sign * values * weights[ring]
+            for runs, half in zip(self.seam.halves(ring), wanted, strict=True):
+                for run, values, share in zip(runs, half, (upper_share, lower_share), strict=True):
+                    field[run] += share * values * weights[ring]
                     counts[run] += 1
         field[counts > 0] /= counts[counts > 0, None]
         return self.spread(field[self.spread.fixed])
 
     def close(self, vertices: np.ndarray) -> np.ndarray:
-        """The neutral skin (V, 3) with the contact rings of both lips on one curve."""
+        """The neutral skin (V, 3) with the contact rings of both lips on one calm curve."""
         weights = np.array([[0, 1, 0.0], [1, 1, 1], [0, 1, 0.5]])
         for _ in range(3):
             apart = self.seam.separation(vertices, vertices, CONTACT)
             gap = np.array([0.0, GAP, 0.0])
-            wanted = [tuple(gap * [0, 1, 0] - side * [0, 1, 1] for side in half) for half in apart]
+            wanted = [tuple(gap - side * [0, 1, 1] for side in half) for half in apart]
             vertices = vertices + self._correction(wanted, weights)
-        return vertices
+        return vertices + self._correction(self._bow(vertices), np.ones((3, 3)), together=True)
 
-    def keep(
-        self, unit: np.ndarray, share: Sequence[float], against: np.ndarray | None = None
-    ) -> np.ndarray:
-        """The unit (V, 3) with only `share` (3,) of its motion between the lips left.
+    def _bow(self, vertices: np.ndarray) -> list:
+        """What flattens the line between the lips by `CALM` towards a parabola over x."""
+        wanted = []
+        for upper, lower in self.seam.halves(CONTACT):
+            x, y = np.abs(vertices[upper, 0]), vertices[upper, 1]
+            curve = np.polynomial.Polynomial.fit(np.r_[x, -x], np.r_[y, y], 2)
+            half = []
+            for run in (upper, lower):
+                shift = np.zeros((len(run), 3))
+                shift[:, 1] = CALM * (curve(np.abs(vertices[run, 0])) - vertices[run, 1])
+                half.append(shift)
+            wanted.append(tuple(half))
+        return wanted
 
-        With `against` the motion between the lips becomes the opposite of that unit's.
-        """
+    def keep(self, unit: np.ndarray, share: Sequence[float]) -> np.ndarray:
+        """The unit (V, 3) with only `share` (3,) of its motion between the lips left."""
         apart = self.seam.separation(self.skin, unit, CONTACT)
         wanted = [tuple((np.array(share) - 1) * side for side in half) for half in apart]
-        if against is not None:
-            other = self.seam.separation(self.skin, against, CONTACT)
-            wanted = [
-                tuple(-side - o for side, o in zip(half, other_half, strict=True))
-                for half, other_half in zip(apart, other, strict=True)
-            ]
+        return unit + self._correction(wanted, np.ones((3, 3)))
+
+    def oppose(self, unit: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """The unit (V, 3) with the opposite of `other`'s motion between the lips."""
+        apart = self.seam.separation(self.skin, unit + other, CONTACT)
+        wanted = [tuple(-side for side in half) for half in apart]
+        return unit + self._correction(wanted, np.ones((3, 3)))
+
+    def round_out(self, unit: np.ndarray, height: float) -> np.ndarray:
+        """The unit (V, 3) with a round opening, `height` metres in the middle, 0 at the corners."""
+        apart = self.seam.separation(self.skin, unit, CONTACT)
+        wanted = []
+        for runs, half in zip(self.seam.halves(CONTACT), apart, strict=True):
+            change = [np.zeros_like(side) for side in half]
+            for run, side, shift in zip(runs, half, change, strict=True):
+                x = np.abs(self.skin[run, 0])
+                profile = np.clip(1 - (x / (ROUND_WIDTH * x.max())) ** 2, 0, 1)
+                shift[:, 1] = height * profile - side[:, 1]
+            wanted.append(tuple(change))
         return unit + self._correction(wanted, np.ones((3, 3)))
