@@ -177,9 +177,24 @@ class SpeechFeatures(nn.Module):
                      for clip, n in zip(audio, lengths.tolist(), strict=True)]
             return nn.utils.rnn.pad_sequence(clips, batch_first=True)
         padded = F.pad(audio, (self.margin, self.margin))
-        with torch.autocast(audio.device.type, enabled=False):  # the wave needs float32's range
-            features = body.feature_extractor(padded.float())
-        return features.transpose(1, 2)[:, :n_frames]  # (B, A, C0)
+        return self._convolve(body.feature_extractor, padded).transpose(1, 2)[:, :n_frames]
+
+    @staticmethod
+    def _convolve(extractor: nn.Module, audio: Tensor) -> Tensor:
+        """(B, S) to (B, C0, A). Frozen leading layers run in float32 and without gradient."""
+        x = audio[:, None].float()
+        layers = list(extractor.conv_layers)
+        n_frozen = 0
+        while n_frozen < len(layers) and not any(
+            p.requires_grad for p in layers[n_frozen].parameters()
+        ):
+            n_frozen += 1
+        with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
+            for layer in layers[:n_frozen]:
+                x = layer(x)
+        for layer in layers[n_frozen:]:
+            x = layer(x)
+        return x
 
     def _mel(self, audio: Tensor, lengths: Tensor | None, n_frames: int) -> Tensor:
         wanted = (2 * n_frames - 1) * MEL_HOP + WINDOW  # the last frame's second half may hang over
@@ -254,7 +269,7 @@ def load_pretrained(source: str) -> nn.Module:
         if config.model_type not in kinds:
             raise UserError(f"--wav2vec2 {source}: it is a {config.model_type} model; "
                             "wanted wav2vec2 or wav2vec2-bert")
-        return kinds[config.model_type].from_pretrained(source)
+        return kinds[config.model_type].from_pretrained(source).float()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         fix = ("the folder needs config.json and model.safetensors" if local else

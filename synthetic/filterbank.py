@@ -19,6 +19,7 @@ random equaliser changes them by a few per cent of their deviation (tests/test_f
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,11 @@ SHIFT = 4.0  # GELU(x) = x within 1e-4 for x > 4
 TYPICAL_MEAN, TYPICAL_STD = 7.3, 1.3  # of layer 2 on speech
 CHANNELS_0 = (N_LONG + 3 * (N_BANDS - N_LONG)) * len(PHASES)  # 640
 CHANNELS_1 = N_BANDS * LEVELS
+
+
+def is_filterbank(config: Any) -> bool:
+    """Do a Wav2Vec2Config's first three convolutions have the sizes of the filterbank?"""
+    return tuple(config.conv_dim[:3]) == (CHANNELS_0, CHANNELS_1, N_BANDS)
 
 
 def init_filterbank(extractor: nn.Module) -> None:

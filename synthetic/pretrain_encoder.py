@@ -23,16 +23,17 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from config import ENCODERS, PROJECT_ROOT
 from errors import UserError, run_cli
+from synthetic.filterbank import init_filterbank, is_filterbank
 from synthetic.phones import PHONES
 from synthetic.speech import N_CHANNELS, SpeechPool
 from wav2vec import AUDIO_FPS, SpeechFeatures
 
-W_PHONE, W_CURVE, W_CURVE_VELOCITY = 0.7, 1.0, 1.0
+W_PHONE, W_EARLY, W_CURVE, W_CURVE_VELOCITY = 0.7, 0.5, 1.0, 1.0
 EMA_DECAY = 0.999
 
 
 class PhoneReader(nn.Module):
-    """A CTC model with lip curves beside its characters: (B, S) to (B, A, K) and (B, A, channels)."""
+    """A CTC model with lip curves beside its characters."""
 
     def __init__(self, encoder: dict) -> None:
         super().__init__()
@@ -40,13 +41,19 @@ class PhoneReader(nn.Module):
         self.body = getattr(self.model, self.model.base_model_prefix)
         self.features = SpeechFeatures(self.body)
         self.curve_head = nn.Linear(self.model.config.hidden_size, N_CHANNELS)
+        self.early_head = None  # reads phones off the convolutions: a short way for their gradient
+        if not self.features.is_mel:
+            self.early_head = nn.Linear(self.body.config.conv_dim[-1], len(PHONES))
 
-    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, _ = self.body.feature_projection(self.features(self.body, audio, None))
+    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Phone logits (B, A, K), curves (B, A, channels), logits of the early head."""
+        features = self.features(self.body, audio, None)
+        early = None if self.early_head is None else self.early_head(features)
+        hidden, _ = self.body.feature_projection(features)
         if self.training and self.body.config.apply_spec_augment:
             hidden = self.body._mask_hidden_states(hidden)
         hidden = self.body.encoder(hidden).last_hidden_state
-        return self.model.lm_head(hidden), self.curve_head(hidden)
+        return self.model.lm_head(hidden), self.curve_head(hidden), early
 
 
 def build_ctc(encoder: dict) -> nn.Module:
@@ -63,9 +70,7 @@ def build_ctc(encoder: dict) -> nn.Module:
                "eos_token_id": None}
     if encoder["model_type"] == "wav2vec2":
         model = Wav2Vec2ForCTC(Wav2Vec2Config(**values))
-        if encoder["conv_kernel"][0] >= 200:
-            from synthetic.filterbank import init_filterbank
-
+        if is_filterbank(model.config):
             init_filterbank(model.wav2vec2.feature_extractor)
         return model
     return Wav2Vec2BertForCTC(Wav2Vec2BertConfig(**values))
@@ -94,14 +99,21 @@ def curve_statistics(pool: SpeechPool, n_crops: int = 200) -> tuple[Tensor, Tens
 
 
 def reader_loss(
-    logits: Tensor, predicted: Tensor, curves: Tensor, phones: Tensor, scale: Tensor
+    outputs: tuple[Tensor, Tensor, Tensor | None], curves: Tensor, phones: Tensor, scale: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
     """Phone cross-entropy plus scaled curve and curve-velocity errors; their values apart."""
-    phone = F.cross_entropy(logits.flatten(0, 1), phones.flatten(), label_smoothing=0.05)
-    error = (predicted - curves) * scale
+    logits, predicted, early = outputs
+
+    def entropy(x: Tensor) -> Tensor:
+        return F.cross_entropy(x.float().flatten(0, 1), phones.flatten(), label_smoothing=0.05)
+
+    phone = entropy(logits)
+    error = (predicted.float() - curves) * scale
     curve = error.square().mean()
     velocity = (error[:, 1:] - error[:, :-1]).square().mean()
     total = W_PHONE * phone + W_CURVE * curve + W_CURVE_VELOCITY * velocity
+    if early is not None:
+        total = total + W_EARLY * entropy(early)
     return total, {"phone": phone.item(), "curve": curve.item(), "velocity": velocity.item()}
 
 
@@ -143,8 +155,8 @@ def fit(
         audio, curves, phones = next(source)
         reader.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits, predicted = reader(audio)
-        loss, parts = reader_loss(logits.float(), predicted.float(), curves, phones, scale)
+            outputs = reader(audio)
+        loss, parts = reader_loss(outputs, curves, phones, scale)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)

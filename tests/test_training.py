@@ -1,0 +1,174 @@
+"""main.py as a user runs it: train, best model of validation, test table; on a toy data set."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import main
+import scoring
+import training
+from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
+from errors import UserError, run_cli
+from jambatalk import load_checkpoint
+from lip_reader import LipReader
+from synthetic.pretrain_encoder import PhoneReader, save
+
+V = 11
+ENCODER = dict(
+    model_type="wav2vec2", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=2,
+    feat_extract_norm="layer", do_stable_layer_norm=True, apply_spec_augment=False,
+)  # fmt: skip
+
+
+def write_clips(root: Path) -> None:
+    """Two subjects, three sentences: tones whose loudness opens the mouth (vertices 3 to 5)."""
+    rng = np.random.default_rng(0)
+    (root / "wav").mkdir(parents=True)
+    (root / "vertices_npy").mkdir()
+    templates = {name: rng.uniform(-0.1, 0.1, (V, 3)).astype(np.float32) for name in "ab"}
+    np.savez(root / "templates.npz", **templates)
+    lines = []
+    for subject, template in templates.items():
+        for sentence in (1, 2, 3):
+            name = f"{subject}_sentence{sentence:02d}"
+            time = np.arange(16_000 + 640) / 16_000
+            loud = np.clip(np.sin(2 * np.pi * (1 + sentence) * time), 0, 1)
+            audio = loud * np.sin(2 * np.pi * 200 * time) * 0.5
+            soundfile.write(root / f"wav/{name}.wav", audio.astype(np.float32), 16_000)
+            frames = np.arange(60) / 60
+            opening = np.interp(frames, time, loud)[:, None] * 0.02
+            vertices = np.tile(template, (60, 1, 1))
+            vertices[:, 3:5, 1] -= opening
+            np.save(root / f"vertices_npy/{name}.npy", vertices.reshape(60, -1).astype(np.float32))
+            lines.append(json.dumps({"name": name, "segments": [["p", 0.6, 0.7]]}))
+    (root / "phones.jsonl").write_text("\n".join(lines) + "\n")
+    for name, rows in (("lips", [3, 4, 5]), ("upper", [0, 1]), ("inner", [5, 3])):
+        (root / f"{name}.txt").write_text("\n".join(map(str, rows)) + "\n")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A toy recipe registered as "toy", and its data on disk."""
+    root = tmp_path / "data"
+    write_clips(root)
+    torch.manual_seed(0)
+    save(PhoneReader(ENCODER), tmp_path / "encoder", {})
+    spec = DatasetSpec(
+        name="toy", root=str(root), fps=30, source_fps=60, n_vertices=V, metres_per_unit=1.0,
+        templates=str(root / "templates.npz"), topology="", lips_region=str(root / "lips.txt"),
+        upper_region=str(root / "upper.txt"), inner_lips=str(root / "inner.txt"),
+        phones=str(root / "phones.jsonl"),
+        splits={"train": Split(("a",), (1, 2)), "val": Split(("b",), (1,)),
+                "test": Split(("b",), (2, 3))},
+    )  # fmt: skip
+    model = ModelConfig(encoder=ENCODER, n_vertices=V, fps=30, fold=2, layout="MEA", d_model=24,
+                        d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2, d_ff=32,
+                        rope_rank=3, vertex_rank=2)  # fmt: skip
+    train = TrainConfig(epochs=2, batch_size=2, learning_rate=3e-3, warmup_steps=2, w_lips=100.0,
+                        ema_decay=0.5)  # fmt: skip
+    toy = Recipe(spec, model, train, str(tmp_path / "encoder"))
+    monkeypatch.setitem(main.RECIPES, "toy", toy)
+    monkeypatch.chdir(tmp_path)
+    return toy
+
+
+def run(*argv: str) -> int:
+    return run_cli(main.main, list(argv))
+
+
+def test_train_then_test_leaves_a_whole_run_folder(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--dataset", "toy", "--workers", "0", "--precision", "fp32") == 0
+    folder = Path("runs/toy")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["recipe"]["train"]["epochs"] == 2 and record["commit"]
+    log = (folder / "log.csv").read_text().splitlines()
+    assert len(log) == 3
+    assert set("loss vertex velocity lips latent ctc balance val_lve".split()) < set(
+        log[0].split(",")
+    )
+    assert list(folder.glob("events.*"))
+    model, spec = load_checkpoint(folder / "best.safetensors")
+    assert spec == recipe.dataset
+    assert not any("teacher" in name or "reader" in name for name in model.state_dict())
+    total = json.loads((folder / "results.json").read_text())["total"]
+    assert total["clips"] == 2 and total["closures"] == 2
+    assert "motionless template" in capsys.readouterr().out
+
+
+def test_training_learns_the_toy(recipe: Recipe) -> None:
+    flags = ["--dataset", "toy", "--workers", "0", "--precision", "fp32", "--epochs", "40"]
+    assert run(*flags) == 0
+    total = json.loads(Path("runs/toy/results.json").read_text())["total"]
+    assert total["lve_ratio"] < 0.7  # the same loudness on another subject
+    assert total["opening_r"] > 0.5
+
+
+def test_same_seed_same_losses(recipe: Recipe) -> None:
+    rows = []
+    for out in ("one", "two"):
+        flags = ["--dataset", "toy", "--mode", "train", "--workers", "0", "--precision", "fp32"]
+        assert run(*flags, "--out", out) == 0
+        lines = Path(out, "log.csv").read_text().splitlines()
+        rows.append([line.split(",")[:-1] for line in lines])  # the last column is the time
+    assert rows[0] == rows[1]
+
+
+def test_wrong_split_and_wrong_epochs_are_one_line(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--dataset", "toy", "--epochs", "0") == 2
+    assert "--epochs 0" in capsys.readouterr().err
+    assert run("--dataset", "toy", "--mode", "test", "--checkpoint", "none.safetensors") == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_clips_named(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "total_loss", lambda parts, config: torch.tensor(float("nan")))
+    assert run("--dataset", "toy", "--workers", "0") == 2
+    assert "a_sentence0" in capsys.readouterr().err
+
+
+def test_encoder_of_another_shape_is_one_line(recipe: Recipe, tmp_path: Path) -> None:
+    other = dataclasses.replace(
+        recipe, model=dataclasses.replace(recipe.model, encoder=ENCODER | {"hidden_size": 16})
+    )
+    with pytest.raises(UserError, match="not the recipe's encoder"):
+        training.build(other, torch.device("cpu"))
+
+
+def test_lip_reader_ignores_padding_and_hears_nothing() -> None:
+    torch.manual_seed(0)
+    reader = LipReader(n_lips=3, d_teacher=16, n_characters=5, fps=30, d_model=32).eval()
+    offsets = torch.randn(2, 29, 3, 3) * 0.01
+    frames = torch.tensor([29, 17])
+    together = reader(offsets, 49, frames)
+    assert together[0].shape == (2, 49, 16) and together[1].shape == (2, 49, 5)
+    alone = reader(offsets[1:, :17], 28)
+    torch.testing.assert_close(together[1][1, :28], alone[1][0], atol=1e-5, rtol=1e-4)
+
+
+def test_summary_pools_frames_not_clips() -> None:
+    rows = [
+        {"frames": n, "lve": e, "mve": e, "fdd": e, "lve_motionless": 1.0, "mve_motionless": 1.0,
+         "fdd_motionless": 1.0, "static": False}
+        for n, e in ((10, 0.0), (30, 4.0))
+    ]  # fmt: skip
+    total = scoring.summarise(rows)
+    assert total["lve"] == 3.0 and total["fdd"] == 2.0 and total["lve_ratio"] == 3.0
+
+
+def test_scripts_say_how_they_are_used() -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.parse(["--help"])
+    assert stopped.value.code == 0 and sys.argv
