@@ -56,7 +56,8 @@ void main() {
         + RIM * max(dot(n, RIM_DIRECTION), 0.0);
     float shade = SHADE + (1.0 - SHADE) * openness;
     vec3 around = mix(GROUND, SKY, 0.5 + 0.5 * n.y);
-    vec3 diffuse = colour * (lamps * shade + around * openness / (1.0 - colour * (1.0 - openness)));
+    vec3 diffuse = colour * (lamps * shade + around * openness
+        / (1.0 - BOUNCE * colour * (1.0 - openness)));
     if (!gl_FrontFacing) { light = vec4(BACK_FACE * diffuse, 1.0); return; }
     float key = pow(half_cosine_squared(n, v, KEY_DIRECTION), 6.0);
     float fill = pow(half_cosine_squared(n, v, FILL_DIRECTION), 6.0);
@@ -72,8 +73,8 @@ void main() {
 
 SHARED_NUMBERS = (
     "KEY_DIRECTION", "KEY", "FILL_DIRECTION", "FILL", "RIM_DIRECTION", "RIM", "CATCH_DIRECTION",
-    "SKY", "GROUND", "WRAP", "SHADE", "BACK_FACE", "SKIN_KEY", "SKIN_OIL", "SKIN_FILL", "CATCH",
-    "CATCH_FROM", "CATCH_EDGE", "WET_KEY", "GRAZING",
+    "SKY", "GROUND", "WRAP", "SHADE", "BOUNCE", "BACK_FACE", "SKIN_KEY", "SKIN_OIL", "SKIN_FILL",
+    "CATCH", "CATCH_FROM", "CATCH_EDGE", "WET_KEY", "GRAZING",
 )  # fmt: skip
 
 PROBE = """

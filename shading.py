@@ -35,6 +35,7 @@ WRAP = (0.42, 0.30, 0.25)  # skin scatters light past the terminator, red the fa
 SKIN_KEY, SKIN_OIL, SKIN_FILL = 0.075, 0.055, 0.02  # broad and narrow gleam of skin
 CATCH, CATCH_FROM, CATCH_EDGE = 1.1, 0.985, 0.007  # squared cosines: a window with soft edge
 WET_KEY, GRAZING = 0.10, 0.32  # gleam of wet surfaces; of the sky on edges seen from the side
+BOUNCE = 0.9  # share of a wall's light that meets the next wall; 1 would divide 0 by 0
 SHADE = 0.3  # share of a lamp's light that reaches the most enclosed point
 
 
@@ -51,7 +52,7 @@ def _open_light(openness, albedo):
     A geometric series: what does not come from the sky comes from the wall, times its albedo. So
     creases of skin turn warm, not grey.
     """
-    return openness / (1.0 - albedo * (1.0 - openness))
+    return openness / (1.0 - BOUNCE * albedo * (1.0 - openness))
 
 
 @jit
@@ -217,7 +218,9 @@ def shade(
                     red, green, blue = red + r, green + g, blue + b
                 light = scaled((red, green, blue), 1.0 / (SAMPLES * SAMPLES))
             for c in range(3):
-                image[i, j, c] = encode[int(min(max(light[c], 0.0), 1.0) * top_code + 0.5)]
+                # Written so that NaN counts as dark: as an index it would read anywhere.
+                level = min(light[c], 1.0) if light[c] > 0.0 else 0.0
+                image[i, j, c] = encode[int(level * top_code + 0.5)]
 
 
 class SoftwareBackend:

@@ -158,6 +158,14 @@ def test_the_inside_of_a_surface_is_dark(ball):
     assert light[0] < 0.25 * light[1]
 
 
+def test_white_walls_of_a_closed_room_are_not_a_number_of_bounces(ball):
+    # Albedo 1 and no opening: the geometric series of bounces would be 0 / 0.
+    import shading
+
+    assert shading._open_light(0.0, 1.0) == 0.0
+    assert shading._open_light(1.0, 1.0) == 1.0
+
+
 def test_a_mesh_that_is_inside_out_is_turned_round(ball):
     faces, vertices = ball
     np.testing.assert_array_equal(draw(ball), draw((faces[:, ::-1], vertices)))
@@ -215,7 +223,9 @@ WILD_MESHES = """
 import numpy as np, trimesh
 from render import Renderer
 mesh = trimesh.creation.icosphere(subdivisions=1)
-renderer = Renderer(mesh.faces, mesh.vertices, size=64)
+mesh = mesh + trimesh.creation.icosphere(subdivisions=1, radius=0.5)  # white and enclosed
+white = np.ones_like(mesh.vertices)
+renderer = Renderer(mesh.faces, mesh.vertices, size=64, colors=white, gloss=white[:, 0])
 generator = np.random.default_rng(0)
 for scale in (1e-30, 1.0, 30.0, 1e30):
     for offset in ([0, 0, 0], [50, -30, 0], [0, 0, 5.5], [0, 0, 500], [-1e9, 1e9, 1e9]):
@@ -228,7 +238,8 @@ print(renderer.frame(mesh.vertices + [0, 0, 500]).min(), renderer.frame(mesh.ver
 
 def run_python(code, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "-X", "faulthandler", "-c", code], cwd=ROOT,
+        capture_output=True, text=True, check=False,
         env={**os.environ, **environment},
     )  # fmt: skip
 
