@@ -46,7 +46,7 @@ class FliteVoices:
     """Debian's flite: slt (woman), rms (man), awb (Scot), kal16 (diphones)."""
 
     name = "flite"
-    offset_s = -0.005
+    offset_s = -0.003
 
     @staticmethod
     def unavailable() -> str:

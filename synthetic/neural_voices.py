@@ -100,7 +100,7 @@ class KokoroVoices:
     """Kokoro's voices and mixtures of two; about a quarter mixes in a voice of another language."""
 
     name = "kokoro"
-    offset_s = -0.055
+    offset_s = -0.050
 
     def __init__(self) -> None:
         from hibari import Hibari

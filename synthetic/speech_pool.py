@@ -66,8 +66,9 @@ def append_clip(folder: Path, name: str, utterance: Utterance) -> dict[str, Any]
         "segments": [[s.phone, round(s.start_s, 4), round(s.end_s, 4)] for s in utterance.segments],
     }
     _mend_last_line(folder / INDEX_NAME)
-    with open(folder / INDEX_NAME, "a", encoding="utf-8") as file:
-        file.write(json.dumps(clip, ensure_ascii=False) + "\n")
+    line = json.dumps(clip, ensure_ascii=False) + "\n"
+    with open(folder / INDEX_NAME, "ab", buffering=0) as file:  # one write: lines never interleave
+        file.write(line.encode())
     return clip
 
 

@@ -11,6 +11,7 @@ import pytest
 from config import SAMPLE_RATE
 from errors import UserError
 from synthetic import make_corpus, raw_corpus, sentences, speech_pool
+from synthetic.alignment import refine
 from synthetic.classic_voices import segments_from_ends
 from synthetic.neural_voices import read_styles
 from synthetic.phones import (
@@ -343,6 +344,22 @@ def test_engine_says_the_phones_of_the_text_in_time(engine):
              for s in vowels]  # fmt: skip
     first = round(spoken.segments[0].end_s * SAMPLE_RATE) - 800
     assert min(level) > 5 * np.abs(spoken.audio[:first]).max()
+
+
+def test_boundaries_do_not_depend_on_a_delay_of_the_engines_times():
+    needs("hibari")
+    spoken = speak("hibari", TEXT, random.Random(6))
+    late = transform_segments(spoken.segments, 0.03, spoken.duration_s)
+    starts = np.array([segment.start_s for segment in refine(spoken.audio, late)])
+    wanted = np.array([segment.start_s for segment in spoken.segments])
+    # the end of the last word is vague, and held near the engine's own time
+    np.testing.assert_allclose(starts[:-1], wanted[:-1], atol=0.011)  # one frame of the aligner
+
+
+def test_alignment_that_finds_no_path_keeps_the_engines_times():
+    needs("hibari")
+    segments = [Segment("sil", 0, 0.01), Segment("p", 0.01, 0.02), Segment("aa", 0.02, 0.03)]
+    assert refine(np.zeros(480, np.float32), segments) == segments
 
 
 def test_engines_repeat_themselves():
