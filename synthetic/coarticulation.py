@@ -26,7 +26,7 @@ from synthetic.visemes import ALPHA, DIPHTHONGS, GROUPS, LIP_GAP, MOUTH_CHANNELS
 BROW_CHANNELS = ("browInnerUp", "browOuterUp")
 CHANNELS = MOUTH_CHANNELS + BROW_CHANNELS
 CHANNEL_INDEX = {channel: index for index, channel in enumerate(CHANNELS)}
-CLOSED = 0.06  # aperture below which lips count as shut; the rules go below -0.05
+CLOSED = 0.06  # aperture below which lips count as shut; the rules reach -0.01
 
 LOUDNESS_HZ = 100  # rate of the loudness and pitch envelopes; value i is the instant (i + 0.5)/100
 
