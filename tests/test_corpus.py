@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from config import SAMPLE_RATE
+from data_loader import load_wav
 from errors import UserError
 from synthetic import make_corpus, raw_corpus, sentences, speech_pool
 from synthetic.alignment import refine
@@ -27,6 +28,7 @@ from synthetic.phones import (
 )
 from synthetic.raw_corpus import RawClip, cast_subjects, subject_texts, write_raw
 from synthetic.voices import ENGINES, Utterance, missing_engines, set_silence, speak
+from vocaset import process_voca_data
 
 TEXT = "Bob may help you move five big boxes."
 CLOSURES = ["b", "b", "m", "p", "m", "b", "b"]
@@ -266,6 +268,27 @@ def test_raw_corpus_has_vocasets_layout(tmp_path):
     assert len(audio["ben"]["sentence02"]["audio"]) == 11_000
     row = rows["ben"]["sentence02"][29]
     np.testing.assert_allclose(verts[row], 1 + 29 * 0.002, rtol=1e-6)
+
+
+def test_raw_corpus_goes_through_vocasets_preparation(tmp_path):
+    templates = {"ada": np.zeros((7, 3), np.float32), "ben": np.ones((7, 3), np.float32)}
+    clips = fake_clips(8000)
+
+    def animate(clip):
+        motion = np.arange(clip.frames)[:, None, None] * 0.001 * clip.sentence
+        return templates[clip.subject] + motion
+
+    write_raw(tmp_path / "raw", templates, clips, animate, {})
+    process_voca_data.main(["--raw", str(tmp_path / "raw"), "--out", str(tmp_path)])
+    for clip in clips:
+        name = f"{clip.subject}_sentence{clip.sentence:02d}"
+        vertices = np.load(tmp_path / f"vertices_npy/{name}.npy")
+        np.testing.assert_allclose(vertices, animate(clip).reshape(-1, 21), rtol=1e-6)
+        audio = load_wav(tmp_path / f"wav/{name}.wav")
+        assert abs(len(audio) - len(clip.audio)) <= SAMPLE_RATE // 60
+        said = (clip.audio - clip.audio.mean()) / clip.audio.std()
+        n = min(len(audio), len(said))
+        assert np.corrcoef(audio[:n], said[:n])[0, 1] > 0.99
 
 
 def test_raw_corpus_is_made_once_and_again_when_its_making_changes(tmp_path):
