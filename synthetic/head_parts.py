@@ -14,7 +14,6 @@ TOOTH_GAP = np.array([0.80, 0.73, 0.64])
 GUM = np.array([0.80, 0.46, 0.45])
 TONGUE = np.array([0.90, 0.50, 0.49])
 SCLERA = np.array([0.93, 0.92, 0.91])
-LIMBUS = np.array([0.16, 0.19, 0.22])
 IRIS = np.array([0.36, 0.46, 0.50])
 PUPIL = np.array([0.03, 0.03, 0.035])
 
@@ -173,9 +172,13 @@ def eyeball(centre: np.ndarray, radius: float) -> Part:
     vertices = np.concatenate([[[0.0, 0.0, 1.05]], (ring * bulge[:, None, None]).reshape(-1, 3)])
     faces = grid_faces(len(polar), EYE_SEGMENTS, closed=True)[:, ::-1] + 1
     fan = [[0, 1 + i, 1 + (i + 1) % EYE_SEGMENTS] for i in range(EYE_SEGMENTS)]
-    by_ring = (PUPIL, IRIS * 1.15, IRIS, IRIS * 0.75, SCLERA * 0.93, SCLERA, SCLERA, SCLERA * 0.9)
-    colors = np.concatenate([[PUPIL], np.repeat(by_ring, EYE_SEGMENTS, axis=0)])
-    return Part(centre + radius * vertices, np.concatenate([fan, faces]), colors)
+    return Part(centre + radius * vertices, np.concatenate([fan, faces]), eye_colors(IRIS))
+
+
+def eye_colors(iris: np.ndarray) -> np.ndarray:
+    """Colours (n, 3) of an eyeball's vertices with an `iris` of that colour (3,)."""
+    by_ring = (PUPIL, iris * 1.15, iris, iris * 0.7, SCLERA * 0.93, SCLERA, SCLERA, SCLERA * 0.9)
+    return np.concatenate([[PUPIL], np.repeat(by_ring, EYE_SEGMENTS, axis=0)])
 
 
 # The left brow seen from the front, base mesh metres: x, y of its middle, half height.
@@ -192,7 +195,13 @@ BROW_LINE = np.array(
         [0.0500, 0.7422, 0.0007],
     ]
 )
-BROW_ROWS = ((1.5, 0.0), (0.7, 0.9), (-0.7, 0.9), (-1.5, 0.0))  # of half height; mm off the skin
+BROW_DENSITY = (0.5, 0.8, 0.9, 0.95, 0.95, 0.9, 0.75)  # of the inner columns
+BROW_ROWS = (
+    (1.7, 0.12),
+    (0.7, 0.45),
+    (-0.7, 0.45),
+    (-1.7, 0.12),
+)  # of half height; mm off the skin
 
 
 def brow_outline() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -205,5 +214,5 @@ def brow_outline() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     rows = [BROW_LINE[:, :2] + BROW_LINE[:, 2:] * [0, side] for side, _ in BROW_ROWS]
     height = np.repeat([h * MM for _, h in BROW_ROWS], n)
     hair = np.zeros((len(BROW_ROWS), n))
-    hair[1:-1, 1:-1] = 1.0
+    hair[1:-1, 1:-1] = BROW_DENSITY
     return np.concatenate(rows), height, grid_faces(len(BROW_ROWS), n)[:, ::-1], hair.ravel()

