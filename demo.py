@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from config import PROJECT_ROOT, SAMPLE_RATE, DatasetSpec
 from errors import UserError, run_cli
@@ -94,6 +95,8 @@ def check(args: argparse.Namespace) -> Plan:
     nearest = next(folder for folder in (args.out, *args.out.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"--out {args.out}: {nearest} is not a folder that can be written to")
+    if (args.out / f"{wav_path.stem}.mp4").resolve() == wav_path.resolve():
+        raise UserError(f"--out {args.out}: the video would replace the recording {wav_path}")
     return Plan(
         wav_path=wav_path,
         checkpoint=args.checkpoint,
@@ -211,8 +214,6 @@ def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, 
 
 def render_video(plan: Plan, spec: DatasetSpec, template: NDArray, vertices: NDArray) -> None:
     """Draw `vertices` (T, V, 3) and mux them with the recording into `<out>/<name>.mp4`."""
-    from tqdm import tqdm
-
     from data_loader import load_faces
     from render import Renderer, write_video
 
@@ -273,7 +274,8 @@ def write(
     target = plan.out / f"{name}.npy"
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
-        save_vertices(partial, meshes, (n_frames, *template.shape))
+        progress = tqdm(meshes, total=n_frames, desc="predicting", unit="frame")
+        save_vertices(partial, progress, (n_frames, *template.shape))
         if plan.video:
             render_video(plan, spec, template, np.load(partial, mmap_mode="r"))
         os.replace(partial, target)

@@ -92,9 +92,10 @@ def _clip_span(x0, y0, x1, y1, area, y, first, last):
         # A horizontal edge bounds rows, not columns; the caller visits only rows inside.
         return first, last
     crossing = x0 + (y - y0) * (x1 - x0) / (y1 - y0)
+    # Comparisons, not min and max: a crossing that overflowed to NaN must not become a bound.
     if slope > 0.0:
-        return first, min(last, crossing + 1e-6)
-    return max(first, crossing - 1e-6), last
+        return first, crossing + 1e-6 if crossing + 1e-6 < last else last
+    return crossing - 1e-6 if crossing - 1e-6 > first else first, last
 
 
 @jit

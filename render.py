@@ -282,8 +282,8 @@ def _ffmpeg_command(
         command += ["-i", str(Path(audio_path).resolve()), "-map", "0:v:0", "-map", "1:a:0"]
         command += ["-c:a", "aac", "-b:a", "160k", "-ac", "2"]
     # Colours as every player expects them of HD video; players of today want yuv420p.
-    command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-pix_fmt", "yuv420p"]
-    command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    hd = "scale=out_color_matrix=bt709:out_range=tv,setparams=color_primaries=bt709:color_trc=bt709"
+    command += ["-vf", hd, "-pix_fmt", "yuv420p"]
     command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18"]
     # -shortest would miss the end by up to a packet of sound.
     command += ["-t", f"{n_frames / fps:.6f}", "-movflags", "+faststart", "-f", "mp4"]

@@ -238,6 +238,15 @@ def test_wrong_flags_are_refused(run, arguments, words):
     assert words in refusal((*run(*arguments)[:3], Path("nowhere")))
 
 
+def test_the_recording_is_never_replaced(run, tmp_path):
+    video = tmp_path / "made" / "out" / "a.mp4"
+    video.parent.mkdir(parents=True)
+    video.write_bytes(b"precious")
+    code, _, error, _ = run("--wav_path", video)
+    assert code == EXIT_BAD_INPUT and "would replace the recording" in error
+    assert video.read_bytes() == b"precious"
+
+
 def test_a_file_that_is_no_model_is_refused(run, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"no weights")
     assert "x.safetensors" in refusal(run("--checkpoint", tmp_path / "x.safetensors"))

@@ -227,7 +227,7 @@ mesh = mesh + trimesh.creation.icosphere(subdivisions=1, radius=0.5)  # white an
 white = np.ones_like(mesh.vertices)
 renderer = Renderer(mesh.faces, mesh.vertices, size=64, colors=white, gloss=white[:, 0])
 generator = np.random.default_rng(0)
-for scale in (1e-30, 1.0, 30.0, 1e30):
+for scale in (1e-30, 1.0, 30.0, 1e30, 1e150, 1e300):
     for offset in ([0, 0, 0], [50, -30, 0], [0, 0, 5.5], [0, 0, 500], [-1e9, 1e9, 1e9]):
         for noise in (0.0, 3.0):
             wild = mesh.vertices * scale + offset
