@@ -13,6 +13,7 @@ Two bodies from transformers are accepted, told apart by `model_type` in their c
 clip, which carry over from synthetic to human voices better (benchmarks/RESULTS.md).
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def audio_frames(n_samples: int) -> int:
     """Number of 50 Hz frames A of a clip: (S - 400) // 320 + 1; the remainder is dropped."""
     if n_samples < WINDOW:
         raise ValueError(f"{n_samples} samples are fewer than one window of {WINDOW}")
+    return (n_samples - WINDOW) // HOP + 1
+
+
+def frame_lengths(n_samples: Tensor) -> Tensor:
+    """`audio_frames` of a (B,) tensor of sample counts."""
     return (n_samples - WINDOW) // HOP + 1
 
 
@@ -138,12 +144,43 @@ def build_body(config: dict[str, Any]) -> nn.Module:
     values = {key: value for key, value in config.items() if key != "model_type"}
     kind = config.get("model_type")
     if kind == "wav2vec2":
-        return Wav2Vec2Model(Wav2Vec2Config(**values))
+        return attach_context(Wav2Vec2Model(Wav2Vec2Config(**values)))
     if kind == "wav2vec2-bert":
         return Wav2Vec2BertModel(Wav2Vec2BertConfig(**values))
     raise UserError(
         f"speech encoder: model_type is {kind!r}; wanted 'wav2vec2' or 'wav2vec2-bert'"
     )
+
+
+class ContextLayer(nn.Module):
+    """x + dropout(GELU(conv(LayerNorm(x)))): (B, A, C) to the same, five frames wide."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.conv = nn.Conv1d(width, width, 5, padding=2)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        hidden = self.norm(x)
+        if mask is not None:
+            hidden = hidden * mask[..., None]
+        return x + self.dropout(F.gelu(self.conv(hidden.transpose(1, 2)).transpose(1, 2)))
+
+
+def attach_context(body: nn.Module) -> nn.Module:
+    """Give a body the `context_layers` of its config, ours, not wav2vec 2.0's; returns the body.
+
+    A pre-trained body has none. A small one trained here learns several times faster with a few
+    residual convolutions between its filters and its transformer (benchmarks/RESULTS.md).
+    """
+    config = body.config
+    n_layers = getattr(config, "context_layers", 0)
+    if n_layers:
+        body.context = nn.ModuleList(
+            ContextLayer(config.conv_dim[-1], config.hidden_dropout) for _ in range(n_layers)
+        )
+    return body
 
 
 class SpeechFeatures(nn.Module):
@@ -175,33 +212,45 @@ class SpeechFeatures(nn.Module):
             # group norm looks at all of time: each clip alone, so that padding changes nothing
             clips = [self(body, clip[None, :n], None)[0]
                      for clip, n in zip(audio, lengths.tolist(), strict=True)]
-            return nn.utils.rnn.pad_sequence(clips, batch_first=True)
+            return nn.utils.rnn.pad_sequence(clips, batch_first=True)  # fmt: skip
         padded = F.pad(audio, (self.margin, self.margin))
-        return self._convolve(body.feature_extractor, padded).transpose(1, 2)[:, :n_frames]
+        features = self._convolve(body, padded)[:, :n_frames]
+        mask = None if lengths is None else length_mask(frame_lengths(lengths), n_frames)
+        for layer in getattr(body, "context", ()):
+            features = layer(features, mask)
+        return features  # (B, A, C0)
 
     @staticmethod
-    def _convolve(extractor: nn.Module, audio: Tensor) -> Tensor:
-        """(B, S) to (B, C0, A). Frozen leading layers run in float32 and without gradient."""
-        x = audio[:, None].float()
-        layers = list(extractor.conv_layers)
+    def _convolve(body: nn.Module, audio: Tensor) -> Tensor:
+        """(B, S) to (B, A, C0). Frozen leading layers run in float32 and without gradient.
+
+        `hand_set_layers` in the config: what that many leading layers give gets zero mean and
+        unit variance over the clip, channel by channel, as the log-mel of w2v-BERT does.
+        """
+        layers = list(body.feature_extractor.conv_layers)
         n_frozen = 0
         while n_frozen < len(layers) and not any(
             p.requires_grad for p in layers[n_frozen].parameters()
         ):
             n_frozen += 1
-        with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
-            for layer in layers[:n_frozen]:
+        n_hand_set = getattr(body.config, "hand_set_layers", 0)
+        x = audio[:, None].float()
+        for i, layer in enumerate(layers):
+            frozen = i < max(n_frozen, n_hand_set)
+            grad = torch.is_grad_enabled() and not frozen
+            precise = torch.autocast(audio.device.type, enabled=False)
+            with torch.set_grad_enabled(grad), precise if frozen else nullcontext():
                 x = layer(x)
-        for layer in layers[n_frozen:]:
-            x = layer(x)
-        return x
+                if i + 1 == n_hand_set:
+                    x = normalise_over_time(x.transpose(1, 2)).transpose(1, 2)
+        return x.transpose(1, 2)
 
     def _mel(self, audio: Tensor, lengths: Tensor | None, n_frames: int) -> Tensor:
         wanted = (2 * n_frames - 1) * MEL_HOP + WINDOW  # the last frame's second half may hang over
         energies = log_mel(F.pad(audio, (0, max(wanted - audio.shape[1], 0))),
                            self.filters, self.window)[:, : 2 * n_frames]  # (B, 2A, 80)
         if lengths is not None:
-            lengths = 2 * ((lengths - WINDOW) // HOP + 1)
+            lengths = 2 * frame_lengths(lengths)
         return fold(normalise_over_time(energies, lengths), 2)
 
 
@@ -234,7 +283,7 @@ class SpeechEncoder(nn.Module):
         """
         features = self.features(self.body, audio, lengths)  # (B, A, C0)
         n_frames = features.shape[1] * self.fps // AUDIO_FPS
-        frames = None if lengths is None else (lengths - WINDOW) // HOP + 1
+        frames = None if lengths is None else frame_lengths(lengths)
         features = resample(features, self.fps * self.k, frames)  # (B, T·k + r, C0)
         mask = None
         if frames is not None:
@@ -255,26 +304,41 @@ class SpeechEncoder(nn.Module):
             self.body.feature_extractor._freeze_parameters()
 
 
+def build_ctc(config: Any) -> nn.Module:
+    """A fresh Wav2Vec2ForCTC or Wav2Vec2BertForCTC of a transformers config, context included."""
+    from transformers import Wav2Vec2BertForCTC, Wav2Vec2ForCTC
+
+    kinds = {"wav2vec2": Wav2Vec2ForCTC, "wav2vec2-bert": Wav2Vec2BertForCTC}
+    if config.model_type not in kinds:
+        raise UserError(
+            f"speech encoder: {config.model_type} model; wanted wav2vec2 or wav2vec2-bert"
+        )
+    model = kinds[config.model_type](config)
+    attach_context(getattr(model, model.base_model_prefix))
+    return model
+
+
 def load_pretrained(source: str) -> nn.Module:
-    """A Wav2Vec2ForCTC or Wav2Vec2BertForCTC from a local folder or a hub name.
+    """A Wav2Vec2ForCTC or Wav2Vec2BertForCTC in float32 from a local folder or a hub name.
 
     Raises `UserError` in one line when neither can be had.
     """
-    from transformers import AutoConfig, Wav2Vec2BertForCTC, Wav2Vec2ForCTC
+    from safetensors.torch import load_file
+    from transformers import AutoConfig
 
     local = Path(source).exists()
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=local)
-        kinds = {"wav2vec2": Wav2Vec2ForCTC, "wav2vec2-bert": Wav2Vec2BertForCTC}
-        if config.model_type not in kinds:
-            raise UserError(f"--wav2vec2 {source}: it is a {config.model_type} model; "
-                            "wanted wav2vec2 or wav2vec2-bert")
-        return kinds[config.model_type].from_pretrained(source).float()
-    except (OSError, ValueError) as error:
+        model = build_ctc(config)
+        if getattr(config, "context_layers", 0):
+            model.load_state_dict(load_file(Path(source) / "model.safetensors"))
+            return model
+        return type(model).from_pretrained(source, local_files_only=local).float()
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         fix = ("the folder needs config.json and model.safetensors" if local else
                f"with a network once: huggingface-cli download {source}; or give a local folder")
-        raise UserError(f"--wav2vec2 {source}: cannot be loaded ({reason}); {fix}") from error
+        raise UserError(f"--wav2vec2 {source}: cannot be loaded ({reason}); {fix}") from error  # fmt: skip
 
 
 class TextTeacher(nn.Module):
@@ -303,7 +367,7 @@ class TextTeacher(nn.Module):
         features = self.features(self.body, audio, lengths)
         mask = None
         if lengths is not None:
-            mask = length_mask((lengths - WINDOW) // HOP + 1, features.shape[1])
+            mask = length_mask(frame_lengths(lengths), features.shape[1])
         hidden, _ = self.body.feature_projection(features)
         hidden = self.body.encoder(hidden, attention_mask=mask).last_hidden_state
         return hidden, self.model.lm_head(hidden)

@@ -8,18 +8,17 @@ layer 0  windowed sinusoids at `N_BANDS` mel-spaced frequencies, each in four ph
          sin, -sin); wide bands get three short windows instead of one long. Group norm divides
          every channel by its own RMS over the clip, which takes out microphone and room colour.
          GELU of opposite phases adds up to the rectified output.
-layer 1  adds the phases (and windows) of a band: its magnitude m in two 10 ms steps, then
-         GELU(m / θ - 1) at `LEVELS` thresholds θ, a ladder of straight pieces
-layer 2  joins the ladder to about log(m + θ0), one channel a band, shifted to where GELU is
-         the identity
-layer 3  is learnt; it only starts as if its input had zero mean and unit variance
+layer 1  adds the phases (and windows) of a band: its magnitude m in each of two 10 ms steps,
+         then GELU(m / θ - 1) at `LEVELS` thresholds θ, a ladder of straight pieces
+layer 2  joins the ladder to about log(m + θ0), one channel a band and step, shifted to where
+         GELU is the identity
 
+What follows is learnt, on these channels normalised over the clip (wav2vec.SpeechFeatures).
 On human speech the bands correlate with the normalised log-mel by 0.96 (median of 64), and a
 random equaliser changes them by a few per cent of their deviation (tests/test_filterbank.py).
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,30 +28,26 @@ from config import SAMPLE_RATE
 N_BANDS = 64
 LOW_HZ, HIGH_HZ = 70.0, 7_600.0
 N_LONG = 16  # lowest bands: one window over the whole kernel; the others three short ones
-LEVELS = 6
+LEVELS = 4
+STEPS = 2  # 10 ms steps in a 20 ms frame, kept apart
 PHASES = (0.0, math.pi, math.pi / 2, -math.pi / 2)
 GAIN = 20.0  # group norm's weight: rectification is linear down to 26 dB below a band's RMS
-FIRST_LEVEL, LEVEL_STEP = 0.3, 3.0
+FIRST_LEVEL, LEVEL_STEP = 0.3, 5.0
 SHIFT = 4.0  # GELU(x) = x within 1e-4 for x > 4
-TYPICAL_MEAN, TYPICAL_STD = 7.3, 1.3  # of layer 2 on speech
 CHANNELS_0 = (N_LONG + 3 * (N_BANDS - N_LONG)) * len(PHASES)  # 640
-CHANNELS_1 = N_BANDS * LEVELS
-
-
-def is_filterbank(config: Any) -> bool:
-    """Do a Wav2Vec2Config's first three convolutions have the sizes of the filterbank?"""
-    return tuple(config.conv_dim[:3]) == (CHANNELS_0, CHANNELS_1, N_BANDS)
+CHANNELS_2 = N_BANDS * STEPS  # 128
+CHANNELS_1 = CHANNELS_2 * LEVELS  # 512
 
 
 def init_filterbank(extractor: nn.Module) -> None:
     """Set and freeze the first three convolutions of a Wav2Vec2FeatureEncoder in place.
 
-    Raises ValueError when their sizes are not (640, 384, 64) with kernels (*, 2, 1).
+    Raises ValueError when their sizes are not (640, 512, 128) with kernels (*, 2, 1).
     """
     first, second, third = extractor.conv_layers[:3]
     found = tuple(layer.conv.weight.shape[0] for layer in (first, second, third))
-    if found != (CHANNELS_0, CHANNELS_1, N_BANDS):
-        raise ValueError(f"convolutions of {found} channels; wanted {(CHANNELS_0, CHANNELS_1, N_BANDS)}")
+    if found != (CHANNELS_0, CHANNELS_1, CHANNELS_2):
+        raise ValueError(f"convolutions of {found} channels; wanted {(CHANNELS_0, CHANNELS_1, CHANNELS_2)}")
     filters, band_of = sinusoids(first.conv.kernel_size[0])
     with torch.no_grad():
         first.conv.weight.copy_(filters[:, None])
@@ -61,9 +56,6 @@ def init_filterbank(extractor: nn.Module) -> None:
         first.layer_norm.bias.zero_()
         _ladder(second.conv, band_of)
         _join(third.conv)
-        follower = extractor.conv_layers[3].conv
-        follower.weight.div_(TYPICAL_STD)
-        follower.bias.sub_(follower.weight.sum((1, 2)) * TYPICAL_MEAN)
     for layer in (first, second, third):
         layer.requires_grad_(False)
     extractor._requires_grad = False  # no gradient with respect to the wave
@@ -101,19 +93,20 @@ def _ladder(conv: nn.Conv1d, band_of: Tensor) -> None:
     conv.weight.zero_()
     for band in range(N_BANDS):
         members = torch.nonzero(band_of == band).flatten()
-        share = 2.0 / (len(members) * conv.kernel_size[0])  # two opposite phases are silent
-        for i in range(LEVELS):
-            conv.weight[band * LEVELS + i, members] = share / level(i)
-            conv.bias[band * LEVELS + i] = -1.0 if i else 0.0
+        share = 2.0 / len(members)  # two opposite phases are silent
+        for step in range(STEPS):
+            for i in range(LEVELS):
+                row = (band * STEPS + step) * LEVELS + i
+                conv.weight[row, members, step] = share / level(i)
+                conv.bias[row] = -1.0 if i else 0.0
 
 
 def _join(conv: nn.Conv1d) -> None:
     """Slope 1/θ_i between θ_i and θ_(i+1): each rung takes back most of the one before."""
     conv.weight.zero_()
     conv.bias.fill_(SHIFT)
-    for band in range(N_BANDS):
-        slope = 0.0
-        for i in range(LEVELS):
-            target = 1.0 / max(level(i), FIRST_LEVEL) * math.log(LEVEL_STEP) / (LEVEL_STEP - 1)
-            conv.weight[band, band * LEVELS + i, 0] = (target - slope) * level(i)
-            slope = target
+    rows, slope = torch.arange(CHANNELS_2), 0.0
+    for i in range(LEVELS):
+        target = math.log(LEVEL_STEP) / (LEVEL_STEP - 1) / level(i)
+        conv.weight[rows, rows * LEVELS + i, 0] = (target - slope) * level(i)
+        slope = target

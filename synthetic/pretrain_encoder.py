@@ -23,12 +23,17 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from config import ENCODERS, PROJECT_ROOT
 from errors import UserError, run_cli
-from synthetic.filterbank import init_filterbank, is_filterbank
+from synthetic.filterbank import init_filterbank
 from synthetic.phones import PHONES
 from synthetic.speech import N_CHANNELS, SpeechPool
-from wav2vec import AUDIO_FPS, SpeechFeatures
+from wav2vec import AUDIO_FPS, SpeechFeatures, build_ctc
 
-W_PHONE, W_EARLY, W_CURVE, W_CURVE_VELOCITY = 0.7, 0.5, 1.0, 1.0
+W_PHONE, W_CURVE, W_CURVE_VELOCITY = 0.7, 1.0, 1.0
+BRANCH_ENDS = (
+    "attention.out_proj.weight", "feed_forward.output_dense.weight",  # wav2vec 2.0
+    "ffn1.output_dense.weight", "ffn2.output_dense.weight", "self_attn.linear_out.weight",
+    "conv_module.pointwise_conv2.weight", "pos_conv_embed.conv.parametrizations.weight.original0",
+)  # fmt: skip
 EMA_DECAY = 0.999
 
 
@@ -37,43 +42,45 @@ class PhoneReader(nn.Module):
 
     def __init__(self, encoder: dict) -> None:
         super().__init__()
-        self.model = build_ctc(encoder)
+        self.model = phone_ctc(encoder)
         self.body = getattr(self.model, self.model.base_model_prefix)
         self.features = SpeechFeatures(self.body)
         self.curve_head = nn.Linear(self.model.config.hidden_size, N_CHANNELS)
-        self.early_head = None  # reads phones off the convolutions: a short way for their gradient
-        if not self.features.is_mel:
-            self.early_head = nn.Linear(self.body.config.conv_dim[-1], len(PHONES))
 
-    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Phone logits (B, A, K), curves (B, A, channels), logits of the early head."""
-        features = self.features(self.body, audio, None)
-        early = None if self.early_head is None else self.early_head(features)
-        hidden, _ = self.body.feature_projection(features)
+    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) audio to phone logits (B, A, K) and curves (B, A, channels)."""
+        hidden, _ = self.body.feature_projection(self.features(self.body, audio, None))
         if self.training and self.body.config.apply_spec_augment:
             hidden = self.body._mask_hidden_states(hidden)
         hidden = self.body.encoder(hidden).last_hidden_state
-        return self.model.lm_head(hidden), self.curve_head(hidden), early
+        return self.model.lm_head(hidden), self.curve_head(hidden)
 
 
-def build_ctc(encoder: dict) -> nn.Module:
-    """A fresh Wav2Vec2ForCTC or Wav2Vec2BertForCTC over the phone set."""
-    from transformers import (
-        Wav2Vec2BertConfig,
-        Wav2Vec2BertForCTC,
-        Wav2Vec2Config,
-        Wav2Vec2ForCTC,
-    )
+def phone_ctc(encoder: dict) -> nn.Module:
+    """A fresh CTC model over the phone set, its filterbank set and its transformer quiet."""
+    from transformers import Wav2Vec2BertConfig, Wav2Vec2Config
 
     values = {key: value for key, value in encoder.items() if key != "model_type"}
     values |= {"vocab_size": len(PHONES), "pad_token_id": 0, "bos_token_id": None,
-               "eos_token_id": None}
-    if encoder["model_type"] == "wav2vec2":
-        model = Wav2Vec2ForCTC(Wav2Vec2Config(**values))
-        if is_filterbank(model.config):
-            init_filterbank(model.wav2vec2.feature_extractor)
-        return model
-    return Wav2Vec2BertForCTC(Wav2Vec2BertConfig(**values))
+               "eos_token_id": None}  # fmt: skip
+    kinds = {"wav2vec2": Wav2Vec2Config, "wav2vec2-bert": Wav2Vec2BertConfig}
+    model = build_ctc(kinds[encoder["model_type"]](**values))
+    if getattr(model.config, "hand_set_layers", 0):
+        init_filterbank(model.wav2vec2.feature_extractor)
+    start_quiet(model)
+    return model
+
+
+@torch.no_grad()
+def start_quiet(model: nn.Module) -> None:
+    """Every residual branch of the transformer starts at zero, so that it starts as the identity.
+
+    The heads then read the convolutions from the first step; without this a small encoder spends
+    most of an hour's training on getting signals through (De and Smith 2020 give the reason).
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith(BRANCH_ENDS):
+            parameter.zero_()
 
 
 class EndlessCrops(IterableDataset):
@@ -99,21 +106,14 @@ def curve_statistics(pool: SpeechPool, n_crops: int = 200) -> tuple[Tensor, Tens
 
 
 def reader_loss(
-    outputs: tuple[Tensor, Tensor, Tensor | None], curves: Tensor, phones: Tensor, scale: Tensor
+    logits: Tensor, predicted: Tensor, curves: Tensor, phones: Tensor, scale: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
     """Phone cross-entropy plus scaled curve and curve-velocity errors; their values apart."""
-    logits, predicted, early = outputs
-
-    def entropy(x: Tensor) -> Tensor:
-        return F.cross_entropy(x.float().flatten(0, 1), phones.flatten(), label_smoothing=0.05)
-
-    phone = entropy(logits)
+    phone = F.cross_entropy(logits.float().flatten(0, 1), phones.flatten(), label_smoothing=0.05)
     error = (predicted.float() - curves) * scale
     curve = error.square().mean()
     velocity = (error[:, 1:] - error[:, :-1]).square().mean()
     total = W_PHONE * phone + W_CURVE * curve + W_CURVE_VELOCITY * velocity
-    if early is not None:
-        total = total + W_EARLY * entropy(early)
     return total, {"phone": phone.item(), "curve": curve.item(), "velocity": velocity.item()}
 
 
@@ -155,8 +155,8 @@ def fit(
         audio, curves, phones = next(source)
         reader.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            outputs = reader(audio)
-        loss, parts = reader_loss(outputs, curves, phones, scale)
+            logits, predicted = reader(audio)
+        loss, parts = reader_loss(logits, predicted, curves, phones, scale)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)

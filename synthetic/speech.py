@@ -17,6 +17,7 @@ from augment import augment
 from config import SAMPLE_RATE
 from errors import UserError
 from synthetic.coarticulation import CHANNELS, LOUDNESS_HZ, NEUTRAL, Style, curves, loudness
+from synthetic.pauses import settle_pauses
 from synthetic.phones import PHONE_INDEX, Segment
 
 SPEED_RANGE = (0.85, 1.2)  # tape speed: tempo, pitch and formants together
@@ -113,9 +114,10 @@ def load_clip(folder: Path, row: dict) -> SpeechClip:
     audio, rate = soundfile.read(folder / f"{row['name']}.flac", dtype="int16")
     if rate != SAMPLE_RATE:
         raise UserError(f"{folder / row['name']}.flac: {rate} Hz; wanted {SAMPLE_RATE} Hz")
-    segments = [Segment(*segment) for segment in row["segments"]]
+    wave = audio.astype(np.float32) / 2**15
+    segments = settle_pauses([Segment(*segment) for segment in row["segments"]], wave)
     return SpeechClip(row["name"], row["engine"], row["speaker"], row["text"], audio, segments,
-                      loudness(audio.astype(np.float32) / 2**15))
+                      loudness(wave))
 
 
 def phones_at(segments: list[Segment], times_s: np.ndarray) -> np.ndarray:

@@ -135,9 +135,9 @@ def test_pretrained_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
 
 
 def test_teacher_stays_in_evaluation_mode_and_reads_greedily() -> None:
-    from synthetic.pretrain_encoder import build_ctc
+    from synthetic.pretrain_encoder import phone_ctc
 
-    teacher = TextTeacher(build_ctc(ENCODERS["wav2vec2"])).train()
+    teacher = TextTeacher(phone_ctc(ENCODERS["wav2vec2"])).train()
     assert not any(module.training for module in teacher.modules())
     logits = torch.full((1, 6, 40), -1.0)
     for frame, character in enumerate([0, 7, 7, 0, 7, 3]):
