@@ -1,4 +1,4 @@
-"""The `software` renderer's z-buffer, surface normals and ambient occlusion, compiled by numba.
+"""The `software` renderer's z-buffer and surface normals, compiled by numba; sRGB.
 
 The kernels release the interpreter lock, so several frames may be drawn by threads at one time.
 Numba checks no bounds: every index into an image is clamped here.
@@ -15,10 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLES = 2  # a pixel's side in samples
-
-OPENNESS_DIRECTIONS = 96
-OPENNESS_MAP = 192  # side of the depth pictures that openness is measured in
-SOFTNESS = 0.012  # of the head's radius: what a surface may lie behind another and still get light
 
 
 def jit(function):
@@ -142,74 +138,6 @@ def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray
                     depth[line, column] = w
                     face_ids[line, column] = f
                 w += w_dx
-
-
-@jit
-def add_visible(
-    screen: NDArray,
-    normals: NDArray,
-    depth: NDArray,
-    direction: tuple[float, float, float],
-    softness: float,
-    seen: NDArray,
-    total: NDArray,
-) -> None:
-    """Add to `seen` and `total` (V,) how much of the light from `direction` reaches each vertex.
-
-    screen: (V, 3) x, y, w of an orthographic picture taken from `direction` (unit), with its
-    z-buffer `depth`; both sums are weighted by the cosine to the vertex normal. A vertex that is
-    up to `softness` behind the nearest surface is lit, from twice that on it is hidden.
-    """
-    height, width = depth.shape
-    for v in range(screen.shape[0]):
-        cosine = dot(row(normals, v), direction)
-        if cosine <= 0.0:
-            continue
-        x, y, w = row(screen, v)
-        nearest = depth[min(max(int(y), 0), height - 1), min(max(int(x), 0), width - 1)]
-        total[v] += cosine
-        seen[v] += cosine * min(max(2.0 - (nearest - w) / softness, 0.0), 1.0)
-
-
-def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
-    """(V,) how much of the sky above each vertex of the template is free: 1 open, 0 enclosed.
-
-    Ambient occlusion from small orthographic depth pictures out of evenly spread directions.
-    """
-    centre = (template.min(axis=0) + template.max(axis=0)) / 2
-    radius = np.linalg.norm(template - centre, axis=1).max()
-    points = (template - centre) / radius
-    normals = np.empty_like(points)
-    surface_normals(points, faces, np.empty((len(faces), 3)), normals)
-    depth = np.empty((OPENNESS_MAP, OPENNESS_MAP), np.float32)
-    face_ids = np.empty((OPENNESS_MAP, OPENNESS_MAP), np.int32)
-    seen, total = np.zeros(len(points)), np.zeros(len(points))
-    for k in range(OPENNESS_DIRECTIONS):
-        # Fibonacci sphere.
-        height = 1 - (2 * k + 1) / OPENNESS_DIRECTIONS
-        turn = k * math.pi * (3 - math.sqrt(5))
-        flat = math.sqrt(1 - height * height)
-        direction = np.array([flat * math.cos(turn), height, flat * math.sin(turn)])
-        right = np.cross([0.0, 0.0, 1.0] if abs(height) > 0.9 else [0.0, 1.0, 0.0], direction)
-        right /= np.linalg.norm(right)
-        up = np.cross(direction, right)
-        screen = np.stack([points @ right, -(points @ up), points @ direction], axis=1)
-        screen[:, :2] = (screen[:, :2] + 1.0) * OPENNESS_MAP / 2
-        screen[:, 2] += 2.0  # positive, as the z-buffer wants it
-        rasterise(screen, faces, depth, face_ids)
-        add_visible(screen, normals, depth, tuple(direction), SOFTNESS, seen, total)
-    openness = np.where(total > 0, seen / np.maximum(total, 1e-9), 0.0)
-    return _smooth(openness, faces)
-
-
-def _smooth(values: NDArray, faces: NDArray) -> NDArray:
-    """(V,) values averaged once over the triangles around each vertex."""
-    sums, counts = np.zeros_like(values), np.zeros_like(values)
-    of_face = values[faces].mean(axis=1)
-    for corner in range(3):
-        np.add.at(sums, faces[:, corner], of_face)
-        np.add.at(counts, faces[:, corner], 1.0)
-    return np.where(counts > 0, sums / np.maximum(counts, 1.0), values)
 
 
 def srgb_to_linear(colour: NDArray) -> NDArray:

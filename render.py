@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
-from raster import measure_openness, srgb_to_linear
+from occlusion import MOUTH_MAP, measure_openness, open_mouth
+from raster import rasterise, srgb_to_linear
 
 CLAY = (0.79, 0.66, 0.59)  # sRGB, for meshes without colours
 FIELD_OF_VIEW = math.radians(20.0)  # a portrait lens: little perspective in the face
@@ -87,8 +88,8 @@ class Camera:
         turn = np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
         return (vertices - self.centre) @ turn.T - [0.0, 0.0, self.distance]
 
-    def project(self, view: NDArray, samples: int) -> NDArray:
-        """(V, 3) x, y in samples of a pixel's side / `samples`, and w; w = 0 behind the viewer."""
+    def project(self, view: NDArray, samples: float) -> NDArray:
+        """(V, 3) x, y in samples, `samples` to a pixel's side, and w; w = 0 behind the viewer."""
         away = -view[:, 2]
         visible = away > self.near
         w = np.where(visible, 1.0, 0.0) / np.where(visible, away, 1.0)
@@ -162,12 +163,12 @@ class Renderer:
             colors = np.broadcast_to(CLAY, self.template.shape)
         if colors.shape != self.template.shape or colors.min() < 0 or colors.max() > 1:
             raise ValueError(f"colors {colors.shape}: wanted {self.template.shape}, 0 to 1")
-        surface = np.zeros((len(colors), 6))
-        surface[:, :3] = srgb_to_linear(colors)
-        surface[:, 3] = measure_openness(self.template, self.faces)
-        surface[:, 4] = 0.0 if gloss is None else gloss
+        self.surface = np.zeros((len(colors), 6))  # linear r, g, b, openness, gloss, 0
+        self.surface[:, :3] = srgb_to_linear(colors)
+        self.surface[:, 3] = measure_openness(self.template, self.faces)
+        self.surface[:, 4] = 0.0 if gloss is None else gloss
         light = srgb_to_linear(np.array(parse_colour(background)) / 255)
-        self.backend = RENDERERS[renderer](self.faces, surface, self.camera, light)
+        self.backend = RENDERERS[renderer](self.faces, self.camera, light)
 
     def frame(self, vertices: NDArray, yaw: float = 0.0) -> NDArray:
         """The picture (H, W, 3) uint8 of `vertices` (V, 3), turned by `yaw` degrees to its left.
@@ -177,7 +178,18 @@ class Renderer:
         if vertices.shape != self.template.shape:
             raise ValueError(f"vertices {vertices.shape}, template {self.template.shape}")
         vertices = _check_finite(np.asarray(vertices, np.float64), "the mesh")
-        return self.backend.draw(self.camera.view(vertices, yaw))
+        view = self.camera.view(vertices, yaw)
+        return self.backend.draw(view, self._light_mouth(view))
+
+    def _light_mouth(self, view: NDArray) -> NDArray:
+        """`surface` (V, 6) with the openness that this frame's mouth has."""
+        side = MOUTH_MAP / self.camera.size
+        screen = self.camera.project(view, side)
+        depth = np.empty((MOUTH_MAP, MOUTH_MAP), np.float32)
+        rasterise(screen, self.faces, depth, np.empty(depth.shape, np.int32))
+        surface = self.surface.copy()
+        open_mouth(screen, depth, self.camera.focal_px * side, self.surface[:, 3], surface[:, 3])
+        return surface
 
     def frames(self, vertices: Iterable[NDArray], workers: int = 1) -> Iterator[NDArray]:
         """Pictures of a sequence of meshes (V, 3), in order, drawn by `workers` threads ahead."""

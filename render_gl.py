@@ -125,17 +125,16 @@ class GpuBackend:
 
     threadsafe = False
 
-    def __init__(self, faces: NDArray, surface: NDArray, camera, background: NDArray) -> None:
+    def __init__(self, faces: NDArray, camera, background: NDArray) -> None:
         self.context = open_context()
         self.faces, self.camera, self.background = faces, camera, background
         self.size = (camera.size, camera.size)
         self.program = self.context.program(VERTEX_SHADER, FRAGMENT_SHADER % _defines())
         self.program["projection"].write(_projection(camera).T.astype("f4").tobytes())
-        self.moving = self.context.buffer(reserve=len(surface) * 6 * 4, dynamic=True)
-        fixed = self.context.buffer(np.ascontiguousarray(surface[:, :5], dtype="f4").tobytes())
+        self.moving = self.context.buffer(reserve=int(faces.max() + 1) * 11 * 4, dynamic=True)
         self.mesh = self.context.vertex_array(
             self.program,
-            [(self.moving, "3f 3f", "position", "normal"), (fixed, "3f 2f", "albedo", "finish")],
+            [(self.moving, "3f 3f 3f 2f", "position", "normal", "albedo", "finish")],
             self.context.buffer(np.ascontiguousarray(faces, dtype="i4").tobytes()),
         )
         samples = min(MULTISAMPLES, self.context.max_samples)
@@ -150,13 +149,13 @@ class GpuBackend:
         codes = linear_to_srgb(np.linspace(0.0, 1.0, shading.ENCODE_STEPS))
         self.encode = np.round(255 * codes).astype(np.uint8)
 
-    def draw(self, view: NDArray) -> NDArray:
-        """The picture (H, W, 3) uint8 of vertices (V, 3) in view space."""
+    def draw(self, view: NDArray, surface: NDArray) -> NDArray:
+        """The picture (H, W, 3) uint8 of vertices (V, 3) in view space; surface as for shading."""
         import moderngl
 
         normals = np.empty_like(view)
         surface_normals(view, self.faces, np.empty((len(self.faces), 3)), normals)
-        self.moving.write(np.hstack([view, normals]).astype("f4").tobytes())
+        self.moving.write(np.hstack([view, normals, surface[:, :5]]).astype("f4").tobytes())
         self.canvas.use()
         self.canvas.clear(*self.background, 1.0)
         self.context.enable_only(moderngl.DEPTH_TEST)
@@ -198,10 +197,9 @@ class PyrenderBackend:
 
     threadsafe = False
 
-    def __init__(self, faces: NDArray, surface: NDArray, camera, background: NDArray) -> None:
+    def __init__(self, faces: NDArray, camera, background: NDArray) -> None:
         self.pyrender = _import_pyrender()
         self.faces, self.camera = faces, camera
-        self.colours = np.hstack([surface[:, :3], np.ones((len(surface), 1))])
         self.background = linear_to_srgb(background)
         try:
             self.renderer = self.pyrender.OffscreenRenderer(camera.size, camera.size)
@@ -211,8 +209,8 @@ class PyrenderBackend:
                 "osmesa and install that library, or take --renderer software"
             ) from error
 
-    def draw(self, view: NDArray) -> NDArray:
-        """The picture (H, W, 3) uint8 of vertices (V, 3) in view space."""
+    def draw(self, view: NDArray, surface: NDArray) -> NDArray:
+        """The picture (H, W, 3) uint8 of vertices (V, 3) in view space; surface as for shading."""
         pyrender, camera = self.pyrender, self.camera
         scene = pyrender.Scene(bg_color=[*self.background, 1.0], ambient_light=[0.25] * 3)
         middle = camera.size / 2
@@ -225,8 +223,9 @@ class PyrenderBackend:
         normals = np.empty_like(view)
         surface_normals(view, self.faces, np.empty((len(self.faces), 3)), normals)
         # One mesh a side: pyrender would draw the inside as bright as the outside.
-        inside = self.colours * [*[shading.BACK_FACE] * 3, 1.0]
-        scene.add(self._mesh(view, normals, self.faces, self.colours))
+        outside = np.hstack([surface[:, :3], np.ones((len(surface), 1))])
+        inside = outside * [*[shading.BACK_FACE] * 3, 1.0]
+        scene.add(self._mesh(view, normals, self.faces, outside))
         scene.add(self._mesh(view, -normals, self.faces[:, ::-1], inside))
         for direction, colour in (
             (shading.KEY_DIRECTION, shading.KEY),

@@ -36,7 +36,7 @@ SKIN_KEY, SKIN_OIL, SKIN_FILL = 0.075, 0.055, 0.02  # broad and narrow gleam of 
 CATCH, CATCH_FROM, CATCH_EDGE = 1.1, 0.985, 0.007  # squared cosines: a window with soft edge
 WET_KEY, GRAZING = 0.10, 0.32  # gleam of wet surfaces; of the sky on edges seen from the side
 BOUNCE = 0.9  # share of a wall's light that meets the next wall; 1 would divide 0 by 0
-SHADE = 0.3  # share of a lamp's light that reaches the most enclosed point
+SHADE = 0.16  # share of a lamp's light that reaches the most enclosed point
 
 
 @jit
@@ -228,15 +228,15 @@ class SoftwareBackend:
 
     threadsafe = True
 
-    def __init__(self, faces: NDArray, surface: NDArray, camera, background: NDArray):
-        self.faces, self.surface, self.camera = faces, surface, camera
+    def __init__(self, faces: NDArray, camera, background: NDArray) -> None:
+        self.faces, self.camera = faces, camera
         self.background = background
         codes = linear_to_srgb(np.linspace(0.0, 1.0, ENCODE_STEPS))
         self.encode = np.round(255 * codes).astype(np.uint8)
         self.buffers = threading.local()
 
-    def draw(self, view: NDArray) -> NDArray:
-        """The picture (H, W, 3) uint8 of vertices (V, 3) in view space."""
+    def draw(self, view: NDArray, surface: NDArray) -> NDArray:
+        """The picture (H, W, 3) uint8 of vertices (V, 3) in view space; surface as for `shade`."""
         size = self.camera.size
         screen = self.camera.project(view, SAMPLES)
         if not hasattr(self.buffers, "depth"):
@@ -249,7 +249,7 @@ class SoftwareBackend:
         rasterise(screen, self.faces, depth, face_ids)
         image = np.empty((size, size, 3), np.uint8)
         shade(
-            screen, view, self.faces, face_normals, normals, self.surface,
+            screen, view, self.faces, face_normals, normals, surface,
             depth, face_ids, self.background, self.encode, image,
         )  # fmt: skip
         return image

@@ -102,14 +102,6 @@ def test_normals_of_a_sphere_point_along_its_radii(ball):
     assert (normals * vertices).sum(axis=1).min() > 0.999
 
 
-def test_openness_is_one_in_the_open_and_zero_inside(ball):
-    faces, vertices = ball
-    both = np.vstack([vertices, 0.5 * vertices])
-    openness = raster.measure_openness(both, np.vstack([faces, faces + len(vertices)]))
-    assert openness[: len(vertices)].min() > 0.95
-    assert openness[len(vertices) :].max() < 0.05
-
-
 # ---- the camera --------------------------------------------------------------------------------
 
 
