@@ -1,8 +1,9 @@
 """The training losses as pure functions, and their weighted sum.
 
 Paper, section 3.5 (after SelfTalk): 1000 vertex + 1000 velocity + 0.001 latent + 0.0001 CTC. Ours
-adds the routers' balance loss, which the release computes and throws away.
-T mesh frames, V vertices; a mask (B, T) is True on real frames; sums run in float32.
+adds the routers' balance loss, which the release computes and throws away, and can count the lip
+region twice. The mesh losses take error = prediction - truth, (B, T, V, 3), made once: at 6,000
+vertices it is the largest tensor of a step. A mask (B, T) is True on real frames; None means all.
 """
 
 import torch
@@ -12,23 +13,22 @@ from torch.nn import functional as F
 from config import TrainConfig
 
 
-def vertex_loss(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error over the coordinates of real frames; (B, T, V, 3) each, result ()."""
-    return masked_mean((prediction.float() - truth.float()).square(), mask)
+def vertex_loss(error: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error over the coordinates of real frames, ()."""
+    return mean_square(error, mask)
 
 
-def velocity_loss(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+def velocity_loss(error: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared error of the differences between neighbouring frames; 0 for a single frame."""
-    if prediction.shape[1] < 2:
-        return prediction.new_zeros(())
-    error = prediction.float() - truth.float()
+    if error.shape[1] < 2:
+        return error.new_zeros(())
     pairs = None if mask is None else mask[:, 1:] & mask[:, :-1]
-    return masked_mean((error[:, 1:] - error[:, :-1]).square(), pairs)
+    return mean_square(error[:, 1:] - error[:, :-1], pairs)
 
 
 def latent_loss(lips: Tensor, audio: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared distance of the lip reader's features from the teacher's: (B, A, C) each."""
-    return masked_mean((lips.float() - audio.float()).square(), mask)
+    return mean_square(lips.float() - audio.float(), mask)
 
 
 def ctc_loss(logits: Tensor, texts: list[Tensor], lengths: Tensor, blank: int) -> Tensor:
@@ -44,13 +44,17 @@ def ctc_loss(logits: Tensor, texts: list[Tensor], lengths: Tensor, blank: int) -
     return F.ctc_loss(log_probs, targets, lengths, sizes, blank=blank, zero_infinity=True)
 
 
-def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of (B, T, ...) values over the frames where mask (B, T) is True."""
-    if mask is None:
-        return values.mean()
-    weights = mask.float().view(*mask.shape, *([1] * (values.ndim - 2)))
-    per_frame = values[0, 0].numel()
-    return (values * weights).sum() / (mask.sum() * per_frame).clamp(min=1)
+def mean_square(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of the squares of (B, T, ...) float32 values over the frames where mask (B, T) is True.
+
+    A dot product: one pass over memory forward and one backward.
+    """
+    count = values.numel()
+    if mask is not None:
+        values = values * mask.view(*mask.shape, *([1] * (values.ndim - 2)))
+        count = (mask.sum() * (count // mask.numel())).clamp(min=1)
+    flat = values.float().reshape(-1)
+    return torch.dot(flat, flat) / count
 
 
 def total_loss(parts: dict[str, Tensor], config: TrainConfig) -> Tensor:

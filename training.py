@@ -31,7 +31,7 @@ from errors import UserError
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import LipReader
 from losses import ctc_loss, latent_loss, total_loss, velocity_loss, vertex_loss
-from wav2vec import TextTeacher, audio_frames, length_mask, load_pretrained
+from wav2vec import TextTeacher, frame_lengths, length_mask, load_pretrained
 
 COMPONENT_FRAMES = 2_000  # frames that a low-rank vertex head's start is computed from
 
@@ -117,25 +117,35 @@ def losses_of(
     ragged = None if int(samples.min()) == audio.shape[1] else samples
     prediction, balance = nets.model(audio, template, ragged)
     n_frames = min(prediction.shape[1], truth.shape[1])
-    prediction, truth = prediction[:, :n_frames], truth[:, :n_frames]
-    mask = length_mask(frames.clamp(max=n_frames), n_frames)
+    frames = frames.clamp(max=n_frames)
+    mask = None if int(frames.min()) == n_frames else length_mask(frames, n_frames)
+    error = prediction[:, :n_frames] - truth[:, :n_frames]
     parts = {
-        "vertex": vertex_loss(prediction, truth, mask),
-        "velocity": velocity_loss(prediction, truth, mask),
+        "vertex": vertex_loss(error, mask),
+        "velocity": velocity_loss(error, mask),
         "balance": balance,
     }
     if config.w_lips:
-        seen, wanted = prediction[:, :, lips], truth[:, :, lips]
-        parts["lips"] = vertex_loss(seen, wanted, mask) + velocity_loss(seen, wanted, mask)
+        seen = error[:, :, lips]
+        parts["lips"] = vertex_loss(seen, mask) + velocity_loss(seen, mask)
+    offsets = prediction[:, :n_frames, lips] - template[:, None, lips]
+    return parts | reading_losses(nets, audio, samples, ragged, offsets, frames)
+
+
+def reading_losses(
+    nets: Networks, audio: Tensor, samples: Tensor, ragged: Tensor | None,
+    offsets: Tensor, frames: Tensor,
+) -> dict[str, Tensor]:  # fmt: skip
+    """What the lip reader makes of lip offsets (B, T, L, 3) against what the teacher heard."""
     features, logits = nets.teacher(audio, ragged)
-    lengths = torch.tensor([audio_frames(n) for n in samples.tolist()], device=audio.device)
-    offsets = (prediction - template[:, None])[:, :, lips]
-    latent, characters = nets.reader(offsets, features.shape[1], frames.clamp(max=n_frames))
-    audio_mask = length_mask(lengths, features.shape[1])
+    lengths = frame_lengths(samples)
+    latent, characters = nets.reader(offsets, features.shape[1], frames)
+    mask = None if ragged is None else length_mask(lengths, features.shape[1])
     texts = nets.teacher.text(logits, lengths)
-    parts["latent"] = latent_loss(latent, features, audio_mask)
-    parts["ctc"] = ctc_loss(characters, texts, lengths, nets.teacher.blank)
-    return parts
+    return {
+        "latent": latent_loss(latent, features, mask),
+        "ctc": ctc_loss(characters, texts, lengths, nets.teacher.blank),
+    }
 
 
 class Run:
