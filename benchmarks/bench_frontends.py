@@ -1,0 +1,121 @@
+"""Which ears carry over from synthetic voices to human ones? `python -m benchmarks.bench_frontends`
+
+Trains small speech networks on the same pool with the same loss for the same wall time, each to
+lip curves, and judges them on real human speech (benchmarks/lips.py, dev half and test half):
+
+mel_conv       normalised log-mel, six convolutions: the baseline to beat
+wav2vec2       the shipped encoder: raw wave, hand-set filterbank, context, transformer
+wav2vec2-bert  normalised log-mel, conformer (w2v-BERT 2.0's architecture)
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.lips import FPS, LipScores, judge_curves, load_real_clips
+from config import ENCODERS, PROJECT_ROOT
+from data_loader import normalise
+from errors import UserError, run_cli
+from synthetic.phones import PHONES
+from synthetic.pretrain_encoder import PhoneReader, fit
+from synthetic.speech import N_CHANNELS, SpeechPool
+from wav2vec import (
+    AUDIO_FPS,
+    MEL_HOP,
+    ContextLayer,
+    audio_frames,
+    fold,
+    log_mel,
+    mel_filters,
+    normalise_over_time,
+    povey_window,
+)
+
+WIDTH, N_LAYERS = 192, 5
+KINDS = ("mel_conv", *sorted(ENCODERS))
+
+
+class MelConv(nn.Module):
+    """Normalised log-mel, a convolution and five residual ones: (B, S) to what a PhoneReader gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filters", mel_filters())
+        self.register_buffer("window", povey_window())
+        self.first = nn.Conv1d(160, WIDTH, 5, padding=2)
+        self.layers = nn.ModuleList(ContextLayer(WIDTH, 0.1) for _ in range(N_LAYERS))
+        self.phone_head = nn.Linear(WIDTH, len(PHONES))
+        self.curve_head = nn.Linear(WIDTH, N_CHANNELS)
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(audio.device.type, enabled=False):
+            mel = log_mel(F.pad(audio, (0, MEL_HOP)), self.filters, self.window)
+            mel = fold(normalise_over_time(mel), 2)[:, : audio_frames(audio.shape[1])]
+        x = F.gelu(self.first(mel.transpose(1, 2))).transpose(1, 2)
+        for layer in self.layers:
+            x = layer(x, None)
+        return self.phone_head(x), self.curve_head(x)
+
+
+def predictor(net: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    """audio (S,) at 16 kHz -> curves (T, channels) at 30 fps, as the judge wants them."""
+
+    @torch.no_grad()
+    def predict(audio: np.ndarray) -> np.ndarray:
+        curves = net(torch.from_numpy(normalise(audio))[None])[1][0].float().numpy()
+        times = np.arange(len(audio) * FPS // 16_000) / FPS * AUDIO_FPS
+        grid = np.arange(len(curves))
+        return np.stack([np.interp(times, grid, column) for column in curves.T], axis=1)
+
+    return predict
+
+
+def row(name: str, half: str, scores: LipScores) -> str:
+    return (
+        f"{name:14s} {half:5s} jaw r {scores.jaw_r:.3f}  gap r {scores.aperture_r:.3f}  "
+        f"p b m closed {scores.closed:.3f} (others {scores.others_closed:.3f})  "
+        f"AUC {scores.auc:.3f}  sync {scores.sync_frames:+.2f}"
+    )
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kinds", default=",".join(KINDS), help="comma-separated")
+    parser.add_argument("--minutes", type=float, default=8.0, help="wall time of each")
+    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pool", default=str(PROJECT_ROOT / "synthetic/data/speech"))
+    parser.add_argument("--extra_wav", default="../shared/data/wav", help="see bench_lips")
+    parser.add_argument("--asterisk", help="see bench_lips")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    kinds = args.kinds.split(",")
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise UserError(f"--kinds {','.join(unknown)}: wanted some of {', '.join(KINDS)}")
+    halves = {half: load_real_clips(half, args.extra_wav, args.asterisk) for half in ("dev", "test")}
+    pool = SpeechPool(args.pool)
+    found = {}
+    for kind in kinds:
+        torch.manual_seed(args.seed)
+        net = MelConv() if kind == "mel_conv" else PhoneReader(ENCODERS[kind])
+        net = fit(net, pool, args.minutes, args.learning_rate, seed=args.seed)
+        for half, clips in halves.items():
+            scores = judge_curves(predictor(net), clips)
+            print(row(kind, half, scores), flush=True)
+            found[f"{kind} {half}"] = {"jaw_r": scores.jaw_r, "aperture_r": scores.aperture_r,
+                                       "closed": scores.closed, "auc": scores.auc}  # fmt: skip
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
