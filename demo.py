@@ -91,7 +91,7 @@ def check(args: argparse.Namespace) -> Plan:
         ("--template", args.template),
     ):
         if path is not None and not path.is_file():
-            raise UserError(f"{flag} {path}: no such file")
+            raise UserError(f"{flag} {path}: no such file; check the name")
     nearest = next(folder for folder in (args.out, *args.out.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"--out {args.out}: {nearest} is not a folder that can be written to")
@@ -212,12 +212,12 @@ def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, 
             file.write(np.ascontiguousarray(mesh, dtype="<f4").data)
 
 
-def render_video(plan: Plan, spec: DatasetSpec, template: NDArray, vertices: NDArray) -> None:
-    """Draw `vertices` (T, V, 3) and mux them with the recording into `<out>/<name>.mp4`."""
+def make_renderer(plan: Plan, spec: DatasetSpec, template: NDArray):
+    """The `Renderer` of the plan; fails here, before the network's work, where it cannot draw."""
     from data_loader import load_faces
-    from render import Renderer, write_video
+    from render import Renderer
 
-    renderer = Renderer(
+    return Renderer(
         load_faces(spec.path(spec.topology)),
         template,
         size=plan.size,
@@ -225,14 +225,16 @@ def render_video(plan: Plan, spec: DatasetSpec, template: NDArray, vertices: NDA
         renderer=plan.renderer,
         **appearance(spec),
     )
+
+
+def draw(plan: Plan, renderer, vertices: NDArray, fps: int) -> None:
+    """Draw `vertices` (T, V, 3) and mux them with the recording into `<out>/<name>.mp4`."""
+    from render import write_video
+
     frames = renderer.frames(vertices, workers=min(RENDER_THREADS, os.cpu_count() or 1))
-    write_video(
-        plan.out / f"{plan.wav_path.stem}.mp4",
-        tqdm(frames, total=len(vertices), desc=f"drawing ({plan.renderer})", unit="frame"),
-        len(vertices),
-        plan.fps or spec.fps,
-        plan.wav_path,
-    )
+    progress = tqdm(frames, total=len(vertices), desc=f"drawing ({plan.renderer})", unit="frame")
+    path = plan.out / f"{plan.wav_path.stem}.mp4"
+    write_video(path, progress, len(vertices), fps, plan.wav_path)
 
 
 def predict(model, audio: NDArray, template: NDArray) -> Iterator[NDArray]:
@@ -272,12 +274,13 @@ def write(
     name = plan.wav_path.stem
     partial = plan.out / f".{name}.partial.npy"
     target = plan.out / f"{name}.npy"
+    renderer = make_renderer(plan, spec, template) if plan.video else None
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
         progress = tqdm(meshes, total=n_frames, desc="predicting", unit="frame")
         save_vertices(partial, progress, (n_frames, *template.shape))
-        if plan.video:
-            render_video(plan, spec, template, np.load(partial, mmap_mode="r"))
+        if renderer is not None:
+            draw(plan, renderer, np.load(partial, mmap_mode="r"), plan.fps or spec.fps)
         os.replace(partial, target)
     except OSError as error:
         raise UserError(f"cannot write into {plan.out}: {error.strerror or error}") from error

@@ -5,8 +5,8 @@
 with imageio-ffmpeg and muxes the recording in the same pass.
 
 Any unit will do: the camera is framed by the bounds of the template (y up, the face towards +z).
-Renderers: `software` (raster.py, needs wheels only, the default), `gpu` and `pyrender`
-(render_gl.py, optional packages).
+Renderers: `software` (raster.py, occlusion.py, shading.py; wheels only, the default), `gpu` and
+`pyrender` (render_gl.py, optional packages).
 """
 
 import math
@@ -123,13 +123,20 @@ RENDERERS = {"software": _load_software, "gpu": _load_gpu, "pyrender": _load_pyr
 
 
 def choose_renderer(name: str) -> str:
-    """`name`, or for "auto" `gpu` where a real GPU draws and `software` elsewhere."""
+    """`name`, or for "auto" `gpu` where a real GPU draws and `software` elsewhere.
+
+    Raises `UserError` for an unknown name, or one whose package is not installed.
+    """
     if name == "auto":
         from render_gl import gpu_answers
 
         return "gpu" if gpu_answers() else "software"
     if name not in RENDERERS:
         raise UserError(f"no renderer {name!r}; give auto, {', '.join(RENDERERS)}")
+    if name != "software":
+        from render_gl import check_installed
+
+        check_installed(name)
     return name
 
 
@@ -138,7 +145,7 @@ class Renderer:
 
     faces: (F, 3) int, counter-clockwise seen from outside; template: (V, 3) in any unit, for
     framing; size: pixels a side; background: what `parse_colour` takes; colors: (V, 3) sRGB 0..1
-    or None for clay; gloss: (V,) 0 skin .. 1 wet (eyes) or None; renderer: a key of `RENDERERS`.
+    or None for clay; gloss: (V,) 0 skin .. 1 wet (eyes) or None; renderer: see `choose_renderer`.
     """
 
     def __init__(
@@ -168,7 +175,7 @@ class Renderer:
         self.surface[:, 3] = measure_openness(self.template, self.faces)
         self.surface[:, 4] = 0.0 if gloss is None else gloss
         light = srgb_to_linear(np.array(parse_colour(background)) / 255)
-        self.backend = RENDERERS[renderer](self.faces, self.camera, light)
+        self.backend = RENDERERS[choose_renderer(renderer)](self.faces, self.camera, light)
 
     def frame(self, vertices: NDArray, yaw: float = 0.0) -> NDArray:
         """The picture (H, W, 3) uint8 of `vertices` (V, 3), turned by `yaw` degrees to its left.

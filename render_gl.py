@@ -18,6 +18,14 @@ import shading
 from errors import UserError
 from raster import linear_to_srgb, surface_normals
 
+PACKAGES = {  # renderer: the package it needs, and how to get it
+    "gpu": ("moderngl", "pip install moderngl"),
+    # pyrender asks for a PyOpenGL that lacks a function it needs; the later one wins.
+    "pyrender": (
+        "pyrender",
+        "pip install pyrender==0.1.45, then pip install PyOpenGL==3.1.10",
+    ),
+}
 PROBE_TIMEOUT_S = 20
 SOFTWARE_GL = ("llvmpipe", "softpipe", "swiftshader", "software", "basic render")
 MULTISAMPLES = 8
@@ -83,6 +91,13 @@ print(open_context().info["GL_RENDERER"])
 """
 
 
+def check_installed(name: str) -> None:
+    """Raise `UserError` with the install line where the package of renderer `name` is missing."""
+    package, install = PACKAGES[name]
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"renderer {name}: it needs {package}; {install}")
+
+
 def gpu_answers() -> bool:
     """Whether a real GPU draws; asked in a child process with a time limit, as drivers hang."""
     if importlib.util.find_spec("moderngl") is None:
@@ -104,10 +119,8 @@ def gpu_answers() -> bool:
 
 def open_context():
     """An OpenGL 3.3 context without a window. Raises `UserError` where there is none."""
-    try:
-        import moderngl
-    except ImportError as error:
-        raise UserError("renderer gpu: it needs moderngl; pip install moderngl") from error
+    import moderngl
+
     reasons = []
     for options in CONTEXT_BACKENDS:
         try:
@@ -267,7 +280,6 @@ def _import_pyrender():
         import pyrender
     except (ImportError, AttributeError) as error:  # PyOpenGL without its library: the latter
         raise UserError(
-            f"renderer pyrender: cannot import it ({error}); "
-            "pip install pyrender==0.1.45, then pip install PyOpenGL==3.1.10"
+            f"renderer pyrender: cannot import it ({error}); {PACKAGES['pyrender'][1]}"
         ) from error
     return pyrender

@@ -13,7 +13,7 @@ import torch
 
 import demo
 from config import SAMPLE_RATE, DatasetSpec, ModelConfig
-from errors import EXIT_BAD_INPUT, run_cli
+from errors import EXIT_BAD_INPUT, UserError, run_cli
 from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
 from synthetic.head import load_head
 
@@ -250,6 +250,22 @@ def test_the_recording_is_never_replaced(run, tmp_path):
 def test_a_file_that_is_no_model_is_refused(run, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"no weights")
     assert "x.safetensors" in refusal(run("--checkpoint", tmp_path / "x.safetensors"))
+
+
+def test_a_renderer_that_cannot_draw_stops_before_the_network_works(run, tmp_path, monkeypatch):
+    import render
+
+    def refuse(*_):
+        raise UserError("renderer gpu: no OpenGL 3.3 context")
+
+    def never(*_):
+        raise AssertionError("predicted for nothing")
+        yield
+
+    monkeypatch.setitem(render.RENDERERS, "software", refuse)
+    monkeypatch.setattr(demo, "predict", never)
+    wav = noise(tmp_path / "a.wav", 0.5)
+    assert "no OpenGL" in refusal(run("--wav_path", wav, "--renderer", "software"))
 
 
 def test_motion_that_is_not_finite_is_refused(run, tmp_path, monkeypatch):

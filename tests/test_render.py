@@ -255,6 +255,8 @@ def test_drawing_works_where_no_cache_can_be_written(tmp_path):
 def test_unknown_renderers_and_sizes_are_refused():
     with pytest.raises(UserError, match="no renderer 'opengl'; give auto, software, gpu"):
         choose_renderer("opengl")
+    with pytest.raises(UserError, match="no renderer 'opengl'"):
+        Renderer(np.eye(3, dtype=int), np.eye(3), renderer="opengl")
     for size in (0, 63, 801, 10_000):
         with pytest.raises(UserError, match="even number of pixels"):
             check_size(size)
