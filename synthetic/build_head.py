@@ -22,7 +22,7 @@ from synthetic.base_mesh import Anny
 from synthetic.head_paint import Palette, lip_region, lip_strength, paint
 from synthetic.head_parts import Arch, brow_outline, dental_arch, eyeball, tongue
 from synthetic.head_skin import Bond, Lashes, Skin
-from synthetic.lip_seal import CONTACT, LipSealer, smooth_field
+from synthetic.lip_seal import CONTACT, LipSealer, hops, smooth_field
 
 OUT = PROJECT_ROOT / "synthetic"
 # The face units' jawOpen is a 34 mm yawn (21 mm is the limit of speech), its eyelids overshoot.
@@ -165,8 +165,8 @@ class HeadBuilder:
         front = contact[2] - TEETH_BEHIND_LIPS
         jaw = contact[1]
         arches = {
-            "upper_teeth": Arch(jaw + UPPER_EDGE, front, 0.0285, 0.044, upper=True),
-            "lower_teeth": Arch(jaw + LOWER_EDGE, front - 0.0028, 0.0250, 0.041, upper=False),
+            "upper_teeth": Arch(jaw + UPPER_EDGE, front, 0.0295, 0.042, upper=True),
+            "lower_teeth": Arch(jaw + LOWER_EDGE, front - 0.0028, 0.0260, 0.040, upper=False),
         }
         parts = {name: dental_arch(arch) for name, arch in arches.items()}
         parts["tongue"], along = tongue(np.array([0.0, jaw, front]))
@@ -211,8 +211,12 @@ class HeadBuilder:
 
     def _smooth_lips(self, unit: np.ndarray) -> np.ndarray:
         """Positions or a unit on the skin (V, 3) without the corners that few columns give lips."""
-        share = LIP_SMOOTHING * np.clip(2 * lip_strength(self), 0, 1)
-        share[self.skin.seam.rings] = LIP_SMOOTHING
+        rings = self.skin.seam.rings.ravel()
+        near = hops(self.skin.faces, len(unit), np.flatnonzero(lip_strength(self) > 0.3), 2)
+        share = np.zeros(len(unit))
+        share[near] = LIP_SMOOTHING / 2
+        share = np.maximum(share, LIP_SMOOTHING * np.clip(2 * lip_strength(self), 0, 1))
+        share[rings] = LIP_SMOOTHING
         for _ in range(2):
             unit = smooth_field(unit, self.skin.faces, share)
         return unit

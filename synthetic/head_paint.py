@@ -6,14 +6,16 @@ Colours are sRGB 0 to 1, painted by place on the base mesh (metres) or by part.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from synthetic.base_mesh import flood
 from synthetic.head_parts import eye_colors
 from synthetic.lip_seal import CONTACT, INNER, OUTER, hops
 
-MUCOSA = np.array([0.55, 0.26, 0.25])
-CAVITY = np.array([0.16, 0.05, 0.05])
+MUCOSA = np.array([0.60, 0.30, 0.29])
+CAVITY = np.array([0.20, 0.06, 0.06])
 FLUSH = np.array([1.0, 0.84, 0.86])  # blood under the skin, times its tone
+BROW_HALO = 0.0035  # metres around the brows over which their colour fades
 PALATE = 656  # a vertex of the base mesh deep in the mouth's bag
 # Flush: centre (x as a distance from the mid-line), radii, strength.
 BLUSHES = (
@@ -40,10 +42,10 @@ def paint(builder, palette: Palette) -> np.ndarray:
     colors[builder.parts["skin"]] = _skin_colors(builder, palette)
     for name, part in builder.procedural.items():
         colors[builder.parts[name]] = part.colors
-    hair = builder.brow_hair[:, None]
-    for side in ("left", "right"):
+    for side, bond in zip(("left", "right"), builder.brows, strict=True):
         colors[builder.parts[f"{side}_eye"]] = eye_colors(np.array(palette.iris))
-        brow = np.array(palette.skin) * (1 - hair) + np.array(palette.hair) * hair
+        under = bond.carry(colors[builder.parts["skin"]])
+        brow = _blend(under, np.array(palette.hair), builder.brow_hair)
         colors[builder.parts[f"{side}_brow"]] = brow
         colors[builder.parts[f"{side}_lashes"]] = np.minimum(palette.hair, 0.2) * 0.6
     return colors
@@ -86,8 +88,11 @@ def _skin_colors(builder, palette: Palette) -> np.ndarray:
         tone = _blend(tone, flush, strength * np.exp(-(near**2).sum(axis=1)))
     tone = _blend(tone, flush, 0.6 * skin.ear)
     tone = _blend(tone, np.array(palette.hair), 0.92 * skin.hair)
+    brows = np.concatenate([b.carry(place)[builder.brow_hair > 0.4] for b in builder.brows])
+    distance = cKDTree(brows).query(place)[0]
+    tone = _blend(tone, np.array(palette.hair), 0.6 * np.exp(-((distance / BROW_HALO) ** 2)))
     tone = _blend(tone, lip_tone, lip)
-    depth = np.clip((0.1515 - place[:, 2]) / 0.028, 0, 1)
+    depth = np.clip((0.145 - place[:, 2]) / 0.045, 0, 1)
     inner = _blend(np.tile(MUCOSA, (len(place), 1)), CAVITY, depth)
     tone = np.where(_bag(builder)[:, None], inner, tone)
     tone[skin.seam.rings[OUTER]] = 0.7 * lip_tone + 0.3 * MUCOSA

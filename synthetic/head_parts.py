@@ -184,7 +184,7 @@ def eye_colors(iris: np.ndarray) -> np.ndarray:
 # The left brow seen from the front, base mesh metres: x, y of its middle, half height.
 BROW_LINE = np.array(
     [
-        [0.0095, 0.7424, 0.0012],
+        [0.0100, 0.7424, 0.0016],
         [0.0135, 0.7434, 0.0026],
         [0.0180, 0.7448, 0.0032],
         [0.0230, 0.7466, 0.0032],
@@ -195,24 +195,21 @@ BROW_LINE = np.array(
         [0.0500, 0.7422, 0.0007],
     ]
 )
-BROW_DENSITY = (0.5, 0.8, 0.9, 0.95, 0.95, 0.9, 0.75)  # of the inner columns
-BROW_ROWS = (
-    (1.7, 0.12),
-    (0.7, 0.45),
-    (-0.7, 0.45),
-    (-1.7, 0.12),
-)  # of half height; mm off the skin
+BROW_BORDER = 0.12
+BROW_DENSITY = (0.5, 0.8, 0.9, 0.95, 0.95, 0.85, 0.65)  # of the inner columns
+# Rows from above: share of the half height; mm above the skin.
+BROW_ROWS = ((1.35, 0.1), (0.6, 0.25), (-0.6, 0.25), (-1.35, 0.1))
 
 
 def brow_outline() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The left brow as a grid of 4 rows.
 
     Returns x, y (n, 2), height above the skin (n,), faces, and how much hair shows (n,) 0 to 1:
-    none along the outer rows and the ends, so that the brow fades into the skin.
+    little along the outer rows and the ends, so that the brow fades into the skin.
     """
     n = len(BROW_LINE)
     rows = [BROW_LINE[:, :2] + BROW_LINE[:, 2:] * [0, side] for side, _ in BROW_ROWS]
     height = np.repeat([h * MM for _, h in BROW_ROWS], n)
-    hair = np.zeros((len(BROW_ROWS), n))
+    hair = np.full((len(BROW_ROWS), n), BROW_BORDER)
     hair[1:-1, 1:-1] = BROW_DENSITY
     return np.concatenate(rows), height, grid_faces(len(BROW_ROWS), n)[:, ::-1], hair.ravel()

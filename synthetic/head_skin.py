@@ -20,7 +20,7 @@ NECK_AXIS_Z = 0.005
 NECK_SLOPE = 0.30  # the cut rises to the back
 NECK_HALF_WIDTH = 0.060  # metres, the widest cut
 LASH_ROWS, LASH_LENGTH = 5, 0.38  # MakeHuman's are as long as false ones
-CLEARANCE = 3e-4  # metres between the brows and the skin
+CLEARANCE = 1e-4  # metres between the brows and the skin
 HAIR_THICKNESS = 0.0035  # metres
 # Hairline: height on the base mesh (metres) by the angle from straight ahead (degrees).
 HAIRLINE = np.array(
@@ -202,10 +202,7 @@ class Bond:
         return (field[self._corners] * self._weights).sum(axis=1)
 
     def place(self, skin: np.ndarray) -> np.ndarray:
-        """The patch (n, 3) on a skin (V, 3), lifted where the skin would pierce it.
-
-        Vertices of height 0, the patch's border, stay on the skin.
-        """
+        """The patch (n, 3) on a skin (V, 3), lifted where the skin would pierce it."""
         patch = self.carry(skin) + self.height * self.carry(vertex_normals(skin, self._skin_faces))
         sides = np.concatenate(
             [self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]]
@@ -218,7 +215,7 @@ class Bond:
             lift = np.zeros(len(patch))
             needed = missing.reshape(len(self.faces), -1).max(axis=1)
             np.maximum.at(lift, self.faces.ravel(), np.repeat(needed, 3))
-            patch[:, 2] += lift * (self.height[:, 0] > 0)
+            patch[:, 2] += lift
         return patch
 
 
