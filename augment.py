@@ -20,7 +20,7 @@ def rms(audio: np.ndarray) -> float:
 
 
 def equalise(audio: np.ndarray, rng: Generator, spread_db: float = 8.0) -> np.ndarray:
-    """A smooth random frequency response: gains drawn at 8 points, log-spaced from 60 Hz to 8 kHz."""
+    """A smooth random frequency response: gains drawn at 8 points, 60 Hz to 8 kHz."""
     points_hz = np.geomspace(60.0, SAMPLE_RATE / 2, 8)
     gains_db = rng.normal(0.0, spread_db / 2, 8) + rng.normal(0.0, 3.0) * np.linspace(-1, 1, 8)
     frequencies = np.fft.rfftfreq(len(audio), 1 / SAMPLE_RATE)
@@ -55,7 +55,7 @@ def reverberate(audio: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def add_noise(audio: np.ndarray, rng: Generator, babble: np.ndarray | None = None) -> np.ndarray:
-    """Coloured noise (slope 0 to -12 dB per octave), hum or other voices, 5 to 40 dB below speech."""
+    """Coloured noise (slope 0 to -12 dB per octave), hum or other voices, 5 to 40 dB down."""
     n = len(audio)
     kind = rng.random()
     if babble is not None and len(babble) and kind < 0.2:

@@ -119,13 +119,17 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise UserError(f"{cls.__name__}: unknown field(s) {', '.join(unknown)}; "
-                        "the file was written by another version of this project")
+        raise UserError(
+            f"{cls.__name__}: unknown field(s) {', '.join(unknown)}; "
+            "the file was written by another version of this project"
+        )
     kwargs = {name: _from_json(fields[name].type, value) for name, value in values.items()}
     try:
         return cls(**kwargs)
     except TypeError as error:
-        raise UserError(f"{cls.__name__}: {error}; the file was written by another version") from error
+        raise UserError(
+            f"{cls.__name__}: {error}; the file was written by another version"
+        ) from error
 
 
 def _from_json(kind: Any, value: Any) -> Any:
@@ -136,6 +140,7 @@ def _from_json(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value)
     return value
+
 
 # The synthetic recipe's encoders: the pre-trained architectures, small enough for two CPU cores.
 # Widths keep 16 channels a group in the positional convolution: torch 2.13's bfloat16 grouped
@@ -152,14 +157,17 @@ ENCODERS: dict[str, dict[str, Any]] = {
         model_type="wav2vec2", hidden_size=192, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=512, conv_dim=(640, 512, 128, 192), conv_kernel=(320, 2, 1, 5),
         conv_stride=(160, 2, 1, 1), num_feat_extract_layers=4, conv_bias=True,
-        feat_extract_norm="group", hand_set_layers=3, context_layers=5, num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=12,
+        feat_extract_norm="group", hand_set_layers=3, context_layers=5,
+        num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=12,
         do_stable_layer_norm=True, layerdrop=0.0, apply_spec_augment=True, mask_time_prob=0.03,
         mask_time_length=6, mask_feature_prob=0.04, mask_feature_length=12, feat_proj_dropout=0.05,
         hidden_dropout=0.05, activation_dropout=0.0, attention_dropout=0.0,
     ),
 }  # fmt: skip
 
-SUBJECTS = "ada ben chidi mei omar zola kenji greta lina theo nora ravi".split()
+SUBJECTS = (
+    "ada", "ben", "chidi", "mei", "omar", "zola", "kenji", "greta", "lina", "theo", "nora", "ravi",
+)  # fmt: skip
 SENTENCES = tuple(range(1, 41))
 
 SYNTHETIC = DatasetSpec(
@@ -191,7 +199,7 @@ RECIPES: dict[str, Recipe] = {
             d_model=128, n_heads=8, n_kv_heads=2, d_ff=384, dropout=0.1, vertex_rank=24,
         ),
         train=TrainConfig(
-            epochs=30, steps_per_epoch=200, batch_size=8, learning_rate=1e-3,
+            epochs=10, steps_per_epoch=200, batch_size=8, learning_rate=1e-3,
             encoder_learning_rate=2e-4, max_clip_s=3.0, ema_decay=0.998, augment=True,
             w_vertex=1e5, w_velocity=1e5, w_lips=1e5,  # metres: the paper's 1000 drowns in the rest
         ),

@@ -37,9 +37,7 @@ def make_layer(kind: str, config: ModelConfig) -> nn.Module:
         return MoEMambaLayer(c.d_model, c.d_ff, c.n_experts, c.top_k, c.moe_d_state, c.moe_d_conv,
                              c.expand, c.dropout)  # fmt: skip
     if kind == "A":
-        return TransformerLayer(
-            c.d_model, c.d_ff, c.n_heads, c.n_kv_heads, c.rope_rank, c.dropout
-        )
+        return TransformerLayer(c.d_model, c.d_ff, c.n_heads, c.n_kv_heads, c.rope_rank, c.dropout)
     raise ValueError(f"layout letter {kind!r}; wanted M, E or A")
 
 
@@ -95,9 +93,9 @@ class JambaTalk(nn.Module):
         audio: (B, S) zero mean, unit variance over each clip; template: (B, V, 3);
         lengths: (B,) samples of each clip when the batch is padded.
         """
-        features = self.encoder(audio, lengths)                       # (B, T, k·C)
-        mask = self.frame_mask(lengths, features.shape[1])            # (B, T) or None
-        offsets, balance = self.decode(features, mask)                # (B, T, V, 3), ()
+        features = self.encoder(audio, lengths)  # (B, T, k·C)
+        mask = self.frame_mask(lengths, features.shape[1])  # (B, T) or None
+        offsets, balance = self.decode(features, mask)  # (B, T, V, 3), ()
         return template[:, None] + offsets, balance  # fmt: skip
 
     def decode(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -129,13 +127,13 @@ class JambaTalk(nn.Module):
         fps, k = self.config.fps, self.config.fold
         n_frames = mesh_frames(len(audio), fps)
         features = self.encoder.features(self.encoder.body, audio[None], None)
-        features = resample(features, fps * k)[:, : n_frames * k]     # (1, T·k, C0)
+        features = resample(features, fps * k)[:, : n_frames * k]  # (1, T·k, C0)
         window, overlap = WINDOW_S * fps, OVERLAP_S * fps
         tail, start = None, 0
         while start < n_frames:
             stop = n_frames if n_frames - start <= window + overlap else start + window
             hidden = self.encoder.transform(features[:, start * k : stop * k])
-            offsets = self.decode(fold(hidden, k))[0][0]              # (n, V, 3)
+            offsets = self.decode(fold(hidden, k))[0][0]  # (n, V, 3)
             if tail is not None:
                 fade = torch.linspace(0, 1, overlap + 2, device=offsets.device)[1:-1, None, None]
                 offsets[:overlap] = torch.lerp(tail, offsets[:overlap], fade)
@@ -162,8 +160,10 @@ def save_checkpoint(
     path = Path(path)
     header = {"model": dataclasses.asdict(model.config), "dataset": dataclasses.asdict(spec)}
     dtype = torch.float16 if half else torch.float32
-    weights = {name: value.detach().to("cpu", dtype).contiguous()
-               for name, value in model.state_dict().items()}
+    weights = {
+        name: value.detach().to("cpu", dtype).contiguous()
+        for name, value in model.state_dict().items()
+    }
     temporary = path.with_name(path.name + ".tmp")
     save_file(weights, temporary, metadata={HEADER: json.dumps(header)})
     with open(temporary, "rb") as file:
@@ -188,11 +188,15 @@ def load_checkpoint(path: str | Path) -> tuple[JambaTalk, DatasetSpec]:
     except SafetensorError as error:
         raise UserError(f"checkpoint {path}: not a whole .safetensors file ({error})") from error
     if header is None:
-        raise UserError(f"checkpoint {path}: no {HEADER} header; main.py writes model files that have one")
+        raise UserError(
+            f"checkpoint {path}: no {HEADER} header; main.py writes model files that have one"
+        )
     values = json.loads(header)
     model = JambaTalk(from_dict(ModelConfig, values["model"]))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"checkpoint {path}: weights do not fit their own config ({error})") from error
+        raise UserError(
+            f"checkpoint {path}: weights do not fit their own config ({error})"
+        ) from error
     return model.eval(), from_dict(DatasetSpec, values["dataset"])

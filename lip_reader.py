@@ -50,13 +50,13 @@ class LipReader(nn.Module):
 
         offsets: (B, T, L, 3) lip vertices minus template; frames: (B,) real frames of each clip.
         """
-        x = self.embed(offsets.flatten(2) * METRES_TO_UNIT)           # (B, T, d_model)
+        x = self.embed(offsets.flatten(2) * METRES_TO_UNIT)  # (B, T, d_model)
         mask = None if frames is None else length_mask(frames, x.shape[1])
         for layer in self.layers:
             x = layer(x, mask)
         x = resample(self.norm(x), AUDIO_FPS, frames, rate_in=self.fps)
-        missing = n_audio_frames - x.shape[1]                         # at most two: T = A·fps // 50
+        missing = n_audio_frames - x.shape[1]  # at most two: T = A·fps // 50
         if missing > 0:
             x = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], dim=1)
-        latent = self.to_latent(x[:, :n_audio_frames])                # (B, A, d_teacher)
+        latent = self.to_latent(x[:, :n_audio_frames])  # (B, A, d_teacher)
         return latent, self.to_characters(latent)  # fmt: skip

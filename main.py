@@ -44,7 +44,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def resolve(args: argparse.Namespace) -> Recipe:
     """The recipe with the flags that were given put in."""
     recipe = RECIPES[args.dataset]
-    given = {name: getattr(args, name) for name, _, _ in OVERRIDES if getattr(args, name) is not None}
+    given = {
+        name: getattr(args, name) for name, _, _ in OVERRIDES if getattr(args, name) is not None
+    }
     for name in ("epochs", "batch_size"):
         if given.get(name, 1) < 1:
             raise UserError(f"--{name} {given[name]}: wanted 1 or more")
@@ -53,7 +55,7 @@ def resolve(args: argparse.Namespace) -> Recipe:
 
 
 def training_batches(recipe: Recipe, workers: int) -> Any:
-    """Batches of one epoch: the clips of the train split, with the speech pool where there is one."""
+    """Batches of one epoch: the clips of the train split, with the speech pool if any."""
     config = recipe.train
     if recipe.dataset.speech_pool:
         from synthetic.crops import MixedBatches

@@ -29,7 +29,7 @@ from metrics import (
     upper_face_dynamics_deviation,
 )
 
-CLOSED_M = 0.0005  # metres between the inner lips up to which a mouth counts as shut
+CLOSED_M = 0.0012  # metres between inner lips up to which a mouth is shut: 6 % of an open jaw
 
 
 def score_split(
@@ -128,8 +128,8 @@ def table(total: dict[str, float], spec: DatasetSpec, split: str) -> str:
     """A Markdown table of the run beside the motionless template."""
     mm = spec.metres_per_unit * 1000.0
     lines = [
-        f"{spec.name}, {split}: {total['clips']} clips, {total['frames']} frames at {spec.fps} fps; "
-        f"lips {spec.lips_region}, upper face {spec.upper_region}",
+        f"{spec.name}, {split}: {total['clips']} clips, {total['frames']} frames, {spec.fps} fps; "
+        f"lips {spec.lips_region}, upper {spec.upper_region}",
         "",
         "| | LVE (mm²) | FDD (mm²) | MVE (mm) |",
         "|---|---|---|---|",

@@ -100,7 +100,7 @@ def start_components(model: JambaTalk, batches: Iterable[dict[str, Any]]) -> Non
         found += len(rows[-1])
         if found >= COMPONENT_FRAMES:
             break
-    offsets = torch.cat(rows)                                         # (n, V, 3)
+    offsets = torch.cat(rows)  # (n, V, 3)
     mean = offsets.mean(0)
     rank = model.config.vertex_rank
     _, scale, directions = torch.svd_lowrank((offsets - mean).flatten(1), q=rank)
@@ -184,8 +184,10 @@ class Run:
                 started = time.time()
                 row = {"epoch": epoch} | self._epoch(batches, epoch)
                 row |= {f"val_{k}": v for k, v in self.validate(validation).items()}
-                row |= {"learning_rate": self.schedule.get_last_lr()[0],
-                        "seconds": round(time.time() - started, 1)}
+                row |= {
+                    "learning_rate": self.schedule.get_last_lr()[0],
+                    "seconds": round(time.time() - started, 1),
+                }
                 if row["val_lve"] < self.best:
                     self.best = row["val_lve"]
                     save_checkpoint(best_file, nets.best, self.recipe.dataset)
@@ -214,8 +216,10 @@ class Run:
                 parts = losses_of(nets, batch, self.lips, config)
             loss = total_loss(parts, config)
             if not torch.isfinite(loss):
-                raise UserError(f"epoch {epoch}: loss is {loss.item()} on {batch['names'][:4]}; "
-                                "check these clips, or lower --learning_rate")
+                raise UserError(
+                    f"epoch {epoch}: loss is {loss.item()} on {batch['names'][:4]}; "
+                    "check these clips, or lower --learning_rate"
+                )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(trained, config.grad_clip)
@@ -273,13 +277,13 @@ def make_optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def write_record(
-    folder: Path, recipe: Recipe, device: torch.device, dtype: torch.dtype
-) -> None:
+def write_record(folder: Path, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:
     """run.json: everything needed to say what this run was."""
 
     def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(PROJECT_ROOT), *args], capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", str(PROJECT_ROOT), *args], capture_output=True, text=True
+        )
         return done.stdout.strip()
 
     record = {

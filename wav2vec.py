@@ -147,9 +147,7 @@ def build_body(config: dict[str, Any]) -> nn.Module:
         return attach_context(Wav2Vec2Model(Wav2Vec2Config(**values)))
     if kind == "wav2vec2-bert":
         return Wav2Vec2BertModel(Wav2Vec2BertConfig(**values))
-    raise UserError(
-        f"speech encoder: model_type is {kind!r}; wanted 'wav2vec2' or 'wav2vec2-bert'"
-    )
+    raise UserError(f"speech encoder: model_type is {kind!r}; wanted 'wav2vec2' or 'wav2vec2-bert'")
 
 
 class ContextLayer(nn.Module):
@@ -210,8 +208,10 @@ class SpeechFeatures(nn.Module):
                 return self._mel(audio.float(), lengths, n_frames)
         if self.per_clip_norm and lengths is not None and int(lengths.min()) < audio.shape[1]:
             # group norm looks at all of time: each clip alone, so that padding changes nothing
-            clips = [self(body, clip[None, :n], None)[0]
-                     for clip, n in zip(audio, lengths.tolist(), strict=True)]
+            clips = [
+                self(body, clip[None, :n], None)[0]
+                for clip, n in zip(audio, lengths.tolist(), strict=True)
+            ]
             return nn.utils.rnn.pad_sequence(clips, batch_first=True)  # fmt: skip
         padded = F.pad(audio, (self.margin, self.margin))
         features = self._convolve(body, padded)[:, :n_frames]
@@ -247,8 +247,9 @@ class SpeechFeatures(nn.Module):
 
     def _mel(self, audio: Tensor, lengths: Tensor | None, n_frames: int) -> Tensor:
         wanted = (2 * n_frames - 1) * MEL_HOP + WINDOW  # the last frame's second half may hang over
-        energies = log_mel(F.pad(audio, (0, max(wanted - audio.shape[1], 0))),
-                           self.filters, self.window)[:, : 2 * n_frames]  # (B, 2A, 80)
+        energies = log_mel(
+            F.pad(audio, (0, max(wanted - audio.shape[1], 0))), self.filters, self.window
+        )[:, : 2 * n_frames]  # (B, 2A, 80)
         if lengths is not None:
             lengths = 2 * frame_lengths(lengths)
         return fold(normalise_over_time(energies, lengths), 2)
@@ -336,9 +337,12 @@ def load_pretrained(source: str) -> nn.Module:
         return type(model).from_pretrained(source, local_files_only=local).float()
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        fix = ("the folder needs config.json and model.safetensors" if local else
-               f"with a network once: huggingface-cli download {source}; or give a local folder")
-        raise UserError(f"--wav2vec2 {source}: cannot be loaded ({reason}); {fix}") from error  # fmt: skip
+        fix = (
+            "the folder needs config.json and model.safetensors"
+            if local
+            else f"with a network once: huggingface-cli download {source}; or give a local folder"
+        )
+        raise UserError(f"--wav2vec2 {source}: cannot be loaded ({reason}); {fix}") from error
 
 
 class TextTeacher(nn.Module):

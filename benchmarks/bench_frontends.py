@@ -42,7 +42,7 @@ KINDS = ("mel_conv", *sorted(ENCODERS))
 
 
 class MelConv(nn.Module):
-    """Normalised log-mel, a convolution and five residual ones: (B, S) to what a PhoneReader gives."""
+    """Normalised log-mel, a convolution and five residual ones: as a PhoneReader."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise UserError(f"--kinds {','.join(unknown)}: wanted some of {', '.join(KINDS)}")
-    halves = {half: load_real_clips(half, args.extra_wav, args.asterisk) for half in ("dev", "test")}
+    halves = {
+        half: load_real_clips(half, args.extra_wav, args.asterisk) for half in ("dev", "test")
+    }
     pool = SpeechPool(args.pool)
     found = {}
     for kind in kinds:

@@ -47,7 +47,9 @@ def init_filterbank(extractor: nn.Module) -> None:
     first, second, third = extractor.conv_layers[:3]
     found = tuple(layer.conv.weight.shape[0] for layer in (first, second, third))
     if found != (CHANNELS_0, CHANNELS_1, CHANNELS_2):
-        raise ValueError(f"convolutions of {found} channels; wanted {(CHANNELS_0, CHANNELS_1, CHANNELS_2)}")
+        raise ValueError(
+            f"convolutions of {found} channels; wanted {(CHANNELS_0, CHANNELS_1, CHANNELS_2)}"
+        )
     filters, band_of = sinusoids(first.conv.kernel_size[0])
     with torch.no_grad():
         first.conv.weight.copy_(filters[:, None])

@@ -100,8 +100,9 @@ class EndlessCrops(IterableDataset):
 def curve_statistics(pool: SpeechPool, n_crops: int = 200) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each curve over the pool: (channels,), (channels,)."""
     rng = np.random.default_rng(0)
-    sample = np.concatenate([pool.crop(rng, 3.0, AUDIO_FPS, clean=True).curves
-                             for _ in range(n_crops)])
+    sample = np.concatenate(
+        [pool.crop(rng, 3.0, AUDIO_FPS, clean=True).curves for _ in range(n_crops)]
+    )
     return torch.from_numpy(sample.mean(0)), torch.from_numpy(sample.std(0))
 
 
@@ -131,7 +132,7 @@ def fit(
     evaluate_every: int = 1000,
     max_steps: int = 0,
 ) -> nn.Module:
-    """Train for `minutes` of wall time (or `max_steps`) on a cosine; returns the averaged model."""
+    """Train for `minutes` of wall time (or `max_steps`), on a cosine; returns the average."""
     torch.manual_seed(seed)
     mean, std = curve_statistics(pool)
     scale = 1.0 / (std + 0.02)
@@ -141,7 +142,8 @@ def fit(
     trained = [p for p in reader.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
     average = torch.optim.swa_utils.AveragedModel(
-        reader, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY))
+        reader, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
+    )
     crops = EndlessCrops(pool, batch_size, seconds, seed)
     source = iter(DataLoader(crops, batch_size=None, num_workers=1, prefetch_factor=4))
     start, step, history = time.time(), 0, []
@@ -166,16 +168,18 @@ def fit(
         history.append(list(parts.values()))
         if step % 100 == 0:
             phone, curve, velocity = np.mean(history[-100:], axis=0)
-            log(f"step {step} {(time.time() - start) / 60:.1f} min  phone {phone:.3f}  "
+            log(
+                f"step {step} {(time.time() - start) / 60:.1f} min  phone {phone:.3f}  "
                 f"curve {curve:.3f}  velocity {velocity:.3f}  "
-                f"{(time.time() - start) / step:.3f} s/step")
+                f"{(time.time() - start) / step:.3f} s/step"
+            )
         if evaluate and step % evaluate_every == 0:
             log(f"  {step}: {evaluate(average.module.eval())}")
     return average.module.eval()
 
 
 def save(reader: PhoneReader, folder: Path, record: dict) -> None:
-    """transformers' folder (config.json, model.safetensors in half precision) and the phone list."""
+    """A folder as transformers writes it, in half precision, with the list of phones."""
     reader.model.half().save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps({p: i for i, p in enumerate(PHONES)}) + "\n")
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -184,10 +188,10 @@ def save(reader: PhoneReader, folder: Path, record: dict) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", default=str(PROJECT_ROOT / "synthetic/data/speech"))
-    parser.add_argument("--encoder", default="wav2vec2-bert", choices=sorted(ENCODERS))
-    parser.add_argument("--minutes", type=float, default=40.0, help="wall time")
+    parser.add_argument("--encoder", default="wav2vec2", choices=sorted(ENCODERS))
+    parser.add_argument("--minutes", type=float, default=28.0, help="wall time")
     parser.add_argument("--max_steps", type=int, default=0, help="steps instead of minutes")
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fp32", action="store_true", help="no bfloat16 autocast")
@@ -202,11 +206,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     pool = SpeechPool(args.pool)
     torch.manual_seed(args.seed)
     reader = PhoneReader(ENCODERS[args.encoder])
-    print(f"{args.encoder}: {sum(p.numel() for p in reader.parameters()) / 1e6:.2f} M parameters, "
-          f"{pool.minutes:.0f} minutes of speech", flush=True)
-    reader = fit(reader, pool, args.minutes, args.learning_rate, args.batch_size, seed=args.seed,
-                 bf16=not args.fp32, max_steps=args.max_steps,
-                 log=lambda line: print(line, flush=True))
+    print(
+        f"{args.encoder}: {sum(p.numel() for p in reader.parameters()) / 1e6:.2f} M parameters, "
+        f"{pool.minutes:.0f} minutes of speech",
+        flush=True,
+    )
+    reader = fit(
+        reader,
+        pool,
+        args.minutes,
+        args.learning_rate,
+        args.batch_size,
+        seed=args.seed,
+        bf16=not args.fp32,
+        max_steps=args.max_steps,
+        log=lambda line: print(line, flush=True),
+    )
     save(reader, Path(args.out), {"command": " ".join(sys.argv), "seed": args.seed})
     print(args.out)
 

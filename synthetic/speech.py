@@ -61,7 +61,9 @@ class SpeechPool:
     def __init__(self, folder: str | Path, engines: tuple[str, ...] = ()) -> None:
         index = Path(folder) / "index.jsonl"
         if not index.exists():
-            raise UserError(f"{index}: no speech pool there; make it: python -m synthetic.make_corpus")
+            raise UserError(
+                f"{index}: no speech pool there; make it: python -m synthetic.make_corpus"
+            )
         rows = [json.loads(line) for line in index.read_text().splitlines() if line.strip()]
         if engines:
             rows = [row for row in rows if row["engine"] in engines]
@@ -93,7 +95,9 @@ class SpeechPool:
             audio += 10.0 ** rng.uniform(-4, -1) * rng.standard_normal(n).astype(np.float32)
         if not clean:
             audio = augment(audio, rng, self.pick(rng).audio[:n].astype(np.float32))
-        return Crop(clip.name, normalise(audio), *self._labels(clip, speed, start_s, seconds, fps, style))
+        return Crop(
+            clip.name, normalise(audio), *self._labels(clip, speed, start_s, seconds, fps, style)
+        )
 
     def _labels(
         self, clip: SpeechClip, speed: float, start_s: float, seconds: float, fps: int, style: Style
@@ -102,8 +106,13 @@ class SpeechPool:
         near = [s for s in moved if s.end_s > -1.0 and s.start_s < seconds + 1.0]
         times = (start_s + (np.arange(int(seconds * LOUDNESS_HZ)) + 0.5) / LOUDNESS_HZ) * speed
         at = times * LOUDNESS_HZ - 0.5
-        envelope = np.interp(at, np.arange(len(clip.loudness)), clip.loudness,
-                             left=clip.loudness.min(), right=clip.loudness.min())
+        envelope = np.interp(
+            at,
+            np.arange(len(clip.loudness)),
+            clip.loudness,
+            left=clip.loudness.min(),
+            right=clip.loudness.min(),
+        )
         frames = (int(seconds * SAMPLE_RATE) - 400) // 320 + 1
         lips = curves(near, frames * fps // 50, fps, loudness=envelope, style=style)
         return lips, phones_at(near, (np.arange(frames) * 320 + 200) / SAMPLE_RATE)
@@ -116,8 +125,9 @@ def load_clip(folder: Path, row: dict) -> SpeechClip:
         raise UserError(f"{folder / row['name']}.flac: {rate} Hz; wanted {SAMPLE_RATE} Hz")
     wave = audio.astype(np.float32) / 2**15
     segments = settle_pauses([Segment(*segment) for segment in row["segments"]], wave)
-    return SpeechClip(row["name"], row["engine"], row["speaker"], row["text"], audio, segments,
-                      loudness(wave))
+    return SpeechClip(
+        row["name"], row["engine"], row["speaker"], row["text"], audio, segments, loudness(wave)
+    )
 
 
 def phones_at(segments: list[Segment], times_s: np.ndarray) -> np.ndarray:

@@ -36,8 +36,11 @@ def test_bands_correlate_with_the_normalised_log_mel(extractor: torch.nn.Module)
     mel = normalise_over_time(energies)[0].numpy()
     n = min(len(found), len(mel) // 2)
     mel = mel[: 2 * n].reshape(n, 2, 64)
-    r = [np.corrcoef(found[:n, 2 * band + step], mel[:, step, band])[0, 1]
-         for band in range(64) for step in range(2)]
+    r = [
+        np.corrcoef(found[:n, 2 * band + step], mel[:, step, band])[0, 1]
+        for band in range(64)
+        for step in range(2)
+    ]
     assert np.median(r) > 0.93 and min(r) > 0.7
 
 
@@ -56,7 +59,14 @@ def test_only_the_learnt_convolutions_are_trained(extractor: torch.nn.Module) ->
 def test_wrong_sizes_are_named() -> None:
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-    body = Wav2Vec2Model(Wav2Vec2Config(num_hidden_layers=1, hidden_size=24, num_attention_heads=2,
-                                        conv_dim=(8,) * 7, num_conv_pos_embedding_groups=2))
+    body = Wav2Vec2Model(
+        Wav2Vec2Config(
+            num_hidden_layers=1,
+            hidden_size=24,
+            num_attention_heads=2,
+            conv_dim=(8,) * 7,
+            num_conv_pos_embedding_groups=2,
+        )
+    )
     with pytest.raises(ValueError, match="640, 512, 128"):
         init_filterbank(body.feature_extractor)

@@ -22,9 +22,21 @@ ENCODER = dict(
 
 
 def config(**changes: object) -> ModelConfig:
-    values = dict(encoder=ENCODER, n_vertices=V, fps=30, fold=2, layout="MEAEME", d_model=24,
-                  d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2, d_ff=32,
-                  rope_rank=3)
+    values = dict(
+        encoder=ENCODER,
+        n_vertices=V,
+        fps=30,
+        fold=2,
+        layout="MEAEME",
+        d_model=24,
+        d_state=4,
+        moe_d_state=4,
+        moe_d_conv=4,
+        n_heads=4,
+        n_kv_heads=2,
+        d_ff=32,
+        rope_rank=3,
+    )
     return ModelConfig(**(values | changes))
 
 

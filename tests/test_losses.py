@@ -44,6 +44,8 @@ def test_ctc_of_an_impossible_or_empty_text_is_zero() -> None:
 
 def test_total_weighs_every_part() -> None:
     config = TrainConfig(w_vertex=2, w_velocity=3, w_latent=5, w_ctc=7, w_balance=11, w_lips=13)
-    parts = {name: torch.tensor(1.0)
-             for name in ("vertex", "velocity", "latent", "ctc", "balance", "lips")}
+    parts = {
+        name: torch.tensor(1.0)
+        for name in ("vertex", "velocity", "latent", "ctc", "balance", "lips")
+    }
     assert total_loss(parts, config).item() == 2 + 3 + 5 + 7 + 11 + 13

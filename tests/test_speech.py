@@ -1,0 +1,101 @@
+"""Augmentation keeps the lips; crops of the pool keep sound and lips together."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import augment
+from errors import UserError
+from synthetic.coarticulation import CHANNEL_INDEX
+from synthetic.phones import PHONE_INDEX, Segment
+from synthetic.speech import SpeechPool, phones_at
+
+RATE = 16_000
+CHANGES = [
+    augment.equalise, augment.band_limit, augment.reverberate, augment.add_noise,
+    augment.lossy_codec, augment.clip_peaks, augment.drift_gain, augment.augment,
+]  # fmt: skip
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> SpeechPool:
+    """One clip: 0.5 s of silence, 1 s of a tone as "aa", 0.5 s of silence."""
+    time = np.arange(2 * RATE) / RATE
+    tone = np.where((time >= 0.5) & (time < 1.5), 0.5 * np.sin(2 * np.pi * 300 * time), 0)
+    soundfile.write(tmp_path / "a.flac", tone.astype(np.float32), RATE, subtype="PCM_16")
+    segments = [["sil", 0.0, 0.5], ["aa", 0.5, 1.5], ["sil", 1.5, 2.0]]
+    row = {"name": "a", "engine": "e", "speaker": "s", "text": "ah", "segments": segments}
+    (tmp_path / "index.jsonl").write_text(json.dumps(row) + "\n")
+    return SpeechPool(tmp_path)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
+def test_a_change_keeps_length_and_is_the_same_for_a_seed(change) -> None:
+    audio = np.random.default_rng(0).standard_normal(7_919).astype(np.float32)
+    one, two = (change(audio, np.random.default_rng(5)) for _ in range(2))
+    assert one.shape == audio.shape and one.dtype == np.float32
+    assert np.isfinite(one).all()
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
+def test_a_change_moves_no_sound_in_time(change) -> None:
+    """A burst stays where it is, within 2 ms, whatever is done to it."""
+    audio = np.zeros(RATE, np.float32)
+    audio[8_000:8_400] = np.hanning(400) * np.random.default_rng(0).standard_normal(400)
+    for seed in range(5):
+        changed = np.abs(change(audio, np.random.default_rng(seed)))
+        smooth = np.convolve(changed, np.ones(400) / 400, "same")
+        assert abs(int(smooth.argmax()) - 8_200) < 160
+
+
+def test_noise_has_the_level_that_was_drawn() -> None:
+    audio = np.sin(np.arange(RATE) * 0.3).astype(np.float32)
+    for seed in range(8):
+        noise = augment.add_noise(audio, np.random.default_rng(seed)) - audio
+        level_db = 20 * np.log10(augment.rms(audio) / augment.rms(noise))
+        assert 4.9 < level_db < 40.1
+
+
+def test_mu_law_is_exact_to_eight_bits() -> None:
+    audio = np.linspace(-1, 1, 1_001).astype(np.float32)
+    assert np.abs(augment.mu_law(audio) - audio).max() < 0.03
+
+
+def test_a_crop_holds_the_phones_of_its_sound(pool: SpeechPool) -> None:
+    for seed in range(20):
+        crop = pool.crop(np.random.default_rng(seed), 1.0, 30, clean=True)
+        assert crop.audio.shape == (RATE,) and crop.phones.shape == (49,)
+        assert crop.curves.shape[0] == 29
+        loud = np.abs(crop.audio.reshape(50, 320)).max(1)[:49] > 0.1
+        spoken = crop.phones == PHONE_INDEX["aa"]
+        assert np.mean(loud == spoken) > 0.93  # a frame at each edge
+        if 20 < spoken.sum() < 40:
+            jaw = crop.curves[:, CHANNEL_INDEX["jawOpen"]]
+            open_frames = spoken[np.arange(29) * 50 // 30]
+            assert jaw[open_frames].mean() > 3 * jaw[~open_frames].mean()
+
+
+def test_speed_moves_sound_and_phones_alike(pool: SpeechPool) -> None:
+    for seed in range(20):
+        crop = pool.crop(np.random.default_rng(seed), 2.5, 30)
+        if crop.name == "silence":
+            assert not crop.phones.any()
+            continue
+        energy = np.square(crop.audio[: 124 * 320].reshape(124, 320)).mean(1)
+        spoken = crop.phones[:124] == PHONE_INDEX["aa"]
+        assert energy[spoken].mean() > 1.5 * energy[~spoken].mean()
+
+
+def test_phones_at_reads_half_open_segments() -> None:
+    segments = [Segment("aa", 0.1, 0.2), Segment("b", 0.2, 0.3)]
+    found = phones_at(segments, np.array([0.0, 0.1, 0.2, 0.3]))
+    assert found.tolist() == [0, PHONE_INDEX["aa"], PHONE_INDEX["b"], 0]
+
+
+def test_missing_pool_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="make_corpus"):
+        SpeechPool(tmp_path)
