@@ -20,7 +20,7 @@ NECK_AXIS_Z = 0.005
 NECK_SLOPE = 0.30  # the cut rises to the back
 NECK_HALF_WIDTH = 0.060  # metres, the widest cut
 LASH_ROWS, LASH_LENGTH = 5, 0.38  # MakeHuman's are as long as false ones
-CLEARANCE = 1e-4  # metres between the brows and the skin
+CLEARANCE = 2.5e-4  # metres between the brows and the skin
 HAIR_THICKNESS = 0.0035  # metres
 # Hairline: height on the base mesh (metres) by the angle from straight ahead (degrees).
 HAIRLINE = np.array(
