@@ -190,15 +190,15 @@ def with_blinks(meshes: Iterator[NDArray], n_frames: int, fps: int) -> Iterator[
         yield mesh + closure * shut
 
 
-def appearance(spec: DatasetSpec) -> dict[str, NDArray]:
-    """Keyword arguments of `Renderer`: colours and wetness of the synthetic head, else nothing."""
+def appearance(spec: DatasetSpec, subject: str) -> dict[str, NDArray]:
+    """Keyword arguments of `Renderer`: the subject's colours, what is wet; only if it is known."""
     if spec.path(spec.topology) != HEAD_FILE:
         return {}
     head = load_head()
     gloss = np.zeros(len(head.colors))
     for part, indices in head.parts.items():
         gloss[indices] = max((wet for name, wet in WETNESS.items() if name in part), default=0.0)
-    return {"colors": head.colors, "gloss": gloss}
+    return {"colors": head.subject_colors.get(subject, head.colors), "gloss": gloss}
 
 
 def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, int]) -> None:
@@ -212,18 +212,18 @@ def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, 
             file.write(np.ascontiguousarray(mesh, dtype="<f4").data)
 
 
-def make_renderer(plan: Plan, spec: DatasetSpec, template: NDArray):
+def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]):
     """The `Renderer` of the plan; fails here, before the network's work, where it cannot draw."""
     from data_loader import load_faces
     from render import Renderer
 
     return Renderer(
         load_faces(spec.path(spec.topology)),
-        template,
+        face[1],
         size=plan.size,
         background=plan.background,
         renderer=plan.renderer,
-        **appearance(spec),
+        **appearance(spec, face[0]),
     )
 
 
@@ -264,21 +264,21 @@ def run(plan: Plan) -> Path:
     meshes = cover(predict(model, audio, template), spec.fps, fps, n_frames)
     if plan.blink:
         meshes = with_blinks(meshes, n_frames, fps)
-    return write(plan, spec, template, meshes, n_frames)
+    return write(plan, spec, (name, template), meshes, n_frames)
 
 
 def write(
-    plan: Plan, spec: DatasetSpec, template: NDArray, meshes: Iterator, n_frames: int
+    plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray], meshes: Iterator, n_frames: int
 ) -> Path:
     """Write vertices and video; both appear under their names only when both are whole."""
     name = plan.wav_path.stem
     partial = plan.out / f".{name}.partial.npy"
     target = plan.out / f"{name}.npy"
-    renderer = make_renderer(plan, spec, template) if plan.video else None
+    renderer = make_renderer(plan, spec, face) if plan.video else None
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
         progress = tqdm(meshes, total=n_frames, desc="predicting", unit="frame")
-        save_vertices(partial, progress, (n_frames, *template.shape))
+        save_vertices(partial, progress, (n_frames, *face[1].shape))
         if renderer is not None:
             draw(plan, renderer, np.load(partial, mmap_mode="r"), plan.fps or spec.fps)
         os.replace(partial, target)

@@ -180,3 +180,9 @@ def test_missing_and_damaged_files_end_in_one_line(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(UserError, match="not a head file"):
         load_head(tmp_path / "bad.npz")
+
+
+def test_inner_lips_file_holds_the_landmarks(head) -> None:
+    rows = HEAD_FILE.with_name("inner_lips.txt").read_text().split()
+    wanted = [head.landmarks["upper_lip_inner"], head.landmarks["lower_lip_inner"]]
+    assert [int(row) for row in rows] == wanted
