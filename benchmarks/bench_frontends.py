@@ -1,7 +1,7 @@
 """Which ears carry over from synthetic voices to human ones? `python -m benchmarks.bench_frontends`
 
-Trains small speech networks on the same pool with the same loss for the same wall time, each to
-lip curves, and judges them on real human speech (benchmarks/lips.py, dev half and test half):
+Trains small speech networks on the same pool with the same loss for the same wall time (or steps),
+each to lip curves, and judges them on real human speech (benchmarks/lips.py, dev half and test half):
 
 mel_conv       normalised log-mel, six convolutions: the baseline to beat
 wav2vec2       the shipped encoder: raw wave, hand-set filterbank, context, transformer
@@ -88,6 +88,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", default=",".join(KINDS), help="comma-separated")
     parser.add_argument("--minutes", type=float, default=8.0, help="wall time of each")
+    parser.add_argument("--max_steps", type=int, default=0, help="steps of each, instead of time")
     parser.add_argument("--learning_rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pool", default=str(PROJECT_ROOT / "synthetic/data/speech"))
@@ -110,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for kind in kinds:
         torch.manual_seed(args.seed)
         net = MelConv() if kind == "mel_conv" else PhoneReader(ENCODERS[kind])
-        net = fit(net, pool, args.minutes, args.learning_rate, seed=args.seed)
+        net = fit(
+            net, pool, args.minutes, args.learning_rate, seed=args.seed, max_steps=args.max_steps
+        )
         for half, clips in halves.items():
             scores = judge_curves(predictor(net), clips)
             print(row(kind, half, scores), flush=True)
