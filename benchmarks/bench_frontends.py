@@ -1,7 +1,7 @@
 """Which ears carry over from synthetic voices to human ones? `python -m benchmarks.bench_frontends`
 
-Trains small speech networks on the same pool with the same loss for the same wall time (or steps),
-each to lip curves, and judges them on real human speech (benchmarks/lips.py, dev half and test half):
+Trains small speech networks on the same pool with the same loss for the same wall time (or
+steps), each to lip curves, and judges them on both halves of real human speech (lips.py):
 
 mel_conv       normalised log-mel, six convolutions: the baseline to beat
 wav2vec2       the shipped encoder: raw wave, hand-set filterbank, context, transformer
