@@ -166,6 +166,7 @@ def save_checkpoint(
     }
     temporary = path.with_name(path.name + ".tmp")
     save_file(weights, temporary, metadata={HEADER: json.dumps(header)})
+    temporary.chmod(0o644)  # safetensors makes files that only their owner can read
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)

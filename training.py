@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,7 @@ class Run:
             self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
             why = f"{self.device.type}, --precision {precision}"
         print(f"device: {why}")
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
         torch.manual_seed(recipe.train.seed)
         spec = recipe.dataset
         self.lips = load_region(spec.path(spec.lips_region), spec.n_vertices)
