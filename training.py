@@ -58,7 +58,7 @@ def pick_device() -> tuple[torch.device, torch.dtype, str]:
         if torch.cuda.is_bf16_supported():
             return torch.device("cuda"), torch.bfloat16, "CUDA with bfloat16"
         return torch.device("cuda"), torch.float32, "CUDA without bfloat16: float32"
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported():
+    if torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported():
         return torch.device("cpu"), torch.bfloat16, "CPU with bfloat16 instructions"
     return torch.device("cpu"), torch.float32, "CPU without bfloat16 instructions: float32"
 
@@ -104,8 +104,8 @@ def start_components(model: JambaTalk, batches: Iterable[dict[str, Any]]) -> Non
     offsets = torch.cat(rows)  # (n, V, 3)
     mean = offsets.mean(0)
     rank = model.config.vertex_rank
-    _, scale, directions = torch.svd_lowrank((offsets - mean).flatten(1), q=rank)
-    components = directions.T * (scale / math.sqrt(len(offsets)))[:, None]
+    _, scale, directions = torch.svd_lowrank((offsets - mean).flatten(1), q=rank + 8)
+    components = (directions.T * (scale / math.sqrt(len(offsets)))[:, None])[:rank]
     model.head.set_components(mean, components.unflatten(1, mean.shape))  # fmt: skip
 
 
@@ -161,6 +161,7 @@ class Run:
         print(f"device: {why}")
         warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
         torch.manual_seed(recipe.train.seed)
+        np.random.seed(recipe.train.seed)  # transformers draws SpecAugment's masks from it
         spec = recipe.dataset
         self.lips = load_region(spec.path(spec.lips_region), spec.n_vertices)
         self.lips = torch.from_numpy(self.lips).to(self.device)
@@ -180,6 +181,7 @@ class Run:
         steps = config.epochs * len(batches)
         self.optimizer, self.schedule = make_optimizer(nets, config, steps)
         best_file = self.folder / "best.safetensors"
+        best_file.unlink(missing_ok=True)  # of an earlier run in this folder
         with SummaryWriter(self.folder) as events, open(self.folder / "log.csv", "w") as file:
             writer = None
             for epoch in range(1, config.epochs + 1):
@@ -190,6 +192,8 @@ class Run:
                     "learning_rate": self.schedule.get_last_lr()[0],
                     "seconds": round(time.time() - started, 1),
                 }
+                if not math.isfinite(row["val_lve"]):
+                    raise UserError(f"epoch {epoch}: the validation error is not finite")
                 if row["val_lve"] < self.best:
                     self.best = row["val_lve"]
                     save_checkpoint(best_file, nets.best, self.recipe.dataset)
@@ -264,11 +268,19 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW with a rate of its own for the encoder; linear warm-up, then a cosine to zero."""
     encoder = [p for p in nets.model.encoder.parameters() if p.requires_grad]
-    known = {id(p) for p in encoder}
-    others = [p for p in nets.model.parameters() if id(p) not in known and p.requires_grad]
+    known = {id(p) for p in nets.model.encoder.parameters()}
+    others = {name: p for name, p in nets.model.named_parameters() if id(p) not in known}
+    others |= {f"reader.{name}": p for name, p in nets.reader.named_parameters()}
+    plain = {name for name, p in others.items() if p.ndim < 2 or name.endswith("A_log")}
+    decayed = [p for name, p in others.items() if name not in plain]
     groups = [
-        {"params": others + list(nets.reader.parameters()), "lr": config.learning_rate},
+        {"params": decayed, "lr": config.learning_rate},
         {"params": encoder, "lr": config.encoder_learning_rate},
+        {  # biases, norms, and what mamba_ssm exempts
+            "params": [others[name] for name in plain],
+            "lr": config.learning_rate,
+            "weight_decay": 0.0,
+        },
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.98))
 

@@ -63,7 +63,8 @@ class MixedBatches:
             recipe.dataset, "train", crop_s=config.max_clip_s, seed=config.seed,
             augment=augment if config.augment else None,
         )  # fmt: skip
-        self.n_corpus = round(CORPUS_SHARE * config.steps_per_epoch)
+        one_pass = -(-len(self.corpus) // config.batch_size)
+        self.n_corpus = min(round(CORPUS_SHARE * config.steps_per_epoch), one_pass)
         self.n_pool = config.steps_per_epoch - self.n_corpus
         self.crops = PoolCrops(recipe, self.n_pool * config.batch_size)
         self.workers = workers
@@ -85,6 +86,4 @@ class MixedBatches:
                                collate_fn=collate))  # fmt: skip
         order = np.random.default_rng((config.seed, self.epoch)).permutation(len(self))
         for position in order:
-            source = corpus if position < self.n_corpus else pool
-            batch = next(source, None)
-            yield next(pool) if batch is None else batch
+            yield next(corpus if position < self.n_corpus else pool)

@@ -5,20 +5,19 @@ expanded here, crop by crop. Speed, rooms and noise are drawn anew every time, s
 the same crop twice.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.random import Generator
 
 from augment import augment
 from config import SAMPLE_RATE
+from data_loader import normalise
 from errors import UserError
 from synthetic.coarticulation import CHANNELS, LOUDNESS_HZ, NEUTRAL, Style, curves, loudness
-from synthetic.pauses import settle_pauses
 from synthetic.phones import PHONE_INDEX, Segment
+from synthetic.speech_pool import read_clip, read_index
 
 SPEED_RANGE = (0.85, 1.2)  # tape speed: tempo, pitch and formants together
 MAX_SILENCE_CROP_S = 0.8  # a crop may start this long before the clip does
@@ -58,15 +57,12 @@ class SpeechPool:
     Raises `UserError` when there is no pool.
     """
 
-    def __init__(self, folder: str | Path, engines: tuple[str, ...] = ()) -> None:
-        index = Path(folder) / "index.jsonl"
-        if not index.exists():
+    def __init__(self, folder: str | Path) -> None:
+        rows = list(read_index(Path(folder)).values())
+        if not rows:
             raise UserError(
-                f"{index}: no speech pool there; make it: python -m synthetic.make_corpus"
+                f"{folder}: no speech pool there; make it: python -m synthetic.make_corpus"
             )
-        rows = [json.loads(line) for line in index.read_text().splitlines() if line.strip()]
-        if engines:
-            rows = [row for row in rows if row["engine"] in engines]
         self.clips = [load_clip(Path(folder), row) for row in rows]
         seconds = np.array([len(clip.audio) / SAMPLE_RATE for clip in self.clips])
         self.weights = seconds / seconds.sum()
@@ -87,6 +83,8 @@ class SpeechPool:
         start_s = rng.uniform(-MAX_SILENCE_CROP_S, max(slack_s + MAX_SILENCE_CROP_S, 0.0))
         if slack_s > 0:
             start_s = float(np.clip(start_s, 0, slack_s))
+        if speed == 1.0:  # whole samples: interpolation would leave a mark that people lack
+            start_s = round(start_s * SAMPLE_RATE) / SAMPLE_RATE
         n = int(round(seconds * SAMPLE_RATE))
         at = (start_s + np.arange(n) / SAMPLE_RATE) * speed * SAMPLE_RATE
         grid = np.arange(len(clip.audio))
@@ -120,11 +118,8 @@ class SpeechPool:
 
 def load_clip(folder: Path, row: dict) -> SpeechClip:
     """Read one row of the index with its audio."""
-    audio, rate = soundfile.read(folder / f"{row['name']}.flac", dtype="int16")
-    if rate != SAMPLE_RATE:
-        raise UserError(f"{folder / row['name']}.flac: {rate} Hz; wanted {SAMPLE_RATE} Hz")
-    wave = audio.astype(np.float32) / 2**15
-    segments = settle_pauses([Segment(*segment) for segment in row["segments"]], wave)
+    wave, segments = read_clip(folder, row)
+    audio = np.round(wave * 2**15).astype(np.int16)
     return SpeechClip(
         row["name"], row["engine"], row["speaker"], row["text"], audio, segments, loudness(wave)
     )
@@ -136,11 +131,6 @@ def phones_at(segments: list[Segment], times_s: np.ndarray) -> np.ndarray:
     for phone, start_s, end_s in segments:
         found[(times_s >= start_s) & (times_s < end_s)] = PHONE_INDEX[phone]
     return found
-
-
-def normalise(audio: np.ndarray) -> np.ndarray:
-    """Zero mean, unit variance, as data_loader.load_wav does."""
-    return ((audio - audio.mean()) / (audio.std() + 1e-5)).astype(np.float32)
 
 
 N_CHANNELS = len(CHANNELS)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from config import SAMPLE_RATE
 from errors import UserError
+from synthetic.pauses import settle_pauses
 from synthetic.phones import Segment
 from synthetic.sentences import draw_text
 from synthetic.voices import Utterance, draw_speaker, require_engine, speak
@@ -73,9 +74,9 @@ def append_clip(folder: Path, name: str, utterance: Utterance) -> dict[str, Any]
 
 
 def read_clip(folder: Path, clip: dict[str, Any]) -> tuple[np.ndarray, list[Segment]]:
-    """((S,) float32 16 kHz audio, segments) of one line of the index."""
+    """((S,) float32 16 kHz audio, segments) of one line of the index, its pauses settled."""
     audio, _ = soundfile.read(folder / f"{clip['name']}.flac", dtype="float32")
-    return audio, [Segment(*segment) for segment in clip["segments"]]
+    return audio, settle_pauses([Segment(*segment) for segment in clip["segments"]], audio)
 
 
 def speak_pool_clip(engine: str, seed: int, number: int) -> Utterance:
