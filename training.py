@@ -31,9 +31,10 @@ from data_loader import load_region
 from errors import UserError
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import LipReader
-from losses import ctc_loss, latent_loss, total_loss, velocity_loss, vertex_loss
+from losses import closure_weight, ctc_loss, latent_loss, total_loss, velocity_loss, vertex_loss
 from wav2vec import TextTeacher, frame_lengths, length_mask, load_pretrained
 
+CLOSURE_REACH_M = 0.002  # metres
 COMPONENT_FRAMES = 2_000  # frames that a low-rank vertex head's start is computed from
 
 
@@ -45,6 +46,8 @@ class Networks:
     reader: LipReader
     teacher: TextTeacher
     average: AveragedModel | None
+    inner_lips: Tensor | None = None  # (2,) vertices that touch when the mouth is shut
+    reach: float = 0.0  # opening in the data's unit from which lips are plainly apart
 
     @property
     def best(self) -> JambaTalk:
@@ -85,7 +88,12 @@ def build(recipe: Recipe, device: torch.device) -> Networks:
     model, reader, teacher = model.to(device), reader.to(device), teacher.to(device)
     decay = recipe.train.ema_decay
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
-    return Networks(model, reader, teacher, average)
+    nets = Networks(model, reader, teacher, average)
+    if recipe.train.closure_gain:
+        inner = load_region(spec.path(spec.inner_lips), spec.n_vertices)
+        nets.inner_lips = torch.from_numpy(inner).to(device)
+        nets.reach = CLOSURE_REACH_M / spec.metres_per_unit
+    return nets
 
 
 def start_components(model: JambaTalk, batches: Iterable[dict[str, Any]]) -> None:
@@ -128,7 +136,11 @@ def losses_of(
     }
     if config.w_lips:
         seen = error[:, :, lips]
-        parts["lips"] = vertex_loss(seen, mask) + velocity_loss(seen, mask)
+        parts["lips"] = velocity_loss(seen, mask)
+        if config.closure_gain:
+            weight = closure_weight(truth, nets.inner_lips, config.closure_gain, nets.reach)
+            seen = seen * weight[:, :n_frames, None, None].sqrt()
+        parts["lips"] = parts["lips"] + vertex_loss(seen, mask)
     offsets = prediction[:, :n_frames, lips] - template[:, None, lips]
     return parts | reading_losses(nets, audio, samples, ragged, offsets, frames)
 

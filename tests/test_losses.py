@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from config import TrainConfig
-from losses import ctc_loss, latent_loss, total_loss, velocity_loss, vertex_loss
+from losses import closure_weight, ctc_loss, latent_loss, total_loss, velocity_loss, vertex_loss
 
 
 def test_vertex_loss_by_hand() -> None:
@@ -27,6 +27,13 @@ def test_padding_changes_no_loss() -> None:
     for loss in (vertex_loss, velocity_loss):
         torch.testing.assert_close(loss(torch.cat([error, junk], 1), mask), loss(error))
     assert latent_loss(error[..., 0], error[..., 0]).item() == 0
+
+
+def test_closure_weight_by_hand() -> None:
+    truth = torch.zeros(1, 3, 4, 3)
+    truth[0, :, 2, 1] = torch.tensor([-0.5, 0.0, 2.0])  # upper minus lower inner lip
+    weight = closure_weight(truth, torch.tensor([2, 0]), gain=3.0, reach=2.0)
+    torch.testing.assert_close(weight[0], torch.tensor([4.0, 4.0, 1 + 3 * 0.36787944]))
 
 
 def test_ctc_of_one_certain_path() -> None:

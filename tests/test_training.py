@@ -72,7 +72,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
                         d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2, d_ff=32,
                         rope_rank=3, vertex_rank=2)  # fmt: skip
     train = TrainConfig(epochs=2, batch_size=2, learning_rate=3e-3, warmup_steps=2, w_lips=100.0,
-                        ema_decay=0.5)  # fmt: skip
+                        closure_gain=1.0, ema_decay=0.5)  # fmt: skip
     toy = Recipe(spec, model, train, str(tmp_path / "encoder"))
     monkeypatch.setitem(main.RECIPES, "toy", toy)
     monkeypatch.chdir(tmp_path)
