@@ -6,7 +6,9 @@ bug of ours and keeps its traceback.
 """
 
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
@@ -14,6 +16,20 @@ EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
 
 class UserError(Exception):
     """Bad input from outside; the message is one line meant for the person at the keyboard."""
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Make the folder `path` if need be; raises `UserError` where it cannot be written into."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"folder {path}: cannot be written ({error.strerror}); name another"
+        ) from error
+    return path
 
 
 def run_cli(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:

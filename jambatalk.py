@@ -22,7 +22,15 @@ from errors import UserError
 from mamba import NORM_EPS, MambaLayer
 from moe import MoEMambaLayer
 from transformer import TransformerLayer
-from wav2vec import AUDIO_FPS, WINDOW, SpeechEncoder, fold, length_mask, mesh_frames, resample
+from wav2vec import (
+    AUDIO_FPS,
+    SpeechEncoder,
+    fold,
+    frame_lengths,
+    length_mask,
+    mesh_frames,
+    resample,
+)
 
 WINDOW_S, OVERLAP_S = 12, 2  # long audio is predicted in windows of 12 s that cross-fade over 2 s
 HEADER = "jambatalk"  # key of the JSON in a model file's header
@@ -45,7 +53,7 @@ class VertexHead(nn.Module):
     """(B, T, D) to offsets (B, T, V, 3), zero at the start.
 
     rank 0: one D x 3V matrix, as the paper. rank r: D x r, then r learnt components of the mesh,
-    which `set_components` can start from a basis of the data.
+    which `set_components` can start from those of the data, at the mean motion.
     """
 
     def __init__(self, d_model: int, n_vertices: int, rank: int) -> None:
@@ -113,7 +121,7 @@ class JambaTalk(nn.Module):
         """(B, T) bool, True on the frames that each clip's own samples reach."""
         if lengths is None:
             return None
-        frames = ((lengths - WINDOW) // 320 + 1) * self.config.fps // AUDIO_FPS
+        frames = frame_lengths(lengths) * self.config.fps // AUDIO_FPS
         return length_mask(frames, n_frames)
 
     @torch.inference_mode()
@@ -121,7 +129,7 @@ class JambaTalk(nn.Module):
         """Yield vertices (n, V, 3) of one clip, in order, T = mesh_frames(S, fps) in all.
 
         audio: (S,) normalised; template: (V, 3). Features are normalised over the whole clip;
-        the transformer and the decoder see windows of 12 s, so memory does not grow with S.
+        the transformer and the decoder see windows, so that their memory does not grow with S.
         """
         self.eval()
         fps, k = self.config.fps, self.config.fold
@@ -192,12 +200,15 @@ def load_checkpoint(path: str | Path) -> tuple[JambaTalk, DatasetSpec]:
         raise UserError(
             f"checkpoint {path}: no {HEADER} header; main.py writes model files that have one"
         )
-    values = json.loads(header)
-    model = JambaTalk(from_dict(ModelConfig, values["model"]))
+    try:
+        values = json.loads(header)
+        model = JambaTalk(from_dict(ModelConfig, values["model"]))
+        spec = from_dict(DatasetSpec, values["dataset"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"checkpoint {path}: its header makes no model ({error})") from error
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(
-            f"checkpoint {path}: weights do not fit their own config ({error})"
-        ) from error
-    return model.eval(), from_dict(DatasetSpec, values["dataset"])
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"checkpoint {path}: weights do not fit its config ({reason})") from error
+    return model.eval(), spec

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from transformer import TransformerLayer
 from wav2vec import AUDIO_FPS, length_mask, resample
 
-METRES_TO_UNIT = 100.0  # lip offsets are millimetres: centimetres are near 1, which layers like
+CENTIMETRES = 100.0  # in a metre: lip offsets in centimetres are near 1, which layers like
 
 
 class LipReader(nn.Module):
-    """Lip offsets (B, T, L, 3) in metres to teacher-space features and character logits.
+    """Lip offsets (B, T, L, 3) to teacher-space features and character logits.
 
     n_lips: L; d_teacher: width of the teacher's latents; n_characters: K, blank included;
-    fps: mesh frames a second.
+    fps: mesh frames a second; metres_per_unit: of the offsets.
     """
 
     def __init__(
@@ -29,12 +29,14 @@ class LipReader(nn.Module):
         d_teacher: int,
         n_characters: int,
         fps: int,
+        metres_per_unit: float = 1.0,
         d_model: int = 128,
         n_layers: int = 2,
         n_heads: int = 4,
     ) -> None:
         super().__init__()
         self.fps = fps
+        self.scale = metres_per_unit * CENTIMETRES
         self.embed = nn.Linear(3 * n_lips, d_model)
         self.layers = nn.ModuleList(
             TransformerLayer(d_model, 2 * d_model, n_heads, n_heads // 2) for _ in range(n_layers)
@@ -50,7 +52,7 @@ class LipReader(nn.Module):
 
         offsets: (B, T, L, 3) lip vertices minus template; frames: (B,) real frames of each clip.
         """
-        x = self.embed(offsets.flatten(2) * METRES_TO_UNIT)  # (B, T, d_model)
+        x = self.embed(offsets.flatten(2) * self.scale)  # (B, T, d_model)
         mask = None if frames is None else length_mask(frames, x.shape[1])
         for layer in self.layers:
             x = layer(x, mask)

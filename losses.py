@@ -44,7 +44,8 @@ def latent_loss(lips: Tensor, audio: Tensor, mask: Tensor | None = None) -> Tens
 
 
 def ctc_loss(logits: Tensor, texts: list[Tensor], lengths: Tensor, blank: int) -> Tensor:
-    """CTC of logits (B, A, K) against one (n,) text a clip, per character; impossible clips are 0.
+    """CTC of logits (B, A, K) against one (n,) text a clip, per character (an empty text
+    counts as one); impossible clips are 0.
 
     lengths: (B,) frames of each clip.
     """

@@ -12,18 +12,20 @@ from typing import Any
 
 import torch
 
+from augment import augment
 from config import RECIPES, Recipe
 from data_loader import MeshSpeechDataset, make_loader
-from errors import UserError, run_cli
+from errors import UserError, run_cli, writable_folder
 
 OVERRIDES = (  # flag, type, help; each replaces the recipe's field of that name
     ("epochs", int, "passes over the training data"),
     ("batch_size", int, "clips a step"),
-    ("steps_per_epoch", int, "steps of one epoch (0: all clips once)"),
+    ("steps_per_epoch", int, "steps of one epoch, where there is a speech pool"),
     ("learning_rate", float, "of everything but the encoder"),
     ("encoder_learning_rate", float, "of the speech encoder"),
     ("seed", int, "of weights, crops and order"),
 )
+LEAST = {"epochs": 1, "batch_size": 1, "steps_per_epoch": 1, "seed": 0}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -47,9 +49,21 @@ def resolve(args: argparse.Namespace) -> Recipe:
     given = {
         name: getattr(args, name) for name, _, _ in OVERRIDES if getattr(args, name) is not None
     }
-    for name in ("epochs", "batch_size"):
-        if given.get(name, 1) < 1:
-            raise UserError(f"--{name} {given[name]}: wanted 1 or more")
+    for name, least in LEAST.items():
+        if given.get(name, least) < least:
+            raise UserError(f"--{name} {given[name]}: wanted {least} or more")
+    for name in ("learning_rate", "encoder_learning_rate"):
+        if not 0 <= given.get(name, 0) < 1:
+            raise UserError(f"--{name} {given[name]}: wanted 0 to 1")
+    if args.workers < 0:
+        raise UserError(f"--workers {args.workers}: wanted 0 or more")
+    if args.split not in recipe.dataset.splits:
+        known = ", ".join(recipe.dataset.splits)
+        raise UserError(f"--split {args.split}: {args.dataset} has {known}")
+    if args.checkpoint and args.mode != "test":
+        raise UserError("--checkpoint goes with --mode test: it names the model to test")
+    if "steps_per_epoch" in given and not recipe.dataset.speech_pool:
+        raise UserError(f"--steps_per_epoch: an epoch of {args.dataset} is all its clips once")
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **given))
     return dataclasses.replace(recipe, wav2vec2=args.wav2vec2) if args.wav2vec2 else recipe
 
@@ -61,7 +75,13 @@ def training_batches(recipe: Recipe, workers: int) -> Any:
         from synthetic.crops import MixedBatches
 
         return MixedBatches(recipe, workers)
-    data = MeshSpeechDataset(recipe.dataset, "train", crop_s=config.max_clip_s, seed=config.seed)
+    data = MeshSpeechDataset(
+        recipe.dataset,
+        "train",
+        crop_s=config.max_clip_s,
+        augment=augment if config.augment else None,
+        seed=config.seed,
+    )
     return make_loader(data, config.batch_size, True, config.seed, workers)
 
 
@@ -82,10 +102,11 @@ def test(checkpoint: Path, split: str, out: Path) -> None:
 
     model, spec = load_checkpoint(checkpoint)
     if split not in spec.splits:
-        raise UserError(f"--split {split}: {spec.name} has {', '.join(spec.splits)}")
+        known = ", ".join(spec.splits)
+        raise UserError(f"--split {split}: {spec.name}, which {checkpoint} is for, has {known}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = score_split(model.to(device), spec, split, device)
-    total = summarise(rows)
+    total = {"checkpoint": str(checkpoint), "split": split} | summarise(rows)
     text = table(total, spec, split)
     write_results(out, rows, total, text)
     print(text)
@@ -95,7 +116,7 @@ def test(checkpoint: Path, split: str, out: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     recipe = resolve(args)
-    out = Path(args.out or f"runs/{args.dataset}")
+    out = writable_folder(args.out or f"runs/{args.dataset}")
     if args.mode != "test":
         train(recipe, out, args.workers, args.precision)
     if args.mode != "train":

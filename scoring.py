@@ -6,6 +6,7 @@ can be judged. results.json and results.csv hold every clip, results.md the tabl
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,16 @@ def load_phones(spec: DatasetSpec) -> dict[str, list]:
     path = spec.path(spec.phones)
     if not path.exists():
         raise UserError(f"{path}: no such file; make the data: python -m synthetic.make_corpus")
-    rows = (json.loads(line) for line in path.read_text().splitlines())
-    return {row["name"]: row["segments"] for row in rows}
+    found = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            found[row["name"]] = row["segments"]
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{path}, line {number}: not a JSON object with name and segments; make it again"
+            ) from error
+    return found
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -152,12 +161,18 @@ def table(total: dict[str, float], spec: DatasetSpec, split: str) -> str:
     return "\n".join(lines)
 
 
+def without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """NaN (an r of something that never moves) as None, which JSON can say."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
+
+
 def write_results(
     folder: Path, rows: list[dict[str, Any]], total: dict[str, float], text: str
 ) -> None:
     """results.json, results.csv and results.md in the run folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps({"total": total, "clips": rows}, indent=1))
+    content = {"total": without_nan(total), "clips": [without_nan(row) for row in rows]}
+    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
     with open(folder / "results.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()

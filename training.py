@@ -73,18 +73,22 @@ def build(recipe: Recipe, device: torch.device) -> Networks:
     """
     source = recipe.wav2vec2
     local = recipe.dataset.path(source)
-    pretrained = load_pretrained(str(local) if local.exists() else source)
+    is_folder = "/" in source and local.parent.is_dir()
+    pretrained = load_pretrained(str(local) if is_folder else source)
     model = JambaTalk(recipe.model)
     body = getattr(pretrained, pretrained.base_model_prefix)
     try:
         model.encoder.body.load_state_dict(body.state_dict())
     except RuntimeError as error:
-        raise UserError(f"--wav2vec2 {source}: not the recipe's encoder ({error})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--wav2vec2 {source}: not the recipe's encoder ({reason})") from error
     model.encoder.freeze_features()
     teacher = TextTeacher(pretrained)
     spec = recipe.dataset
     lips = load_region(spec.path(spec.lips_region), spec.n_vertices)
-    reader = LipReader(len(lips), teacher.width, teacher.n_characters, spec.fps)
+    reader = LipReader(
+        len(lips), teacher.width, teacher.n_characters, spec.fps, spec.metres_per_unit
+    )
     model, reader, teacher = model.to(device), reader.to(device), teacher.to(device)
     decay = recipe.train.ema_decay
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None

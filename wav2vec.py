@@ -324,19 +324,33 @@ def load_pretrained(source: str) -> nn.Module:
 
     Raises `UserError` in one line when neither can be had.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoConfig
 
     local = Path(source).exists()
+    if not local and "/" in source and Path(source).parent.is_dir():
+        raise UserError(
+            f"--wav2vec2 {source}: no such folder; the synthetic recipe's encoder is made by "
+            "python -m synthetic.pretrain_encoder"
+        )
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=local)
         model = build_ctc(config)
         if getattr(config, "context_layers", 0):
             model.load_state_dict(load_file(Path(source) / "model.safetensors"))
             return model
-        return type(model).from_pretrained(source, local_files_only=local).float()
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        model, report = type(model).from_pretrained(
+            source, local_files_only=local, output_loading_info=True
+        )
+        if any("lm_head" in name for name in report["missing_keys"]):
+            raise UserError(
+                f"--wav2vec2 {source}: it reads no text (no lm_head); the lip reader's teacher "
+                "needs a CTC model, such as jonatasgrosman/wav2vec2-large-xlsr-53-english"
+            )
+        return model.float()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         fix = (
             "the folder needs config.json and model.safetensors"
             if local

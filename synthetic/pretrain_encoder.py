@@ -8,8 +8,10 @@ transformers' format (Wav2Vec2ForCTC or Wav2Vec2BertForCTC), and main.py takes i
 """
 
 import argparse
+import copy
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from config import ENCODERS, PROJECT_ROOT
-from errors import UserError, run_cli
+from errors import UserError, run_cli, writable_folder
 from synthetic.filterbank import init_filterbank
 from synthetic.phones import PHONES
 from synthetic.speech import N_CHANNELS, SpeechPool
@@ -179,10 +181,19 @@ def fit(
 
 
 def save(reader: PhoneReader, folder: Path, record: dict) -> None:
-    """A folder as transformers writes it, in half precision, with the list of phones."""
-    reader.model.half().save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps({p: i for i, p in enumerate(PHONES)}) + "\n")
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    """A folder as transformers writes it, in half precision, with the list of phones.
+
+    It appears under its name only when it is whole; an older one is replaced.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    copy.deepcopy(reader.model).half().save_pretrained(partial)
+    (partial / "vocab.json").write_text(json.dumps({p: i for i, p in enumerate(PHONES)}) + "\n")
+    (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    for file in partial.iterdir():
+        file.chmod(0o644)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -203,6 +214,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.minutes <= 0:
         raise UserError(f"--minutes {args.minutes}: wanted more than 0")
+    out = Path(args.out)
+    writable_folder(out.parent)
     pool = SpeechPool(args.pool)
     torch.manual_seed(args.seed)
     reader = PhoneReader(ENCODERS[args.encoder])
@@ -222,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_steps=args.max_steps,
         log=lambda line: print(line, flush=True),
     )
-    save(reader, Path(args.out), {"command": " ".join(sys.argv), "seed": args.seed})
+    save(reader, out, {"command": " ".join(sys.argv), "seed": args.seed})
     print(args.out)
 
 

@@ -75,7 +75,13 @@ def append_clip(folder: Path, name: str, utterance: Utterance) -> dict[str, Any]
 
 def read_clip(folder: Path, clip: dict[str, Any]) -> tuple[np.ndarray, list[Segment]]:
     """((S,) float32 16 kHz audio, segments) of one line of the index, its pauses settled."""
-    audio, _ = soundfile.read(folder / f"{clip['name']}.flac", dtype="float32")
+    path = folder / f"{clip['name']}.flac"
+    try:
+        audio, _ = soundfile.read(path, dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise UserError(
+            f"{path}: in the index, but not readable ({error}); delete its line there"
+        ) from error
     return audio, settle_pauses([Segment(*segment) for segment in clip["segments"]], audio)
 
 

@@ -23,7 +23,8 @@ V = 11
 ENCODER = dict(
     model_type="wav2vec2", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
     intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=2,
-    feat_extract_norm="layer", do_stable_layer_norm=True, apply_spec_augment=False,
+    feat_extract_norm="layer", do_stable_layer_norm=True, apply_spec_augment=True,
+    mask_time_length=3,
 )  # fmt: skip
 
 
@@ -122,13 +123,42 @@ def test_same_seed_same_losses(recipe: Recipe) -> None:
     assert rows[0] == rows[1]
 
 
-def test_wrong_split_and_wrong_epochs_are_one_line(
+def test_wrong_flags_are_one_line(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, said in (
+        (["--epochs", "0"], "--epochs 0"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--workers", "-1"], "--workers -1"),
+        (["--learning_rate", "-0.1"], "--learning_rate -0.1"),
+        (["--steps_per_epoch", "5"], "all its clips once"),
+        (["--split", "dev"], "--split dev: toy has train, val, test"),
+        (["--checkpoint", "x.safetensors"], "goes with --mode test"),
+        (["--out", "/proc/nowhere"], "folder /proc/nowhere: cannot be written"),
+        (["--wav2vec2", str(Path("enc/none").absolute())], "python -m synthetic.pretrain_encoder"),
+        (["--mode", "test", "--checkpoint", "none.safetensors"], "no such file"),
+    ):
+        Path("enc").mkdir(exist_ok=True)
+        assert run("--dataset", "toy", *flags) == 2
+        message = capsys.readouterr().err
+        assert said in message and message.count("\n") == 1
+
+
+def test_a_broken_encoder_file_is_one_line(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("--dataset", "toy", "--epochs", "0") == 2
-    assert "--epochs 0" in capsys.readouterr().err
-    assert run("--dataset", "toy", "--mode", "test", "--checkpoint", "none.safetensors") == 2
-    assert "no such file" in capsys.readouterr().err
+    weights = Path(recipe.wav2vec2) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1_000])
+    assert run("--dataset", "toy", "--workers", "0") == 2
+    assert "cannot be loaded" in capsys.readouterr().err
+
+
+def test_an_older_best_model_does_not_outlive_a_new_run(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("runs/toy").mkdir(parents=True)
+    Path("runs/toy/best.safetensors").write_bytes(b"of another run")
+    monkeypatch.setattr(training.Run, "validate", lambda self, _: {"lve": float("nan")})
+    assert run("--dataset", "toy", "--workers", "0") == 2
+    assert not Path("runs/toy/best.safetensors").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_clips_named(

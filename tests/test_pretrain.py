@@ -1,0 +1,96 @@
+"""The small encoder: a quiet start, reduced precision, batches of corpus and pool, a real run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.utils.data import Dataset
+
+from config import ENCODERS, RECIPES
+from errors import run_cli
+from synthetic import crops, pretrain_encoder
+from synthetic.phones import PHONES
+from synthetic.pretrain_encoder import PhoneReader, phone_ctc
+from wav2vec import TextTeacher, load_pretrained
+
+
+def test_the_transformer_starts_as_the_identity() -> None:
+    """Branches at zero leave the final layer norm alone."""
+    body = phone_ctc(ENCODERS["wav2vec2"]).wav2vec2.eval()
+    hidden = torch.randn(1, 37, 192)
+    with torch.no_grad():
+        out = body.encoder(hidden.clone()).last_hidden_state
+        torch.testing.assert_close(out, body.encoder.layer_norm(hidden))
+
+
+@pytest.mark.parametrize("kind", sorted(ENCODERS))
+def test_bfloat16_agrees_with_float32(kind: str) -> None:
+    torch.manual_seed(0)
+    reader = PhoneReader(ENCODERS[kind]).eval()
+    for name, parameter in reader.model.named_parameters():
+        if name.endswith(pretrain_encoder.BRANCH_ENDS):
+            torch.nn.init.normal_(parameter, std=0.05)
+    audio = torch.randn(1, 16_000)
+    with torch.no_grad():
+        exact = reader(audio)[0].flatten()
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = reader(audio)[0].float().flatten()
+    assert torch.corrcoef(torch.stack([exact, rough]))[0, 1] > 0.995
+
+
+class Numbers(Dataset):
+    """Items that say where they came from."""
+
+    def __init__(self, n: int, name: str) -> None:
+        self.n, self.name = n, name
+
+    def __len__(self) -> int:
+        return self.n
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing changes."""
+
+    def __getitem__(self, index: int) -> dict:
+        if index >= self.n:
+            raise IndexError
+        return {"name": self.name, "subject": "s", "audio": np.zeros(5, np.float32),
+                "template": np.zeros((2, 3), np.float32),
+                "vertices": np.zeros((3, 2, 3), np.float32), "frames": 3}  # fmt: skip
+
+
+@pytest.mark.parametrize(("batch_size", "n_clips"), [(8, 320), (16, 320), (64, 320), (3, 7)])
+def test_an_epoch_has_its_steps_whatever_the_batch(
+    batch_size: int, n_clips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    recipe = RECIPES["synthetic"]
+    train = dataclasses.replace(recipe.train, batch_size=batch_size, steps_per_epoch=40)
+    recipe = dataclasses.replace(recipe, train=train)
+    monkeypatch.setattr(crops, "MeshSpeechDataset", lambda *a, **k: Numbers(n_clips, "corpus"))
+    monkeypatch.setattr(crops, "PoolCrops", lambda recipe, n: Numbers(n, "pool"))
+    batches = crops.MixedBatches(recipe, workers=0)
+    names = [batch["names"][0] for batch in batches]
+    assert len(names) == len(batches) == 40
+    assert 0 < names.count("corpus") <= 6
+
+
+def test_pretraining_saves_what_main_can_load(tmp_path: Path) -> None:
+    """Two real steps on a pool of one clip, then the saved folder as a teacher."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    tone = np.sin(np.arange(64_000) * 0.1).astype(np.float32) * 0.5
+    soundfile.write(pool / "a.flac", tone, 16_000, subtype="PCM_16")
+    row = {"name": "a", "engine": "e", "speaker": "s", "text": "ah",
+           "segments": [["sil", 0.0, 1.0], ["aa", 1.0, 3.0], ["m", 3.0, 4.0]]}  # fmt: skip
+    (pool / "index.jsonl").write_text(json.dumps(row) + "\n")
+    out = tmp_path / "encoder"
+    flags = ["--pool", str(pool), "--max_steps", "2", "--batch_size", "2", "--out", str(out)]
+    assert run_cli(pretrain_encoder.main, flags) == 0
+    teacher = TextTeacher(load_pretrained(str(out)))
+    features, logits = teacher(torch.randn(1, 8_000))
+    assert features.shape == (1, 24, 192) and logits.shape == (1, 24, len(PHONES))
+    assert run_cli(pretrain_encoder.main, [*flags[:-1], "/proc/nowhere"]) == 2
