@@ -23,7 +23,7 @@ from config import ENCODERS, PROJECT_ROOT
 from data_loader import normalise
 from errors import UserError, run_cli
 from synthetic.phones import PHONES
-from synthetic.pretrain_encoder import PhoneReader, fit
+from synthetic.pretrain_encoder import PhoneReader, Plan, fit
 from synthetic.speech import N_CHANNELS, SpeechPool
 from wav2vec import (
     AUDIO_FPS,
@@ -107,13 +107,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         half: load_real_clips(half, args.extra_wav, args.asterisk) for half in ("dev", "test")
     }
     pool = SpeechPool(args.pool)
+    plan = Plan(args.minutes, args.max_steps, args.learning_rate, seed=args.seed)
     found = {}
     for kind in kinds:
         torch.manual_seed(args.seed)
         net = MelConv() if kind == "mel_conv" else PhoneReader(ENCODERS[kind])
-        net = fit(
-            net, pool, args.minutes, args.learning_rate, seed=args.seed, max_steps=args.max_steps
-        )
+        net = fit(net, pool, plan)
         for half, clips in halves.items():
             scores = judge_curves(predictor(net), clips)
             print(row(kind, half, scores), flush=True)

@@ -14,13 +14,16 @@ import math
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
 from config import ENCODERS, PROJECT_ROOT
@@ -28,6 +31,7 @@ from errors import UserError, run_cli, writable_folder
 from synthetic.filterbank import init_filterbank
 from synthetic.phones import PHONES
 from synthetic.speech import N_CHANNELS, SpeechPool
+from training import pick_device
 from wav2vec import AUDIO_FPS, SpeechFeatures, build_ctc
 
 W_PHONE, W_CURVE, W_CURVE_VELOCITY = 0.7, 1.0, 1.0
@@ -37,6 +41,7 @@ BRANCH_ENDS = (
     "conv_module.pointwise_conv2.weight", "pos_conv_embed.conv.parametrizations.weight.original0",
 )  # fmt: skip
 EMA_DECAY = 0.999
+WARMUP_STEPS, LOG_EVERY = 200, 100
 
 
 class PhoneReader(nn.Module):
@@ -120,45 +125,52 @@ def reader_loss(
     return total, {"phone": phone.item(), "curve": curve.item(), "velocity": velocity.item()}
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train; `max_steps` > 0 counts steps instead of minutes."""
+
+    minutes: float
+    max_steps: int = 0
+    learning_rate: float = 1.5e-3
+    batch_size: int = 16
+    crop_s: float = 3.0
+    seed: int = 1
+
+    def rate(self, step: int, started: float) -> float:
+        """Learning rate of a step: 200 steps of warm-up, a cosine to zero; -1 when it is over."""
+        progress = (time.time() - started) / 60 / self.minutes
+        if self.max_steps:
+            progress = step / self.max_steps
+        if progress >= 1:
+            return -1.0
+        warm = min(1.0, (step + 1) / WARMUP_STEPS)
+        return self.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
+
+
 def fit(
-    reader: nn.Module,
-    pool: SpeechPool,
-    minutes: float,
-    learning_rate: float,
-    batch_size: int = 16,
-    seconds: float = 3.0,
-    seed: int = 1,
-    bf16: bool = True,
-    log: Callable[[str], None] = print,
-    evaluate: Callable[[nn.Module], str] | None = None,
-    evaluate_every: int = 1000,
-    max_steps: int = 0,
+    reader: nn.Module, pool: SpeechPool, plan: Plan, log: Callable[[str], None] = print
 ) -> nn.Module:
-    """Train for `minutes` of wall time (or `max_steps`), on a cosine; returns the average."""
-    torch.manual_seed(seed)
+    """Train a reader (audio -> phone logits, curves) by the plan; the average of its weights."""
+    device, dtype, why = pick_device()
+    log(f"device: {why}")
+    torch.manual_seed(plan.seed)
+    np.random.seed(plan.seed)  # transformers draws SpecAugment's masks from it
     mean, std = curve_statistics(pool)
-    scale = 1.0 / (std + 0.02)
     with torch.no_grad():
         reader.curve_head.bias.copy_(mean)
         reader.curve_head.weight.mul_(0.3)
+    reader, scale = reader.to(device), (1.0 / (std + 0.02)).to(device)
     trained = [p for p in reader.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
-    average = torch.optim.swa_utils.AveragedModel(
-        reader, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
-    )
-    crops = EndlessCrops(pool, batch_size, seconds, seed)
+    optimizer = torch.optim.AdamW(trained, weight_decay=0.02, betas=(0.9, 0.98))
+    average = AveragedModel(reader, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+    crops = EndlessCrops(pool, plan.batch_size, plan.crop_s, plan.seed)
     source = iter(DataLoader(crops, batch_size=None, num_workers=1, prefetch_factor=4))
-    start, step, history = time.time(), 0, []
-    while True:
-        progress = (step / max_steps) if max_steps else (time.time() - start) / 60 / minutes
-        if progress >= 1:
-            break
-        rate = learning_rate * min(1, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        audio, curves, phones = next(source)
+    started, step, sums = time.time(), 0, Counter()
+    while (rate := plan.rate(step, started)) >= 0:
+        optimizer.param_groups[0]["lr"] = rate
+        audio, curves, phones = (x.to(device) for x in next(source))
         reader.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits, predicted = reader(audio)
         loss, parts = reader_loss(logits, predicted, curves, phones, scale)
         optimizer.zero_grad(set_to_none=True)
@@ -167,17 +179,13 @@ def fit(
         optimizer.step()
         average.update_parameters(reader)
         step += 1
-        history.append(list(parts.values()))
-        if step % 100 == 0:
-            phone, curve, velocity = np.mean(history[-100:], axis=0)
-            log(
-                f"step {step} {(time.time() - start) / 60:.1f} min  phone {phone:.3f}  "
-                f"curve {curve:.3f}  velocity {velocity:.3f}  "
-                f"{(time.time() - start) / step:.3f} s/step"
-            )
-        if evaluate and step % evaluate_every == 0:
-            log(f"  {step}: {evaluate(average.module.eval())}")
-    return average.module.eval()
+        sums.update(parts)
+        if step % LOG_EVERY == 0:
+            values = "  ".join(f"{name} {value / LOG_EVERY:.3f}" for name, value in sums.items())
+            pace = (time.time() - started) / step
+            log(f"step {step}  {step * pace / 60:.1f} min  {values}  {pace:.3f} s/step")
+            sums.clear()
+    return average.module.cpu().eval()
 
 
 def save(reader: PhoneReader, folder: Path, record: dict) -> None:
@@ -201,42 +209,37 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pool", default=str(PROJECT_ROOT / "synthetic/data/speech"))
     parser.add_argument("--encoder", default="wav2vec2", choices=sorted(ENCODERS))
     parser.add_argument("--minutes", type=float, default=28.0, help="wall time")
-    parser.add_argument("--max_steps", type=int, default=0, help="steps instead of minutes")
-    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--fp32", action="store_true", help="no bfloat16 autocast")
+    parser.add_argument("--max_steps", type=int, default=0, help="steps, instead of minutes")
+    parser.add_argument("--learning_rate", type=float, default=Plan.learning_rate)
+    parser.add_argument("--batch_size", type=int, default=Plan.batch_size)
+    parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--out", default=str(PROJECT_ROOT / "synthetic/encoder"))
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    if args.minutes <= 0:
-        raise UserError(f"--minutes {args.minutes}: wanted more than 0")
+    for name, wrong in (
+        ("minutes", args.minutes <= 0),
+        ("max_steps", args.max_steps < 0),
+        ("learning_rate", not 0 < args.learning_rate < 1),
+        ("batch_size", args.batch_size < 1),
+        ("seed", args.seed < 0),
+    ):
+        if wrong:
+            raise UserError(f"--{name} {getattr(args, name)}: out of range")
     out = Path(args.out)
     writable_folder(out.parent)
     pool = SpeechPool(args.pool)
     torch.manual_seed(args.seed)
     reader = PhoneReader(ENCODERS[args.encoder])
-    print(
-        f"{args.encoder}: {sum(p.numel() for p in reader.parameters()) / 1e6:.2f} M parameters, "
-        f"{pool.minutes:.0f} minutes of speech",
-        flush=True,
-    )
-    reader = fit(
-        reader,
-        pool,
-        args.minutes,
-        args.learning_rate,
-        args.batch_size,
-        seed=args.seed,
-        bf16=not args.fp32,
-        max_steps=args.max_steps,
-        log=lambda line: print(line, flush=True),
-    )
-    save(reader, out, {"command": " ".join(sys.argv), "seed": args.seed})
-    print(args.out)
+    n_million = sum(p.numel() for p in reader.parameters()) / 1e6
+    print(f"{args.encoder}: {n_million:.2f} M parameters, {pool.minutes:.0f} minutes of speech")
+    plan = Plan(args.minutes, args.max_steps, args.learning_rate, args.batch_size, seed=args.seed)
+    reader = fit(reader, pool, plan, log=lambda line: print(line, flush=True))
+    record = {"command": " ".join(sys.argv), "pool_minutes": round(pool.minutes, 1)}
+    save(reader, out, record | {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d")})
+    print(out)
 
 
 if __name__ == "__main__":
