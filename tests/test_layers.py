@@ -7,9 +7,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors",),
     ("config",),
-    ("augment", "losses", "mesh_files", "raster", "scan", "wav2vec"),
-    ("data_loader", "mamba", "metrics", "occlusion"),
-    ("shading", "transformer"),
+    ("array_files", "augment", "losses", "raster", "scan", "wav2vec"),
+    ("mamba", "mesh_files", "occlusion"),
+    ("data_loader", "metrics", "shading", "transformer"),
     ("lip_reader", "moe", "render_gl"),
     ("jambatalk", "render"),
     ("scoring", "training"),
