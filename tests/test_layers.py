@@ -8,7 +8,7 @@ LAYERS = (
     ("errors",),
     ("config",),
     ("array_files", "augment", "losses", "raster", "scan", "wav2vec"),
-    ("mamba", "mesh_files", "occlusion"),
+    ("audio_files", "mamba", "mesh_files", "occlusion"),
     ("data_loader", "metrics", "shading", "transformer"),
     ("lip_reader", "moe", "render_gl"),
     ("jambatalk", "render"),
