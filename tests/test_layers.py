@@ -7,8 +7,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors",),
     ("config",),
-    ("array_files", "augment", "losses", "raster", "scan", "wav2vec"),
-    ("audio_files", "mamba", "mesh_files", "occlusion"),
+    ("array_files", "augment", "losses", "raster", "scan", "speech_features"),
+    ("audio_files", "mamba", "mesh_files", "occlusion", "wav2vec"),
     ("data_loader", "metrics", "shading", "transformer"),
     ("lip_reader", "moe", "render_gl"),
     ("jambatalk", "render"),
