@@ -1,0 +1,172 @@
+"""Folders of anybody's predicted vertices, paired with captured ones and read for `metrics.main`.
+
+Predictions and truth are .npy files of (T, V*3) or (T, V, 3), T frames of V vertices.
+"""
+
+import argparse
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from array_files import load_npy
+from errors import UserError
+from mesh_files import load_region
+
+REGIONS = ("lips", "upper")
+LENGTH_TOLERANCE = 0.15  # of a clip: how far prediction and decimated truth may differ in length
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of `python metrics.py`."""
+    parser = argparse.ArgumentParser(description="Score predicted vertices against captured ones.")
+    add = parser.add_argument
+    add("--pred", required=True, metavar="DIR", help="predictions: <clip>.npy, (T, V*3) each")
+    add("--truth", required=True, metavar="DIR", help="captured vertices of the same names")
+    region_help = "vertex indices: lips=FILE for LVE, upper=FILE for FDD (.txt, .npy, .pkl, .mat)"
+    add("--regions", nargs="+", default=[], metavar="NAME=FILE", help=region_help)
+    add("--templates", metavar="FILE", help="neutral faces of the subjects, for FDD (.pkl, .npz)")
+    add("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args(argv)
+
+
+def parse_regions(given: Sequence[str]) -> dict[str, str]:
+    """{"lips": FILE, "upper": FILE} of the words `lips=FILE upper=FILE`."""
+    regions = {}
+    for word in given:
+        name, equals, file = word.partition("=")
+        if name not in REGIONS or not equals or not file:
+            raise UserError(f"--regions {word}: wanted lips=FILE or upper=FILE")
+        regions[name] = file
+    return regions
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A predicted clip and the truth it is compared with; `name` is the truth's."""
+
+    name: str
+    prediction: Path
+    truth: Path
+
+
+def find_pairs(pred: Path, truth: Path) -> list[Pair]:
+    """Every .npy under `pred` with the file of `truth` whose name it carries, sorted.
+
+    A prediction is named like its truth, perhaps with something before or behind it, such as
+    FaceFormer's and CodeTalker's "_condition_<subject>". Where a clip was predicted in several
+    styles and one of them is its own subject's, that one is scored alone, as CodeTalker does.
+    """
+    truths = {path.stem: path for path in _list_npy(truth, "--truth")}
+    pairs = [_pair(path, truths) for path in _list_npy(pred, "--pred")]
+    own = {pair.name for pair in pairs if _is_own_style(pair)}
+    return [pair for pair in pairs if pair.name not in own or _is_own_style(pair)]
+
+
+def _list_npy(folder: Path, flag: str) -> list[Path]:
+    paths = sorted(folder.rglob("*.npy"))
+    if not paths:
+        raise UserError(f"{flag} {folder}: no .npy files in it; wanted a folder of (T, V*3) arrays")
+    return paths
+
+
+def _pair(path: Path, truths: dict[str, Path]) -> Pair:
+    name = path.stem.partition("_condition_")[0]
+    if name not in truths:
+        whole = r"(?<![A-Za-z0-9]){}(?![A-Za-z0-9])"
+        carried = [stem for stem in truths if re.search(whole.format(re.escape(stem)), name)]
+        if not carried:
+            raise UserError(f"{path}: no truth of that name in the --truth folder")
+        name = max(carried, key=len)
+    return Pair(name, path, truths[name])
+
+
+def _is_own_style(pair: Pair) -> bool:
+    style = pair.prediction.stem.partition("_condition_")[2]
+    return bool(style) and pair.name.startswith(f"{style}_")
+
+
+def load_vertices(path: Path) -> NDArray:
+    """(T, V, 3), memory-mapped, of an .npy of shape (T, V*3) or (T, V, 3), or (1, ...) of these."""
+    stored = load_npy(path, "vertices", mapped=True)
+    shape = stored.shape
+    if len(shape) == 4 or (len(shape) == 3 and shape[0] == 1 and shape[2] != 3):
+        stored = stored[0] if shape[0] == 1 else stored
+    if stored.ndim not in (2, 3) or stored.size == 0 or stored[0].size % 3:
+        raise UserError(f"{path}: shape {shape}; wanted (T, V*3) or (T, V, 3)")
+    return stored.reshape(len(stored), -1, 3)
+
+
+def truth_step(pairs: Sequence[Pair]) -> int:
+    """k when the truth has k times the predictions' frame rate (VOCASET: 60 and 30 fps).
+
+    Raises `UserError` naming a clip whose lengths do not agree with the others'.
+    """
+    counts = [(len(load_vertices(p.prediction)), len(load_vertices(p.truth))) for p in pairs]
+    step = statistics.mode(sorted(max(1, round(truth / pred)) for pred, truth in counts))
+    for pair, (n_pred, n_truth) in zip(pairs, counts, strict=True):
+        expected = -(-n_truth // step)
+        if abs(n_pred - expected) > max(2, LENGTH_TOLERANCE * expected):
+            raise UserError(
+                f"{pair.prediction}: {n_pred} frames; its truth has {n_truth}, "
+                f"{expected} at every frame in {step}: another clip or another frame rate"
+            )
+    return step
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A pair's meshes over the frames that both have, and what of the regions was given.
+
+    prediction, truth: (T, V, 3) in one unit; template: (V, 3); lips, upper: vertex indices.
+    """
+
+    prediction: NDArray
+    truth: NDArray
+    template: NDArray | None
+    lips: NDArray | None
+    upper: NDArray | None
+
+
+def read_pair(
+    pair: Pair, step: int, regions: dict[str, str], templates: dict[str, NDArray]
+) -> Clip:
+    """The clip of a pair, one frame in `step` of the truth taken.
+
+    Raises `UserError` when the two differ in vertices or scale, or a region or template is wrong.
+    """
+    prediction, truth = load_vertices(pair.prediction), load_vertices(pair.truth)[::step]
+    n_vertices = truth.shape[1]
+    if prediction.shape[1] != n_vertices:
+        raise UserError(
+            f"{pair.prediction}: {prediction.shape[1]} vertices; its truth has {n_vertices}"
+        )
+    extents = [float(np.ptp(mesh[0], axis=0).max()) for mesh in (prediction, truth)]
+    if not 0.5 * extents[1] < extents[0] < 2 * extents[1]:
+        raise UserError(
+            f"{pair.prediction}: {extents[0]:.4g} across, its truth {extents[1]:.4g}: another unit"
+        )
+    frames = min(len(prediction), len(truth))
+    chosen = {name: load_region(file, n_vertices, key=name) for name, file in regions.items()}
+    template = _template_of(pair, templates, n_vertices) if templates else None
+    return Clip(
+        prediction=np.asarray(prediction[:frames]),
+        truth=np.asarray(truth[:frames]),
+        template=template,
+        lips=chosen.get("lips"),
+        upper=chosen.get("upper"),
+    )
+
+
+def _template_of(pair: Pair, templates: dict[str, NDArray], n_vertices: int) -> NDArray:
+    subjects = [name for name in templates if pair.name.startswith(f"{name}_")]
+    if not subjects:
+        raise UserError(f"{pair.truth}: no template of its subject; they are {sorted(templates)}")
+    template = templates[max(subjects, key=len)]
+    if len(template) != n_vertices:
+        raise UserError(f"{pair.truth}: {n_vertices} vertices; its template has {len(template)}")
+    return template
