@@ -156,8 +156,8 @@ ENCODERS: dict[str, dict[str, Any]] = {
     ),
     "wav2vec2": dict(
         model_type="wav2vec2", hidden_size=192, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=512, conv_dim=(640, 512, 128, 192), conv_kernel=(320, 2, 1, 5),
-        conv_stride=(160, 2, 1, 1), num_feat_extract_layers=4, conv_bias=True,
+        intermediate_size=512, conv_dim=[640, 512, 128, 192], conv_kernel=[320, 2, 1, 5],
+        conv_stride=[160, 2, 1, 1], num_feat_extract_layers=4, conv_bias=True,
         feat_extract_norm="group", hand_set_layers=3, context_layers=5,
         num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=12,
         do_stable_layer_norm=True, layerdrop=0.0, apply_spec_augment=True, mask_time_prob=0.03,

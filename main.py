@@ -23,9 +23,10 @@ OVERRIDES = (  # flag, type, help; each replaces the recipe's field of that name
     ("steps_per_epoch", int, "steps of one epoch, where there is a speech pool"),
     ("learning_rate", float, "of everything but the encoder"),
     ("encoder_learning_rate", float, "of the speech encoder"),
+    ("closure_gain", float, "extra weight of the lips in frames where they touch"),
     ("seed", int, "of weights, crops and order"),
 )
-LEAST = {"epochs": 1, "batch_size": 1, "steps_per_epoch": 1, "seed": 0}
+LEAST = {"epochs": 1, "batch_size": 1, "steps_per_epoch": 1, "closure_gain": 0, "seed": 0}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -35,6 +36,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", help="run folder (default runs/<dataset>)")
     parser.add_argument("--checkpoint", help="model to test (default <out>/best.safetensors)")
     parser.add_argument("--wav2vec2", help="pre-trained encoder: a local folder or a hub name")
+    parser.add_argument("--init", help="model file whose weights to start from (fine-tuning)")
     parser.add_argument("--split", default="test", help="split that is tested")
     parser.add_argument("--workers", type=int, default=1, help="processes that load data")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
@@ -85,13 +87,15 @@ def training_batches(recipe: Recipe, workers: int) -> Any:
     return make_loader(data, config.batch_size, True, config.seed, workers)
 
 
-def train(recipe: Recipe, out: Path, workers: int, precision: str) -> None:
+def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> None:
     """Train into `out`; `out`/best.safetensors is the best model of validation."""
+    from jambatalk import load_checkpoint
     from training import Run
 
-    batches = training_batches(recipe, workers)
+    start = load_checkpoint(args.init)[0] if args.init else None
+    batches = training_batches(recipe, args.workers)
     validation = make_loader(MeshSpeechDataset(recipe.dataset, "val"), 1, False, 0)
-    best = Run(recipe, out, precision).fit(batches, validation)
+    best = Run(recipe, out, args.precision, start).fit(batches, validation)
     print(f"best model of validation: {best}")
 
 
@@ -118,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = resolve(args)
     out = writable_folder(args.out or f"runs/{args.dataset}")
     if args.mode != "test":
-        train(recipe, out, args.workers, args.precision)
+        train(recipe, out, args)
     if args.mode != "train":
         test(Path(args.checkpoint or out / "best.safetensors"), args.split, out)
 

@@ -168,7 +168,13 @@ def reading_losses(
 class Run:
     """A training run in a folder."""
 
-    def __init__(self, recipe: Recipe, folder: Path, precision: str = "auto") -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        precision: str = "auto",
+        start: JambaTalk | None = None,
+    ) -> None:
         self.recipe, self.folder = recipe, folder
         self.device, self.dtype, why = pick_device()
         if precision != "auto":
@@ -182,6 +188,11 @@ class Run:
         self.lips = load_region(spec.path(spec.lips_region), spec.n_vertices)
         self.lips = torch.from_numpy(self.lips).to(self.device)
         self.nets = build(recipe, self.device)
+        self.fresh = start is None
+        if start is not None:
+            if start.config != self.nets.model.config:
+                raise UserError("--init: that model has other dimensions than the recipe's")
+            self.nets.model.load_state_dict(start.state_dict())
         self.best = math.inf
 
     def fit(self, batches: DataLoader | Any, validation: DataLoader) -> Path:
@@ -191,7 +202,8 @@ class Run:
         config, nets = self.recipe.train, self.nets
         self.folder.mkdir(parents=True, exist_ok=True)
         write_record(self.folder, self.recipe, self.device, self.dtype)
-        start_components(nets.model, batches)
+        if self.fresh:
+            start_components(nets.model, batches)
         if nets.average is not None:
             nets.average.module.load_state_dict(nets.model.state_dict())
         steps = config.epochs * len(batches)

@@ -1,8 +1,8 @@
 """Wav2vec 2.0 convolutions that start as a compressed mel filterbank, so that they cannot cheat.
 
 Convolutions learnt from synthetic speech alone latch on to what only synthetic speech has. These
-are set by hand and left frozen, inside the unchanged architecture (a Wav2Vec2Config and nothing
-else; conv layers with group norm after the first, biases on):
+are set by hand and left frozen; they are wav2vec 2.0's own layers (group norm after the first,
+biases on), only their weights are not learnt:
 
 layer 0  windowed sinusoids at `N_BANDS` mel-spaced frequencies, each in four phases (cos, -cos,
          sin, -sin); wide bands get three short windows instead of one long. Group norm divides
