@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+torch.set_num_threads(1)  # small tensors: a second thread only gets in the way
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
