@@ -134,6 +134,10 @@ class JambaTalk(nn.Module):
         self.eval()
         fps, k = self.config.fps, self.config.fold
         n_frames = mesh_frames(len(audio), fps)
+        if not audio.any():  # digital silence cannot be normalised, and moves no lips
+            for start in range(0, n_frames, WINDOW_S * fps):
+                yield template.expand(min(WINDOW_S * fps, n_frames - start), *template.shape)
+            return
         features = self.encoder.features(self.encoder.body, audio[None], None)
         features = resample(features, fps * k)[:, : n_frames * k]  # (1, T·k, C0)
         window, overlap = WINDOW_S * fps, OVERLAP_S * fps

@@ -91,6 +91,14 @@ def test_windows_of_long_audio_give_every_frame_once(
     assert steps.max() < 6 * steps.median()  # no jump where windows meet
 
 
+def test_digital_silence_moves_no_lips() -> None:
+    model = moving(JambaTalk(config()))
+    template = torch.randn(V, 3)
+    vertices = model.predict(torch.zeros(16_000 * 13), template)
+    assert vertices.shape == (mesh_frames(16_000 * 13, 30), V, 3)
+    assert (vertices == template).all()
+
+
 def test_components_start_the_head_at_the_mean() -> None:
     model = JambaTalk(config(vertex_rank=2)).eval()
     mean, components = torch.randn(V, 3), torch.randn(2, V, 3)
