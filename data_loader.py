@@ -20,8 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from array_files import load_npy
 from audio_files import (
-    ENCODER_HOP,
-    ENCODER_WINDOW,
     MIN_SAMPLES,
     load_wav,
     normalise,
@@ -31,6 +29,7 @@ from audio_files import (
 from config import SAMPLE_RATE, DatasetSpec, Split
 from errors import UserError
 from mesh_files import load_faces, load_mesh, load_region, load_templates
+from speech_features import AUDIO_FPS, HOP, WINDOW, mesh_frames
 
 __all__ = [
     "MeshSpeechDataset",
@@ -46,21 +45,13 @@ __all__ = [
     "resample_audio",
 ]
 
-ENCODER_FPS = 50  # Hz, wav2vec 2.0
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
-
-
-def mesh_frames(n_samples: int, fps: int) -> int:
-    """Mesh frames T = A * fps // 50 of a clip, A = (S - 400) // 320 + 1, or 0 when too short."""
-    if n_samples < ENCODER_WINDOW:
-        return 0
-    return ((n_samples - ENCODER_WINDOW) // ENCODER_HOP + 1) * fps // ENCODER_FPS
 
 
 def samples_for(frames: int, fps: int) -> int:
     """The fewest samples S for which `mesh_frames(S, fps) >= frames`."""
-    audio_frames = -(-frames * ENCODER_FPS // fps)
-    return ENCODER_WINDOW + ENCODER_HOP * (audio_frames - 1)
+    audio_frames = -(-frames * AUDIO_FPS // fps)
+    return WINDOW + HOP * (audio_frames - 1)
 
 
 class MeshSpeechDataset(Dataset):

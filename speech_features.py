@@ -144,7 +144,7 @@ class ContextLayer(nn.Module):
 def attach_context(body: nn.Module) -> nn.Module:
     """Give a body the `context_layers` of its config, ours, not wav2vec 2.0's; returns the body.
 
-    A pre-trained body has none. A small one trained here learns several times faster with a few
+    A pre-trained body has none. A small one trained here learns much faster with a few
     residual convolutions between its filters and its transformer (benchmarks/RESULTS.md).
     """
     config = body.config

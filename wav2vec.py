@@ -10,7 +10,7 @@ C transformer width, K characters.
 
 Two bodies from transformers are accepted, told apart by `model_type` in their config:
 `wav2vec2` hears the raw wave; `wav2vec2-bert` hears Kaldi log-mel energies normalised over the
-clip, which carry over from synthetic to human voices better (benchmarks/RESULTS.md).
+clip. benchmarks/RESULTS.md compares front-ends.
 """
 
 from pathlib import Path

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -196,9 +195,3 @@ def test_summary_pools_frames_not_clips() -> None:
     ]  # fmt: skip
     total = scoring.summarise(rows)
     assert total["lve"] == 3.0 and total["fdd"] == 2.0 and total["lve_ratio"] == 3.0
-
-
-def test_scripts_say_how_they_are_used() -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main.parse(["--help"])
-    assert stopped.value.code == 0 and sys.argv
