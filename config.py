@@ -22,6 +22,7 @@ class Split:
 
     subjects: tuple[str, ...]
     sentences: tuple[int, ...]  # numbers as in the file names, from 1
+    prefix: str = ""  # what stands before the number, where two kinds share a folder: BIWI's "e"
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,14 @@ def _from_json(kind: Any, value: Any) -> Any:
     return value
 
 
+# facebook/wav2vec2-large-xlsr-53 and every model fine-tuned from it: the paper's encoder.
+XLSR_LARGE: dict[str, Any] = dict(
+    model_type="wav2vec2", hidden_size=1024, num_hidden_layers=24, num_attention_heads=16,
+    intermediate_size=4096, feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True,
+    layerdrop=0.0, apply_spec_augment=True, mask_time_prob=0.05, feat_proj_dropout=0.05,
+    hidden_dropout=0.05, activation_dropout=0.05, attention_dropout=0.1,
+)  # fmt: skip
+
 # The synthetic recipe's encoders: the pre-trained architectures, small enough for two CPU cores.
 # Widths keep 16 channels a group in the positional convolution: torch 2.13's bfloat16 grouped
 # convolution is wrong for 12 on some CPUs.
@@ -192,6 +201,69 @@ SYNTHETIC = DatasetSpec(
     speech_pool="synthetic/data/speech",
 )
 
+# FaceFormer's splits of VOCASET and BIWI, which all its followers use.
+VOCASET_SUBJECTS = tuple(
+    f"FaceTalk_{name}_TA"
+    for name in (
+        "170728_03272", "170904_00128", "170725_00137", "170915_00223",
+        "170811_03274", "170913_03279", "170904_03276", "170912_03278",
+        "170811_03275", "170908_03277", "170809_00138", "170731_00024",
+    )
+)  # fmt: skip
+
+VOCASET = DatasetSpec(
+    name="vocaset",
+    root="vocaset/data",
+    fps=30,
+    source_fps=60,
+    n_vertices=5_023,
+    metres_per_unit=1.0,
+    templates="vocaset/data/templates.pkl",
+    topology="vocaset/data/FLAME_sample.ply",
+    lips_region="vocaset/data/FLAME_masks.pkl:lips",
+    upper_region="vocaset/data/fdd.txt",
+    splits={
+        "train": Split(VOCASET_SUBJECTS[:8], SENTENCES),
+        "val": Split(VOCASET_SUBJECTS[8:10], SENTENCES[20:]),
+        "test": Split(VOCASET_SUBJECTS[10:], SENTENCES[20:]),
+    },
+)
+
+BIWI_SEEN = ("F2", "F3", "F4", "M3", "M4", "M5")
+BIWI_UNSEEN = ("F1", "F5", "F6", "F7", "F8", "M1", "M2", "M6")
+
+BIWI = DatasetSpec(
+    name="BIWI",
+    root="BIWI/data",
+    fps=25,
+    source_fps=25,
+    n_vertices=23_370,
+    metres_per_unit=1.0,
+    templates="BIWI/data/templates.pkl",
+    topology="BIWI/data/BIWI.ply",
+    lips_region="BIWI/data/lve.txt",
+    upper_region="BIWI/data/fdd.txt",
+    splits={
+        "train": Split(BIWI_SEEN, SENTENCES[:32], "e"),
+        "val": Split(BIWI_SEEN, SENTENCES[32:36], "e"),
+        "test_a": Split(BIWI_SEEN, SENTENCES[36:], "e"),
+        "test_b": Split(BIWI_UNSEEN, SENTENCES[36:], "e"),
+    },
+)
+
+BIWI_6 = dataclasses.replace(
+    BIWI,
+    name="BIWI_6",
+    root="BIWI/data6",
+    n_vertices=3_895,
+    templates="BIWI/data6/templates.pkl",
+    topology="BIWI/data6/F1.obj",
+    lips_region="BIWI/data6/BIWI_lip.pkl",
+    upper_region="BIWI/data6/upper_indices.npy",
+)
+
+PAPER_ENCODER = "jonatasgrosman/wav2vec2-large-xlsr-53-english"
+
 RECIPES: dict[str, Recipe] = {
     "synthetic": Recipe(
         dataset=SYNTHETIC,
@@ -206,5 +278,29 @@ RECIPES: dict[str, Recipe] = {
             w_vertex=1e5, w_velocity=1e5, w_lips=1e5, closure_gain=10.0,
         ),
         wav2vec2="synthetic/encoder",
+    ),
+    "vocaset": Recipe(
+        dataset=VOCASET,
+        model=ModelConfig(encoder=XLSR_LARGE, n_vertices=5_023, fps=30, fold=1),
+        train=TrainConfig(),
+        wav2vec2=PAPER_ENCODER,
+    ),
+    "BIWI": Recipe(
+        dataset=BIWI,
+        model=ModelConfig(
+            encoder=XLSR_LARGE, n_vertices=23_370, fps=25, fold=2, layout="MEMEAEMEME",
+            d_model=1024, n_heads=4, n_kv_heads=2,
+        ),
+        train=TrainConfig(learning_rate=1e-5),
+        wav2vec2=PAPER_ENCODER,
+    ),
+    "BIWI_6": Recipe(
+        dataset=BIWI_6,
+        model=ModelConfig(
+            encoder=XLSR_LARGE, n_vertices=3_895, fps=25, fold=2, layout="MEMEAEMEME",
+            d_model=1024, n_heads=4, n_kv_heads=2,
+        ),
+        train=TrainConfig(learning_rate=1e-5),
+        wav2vec2=PAPER_ENCODER,
     ),
 }  # fmt: skip
