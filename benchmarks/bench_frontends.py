@@ -1,7 +1,8 @@
 """Which ears carry over from synthetic voices to human ones? `python -m benchmarks.bench_frontends`
 
 Trains small speech networks on the same pool with the same loss for the same wall time (or
-steps), each to lip curves, and judges them on both halves of real human speech (lips.py):
+steps), each to lip curves, and judges them on both halves of real human speech (lips.py), the
+curves put on the head so that meshes are compared; the shipped model stands last.
 
 mel_conv       normalised log-mel, six convolutions: the baseline to beat
 wav2vec2       the shipped encoder: raw wave, hand-set filterbank, context, transformer
@@ -12,16 +13,19 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.lips import FPS, LipScores, judge_curves, load_real_clips
+from benchmarks.bench_lips import CHECKPOINT, groups, model_predictor
+from benchmarks.lips import FPS, LipScores, judge_curves_on_head, judge_meshes, load_real_clips
 from config import ENCODERS, PROJECT_ROOT
 from data_loader import normalise
 from errors import UserError, run_cli
+from synthetic.head import load_head
 from synthetic.phones import PHONES
 from synthetic.pretrain_encoder import PhoneReader, Plan, fit
 from synthetic.speech import N_CHANNELS, SpeechPool
@@ -76,11 +80,11 @@ def predictor(net: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     return predict
 
 
-def row(name: str, half: str, scores: LipScores) -> str:
+def row(name: str, clips: str, scores: LipScores) -> str:
     return (
-        f"{name:14s} {half:5s} jaw r {scores.jaw_r:.3f}  gap r {scores.aperture_r:.3f}  "
+        f"{name:14s} {clips:12s} jaw r {scores.jaw_r:.3f}  gap r {scores.aperture_r:.3f}  "
         f"p b m closed {scores.closed:.3f} (others {scores.others_closed:.3f})  "
-        f"AUC {scores.auc:.3f}  sync {scores.sync_frames:+.2f}"
+        f"AUC {scores.auc:.3f}  sync {scores.sync_frames:+.2f}  rest shut {scores.silence_shut:.2f}"
     )
 
 
@@ -92,6 +96,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pool", default=str(PROJECT_ROOT / "synthetic/data/speech"))
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="see bench_lips")
     parser.add_argument("--extra_wav", default="../shared/data/wav", help="see bench_lips")
     parser.add_argument("--asterisk", help="see bench_lips")
     return parser.parse_args(argv)
@@ -103,21 +108,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise UserError(f"--kinds {','.join(unknown)}: wanted some of {', '.join(KINDS)}")
-    halves = {
-        half: load_real_clips(half, args.extra_wav, args.asterisk) for half in ("dev", "test")
+    head = load_head()
+    sets = {
+        f"{half} {group}": clips
+        for half in ("dev", "test")
+        for group, clips in groups(load_real_clips(half, args.extra_wav, args.asterisk)).items()
     }
     pool = SpeechPool(args.pool)
     plan = Plan(args.minutes, args.max_steps, args.learning_rate, seed=args.seed)
-    found = {}
+    found: dict[str, dict] = {}
+
+    def report(kind: str, score: Callable[[list], LipScores]) -> None:
+        for name, clips in sets.items():
+            scores = score(clips)
+            print(row(kind, name, scores), flush=True)
+            found[f"{kind} {name}"] = scores.as_row()
+
     for kind in kinds:
         torch.manual_seed(args.seed)
         net = MelConv() if kind == "mel_conv" else PhoneReader(ENCODERS[kind])
-        net = fit(net, pool, plan)
-        for half, clips in halves.items():
-            scores = judge_curves(predictor(net), clips)
-            print(row(kind, half, scores), flush=True)
-            found[f"{kind} {half}"] = {"jaw_r": scores.jaw_r, "aperture_r": scores.aperture_r,
-                                       "closed": scores.closed, "auc": scores.auc}  # fmt: skip
+        predict = predictor(fit(net, pool, plan))
+        report(kind, lambda clips, predict=predict: judge_curves_on_head(predict, clips, head))
+    predict, template = model_predictor(args.checkpoint, None, head)
+    report("shipped model", lambda clips: judge_meshes(predict, clips, head, template))
     print(json.dumps(found))
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "LipScores",
     "judge",
     "judge_curves",
+    "judge_curves_on_head",
     "judge_meshes",
     "load_real_clips",
     "rule_curves",
@@ -102,14 +103,24 @@ def judge_meshes(
     """
     basis = channel_basis(head, CHANNELS)[:, _landmarks(head)]  # (C, 3, 3)
 
-    def truth(values: np.ndarray) -> Lips:
-        return _landmark_lips(np.einsum("tc,clx->tlx", values, basis), basis)
-
     def prediction(vertices: np.ndarray) -> Lips:
         offsets = vertices[:, _landmarks(head)] - template[_landmarks(head)]
         return _landmark_lips(offsets, basis)
 
-    return judge(predict, clips, prediction, truth)
+    return judge(predict, clips, prediction, _curves_on(basis))
+
+
+def judge_curves_on_head(
+    predict: Callable[[np.ndarray], np.ndarray], clips: Sequence[Clip], head: Head
+) -> LipScores:
+    """`judge_meshes` for a predictor of curves (T, len(CHANNELS)), put on the head first."""
+    lips = _curves_on(channel_basis(head, CHANNELS)[:, _landmarks(head)])
+    return judge(predict, clips, lips, lips)
+
+
+def _curves_on(basis: np.ndarray) -> Callable[[np.ndarray], Lips]:
+    """Curves (T, C) to the lips of the head that they move; basis: (C, 3 landmarks, 3)."""
+    return lambda values: _landmark_lips(np.einsum("tc,clx->tlx", values, basis), basis)
 
 
 def _landmarks(head: Head) -> list[int]:
