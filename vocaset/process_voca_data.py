@@ -177,16 +177,17 @@ def clip_audio(clip: Any, name: str) -> tuple[NDArray[np.int16], int]:
 
 
 def trim(
-    vertices: NDArray, audio: NDArray, rate: int, first_frame: int
+    vertices: NDArray, audio: NDArray, rate: int, first_frame: int = 0, fps: int = SOURCE_FPS
 ) -> tuple[NDArray, NDArray, float]:
     """Both cut to the shorter, and by how many seconds (> 0: audio was cut, < 0: frames).
 
     `first_frame`: frame at which the vertices begin; the audio before it goes without counting.
+    `fps`: frames a second.
     """
-    audio = audio[round(first_frame * rate / SOURCE_FPS) :]
-    surplus_s = len(audio) / rate - len(vertices) / SOURCE_FPS
-    frames = min(len(vertices), _ceil_div(len(audio) * SOURCE_FPS, rate))  # frame t is at t / 60 s
-    return vertices[:frames], audio[: _ceil_div(frames * rate, SOURCE_FPS)], surplus_s
+    audio = audio[round(first_frame * rate / fps) :]
+    surplus_s = len(audio) / rate - len(vertices) / fps
+    frames = min(len(vertices), _ceil_div(len(audio) * fps, rate))  # frame t is at t / fps s
+    return vertices[:frames], audio[: _ceil_div(frames * rate, fps)], surplus_s
 
 
 def _ceil_div(a: int, b: int) -> int:
