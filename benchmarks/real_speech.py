@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,8 @@ from synthetic.phones import PHONE_INDEX, Segment
 LIBRIVOX_FOLDER = PROJECT_ROOT / "demo/wav"
 EXTRA_FOLDER = "../shared/data/wav"  # relative to the project
 ALIGNMENT_FOLDER = PROJECT_ROOT / "synthetic/data/alignments"
+LONG_PAUSE_S = 0.3
+LOUDEST_PAUSE = 0.5  # RMS of a clip's long pauses over that of its phones
 DEV_CLIPS = ("sense_and_sensibility_0890", "sense_and_sensibility_0930")
 
 # Recordings that users of this field know; read where they lie, never shipped. The second came
@@ -123,7 +126,7 @@ def _folder_clips(folder: Path, transcripts: dict[str, str], group: str) -> list
             if path.is_file():
                 audio = _read_audio(path)
                 segments = aligned(name, audio, text)
-                if segments:
+                if segments and pauses_are_quiet(audio, segments):
                     clips.append(Clip(name, group, audio, segments, text))
                 break
     return clips
@@ -152,6 +155,20 @@ def aligned(name: str, audio: np.ndarray, text: str) -> tuple[Segment, ...]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(_align(samples, text)))
     return tuple(Segment(*row) for row in json.loads(file.read_text()))
+
+
+def pauses_are_quiet(audio: np.ndarray, segments: Sequence[Segment]) -> bool:
+    """Whether the sound falls where the alignment puts its pauses of 0.3 s and more.
+
+    Elsewhere the recording says something other than its transcript, and the clip is left out.
+    """
+    power = {True: [], False: []}
+    for phone, start_s, end_s in segments:
+        if phone != "sil" or end_s - start_s >= LONG_PAUSE_S:
+            part = audio[int(start_s * SAMPLE_RATE) : int(end_s * SAMPLE_RATE)]
+            power[phone == "sil"].append(np.square(part))
+    pause, speech = (np.concatenate([*parts, np.zeros(1)]).mean() for parts in power.values())
+    return bool(np.sqrt(pause) <= LOUDEST_PAUSE * np.sqrt(speech))
 
 
 def _align(samples: bytes, text: str) -> list[tuple[str, float, float]]:

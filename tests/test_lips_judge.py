@@ -7,7 +7,14 @@ import pytest
 
 from benchmarks.bench_lips import main, with_jitter
 from benchmarks.lips import judge_curves, judge_meshes, rule_curves
-from benchmarks.real_speech import DEV_CLIPS, LIBRIVOX_FOLDER, Clip, read_transcripts, spoken_words
+from benchmarks.real_speech import (
+    DEV_CLIPS,
+    LIBRIVOX_FOLDER,
+    Clip,
+    pauses_are_quiet,
+    read_transcripts,
+    spoken_words,
+)
 from errors import UserError
 from synthetic.coarticulation import CHANNELS
 from synthetic.head import channel_basis, load_head
@@ -85,6 +92,15 @@ def test_transcripts_become_words_of_the_dictionary():
     assert spoken_words("the open-source PBX. Don't") == "the open source p. b. x. don't"
     assert spoken_words("I am Q") == "i am q."
     assert spoken_words("dial 500") == spoken_words("[ascending tones]") == ""
+
+
+def test_an_alignment_with_speech_in_its_pauses_is_none():
+    segments = [Segment("ow", 0.0, 0.5), Segment("sil", 0.5, 1.5), Segment("l", 1.5, 2.0)]
+    audio = np.full(32_000, 0.5, np.float32)
+    assert not pauses_are_quiet(audio, segments)
+    audio[8_000:24_000] = 0.1
+    assert pauses_are_quiet(audio, segments)
+    assert pauses_are_quiet(audio, [Segment("sil", 0.0, 0.1), Segment("ow", 0.1, 2.0)])
 
 
 def test_every_shipped_recording_has_its_words_and_dev_clips_exist():
