@@ -10,8 +10,8 @@ LAYERS = (
     ("array_files", "augment", "losses", "raster", "scan", "speech_features"),
     ("audio_files", "mamba", "mesh_files", "occlusion", "wav2vec"),
     ("data_loader", "prediction_folders", "shading", "transformer"),
-    ("lip_reader", "metrics", "moe", "render_gl"),
-    ("jambatalk", "render"),
+    ("lip_reader", "metrics", "moe", "release_layers", "render_gl"),
+    ("jambatalk", "release", "render"),
     ("scoring", "training"),
     ("demo", "main"),
 )

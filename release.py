@@ -1,0 +1,360 @@
+"""The network exactly as the public JambaTalk release computes it, so that its weights load.
+
+`load_release("vocaset.pth")` reads the published files; `python release.py convert vocaset.pth
+vocaset.safetensors [--half]` keeps what prediction needs of one. Parameter names are the
+release's own; what its steps compute is in `release_layers`.
+
+One Mamba block, one MoE-Mamba block and one attention layer are applied again and again. VOCASET's
+features at 50 Hz are stretched to T = int(A / 50 · 30) with both ends in place; BIWI's are paired.
+
+B batch, S samples at 16 kHz, A audio frames (50 Hz), T mesh frames, V vertices, D decoder width,
+C0 and C convolutional and transformer width of the speech encoder.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pickle
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from config import XLSR_LARGE, ModelConfig, from_dict
+from errors import UserError, run_cli
+from mamba import Mamba
+from release_layers import AttentionLayer, MoEMamba
+from speech_features import AUDIO_FPS, HOP, WINDOW, audio_frames, fold
+from wav2vec import build_body
+
+HEADER = "jambatalk-release"  # key of the JSON in a converted file's header
+UNUSED = ("text_encoder.", "transformer.", "lip_map.", "lm_head.")  # training only
+KINDS = {1: ("MEAEME", 8, 30), 2: ("MEMEAEMEME", 4, 25)}  # features a frame: steps, heads, fps
+D_HEAD_ENCODER = 64  # of every wav2vec 2.0 up to "large"
+CHUNK_S = 20  # the encoder's convolutions run over so much audio at once
+HEAD_FRAMES = 100  # frames that the vertex head gives at once
+
+
+class ReleasedJambaTalk(nn.Module):
+    """Speech and a neutral face to a moving face, as published.
+
+    The encoder and the attention step see the whole clip, as in the release: memory grows with
+    its length, time with the square of it. Clips up to some ten minutes are sensible; cut longer
+    ones, or train `jambatalk.JambaTalk`, which predicts in windows.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.audio_encoder = build_body(c.encoder)
+        self.audio_feature_map = nn.Linear(c.fold * c.encoder["hidden_size"], c.d_model)
+        self.mamba = Mamba(c.d_model, c.d_state, c.d_conv, c.expand)
+        self.mamba_moe = MoEMamba(c.d_model, c.moe_d_state, c.moe_d_conv, c.expand, c.n_experts)
+        self.transformer_decoder = AttentionLayer(c.d_model, c.n_heads, c.d_ff, c.rope_rank)
+        self.vertice_map_r = nn.Linear(c.d_model, 3 * c.n_vertices)
+
+    def forward(self, audio: Tensor, template: Tensor) -> Tensor:
+        """Vertices (B, T, V, 3) for audio (B, S), as `predict` takes it, and template (V, 3)."""
+        offsets = self.vertice_map_r(self.decode(self.encode(audio)))  # (B, T, 3·V)
+        return template + offsets.unflatten(-1, (-1, 3))
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """(B, S) audio to features (B, T, k·C) at the mesh's rate."""
+        features = self.convolve(audio)  # (B, C0, A)
+        if self.config.fold == 1:
+            frames = stretched_frames(features.shape[-1], self.config.fps)
+            features = F.interpolate(features, frames, mode="linear", align_corners=True)
+        hidden, _ = self.audio_encoder.feature_projection(features.transpose(1, 2))
+        hidden = self.audio_encoder.encoder(hidden).last_hidden_state  # (B, T·k, C)
+        return fold(hidden, self.config.fold)
+
+    def convolve(self, audio: Tensor) -> Tensor:
+        """(B, S) audio to features (B, C0, A), a stretch at a time: exact for per-frame norms."""
+        n_frames = audio_frames(audio.shape[1])
+        whole = self.audio_encoder.config.feat_extract_norm == "group"
+        step = n_frames if whole else CHUNK_S * AUDIO_FPS
+        stretches = [
+            audio[:, start * HOP : (min(start + step, n_frames) - 1) * HOP + WINDOW]
+            for start in range(0, n_frames, step)
+        ]
+        return torch.cat([self.audio_encoder.feature_extractor(s) for s in stretches], dim=-1)
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Features (B, T, k·C) to what the vertex head reads, (B, T, D)."""
+        steps = {"M": self.mamba, "E": self.mamba_moe, "A": self.transformer_decoder}
+        x = self.audio_feature_map(features)
+        for step in self.config.layout:
+            x = steps[step](x)
+        return x
+
+    @torch.inference_mode()
+    def stream(self, audio: Tensor, template: Tensor) -> Iterator[Tensor]:
+        """Yield vertices (n, V, 3) of one clip in order; arguments and frames as `predict`."""
+        audio = audio.reshape(1, -1)
+        if audio.shape[1] < WINDOW + HOP:
+            raise ValueError(f"{audio.shape[1]} samples; at least {WINDOW + HOP} make a frame")
+        if template.shape != (self.config.n_vertices, 3):
+            raise ValueError(f"template {tuple(template.shape)} for {self.config.n_vertices}")
+        self.eval()
+        for x in self.decode(self.encode(audio))[0].split(HEAD_FRAMES):  # (n, D)
+            yield template + self.vertice_map_r(x).unflatten(-1, (-1, 3))
+
+    def predict(self, audio: Tensor, template: Tensor, hold_end: bool = False) -> Tensor:
+        """Vertices (T, V, 3) of one clip, in the template's unit.
+
+        audio: (1, S) or (S,) float32 at 16 kHz, zero mean and unit variance, S >= 720.
+        template: (V, 3) float32. T is the release's own count, A = (S - 400) // 320 + 1 frames at
+        50 Hz brought to the mesh's rate: a second has 29 frames of 30, or 24 of 25.
+        hold_end: repeat the last frame until the frames cover the audio.
+        """
+        vertices = torch.cat(list(self.stream(audio, template)))
+        if hold_end:
+            wanted = -(-audio.shape[-1] * self.config.fps // (HOP * AUDIO_FPS))
+            vertices = torch.cat([vertices, vertices[-1:].expand(wanted - len(vertices), -1, -1)])
+        return vertices
+
+
+def stretched_frames(n_audio: int, fps: int) -> int:
+    """T of A = `n_audio` frames: int(A / 50 · fps), in floating point as the release and its peers.
+
+    So computed (FaceFormer, arXiv 2112.05329, its published code), T is one less than A·fps // 50
+    for a few A: 122, not 123, for 205.
+    """
+    return int(n_audio / float(AUDIO_FPS) * fps)
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def load_release(
+    source: str | Path | Mapping[str, Tensor], encoder_config: Mapping[str, Any] | None = None
+) -> ReleasedJambaTalk:
+    """The network of a published .pth, of a converted .safetensors or of a state dict; eval mode.
+
+    All dimensions are read off the weights' shapes; `encoder_config`, a Wav2Vec2Config as a dict,
+    is needed where the encoder is not of wav2vec 2.0's usual build (64 channels a head, strides
+    5, 2, 2, 2, 2, 2, 2). Weights of a .pth stay mapped to the file, so that only those used are
+    ever read; nothing is unpickled but tensors. Raises `UserError` for a file that is missing,
+    damaged or no such model, `ValueError` for such a state dict.
+    """
+    if isinstance(source, Mapping):
+        return _build(select_weights(source), encoder_config)
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: no such file")
+    read = _read_pth if _is_zip(path) or path.suffix in (".pth", ".pt") else _read_safetensors
+    weights, config = read(path)
+    try:
+        return _build(weights, encoder_config, config)
+    except ValueError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
+
+
+def is_release(path: str | Path) -> bool:
+    """Whether `path` looks like a published .pth or a file that `convert` made of one."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if path.suffix in (".pth", ".pt") or _is_zip(path):
+        return True
+    try:
+        with safe_open(path, framework="pt") as file:
+            return HEADER in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _read_pth(path: Path) -> tuple[dict[str, Tensor], None]:
+    """The needed weights of a published file, mapped, not read."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        reason = (str(error).split("\n")[0] or type(error).__name__)[:160]
+        raise UserError(
+            f"checkpoint {path}: not a whole .pth of weights ({reason}); download it again"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise UserError(f"checkpoint {path}: holds a {type(state).__name__}; wanted a state dict")
+    try:
+        return select_weights(state), None
+    except ValueError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
+    """Weights and config of a file written by `convert`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            if header is None:
+                raise UserError(
+                    f"checkpoint {path}: no {HEADER} header; python release.py convert writes one"
+                )
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        return weights, from_dict(ModelConfig, json.loads(header)["model"])
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"checkpoint {path}: not a whole .safetensors file ({error})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"checkpoint {path}: its header makes no model ({error})") from error
+
+
+def select_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What prediction needs of a published state dict, under today's names, nothing copied.
+
+    The positional convolution's weight norm was saved as weight_g and weight_v by older PyTorch.
+    Raises `ValueError` where a value is no tensor or the names are not the release's.
+    """
+    older = {".weight_g": ".parametrizations.weight.original0",
+             ".weight_v": ".parametrizations.weight.original1"}  # fmt: skip
+    weights = {}
+    for name, value in state.items():
+        if str(name).startswith(UNUSED):
+            continue
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(f"'{name}' is no weight; wanted a state dict of the JambaTalk release")
+        for ending, today in older.items():
+            if name.endswith(ending):
+                name = name.removesuffix(ending) + today
+        weights[name] = value
+    return weights
+
+
+def _build(
+    weights: dict[str, Tensor],
+    encoder_config: Mapping[str, Any] | None,
+    config: ModelConfig | None = None,
+) -> ReleasedJambaTalk:
+    """The network around `weights`, which become its parameters; `ValueError` where they do not."""
+    config = config or read_config(weights, encoder_config)
+    with torch.device("meta"):
+        model = ReleasedJambaTalk(config)
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"{len(wrong)} weights do not fit the release's network, first {name}: "
+            f"found {found.get(name, 'none')}, wanted {wanted.get(name, 'none')}"
+        )
+    model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
+    return model.eval()
+
+
+def read_config(
+    weights: Mapping[str, Tensor], encoder_config: Mapping[str, Any] | None = None
+) -> ModelConfig:
+    """The network's dimensions from the shapes of its weights; `ValueError` where one is missing.
+
+    One audio feature a frame means VOCASET's build (30 fps, 8 heads), two mean BIWI's (25 fps, 4
+    heads).
+    """
+    shape = {name: tuple(value.shape) for name, value in weights.items()}
+    try:
+        encoder = dict(encoder_config or read_encoder(shape))
+        d_model, width = shape["audio_feature_map.weight"]
+        k, rest = divmod(width, encoder["hidden_size"])
+        if rest or k not in KINDS:
+            raise ValueError(
+                f"audio_feature_map.weight is {d_model} x {width} for an encoder of width "
+                f"{encoder['hidden_size']}; wanted one or two features a frame"
+            )
+        layout, n_heads, fps = KINDS[k]
+        return ModelConfig(
+            encoder=encoder,
+            n_vertices=shape["vertice_map_r.weight"][0] // 3,
+            fps=fps,
+            fold=k,
+            layout=layout,
+            d_model=d_model,
+            d_state=shape["mamba.A_log"][1],
+            d_conv=shape["mamba.conv1d.weight"][2],
+            expand=shape["mamba.A_log"][0] // d_model,
+            moe_d_state=shape["mamba_moe.mamba.A_log"][1],
+            moe_d_conv=shape["mamba_moe.mamba.conv1d.weight"][2],
+            n_experts=shape["mamba_moe.moe.experts.w1"][0],
+            top_k=shape["mamba_moe.moe.experts.w1"][0],
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            rope_rank=shape["transformer_decoder.lrl_rope.proj.0.weight"][0],
+            d_ff=shape["transformer_decoder.linear1.weight"][0],
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"no weight {error}; wanted a state dict of the JambaTalk release"
+        ) from error
+
+
+def read_encoder(shape: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """XLSR_LARGE with the dimensions that the shapes of `audio_encoder.*` tell; `KeyError`."""
+    prefix = "audio_encoder."
+    convolutions = [
+        shape[name] for i in range(len(shape))
+        if (name := f"{prefix}feature_extractor.conv_layers.{i}.conv.weight") in shape
+    ]  # fmt: skip
+    n_layers = sum(name.endswith("final_layer_norm.weight") for name in shape)
+    position = shape[f"{prefix}encoder.pos_conv_embed.conv.parametrizations.weight.original1"]
+    return XLSR_LARGE | {
+        "conv_dim": [s[0] for s in convolutions],
+        "conv_kernel": [s[2] for s in convolutions],
+        "hidden_size": position[0],
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": max(position[0] // D_HEAD_ENCODER, 1),
+        "intermediate_size": shape[
+            f"{prefix}encoder.layers.0.feed_forward.intermediate_dense.weight"
+        ][0],
+        "num_conv_pos_embeddings": position[2],
+        "num_conv_pos_embedding_groups": position[0] // position[1],
+    }
+
+
+def convert(source: str | Path, target: str | Path, half: bool = False) -> None:
+    """Write what prediction needs of a published file as .safetensors, with its config as JSON.
+
+    half: in float16. The file appears under its name when it is whole.
+    """
+    from safetensors.torch import save_file
+
+    model, target = load_release(source), Path(target)
+    header = {"model": dataclasses.asdict(model.config)}
+    dtype = torch.float16 if half else torch.float32
+    weights = {name: value.to(dtype).contiguous() for name, value in model.state_dict().items()}
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        save_file(weights, temporary, metadata={HEADER: json.dumps(header)})
+        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python release.py convert IN OUT [--half]`."""
+    parser = argparse.ArgumentParser(description="Published JambaTalk weights.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("convert", help="keep what prediction needs, as .safetensors")
+    command.add_argument("source", type=Path, metavar="IN", help="vocaset.pth or biwi.pth")
+    command.add_argument("target", type=Path, metavar="OUT", help="name of the .safetensors")
+    command.add_argument("--half", action="store_true", help="in float16: half the size again")
+    args = parser.parse_args(argv)
+    convert(args.source, args.target, args.half)
+    sizes = [path.stat().st_size / 1e6 for path in (args.source, args.target)]
+    print(f"{args.target}: {sizes[1]:.0f} MB of {sizes[0]:.0f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
