@@ -102,18 +102,14 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> None:
 def test(checkpoint: Path, split: str, out: Path) -> None:
     """Score a model file on a split of its own data set; print and write the table."""
     from jambatalk import load_checkpoint
-    from scoring import score_split, summarise, table, write_results
+    from scoring import evaluate
 
     model, spec = load_checkpoint(checkpoint)
     if split not in spec.splits:
         known = ", ".join(spec.splits)
         raise UserError(f"--split {split}: {spec.name}, which {checkpoint} is for, has {known}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = score_split(model.to(device), spec, split, device)
-    total = {"checkpoint": str(checkpoint), "split": split} | summarise(rows)
-    text = table(total, spec, split)
-    write_results(out, rows, total, text)
-    print(text)
+    print(evaluate(model.to(device), spec, [split], device, checkpoint, out))
     print(f"results: {out}/results.md, results.csv, results.json")
 
 

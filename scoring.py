@@ -1,26 +1,32 @@
 """The test mode: every clip of a split predicted and scored, the table written to the run folder.
 
 Metrics are those of metrics.py; beside the model stands the motionless template, so that a number
-can be judged. results.json and results.csv hold every clip, results.md the table.
+can be judged, and beside the predicted lips' readability that of the true ones. results.json and
+results.csv hold every clip, results.md the tables by split and subject and, for the data sets of
+the field, the published rows. Clips are predicted and scored one by one; no mesh is kept.
 """
 
-import csv
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from config import DatasetSpec
 from data_loader import MeshSpeechDataset, load_region
 from errors import UserError
 from jambatalk import JambaTalk
+from lip_reader import READER_FILE, LipJudge, edit_distance, load_reader
 from metrics import (
+    CLOSED_M,
     closures,
     is_static,
+    jitter,
     lip_errors,
     lip_sync_offset_ms,
     mean_vertex_errors,
@@ -29,41 +35,96 @@ from metrics import (
     mouth_opening_correlation,
     upper_face_dynamics_deviation,
 )
+from results import published_rows, summarise, table, write_results
+from wav2vec import TextTeacher, load_pretrained
 
-CLOSED_M = 0.0012  # metres between inner lips up to which a mouth is shut: 6 % of an open jaw
+
+def evaluate(
+    model: JambaTalk, spec: DatasetSpec, splits: Sequence[str], device: torch.device,
+    checkpoint: Path, out: Path, teacher: str | None = None,
+) -> str:  # fmt: skip
+    """Score a model on splits of its data set, write the results into `out`, return the table.
+
+    The lip reader is looked for beside `checkpoint`; `teacher` replaces the CTC model it names.
+    """
+    for split in splits:
+        MeshSpeechDataset(spec, split)  # what is missing says so before the first clip is scored
+    judge, reading = find_judge(checkpoint.parent / READER_FILE, spec, device, teacher)
+    rows = [row for s in splits for row in score_split(model, spec, s, device, judge)]
+    total = {"checkpoint": str(checkpoint), "split": ", ".join(splits)}
+    total |= {"regions": {which: region_of(spec, which)[1] for which in ("lips", "upper")}}
+    total |= {"reading": reading} | summarise(rows)
+    total |= {"published": published_rows(spec, splits)}
+    text = table(total, spec, total["split"])
+    write_results(out, rows, total, text)
+    return text
+
+
+def find_judge(
+    path: Path, spec: DatasetSpec, device: torch.device, teacher: str | None = None
+) -> tuple[LipJudge | None, str]:
+    """The lip reader that training left at `path` with its teacher, and one line that says so.
+
+    Where one of the two cannot be had there is no judge, and the line says why.
+    """
+    try:
+        saved = load_reader(path)
+        if saved.lips.max() >= spec.n_vertices:
+            raise UserError(f"lip reader {path}: it is of another topology")
+        source = teacher or saved.teacher
+        local = spec.path(source)
+        pretrained = load_pretrained(str(local) if local.is_dir() else source)
+        judge = LipJudge(saved, TextTeacher(pretrained), device)
+    except UserError as error:
+        return None, f"no character error rate: {error}"
+    return judge, (
+        f"character error rate: {path} on {len(saved.lips)} lip vertices ({saved.region}), "
+        f"against the text that {source} hears"
+    )
+
+
+def region_of(spec: DatasetSpec, which: str) -> tuple[NDArray[np.int64], str]:
+    """The vertices (n,) of the data set's region "lips" or "upper", and what tables call it."""
+    source = {"lips": spec.lips_region, "upper": spec.upper_region}[which]
+    indices = load_region(spec.path(source), spec.n_vertices)
+    return indices, f"{source} ({len(indices)} vertices)"
 
 
 def score_split(
-    model: JambaTalk, spec: DatasetSpec, split: str, device: torch.device
-) -> list[dict[str, Any]]:
+    model: JambaTalk, spec: DatasetSpec, split: str, device: torch.device,
+    judge: LipJudge | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """One row a clip, model and motionless template; lengths in the data set's unit."""
     data = MeshSpeechDataset(spec, split)
-    lips = load_region(spec.path(spec.lips_region), spec.n_vertices)
-    upper = load_region(spec.path(spec.upper_region), spec.n_vertices)
-    inner = np.loadtxt(spec.path(spec.inner_lips), dtype=int) if spec.inner_lips else None
+    lips, upper = region_of(spec, "lips")[0], region_of(spec, "upper")[0]
+    inner = load_region(spec.path(spec.inner_lips), spec.n_vertices) if spec.inner_lips else None
     phones = load_phones(spec)
     rows = []
-    for item in tqdm(data, desc=f"{spec.name} {split}", total=len(data), mininterval=5):
+    for index in tqdm(range(len(data)), desc=f"{spec.name} {split}", mininterval=5):
+        item = data[index]
         audio = torch.from_numpy(item["audio"]).to(device)
         template = torch.from_numpy(item["template"]).to(device)
         predicted = model.predict(audio, template).cpu().numpy()
         frames = min(len(predicted), item["frames"])
         predicted, truth = predicted[:frames], item["vertices"][:frames]
-        row = {"clip": item["name"], "subject": item["subject"], "frames": frames}
-        row |= clip_scores(predicted, truth, item["template"], lips, upper)
+        row = {"split": split, "clip": item["name"], "subject": item["subject"], "frames": frames}
+        row |= clip_scores(predicted, truth, item["template"], lips, upper, spec.fps)
         if inner is not None:
             segments = phones.get(item["name"], [])
             row |= mouth_scores(predicted, truth, inner, segments, spec)
+        if judge is not None:
+            row |= reading_scores(judge, item["audio"], predicted, truth, item["template"])
         rows.append(row)
     return rows
 
 
 def clip_scores(
     predicted: np.ndarray, truth: np.ndarray, template: np.ndarray,
-    lips: np.ndarray, upper: np.ndarray,
+    lips: np.ndarray, upper: np.ndarray, fps: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """LVE, FDD, MVE of a prediction (T, V, 3), and of the template that does not move."""
+    """LVE, FDD, MVE of a prediction (T, V, 3), and of the template that does not move; jitter."""
     still = motionless(template, len(truth))
+    enough = len(truth) > 2  # frames, for an acceleration
     return {
         "lve": float(lip_errors(predicted, truth, lips).mean()),
         "fdd": upper_face_dynamics_deviation(predicted, truth, template, upper),
@@ -71,7 +132,9 @@ def clip_scores(
         "lve_motionless": float(lip_errors(still, truth, lips).mean()),
         "fdd_motionless": upper_face_dynamics_deviation(still, truth, template, upper),
         "mve_motionless": float(mean_vertex_errors(still, truth).mean()),
-        "static": is_static(predicted, lips),
+        "jitter": jitter(predicted, fps) if enough else math.nan,
+        "jitter_truth": jitter(truth, fps) if enough else math.nan,
+        "static": is_static(predicted, lips) and not is_static(truth, lips),
     }
 
 
@@ -111,70 +174,17 @@ def load_phones(spec: DatasetSpec) -> dict[str, list]:
     return found
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over all frames (LVE, MVE), clips (FDD, r, sync), closures pooled."""
-    frames = np.array([row["frames"] for row in rows])
-    total: dict[str, float] = {"clips": len(rows), "frames": int(frames.sum())}
-    for name in ("lve", "mve", "lve_motionless", "mve_motionless"):
-        total[name] = float(np.average([row[name] for row in rows], weights=frames))
-    for name in ("fdd", "fdd_motionless"):
-        total[name] = float(np.mean([row[name] for row in rows]))
-    total["abs_fdd"] = float(np.mean([abs(row["fdd"]) for row in rows]))
-    total["lve_ratio"] = total["lve"] / total["lve_motionless"]
-    total["static_clips"] = sum(row["static"] for row in rows)
-    if "opening_r" in rows[0]:
-        total["opening_r"] = float(np.nanmean([row["opening_r"] for row in rows]))
-        total["sync_ms"] = float(np.nanmean([row["sync_ms"] for row in rows]))
-        n = sum(row["closures"] for row in rows)
-        if n:
-            total["closures"] = n
-            total["closed"] = sum(row["closed"] for row in rows) / n
-            total["closed_truth"] = sum(row["closed_truth"] for row in rows) / n
-    return total
-
-
-def table(total: dict[str, float], spec: DatasetSpec, split: str) -> str:
-    """A Markdown table of the run beside the motionless template."""
-    mm = spec.metres_per_unit * 1000.0
-    lines = [
-        f"{spec.name}, {split}: {total['clips']} clips, {total['frames']} frames, {spec.fps} fps; "
-        f"lips {spec.lips_region}, upper {spec.upper_region}",
-        "",
-        "| | LVE (mm²) | FDD (mm²) | MVE (mm) |",
-        "|---|---|---|---|",
-    ]
-    for label, end in (("model", ""), ("motionless template", "_motionless")):
-        lines.append(
-            f"| {label} | {total['lve' + end] * mm**2:.4f} | {total['fdd' + end] * mm**2:.4f} "
-            f"| {total['mve' + end] * mm:.4f} |"
-        )
-    lines += ["", f"LVE of the model / of the motionless template: {total['lve_ratio']:.3f}"]
-    if "opening_r" in total:
-        lines.append(f"mouth opening r: {total['opening_r']:.3f}; sync: {total['sync_ms']:+.0f} ms")
-    if "closed" in total:
-        lines.append(
-            f"p b m closed: {total['closed']:.3f} of {total['closures']} "
-            f"(truth {total['closed_truth']:.3f}; opening up to {CLOSED_M * 1000} mm)"
-        )
-    if total["static_clips"]:
-        lines.append(f"STATIC FACE in {total['static_clips']} clips: the lips hardly move")
-    return "\n".join(lines)
-
-
-def without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """NaN (an r of something that never moves) as None, which JSON can say."""
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
-
-
-def write_results(
-    folder: Path, rows: list[dict[str, Any]], total: dict[str, float], text: str
-) -> None:
-    """results.json, results.csv and results.md in the run folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"total": without_nan(total), "clips": [without_nan(row) for row in rows]}
-    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
-    with open(folder / "results.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    (folder / "results.md").write_text(text + "\n")
+def reading_scores(
+    judge: LipJudge, audio: NDArray, predicted: NDArray, truth: NDArray, template: NDArray
+) -> dict[str, Any]:
+    """Character error rates of predicted, true and motionless lips; NaN when nothing is heard."""
+    heard, n_audio_frames = judge.hear(audio)
+    still = motionless(template, len(truth))
+    read = {
+        end: judge.read(vertices, template, n_audio_frames)
+        for end, vertices in (("", predicted), ("_truth", truth), ("_motionless", still))
+    }
+    row: dict[str, Any] = {"characters": len(heard)}
+    for end, text in read.items():
+        row[f"cer{end}"] = edit_distance(text, heard) / len(heard) if heard else math.nan
+    return row | {"heard": judge.spell(heard), "read": judge.spell(read[""])}

@@ -30,7 +30,7 @@ from config import PROJECT_ROOT, Recipe, TrainConfig
 from data_loader import load_region
 from errors import UserError
 from jambatalk import JambaTalk, save_checkpoint
-from lip_reader import LipReader
+from lip_reader import READER_FILE, LipReader, load_characters, save_reader
 from losses import closure_weight, ctc_loss, latent_loss, total_loss, velocity_loss, vertex_loss
 from wav2vec import TextTeacher, frame_lengths, length_mask, load_pretrained
 
@@ -209,7 +209,9 @@ class Run:
         steps = config.epochs * len(batches)
         self.optimizer, self.schedule = make_optimizer(nets, config, steps)
         best_file = self.folder / "best.safetensors"
-        best_file.unlink(missing_ok=True)  # of an earlier run in this folder
+        reader_file = self.folder / READER_FILE
+        for file in (best_file, reader_file):
+            file.unlink(missing_ok=True)  # of an earlier run in this folder
         with SummaryWriter(self.folder) as events, open(self.folder / "log.csv", "w") as file:
             writer = None
             for epoch in range(1, config.epochs + 1):
@@ -225,6 +227,7 @@ class Run:
                 if row["val_lve"] < self.best:
                     self.best = row["val_lve"]
                     save_checkpoint(best_file, nets.best, self.recipe.dataset)
+                    self._save_reader(reader_file)
                 for name, value in row.items():
                     events.add_scalar(name, value, epoch)
                 if writer is None:
@@ -234,6 +237,12 @@ class Run:
                 file.flush()
                 tqdm.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()))
         return best_file
+
+    def _save_reader(self, path: Path) -> None:
+        spec, teacher = self.recipe.dataset, self.recipe.wav2vec2
+        local = spec.path(teacher)
+        characters = load_characters(local if local.is_dir() else teacher)
+        save_reader(path, self.nets.reader, self.lips, spec.lips_region, teacher, characters)
 
     def _epoch(self, batches: Any, epoch: int) -> dict[str, float]:
         """One pass over the training batches: mean of every loss."""

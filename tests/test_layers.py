@@ -7,11 +7,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors",),
     ("config",),
-    ("array_files", "augment", "losses", "raster", "scan", "speech_features"),
+    ("array_files", "augment", "losses", "published", "raster", "scan", "speech_features"),
     ("audio_files", "mamba", "mesh_files", "occlusion", "wav2vec"),
     ("data_loader", "prediction_folders", "shading", "transformer"),
     ("lip_reader", "metrics", "moe", "release_layers", "render_gl"),
-    ("jambatalk", "release", "render"),
+    ("jambatalk", "release", "render", "results"),
     ("scoring", "training"),
     ("demo", "main"),
 )
