@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
-
 PROJECT_ROOT = Path(__file__).resolve().parent
 SAMPLE_RATE = 16_000  # Hz, what every wav2vec 2.0 model expects
 
@@ -23,11 +21,24 @@ class Split:
     subjects: tuple[str, ...]
     sentences: tuple[int, ...]  # numbers as in the file names, from 1
     prefix: str = ""  # what stands before the number, where two kinds share a folder: BIWI's "e"
+    clips: tuple[str, ...] = ()  # whole names instead, where a data set has its own way of naming
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of space, in a data set's unit: the region of its vertices where no file is there."""
+
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    subject: str = ""  # whose template is cut; the mean of all templates when empty or unknown
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set on disk: `<root>/wav`, `<root>/vertices_npy`, templates, topology, regions."""
+    """A data set on disk: `<root>/wav`, `<root>/vertices_npy`, templates, topology, regions.
+
+    `prepared_data.locate` finds files that lie elsewhere than is said here.
+    """
 
     name: str
     root: str  # folder of the prepared data, relative to the project or absolute
@@ -43,6 +54,9 @@ class DatasetSpec:
     phones: str = ""  # JSON lines {"name", "segments": [[phone, start_s, end_s], ...]}
     splits: dict[str, Split] = field(default_factory=dict)
     speech_pool: str = ""  # extra training speech kept as audio + phones (synthetic only)
+    other_roots: tuple[str, ...] = ()  # where other projects keep the same prepared folders
+    boxes: dict[str, Box] = field(default_factory=dict)  # "lips", "upper": used for want of a file
+    source: str = ""  # where the data come from and how they are prepared, for error messages
 
     def path(self, relative: str) -> Path:
         """`relative` resolved against the project folder; absolute paths stay as they are."""
@@ -76,11 +90,16 @@ class ModelConfig:
     d_ff: int = 2048
     dropout: float = 0.0
     vertex_rank: int = 0  # > 0: vertex head of that many learnt components; 0: one full matrix
+    units_per_metre: float = 1.0  # of the data, if the head is to work in metres; 1: in their unit
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a run is trained. Loss weights as SelfTalk and the paper: 1000, 1000, 0.001, 0.0001."""
+    """How a run is trained. Loss weights as SelfTalk and the paper: 1000, 1000, 0.001, 0.0001.
+
+    The weights of the mesh losses hold for errors measured in `loss_unit`, whatever the unit of
+    the files: data in millimetres train as the same data in metres do.
+    """
 
     epochs: int = 100
     batch_size: int = 1
@@ -89,6 +108,7 @@ class TrainConfig:
     warmup_steps: int = 200
     weight_decay: float = 0.01
     grad_clip: float = 1.0  # norm
+    loss_unit: float = 1.0  # metres
     w_vertex: float = 1000.0
     w_velocity: float = 1000.0
     w_latent: float = 1e-3
@@ -113,36 +133,15 @@ class Recipe:
     wav2vec2: str
 
 
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """Rebuild a (nested) frozen dataclass from `dataclasses.asdict` after a trip through JSON.
-
-    Raises `UserError` naming unknown or missing fields, which means another version wrote it.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise UserError(
-            f"{cls.__name__}: unknown field(s) {', '.join(unknown)}; "
-            "the file was written by another version of this project"
-        )
-    kwargs = {name: _from_json(fields[name].type, value) for name, value in values.items()}
-    try:
-        return cls(**kwargs)
-    except TypeError as error:
-        raise UserError(
-            f"{cls.__name__}: {error}; the file was written by another version"
-        ) from error
-
-
-def _from_json(kind: Any, value: Any) -> Any:
-    if kind == dict[str, Split]:
-        return {name: from_dict(Split, split) for name, split in value.items()}
-    if isinstance(value, list):
-        return tuple(value)
-    if dataclasses.is_dataclass(kind):
-        return from_dict(kind, value)
-    return value
-
+# Ablated orders of the decoder (authors' poster): variant -> layouts for N = 1 (vocaset) and N = 2
+# (BIWI). N x [two layers], Transformer, N x [two layers], one more. `--set model.layout=B` takes
+# the one as long as the recipe's.
+LAYOUTS: dict[str, tuple[str, str]] = {
+    "A": ("MEAEME", "MEMEAEMEME"),  # [M,E] A [E,M] E, the paper's choice
+    "B": ("EMAEME", "EMEMAEMEME"),  # [E,M] A [E,M] E
+    "C": ("MEAMEM", "MEMEAMEMEM"),  # [M,E] A [M,E] M
+    "D": ("EMAMEM", "EMEMAMEMEM"),  # [E,M] A [M,E] M
+}
 
 # facebook/wav2vec2-large-xlsr-53 and every model fine-tuned from it: the paper's encoder.
 XLSR_LARGE: dict[str, Any] = dict(
@@ -199,6 +198,8 @@ SYNTHETIC = DatasetSpec(
         "test": Split(tuple(SUBJECTS[10:]), SENTENCES[20:]),
     },
     speech_pool="synthetic/data/speech",
+    source="python -m synthetic.make_corpus, then python vocaset/process_voca_data.py "
+    "--raw synthetic/data/raw --out synthetic/data (synthetic/README.md)",
 )
 
 # FaceFormer's splits of VOCASET and BIWI, which all its followers use.
@@ -227,6 +228,13 @@ VOCASET = DatasetSpec(
         "val": Split(VOCASET_SUBJECTS[8:10], SENTENCES[20:]),
         "test": Split(VOCASET_SUBJECTS[10:], SENTENCES[20:]),
     },
+    other_roots=("vocaset",),
+    boxes={  # 287 vertices, 242 of FLAME's 250 lips; 1,631, 1,275 of FaceDiffuser's 1,501
+        "lips": Box((-0.030, -0.062, 0.040), (0.030, -0.030, 1.0)),
+        "upper": Box((-0.055, -0.025, 0.030), (0.055, 0.070, 1.0)),
+    },
+    source='sign in at https://voca.is.tue.mpg.de, take "Training Data (8 GB)", then '
+    "python vocaset/process_voca_data.py (vocaset/README.md)",
 )
 
 BIWI_SEEN = ("F2", "F3", "F4", "M3", "M4", "M5")
@@ -238,7 +246,7 @@ BIWI = DatasetSpec(
     fps=25,
     source_fps=25,
     n_vertices=23_370,
-    metres_per_unit=1.0,
+    metres_per_unit=0.19,  # CodeTalker's unit: the root of the face's area, 0.174 to 0.201 m
     templates="BIWI/data/templates.pkl",
     topology="BIWI/data/BIWI.ply",
     lips_region="BIWI/data/lve.txt",
@@ -249,6 +257,12 @@ BIWI = DatasetSpec(
         "test_a": Split(BIWI_SEEN, SENTENCES[36:], "e"),
         "test_b": Split(BIWI_UNSEEN, SENTENCES[36:], "e"),
     },
+    other_roots=("BIWI",),
+    boxes={  # 5,913 vertices, 4,698 of lve.txt's 4,996; 8,070, 7,461 of fdd.txt's 7,784
+        "lips": Box((-0.20, -1.0, -1.0), (0.20, -0.08, 1.0)),
+        "upper": Box((-0.32, 0.02, -0.05), (0.32, 1.0, 1.0)),
+    },
+    source="the B3D(AC)^2 corpus, then python BIWI/process_biwi_data.py (BIWI/README.md)",
 )
 
 BIWI_6 = dataclasses.replace(
@@ -256,6 +270,12 @@ BIWI_6 = dataclasses.replace(
     name="BIWI_6",
     root="BIWI/data6",
     n_vertices=3_895,
+    metres_per_unit=1.0,
+    other_roots=("BIWI_6",),
+    boxes={  # the release's 758 vertices exactly; 411 of the upper face, 380 of ScanTalk's 402
+        "lips": Box((-0.035, -0.080, -1.0), (0.035, -0.035, 1.0), "F1"),
+        "upper": Box((-0.045, 0.027, 0.010), (0.045, 0.069, 1.0), "F1"),
+    },
     templates="BIWI/data6/templates.pkl",
     topology="BIWI/data6/F1.obj",
     lips_region="BIWI/data6/BIWI_lip.pkl",
@@ -291,7 +311,7 @@ RECIPES: dict[str, Recipe] = {
             encoder=XLSR_LARGE, n_vertices=23_370, fps=25, fold=2, layout="MEMEAEMEME",
             d_model=1024, n_heads=4, n_kv_heads=2,
         ),
-        train=TrainConfig(learning_rate=1e-5),
+        train=TrainConfig(learning_rate=1e-5, loss_unit=0.19),  # the paper's is the data's own
         wav2vec2=PAPER_ENCODER,
     ),
     "BIWI_6": Recipe(

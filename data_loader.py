@@ -6,7 +6,6 @@ BIWI, too. Shapes: B batch, S samples at 16 kHz, T mesh frames, V vertices.
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,10 @@ from audio_files import (
     read_audio,
     resample_audio,
 )
-from config import SAMPLE_RATE, DatasetSpec, Split
+from config import SAMPLE_RATE, DatasetSpec
 from errors import UserError
 from mesh_files import load_faces, load_mesh, load_region, load_templates
+from prepared_data import find_audio, find_clips
 from speech_features import AUDIO_FPS, HOP, WINDOW, mesh_frames
 
 __all__ = [
@@ -44,8 +44,6 @@ __all__ = [
     "read_audio",
     "resample_audio",
 ]
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 
 
 def samples_for(frames: int, fps: int) -> int:
@@ -155,7 +153,7 @@ class MeshSpeechDataset(Dataset):
         )
 
     def _wav_path(self, name: str) -> Path:
-        return _find_audio(self.spec.path(self.spec.root) / "wav", name)
+        return find_audio(self.spec.path(self.spec.root) / "wav", name)
 
     def _npy_path(self, name: str) -> Path:
         return self.spec.path(self.spec.root) / "vertices_npy" / f"{name}.npy"
@@ -203,36 +201,6 @@ class MeshSpeechDataset(Dataset):
         start = int(rng.integers(latest // step + 1)) * step
         first = start * SAMPLE_RATE // fps
         return audio[first : first + n_samples], vertices[start : start + n_frames], n_frames
-
-
-def find_clips(root: Path, split: Split) -> list[tuple[str, str]]:
-    """(name, subject) of every clip of `split` under `root`, sorted by name.
-
-    A name is <subject>_<sentence>; the sentence's number is its trailing digits, as in
-    FaceTalk_170725_00137_TA_sentence01, F2_e01 or F2_01. A pair of subject and sentence of which
-    nothing is there is no error (VOCASET lacks some); half a pair is.
-    """
-    audio = {p.stem for p in (root / "wav").glob("*") if p.suffix.lower() in AUDIO_SUFFIXES}
-    meshes = {p.stem for p in (root / "vertices_npy").glob("*.npy")}
-    clips = []
-    for name in sorted(audio | meshes):
-        subject, _, sentence = name.rpartition("_")
-        number = re.search(r"\d+$", sentence)
-        if subject not in split.subjects or number is None or int(number[0]) not in split.sentences:
-            continue
-        if name not in meshes:
-            raise UserError(f"{root / 'vertices_npy' / name}.npy: missing, its wav is there")
-        if name not in audio:
-            raise UserError(f"{root / 'wav' / name}.wav: missing, its vertices are there")
-        clips.append((name, subject))
-    return clips
-
-
-def _find_audio(folder: Path, name: str) -> Path:
-    for suffix in AUDIO_SUFFIXES:
-        if (path := folder / f"{name}{suffix}").exists():
-            return path
-    raise UserError(f"{folder / name}.wav: missing")
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

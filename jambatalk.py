@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from config import DatasetSpec, ModelConfig, from_dict
+from config import DatasetSpec, ModelConfig
 from errors import UserError
 from mamba import NORM_EPS, MambaLayer
 from moe import MoEMambaLayer
+from overrides import from_dict
 from transformer import TransformerLayer
 from wav2vec import (
     AUDIO_FPS,
@@ -115,7 +116,7 @@ class JambaTalk(nn.Module):
             if isinstance(x, tuple):
                 x, layer_balance = x
                 balance = balance + layer_balance
-        return self.head(self.norm(x)), balance
+        return self.head(self.norm(x)) * self.config.units_per_metre, balance
 
     def frame_mask(self, lengths: Tensor | None, n_frames: int) -> Tensor | None:
         """(B, T) bool, True on the frames that each clip's own samples reach."""

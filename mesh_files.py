@@ -31,6 +31,7 @@ __all__ = [
     "load_pickle",
     "load_region",
     "load_templates",
+    "split_key",
 ]
 
 MESH_SUFFIXES = (".ply", ".obj")
@@ -190,8 +191,8 @@ def load_region(path: str | Path, n_vertices: int, key: str | None = None) -> ND
     needed where there is one. "FLAME_masks.pkl:lips" names both at once. Raises `UserError` when
     an index does not fit a mesh of `n_vertices`.
     """
-    path, key = _split_key(Path(path), key)
-    path = check_file(path, "region")
+    path, named_key = split_key(Path(path))
+    path, key = check_file(path, "region"), named_key or key
     array = np.asarray(_read_region(path, key)).ravel()
     if array.size == n_vertices > 2 and np.isin(array, (0, 1)).all():
         array = np.flatnonzero(array)
@@ -209,11 +210,12 @@ def load_region(path: str | Path, n_vertices: int, key: str | None = None) -> ND
     return indices
 
 
-def _split_key(path: Path, key: str | None) -> tuple[Path, str | None]:
+def split_key(path: Path) -> tuple[Path, str | None]:
+    """(FLAME_masks.pkl, "lips") of FLAME_masks.pkl:lips; key None where none is named."""
     if ":" in path.name and not path.exists():
-        name, _, named_key = path.name.rpartition(":")
-        return path.with_name(name), named_key
-    return path, key
+        name, _, key = path.name.rpartition(":")
+        return path.with_name(name), key
+    return path, None
 
 
 def _read_region(path: Path, key: str | None) -> Any:

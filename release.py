@@ -25,9 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from config import XLSR_LARGE, ModelConfig, from_dict
+from config import XLSR_LARGE, ModelConfig
 from errors import UserError, run_cli
 from mamba import Mamba
+from overrides import from_dict
 from release_layers import AttentionLayer, MoEMamba
 from speech_features import AUDIO_FPS, HOP, WINDOW, audio_frames, fold
 from wav2vec import build_body

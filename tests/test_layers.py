@@ -7,12 +7,13 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors",),
     ("config",),
-    ("array_files", "augment", "losses", "published", "raster", "scan", "speech_features"),
+    ("array_files", "augment", "losses", "overrides", "published", "raster", "scan", "speech_features"),
     ("audio_files", "mamba", "mesh_files", "occlusion", "wav2vec"),
-    ("data_loader", "prediction_folders", "shading", "transformer"),
+    ("prediction_folders", "prepared_data", "shading", "transformer"),
+    ("data_loader", "regions"),
     ("lip_reader", "metrics", "moe", "release_layers", "render_gl"),
     ("jambatalk", "release", "render", "results"),
-    ("scoring", "training"),
+    ("scoring", "speaker", "training"),
     ("demo", "main"),
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
