@@ -57,14 +57,25 @@ class Pair:
 def find_pairs(pred: Path, truth: Path) -> list[Pair]:
     """Every .npy under `pred` with the file of `truth` whose name it carries, sorted.
 
-    A prediction is named like its truth, perhaps with something before or behind it, such as
-    FaceFormer's and CodeTalker's "_condition_<subject>". Where a clip was predicted in several
-    styles and one of them is its own subject's, that one is scored alone, as CodeTalker does.
+    A prediction is named like its truth (SelfTalk, ScanTalk), perhaps with something before or
+    behind it, such as the "_condition_<subject>" of FaceFormer, CodeTalker and FaceDiffuser. Where
+    a clip was predicted in several styles and one of them is its own subject's, that one is scored
+    alone, as CodeTalker does; where none is, all are. Raises `UserError` for a prediction without
+    truth and for two of one clip and style.
     """
     truths = {path.stem: path for path in _list_npy(truth, "--truth")}
     pairs = [_pair(path, truths) for path in _list_npy(pred, "--pred")]
     own = {pair.name for pair in pairs if _is_own_style(pair)}
-    return [pair for pair in pairs if pair.name not in own or _is_own_style(pair)]
+    pairs = [pair for pair in pairs if pair.name not in own or _is_own_style(pair)]
+    seen: dict[tuple[str, str], Path] = {}
+    for pair in pairs:
+        first = seen.setdefault((pair.name, _style(pair)), pair.prediction)
+        if first != pair.prediction:
+            raise UserError(
+                f"{pair.prediction} and {first}: both predict {pair.name}; "
+                "--pred wants the folder of one method"
+            )
+    return pairs
 
 
 def _list_npy(folder: Path, flag: str) -> list[Path]:
@@ -85,9 +96,12 @@ def _pair(path: Path, truths: dict[str, Path]) -> Pair:
     return Pair(name, path, truths[name])
 
 
+def _style(pair: Pair) -> str:
+    return pair.prediction.stem.partition("_condition_")[2]
+
+
 def _is_own_style(pair: Pair) -> bool:
-    style = pair.prediction.stem.partition("_condition_")[2]
-    return bool(style) and pair.name.startswith(f"{style}_")
+    return bool(_style(pair)) and pair.name.startswith(f"{_style(pair)}_")
 
 
 def load_vertices(path: Path) -> NDArray:

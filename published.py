@@ -107,12 +107,12 @@ BENCHMARKS: dict[tuple[str, str], Benchmark] = {
         scales={"lve": 1e-4, "fdd": 1e-5, "mve": None},
         unit="unit²",
         rows=_BIWI_ROWS,
-        # sqrt(4.8e-4) = 0.0219 of a unit. A retrained CodeTalker scored by CodeTalker's script
-        # gives 5.2776e-04 and 4.4944e-05 (github.com/Doubiiu/CodeTalker/issues/25).
-        # The factors found for the 14 subjects (FaceFormer's issue 45) are 174 to 201 mm a unit.
-        trap="Printed as \"mm\", LVE and FDD are squared distances in the data's own unit, a face "
-        "scaled to a height near 1: 4.8e-4 is the square of 0.022, 2 % of that height or about "
-        "4 mm (4.8e-4 mm would be half a micrometre).",
+        # sqrt(4.8e-4) = 0.0219 units; the 14 subjects were found at 174 to 201 mm a unit
+        # (FaceFormer's issue 45). A retrained CodeTalker scored by CodeTalker's own script gives
+        # 5.2776e-04 and 4.4944e-05 (github.com/Doubiiu/CodeTalker/issues/25).
+        trap="Printed as \"mm\", LVE and FDD are squared distances in the data's own unit, about "
+        "0.19 m: 4.8e-4 is the square of 0.022 units, a lip vertex 4 mm off (4.8e-4 mm would be "
+        "half a micrometre).",
     ),
     ("BIWI_6", "test_a"): Benchmark(
         n_vertices=3_895,
@@ -135,7 +135,7 @@ def rows_of(found: Benchmark) -> list[Published]:
     rows = []
     for method in METHODS:
         known = [row for row in found.rows if row.method == method]
-        rows += known or [Published(method, "lve", NOT_FOUND, "", NOT_FOUND)]
+        rows += known or [Published(method, "lve", NOT_FOUND, "", "")]
     return rows
 
 
@@ -152,7 +152,9 @@ def comparison(found: Benchmark, runs: dict[str, dict[str, float]]) -> str:
     for row in rows_of(found):
         merged.setdefault((row.method, row.note, row.source), {})[row.metric] = row.value
     for (method, note, source), values in merged.items():
-        lines.append(_line(method, *(values.get(m, "-") for m in metrics), note, source))
+        lines.append(
+            _line(method, *(values.get(m, "-") for m in metrics), note or "-", source or "-")
+        )
     for label, values in runs.items():
         printed = [_printed(values[m], found.scales[m]) for m in metrics]
         lines.append(_line(label, *printed, "this run", "results.json"))

@@ -35,8 +35,10 @@ from metrics import (
     mouth_opening_correlation,
     upper_face_dynamics_deviation,
 )
+from pretrained import load_pretrained
+from regions import find_region
 from results import published_rows, summarise, table, write_results
-from wav2vec import TextTeacher, load_pretrained
+from wav2vec import TextTeacher
 
 
 def evaluate(
@@ -85,9 +87,10 @@ def find_judge(
 
 def region_of(spec: DatasetSpec, which: str) -> tuple[NDArray[np.int64], str]:
     """The vertices (n,) of the data set's region "lips" or "upper", and what tables call it."""
-    source = {"lips": spec.lips_region, "upper": spec.upper_region}[which]
-    indices = load_region(spec.path(source), spec.n_vertices)
-    return indices, f"{source} ({len(indices)} vertices)"
+    region = find_region(spec, which)
+    counted = "vertices" in region.source
+    size = "" if counted else f" ({len(region.indices)} vertices)"
+    return region.indices, f"{region.source}{size}"
 
 
 def score_split(
@@ -96,26 +99,39 @@ def score_split(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One row a clip, model and motionless template; lengths in the data set's unit."""
     data = MeshSpeechDataset(spec, split)
-    lips, upper = region_of(spec, "lips")[0], region_of(spec, "upper")[0]
-    inner = load_region(spec.path(spec.inner_lips), spec.n_vertices) if spec.inner_lips else None
-    phones = load_phones(spec)
+    measure = Measure(spec, judge)
     rows = []
     for index in tqdm(range(len(data)), desc=f"{spec.name} {split}", mininterval=5):
-        item = data[index]
+        rows.append({"split": split} | measure.clip(model, data[index], device))
+    return rows
+
+
+class Measure:
+    """What is measured on every clip of a data set: regions, inner lips, phones, lip reader."""
+
+    def __init__(self, spec: DatasetSpec, judge: LipJudge | None) -> None:
+        self.spec, self.judge = spec, judge
+        self.lips, self.upper = region_of(spec, "lips")[0], region_of(spec, "upper")[0]
+        self.inner = None
+        if spec.inner_lips:
+            self.inner = load_region(spec.path(spec.inner_lips), spec.n_vertices)
+        self.phones = load_phones(spec)
+
+    def clip(self, model: JambaTalk, item: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """The row of one item of `MeshSpeechDataset`, its speech given to the model."""
         audio = torch.from_numpy(item["audio"]).to(device)
         template = torch.from_numpy(item["template"]).to(device)
         predicted = model.predict(audio, template).cpu().numpy()
         frames = min(len(predicted), item["frames"])
         predicted, truth = predicted[:frames], item["vertices"][:frames]
-        row = {"split": split, "clip": item["name"], "subject": item["subject"], "frames": frames}
-        row |= clip_scores(predicted, truth, item["template"], lips, upper, spec.fps)
-        if inner is not None:
-            segments = phones.get(item["name"], [])
-            row |= mouth_scores(predicted, truth, inner, segments, spec)
-        if judge is not None:
-            row |= reading_scores(judge, item["audio"], predicted, truth, item["template"])
-        rows.append(row)
-    return rows
+        row = {"clip": item["name"], "subject": item["subject"], "frames": frames}
+        row |= clip_scores(predicted, truth, item["template"], self.lips, self.upper, self.spec.fps)
+        if self.inner is not None:
+            segments = self.phones.get(item["name"], [])
+            row |= mouth_scores(predicted, truth, self.inner, segments, self.spec)
+        if self.judge is not None:
+            row |= reading_scores(self.judge, item["audio"], predicted, truth, item["template"])
+        return row
 
 
 def clip_scores(
@@ -125,9 +141,11 @@ def clip_scores(
     """LVE, FDD, MVE of a prediction (T, V, 3), and of the template that does not move; jitter."""
     still = motionless(template, len(truth))
     enough = len(truth) > 2  # frames, for an acceleration
+    fdd = upper_face_dynamics_deviation(predicted, truth, template, upper)
     return {
         "lve": float(lip_errors(predicted, truth, lips).mean()),
-        "fdd": upper_face_dynamics_deviation(predicted, truth, template, upper),
+        "fdd": fdd,
+        "abs_fdd": abs(fdd),
         "mve": float(mean_vertex_errors(predicted, truth).mean()),
         "lve_motionless": float(lip_errors(still, truth, lips).mean()),
         "fdd_motionless": upper_face_dynamics_deviation(still, truth, template, upper),

@@ -1,6 +1,7 @@
 """Metrics against hand arithmetic, torchmetrics, and shifts of known size."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from errors import UserError
+from mesh_files import load_region
 from metrics import (
     closure_rate,
     closures,
@@ -228,6 +230,61 @@ def test_the_command_scores_folders_by_the_formulas(
     assert (scores["frames"], scores["clips"]) == (6 + 9, 2)
 
 
+FULL_SIZE = {  # data set -> vertices, lips, upper face, fps of truth and prediction
+    "vocaset": (5_023, "vocaset/FLAME_masks.pkl", "vocaset/regions/fdd.txt", 2),
+    "BIWI": (23_370, "biwi/lve.txt", "biwi/fdd.txt", 1),
+    "BIWI_6": (3_895, "biwi6/masks/mouth_indices.npy", "biwi6/masks/upper_indices.npy", 1),
+}
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_scores_equal_the_formulas_of_codetalker_and_facediffuser(
+    name: str,
+    tmp_path: Path,
+    shared_data: Path,
+    rng: np.random.Generator,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Fabricated predictions, real regions; the formulas vertex by vertex, with Python's math."""
+    n, lips_file, upper_file, step = FULL_SIZE[name]
+    for folder in ("truth", "pred"):
+        (tmp_path / folder).mkdir()
+    lips = np.unique(load_region(shared_data / lips_file, n, key="lips"))
+    upper = load_region(shared_data / upper_file, n)
+    templates, largest, distances, fdds = {}, [], [], []
+    for subject, frames in (("F2", 4), ("M3", 6)):
+        templates[subject] = rng.normal(0, 0.1, (n, 3)).astype(np.float32)
+        truth = templates[subject] + rng.normal(0, 0.004, (frames * step, n, 3)).astype("f4")
+        kept = truth[::step]
+        prediction = kept + rng.normal(0, 0.003, kept.shape).astype(np.float32)
+        np.save(tmp_path / f"truth/{subject}_e37.npy", truth.reshape(len(truth), -1))
+        np.save(tmp_path / f"pred/{subject}_e37_condition_{subject}.npy", prediction[None])
+        for t in range(frames):
+            errors = [math.dist(a, b) for a, b in zip(prediction[t].tolist(), kept[t].tolist(),
+                                                      strict=True)]  # fmt: skip
+            distances += errors
+            largest.append(max(errors[v] for v in lips) ** 2)
+        dynamics = []
+        for meshes in (kept, prediction):
+            squared = ((meshes[:, upper].astype(float) - templates[subject][upper]) ** 2).sum(2)
+            variance = (squared**2).mean(0) - squared.mean(0) ** 2
+            dynamics.append(float(np.sqrt(variance).mean()))
+        fdds.append(dynamics[0] - dynamics[1])
+    np.savez(tmp_path / "templates.npz", **templates)
+    main(
+        ["--pred", f"{tmp_path}/pred", "--truth", f"{tmp_path}/truth", "--json"]
+        + ["--regions", f"lips={shared_data / lips_file}", f"upper={shared_data / upper_file}"]
+        + ["--templates", f"{tmp_path}/templates.npz"]
+    )
+    scores = json.loads(capsys.readouterr().out)
+    assert set(scores) == {"lve", "fdd", "abs_fdd", "mve", "frames", "clips"}
+    assert (scores["frames"], scores["clips"]) == (10, 2)
+    assert scores["lve"] == pytest.approx(math.fsum(largest) / 10, rel=1e-6)
+    assert scores["mve"] == pytest.approx(math.fsum(distances) / (10 * n), rel=1e-6)
+    assert scores["fdd"] == pytest.approx(sum(fdds) / 2, rel=1e-5)
+    assert scores["abs_fdd"] == pytest.approx(sum(map(abs, fdds)) / 2, rel=1e-5)
+
+
 @pytest.mark.parametrize("layout", [(-1, V, 3), (-1, V * 3), (1, -1, V * 3), (1, -1, V, 3)])
 @pytest.mark.parametrize("name", ["{}", "{}_condition_M3", "model_{}_condition_M3", "sub/{}"])
 def test_layouts_and_names_of_the_peers_score_the_same(
@@ -252,6 +309,33 @@ def test_of_several_styles_the_subjects_own_is_scored(
         np.save(path.with_name(f"{path.stem}_condition_M3.npy"), np.load(path) + 1)
         path.rename(path.with_name(f"{path.stem}_condition_{subject}.npy"))
     assert run(folders, capsys) == before
+
+
+def test_where_no_style_is_the_subjects_own_all_are_scored(
+    folders: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """FaceFormer predicts an unseen speaker in the style of every speaker that it knows."""
+    for path in sorted((folders / "pred").glob("*.npy")):
+        for style in ("M3", "M4"):
+            np.save(path.with_name(f"{path.stem}_condition_{style}.npy"), np.load(path))
+        path.unlink()
+    assert run(folders, capsys)["clips"] == 4
+
+
+def test_two_predictions_of_one_clip_are_refused(
+    folders: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (folders / "pred/other").mkdir()
+    np.save(folders / "pred/other/F1_sentence01.npy", np.load(folders / "pred/F1_sentence01.npy"))
+    with pytest.raises(UserError, match="both predict F1_sentence01; --pred wants .* one method"):
+        run(folders, capsys)
+
+
+def test_jitter_of_long_clips_is_that_of_their_frames(rng: np.random.Generator) -> None:
+    vertices = rng.normal(size=(150, 3, 3))  # more than two blocks
+    acceleration = vertices[2:] - 2 * vertices[1:-1] + vertices[:-2]
+    expected = np.linalg.norm(acceleration, axis=2).mean() * 25**2
+    assert jitter(vertices, fps=25) == pytest.approx(expected, rel=1e-12)
 
 
 def test_what_lacks_its_template_is_null(folders: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,0 +1,152 @@
+"""The lip reader's file, its judge, and the edit distance, against hand counts."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from errors import UserError
+from lip_reader import (
+    LipJudge,
+    LipReader,
+    SavedReader,
+    edit_distance,
+    load_characters,
+    load_reader,
+    save_reader,
+)
+
+L, K, WIDTH = 5, 7, 11
+
+
+@pytest.fixture
+def reader() -> LipReader:
+    torch.manual_seed(3)
+    return LipReader(L, WIDTH, K, fps=25, metres_per_unit=0.19, d_model=24, n_layers=1, n_heads=4)
+
+
+class Teacher(torch.nn.Module):
+    """Hears the samples of a clip as characters: one frame a sample, blank 0."""
+
+    width, n_characters, blank = WIDTH, K, 0
+
+    def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = torch.nn.functional.one_hot(audio.long(), K).float()
+        return torch.zeros(*audio.shape, WIDTH), logits
+
+    def text(self, logits: torch.Tensor) -> list[torch.Tensor]:
+        merged = [torch.unique_consecutive(row) for row in logits.argmax(-1)]
+        return [row[row != self.blank] for row in merged]
+
+
+def test_a_saved_reader_reads_the_same(reader: LipReader, tmp_path: Path) -> None:
+    path = tmp_path / "reader.safetensors"
+    save_reader(path, reader, torch.tensor([9, 2, 4, 8, 3]), "lips.txt", "enc", "_abcdef")
+    saved = load_reader(path)
+    assert saved.lips.tolist() == [9, 2, 4, 8, 3]
+    assert (saved.region, saved.teacher, "".join(saved.characters)) == (
+        "lips.txt",
+        "enc",
+        "_abcdef",
+    )
+    assert saved.reader.dims == reader.dims and saved.reader.scale == reader.scale
+    offsets = torch.randn(1, 13, L, 3) * 0.01
+    for ours, theirs in zip(saved.reader(offsets, 26), reader.eval()(offsets, 26), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert [file.name for file in tmp_path.iterdir()] == ["reader.safetensors"]
+
+
+def test_wrong_number_of_lips_is_a_programming_error(reader: LipReader, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="4 lip vertices; the reader has 5"):
+        save_reader(tmp_path / "r.safetensors", reader, [1, 2, 3, 4], "", "")
+
+
+def test_files_that_are_no_reader_are_named(reader: LipReader, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "reader.safetensors"
+    with pytest.raises(UserError, match="lip reader .*reader.safetensors: no such file"):
+        load_reader(path)
+    save_reader(path, reader, range(L), "lips.txt", "enc")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match="main.py wrote no such file"):
+        load_reader(path)
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match="main.py wrote no such file"):
+        load_reader(path)
+
+
+def test_characters_come_in_the_order_of_their_indices(tmp_path: Path) -> None:
+    assert load_characters(tmp_path) == ()
+    (tmp_path / "vocab.json").write_text('{"b": 2, "<pad>": 0, "a": 1}')
+    assert load_characters(tmp_path) == ("<pad>", "a", "b")
+    (tmp_path / "vocab.json").write_text("[1, 2")
+    with pytest.raises(UserError, match="vocab.json: not a JSON object"):
+        load_characters(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("read", "heard", "errors"),
+    [
+        ("", "", 0),
+        ("", "abc", 3),
+        ("abc", "", 3),
+        ("kitten", "sitting", 3),  # k-s, e-i, +g
+        ("ab", "ba", 2),
+        ("flaw", "lawn", 2),
+    ],
+)
+def test_edit_distance_by_hand(read: str, heard: str, errors: int) -> None:
+    assert edit_distance([ord(c) for c in read], [ord(c) for c in heard]) == errors
+
+
+def test_edit_distance_is_the_recursion(rng: np.random.Generator) -> None:
+    @functools.cache
+    def slow(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+        if not a or not b:
+            return len(a) + len(b)
+        same = slow(a[1:], b[1:]) + (a[0] != b[0])
+        return min(same, slow(a[1:], b) + 1, slow(a, b[1:]) + 1)
+
+    for _ in range(20):
+        a, b = (rng.integers(3, size=n).tolist() for n in rng.integers(9, size=2))
+        assert edit_distance(a, b) == slow(tuple(a), tuple(b)) == edit_distance(b, a)
+
+
+def judge_of(reader: LipReader, characters: Sequence[str] = "_abcdef") -> LipJudge:
+    saved = SavedReader(reader, np.array([6, 0, 3, 2, 5]), "lips.txt", "enc", tuple(characters))
+    return LipJudge(saved, Teacher(), torch.device("cpu"))
+
+
+def test_the_judge_hears_the_audio_and_reads_only_the_lips(
+    reader: LipReader, rng: np.random.Generator
+) -> None:
+    judge = judge_of(reader)
+    heard, n_audio_frames = judge.hear(np.array([0, 2, 2, 0, 2, 5], np.float32))
+    assert (heard, n_audio_frames, judge.spell(heard)) == ([2, 2, 5], 6, "bbe")
+    template = rng.normal(size=(8, 3)).astype(np.float32)
+    vertices = (template + rng.normal(size=(13, 8, 3))).astype(np.float32)
+    read = judge.read(vertices, template, 26)
+    vertices[:, [1, 4, 7]] += 5.0  # no lips
+    assert judge.read(vertices, template, 26) == read
+    assert judge.read(vertices + 2, template + 2, 26) == read
+    with torch.no_grad():
+        offsets = torch.from_numpy(vertices - template)[None, :, [6, 0, 3, 2, 5]]
+        expected = Teacher().text(reader(offsets, 26)[1])[0].tolist()
+    assert read == expected
+
+
+def test_phones_are_spelt_with_spaces_and_unknown_characters_by_number(reader: LipReader) -> None:
+    assert judge_of(reader, ["sil", "aa", "b"]).spell([1, 2, 6]) == "aa b <6>"
+    assert judge_of(reader, ["<pad>", "a", "b"]).spell([2, 1, 2]) == "bab"
+
+
+def test_a_teacher_of_another_kind_is_refused(reader: LipReader) -> None:
+    teacher = Teacher()
+    teacher.width = WIDTH + 1
+    saved = SavedReader(reader, np.arange(L), "lips.txt", "enc/other", ())
+    with pytest.raises(UserError, match="teacher enc/other: .*12.*it learnt .*11"):
+        LipJudge(saved, teacher, torch.device("cpu"))
