@@ -32,7 +32,8 @@ from errors import UserError
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import READER_FILE, LipReader, load_characters, save_reader
 from losses import closure_weight, ctc_loss, latent_loss, total_loss, velocity_loss, vertex_loss
-from wav2vec import TextTeacher, frame_lengths, length_mask, load_pretrained
+from pretrained import load_pretrained
+from wav2vec import TextTeacher, frame_lengths, length_mask
 
 CLOSURE_REACH_M = 0.002  # metres
 COMPONENT_FRAMES = 2_000  # frames that a low-rank vertex head's start is computed from

@@ -13,7 +13,6 @@ Two bodies from transformers are accepted, told apart by `model_type` in their c
 clip. benchmarks/RESULTS.md compares front-ends.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,10 +49,10 @@ __all__ = [
     "audio_frames",
     "build_body",
     "build_ctc",
+    "ctc_class",
     "fold",
     "frame_lengths",
     "length_mask",
-    "load_pretrained",
     "log_mel",
     "mel_filters",
     "mesh_frames",
@@ -111,7 +110,8 @@ class SpeechEncoder(nn.Module):
     def transform(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Projection and transformer of the body: (B, N, C0) to (B, N, C). mask: (B, N) bool."""
         hidden, _ = self.body.feature_projection(features)
-        if self.training and self.body.config.apply_spec_augment:
+        longer = hidden.shape[1] > self.body.config.mask_time_length  # a shorter clip stays whole
+        if self.training and self.body.config.apply_spec_augment and longer:
             hidden = self.body._mask_hidden_states(hidden, attention_mask=mask)
         return self.body.encoder(hidden, attention_mask=mask).last_hidden_state
 
@@ -121,8 +121,8 @@ class SpeechEncoder(nn.Module):
             self.body.feature_extractor._freeze_parameters()
 
 
-def build_ctc(config: Any) -> nn.Module:
-    """A fresh Wav2Vec2ForCTC or Wav2Vec2BertForCTC of a transformers config, context included."""
+def ctc_class(config: Any) -> type[nn.Module]:
+    """Wav2Vec2ForCTC or Wav2Vec2BertForCTC, as a transformers config says; else a `UserError`."""
     from transformers import Wav2Vec2BertForCTC, Wav2Vec2ForCTC
 
     kinds = {"wav2vec2": Wav2Vec2ForCTC, "wav2vec2-bert": Wav2Vec2BertForCTC}
@@ -130,56 +130,22 @@ def build_ctc(config: Any) -> nn.Module:
         raise UserError(
             f"speech encoder: {config.model_type} model; wanted wav2vec2 or wav2vec2-bert"
         )
-    model = kinds[config.model_type](config)
+    return kinds[config.model_type]
+
+
+def build_ctc(config: Any) -> nn.Module:
+    """A fresh model of `ctc_class(config)`, context included."""
+    model = ctc_class(config)(config)
     attach_context(getattr(model, model.base_model_prefix))
     return model
-
-
-def load_pretrained(source: str) -> nn.Module:
-    """A Wav2Vec2ForCTC or Wav2Vec2BertForCTC in float32 from a local folder or a hub name.
-
-    Raises `UserError` in one line when neither can be had.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-    from transformers import AutoConfig
-
-    local = Path(source).exists()
-    if not local and "/" in source and Path(source).parent.is_dir():
-        raise UserError(
-            f"--wav2vec2 {source}: no such folder; the synthetic recipe's encoder is made by "
-            "python -m synthetic.pretrain_encoder"
-        )
-    try:
-        config = AutoConfig.from_pretrained(source, local_files_only=local)
-        model = build_ctc(config)
-        if getattr(config, "context_layers", 0):
-            model.load_state_dict(load_file(Path(source) / "model.safetensors"))
-            return model
-        model, report = type(model).from_pretrained(
-            source, local_files_only=local, output_loading_info=True
-        )
-        if any("lm_head" in name for name in report["missing_keys"]):
-            raise UserError(
-                f"--wav2vec2 {source}: it reads no text (no lm_head); the lip reader's teacher "
-                "needs a CTC model, such as jonatasgrosman/wav2vec2-large-xlsr-53-english"
-            )
-        return model.float()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        fix = (
-            "the folder needs config.json and model.safetensors"
-            if local
-            else f"with a network once: huggingface-cli download {source}; or give a local folder"
-        )
-        raise UserError(f"--wav2vec2 {source}: cannot be loaded ({reason}); {fix}") from error
 
 
 class TextTeacher(nn.Module):
     """The frozen CTC model that says what the audio holds: features and text, in evaluation mode.
 
     (The release leaves its teacher in training mode, so its targets are random; ours is not.)
-    model: a Wav2Vec2ForCTC or Wav2Vec2BertForCTC.
+    model: a Wav2Vec2ForCTC or Wav2Vec2BertForCTC; with `lm_head` None it knows one character, the
+    blank, and every text is empty.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -188,8 +154,9 @@ class TextTeacher(nn.Module):
         self.body = getattr(model, model.base_model_prefix)
         self.features = SpeechFeatures(self.body)
         self.width = model.config.hidden_size
-        self.n_characters = model.config.vocab_size
-        self.blank = model.config.pad_token_id
+        reads = model.lm_head is not None
+        self.n_characters = model.config.vocab_size if reads else 1
+        self.blank = model.config.pad_token_id if reads else 0
 
     def train(self, mode: bool = True) -> "TextTeacher":
         """Stays in evaluation mode whatever is asked."""
@@ -204,6 +171,8 @@ class TextTeacher(nn.Module):
             mask = length_mask(frame_lengths(lengths), features.shape[1])
         hidden, _ = self.body.feature_projection(features)
         hidden = self.body.encoder(hidden, attention_mask=mask).last_hidden_state
+        if self.model.lm_head is None:
+            return hidden, hidden.new_zeros(*hidden.shape[:2], 1)
         return hidden, self.model.lm_head(hidden)
 
     def text(self, logits: Tensor, lengths: Tensor | None = None) -> list[Tensor]:

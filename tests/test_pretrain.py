@@ -11,10 +11,11 @@ from torch.utils.data import Dataset
 
 from config import ENCODERS, RECIPES
 from errors import run_cli
+from pretrained import load_pretrained
 from synthetic import crops, pretrain_encoder
 from synthetic.phones import PHONES
 from synthetic.pretrain_encoder import PhoneReader, phone_ctc
-from wav2vec import TextTeacher, load_pretrained
+from wav2vec import TextTeacher
 
 
 def test_the_transformer_starts_as_the_identity() -> None:

@@ -8,13 +8,13 @@ import torch
 
 from config import ENCODERS
 from errors import UserError
+from pretrained import load_pretrained
 from wav2vec import (
     SpeechEncoder,
     TextTeacher,
     audio_frames,
     build_body,
     fold,
-    load_pretrained,
     log_mel,
     mel_filters,
     mesh_frames,
