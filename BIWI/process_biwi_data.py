@@ -221,15 +221,26 @@ def process(
 
 def _run_all(clips: list[Clip], out: Path, workers: int) -> Iterator[str | UserError]:
     """What `convert` returned or raised for each clip, as they end."""
-    if not clips:
-        return
+    with tqdm(total=len(clips), unit="clip", disable=None) as bar:
+        run = _run_here if workers == 1 or len(clips) < 2 else _run_in_processes
+        for outcome in run(clips, out, workers):
+            bar.update()
+            yield outcome
+
+
+def _run_here(clips: list[Clip], out: Path, _workers: int) -> Iterator[str | UserError]:
+    for clip in clips:
+        try:
+            yield convert(clip, out)
+        except UserError as error:
+            yield error
+
+
+def _run_in_processes(clips: list[Clip], out: Path, workers: int) -> Iterator[str | UserError]:
     # spawn: the same on every system, and no thread or library state is inherited
-    pool = ProcessPoolExecutor(
-        min(workers, len(clips)), get_context("spawn"), _leave_interrupts_to_the_parent
-    )
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _leave_interrupts_to_the_parent)
     try:
-        futures = [pool.submit(convert, clip, out) for clip in clips]
-        for future in tqdm(as_completed(futures), total=len(clips), unit="clip", disable=None):
+        for future in as_completed([pool.submit(convert, clip, out) for clip in clips]):
             try:
                 yield future.result()
             except UserError as error:
