@@ -21,11 +21,12 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -238,7 +239,7 @@ def _run_here(clips: list[Clip], out: Path, _workers: int) -> Iterator[str | Use
 
 def _run_in_processes(clips: list[Clip], out: Path, workers: int) -> Iterator[str | UserError]:
     # spawn: the same on every system, and no thread or library state is inherited
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
         for future in as_completed([pool.submit(convert, clip, out) for clip in clips]):
             try:
@@ -253,8 +254,17 @@ def _run_in_processes(clips: list[Clip], out: Path, workers: int) -> Iterator[st
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _start_worker() -> None:
+    """Ctrl-C is the parent's to handle; where the parent is killed, its workers end, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _write_templates(clips: list[Clip], out: Path) -> None:
