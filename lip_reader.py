@@ -8,6 +8,7 @@ leaves it in a file of its own, so that `--mode test` can say how readable predi
 B batch, T mesh frames, A audio frames at 50 Hz, L lip vertices, K characters.
 """
 
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -160,6 +161,7 @@ def load_characters(source: str | Path) -> tuple[str, ...]:
         raise UserError(f"{path}: not a JSON object of character -> index ({error})") from error
 
 
+@functools.cache
 def _hub_vocabulary(name: str) -> Path | None:
     from transformers.utils import cached_file
 
@@ -193,6 +195,8 @@ class LipJudge:
         if any(dims[name] != value for name, value in found.items()):
             wanted = {name: dims[name] for name in found}
             raise UserError(f"lip reader's teacher {saved.teacher}: {found}; it learnt {wanted}")
+        if teacher.n_characters < 2:
+            raise UserError(f"lip reader's teacher {saved.teacher} reads no text: no CTC head")
         self.saved, self.device = saved, device
         self.reader, self.teacher = saved.reader.to(device).eval(), teacher.to(device)
 

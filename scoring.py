@@ -74,9 +74,7 @@ def find_judge(
         if saved.lips.max() >= spec.n_vertices:
             raise UserError(f"lip reader {path}: it is of another topology")
         source = teacher or saved.teacher
-        local = spec.path(source)
-        pretrained = load_pretrained(str(local) if local.is_dir() else source)
-        judge = LipJudge(saved, TextTeacher(pretrained), device)
+        judge = LipJudge(saved, TextTeacher(load_pretrained(source)), device)
     except UserError as error:
         return None, f"no character error rate: {error}"
     return judge, (
