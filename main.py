@@ -1,4 +1,4 @@
-"""Train and test: `python main.py --dataset synthetic [--mode train|test]`.
+"""Train and test: `python main.py --dataset vocaset|BIWI|BIWI_6|synthetic|path/to/your/folder`.
 
 Without --mode both are done: training, then the test table of the best model of validation.
 """
@@ -13,67 +13,107 @@ from typing import Any
 import torch
 
 from augment import augment
-from config import RECIPES, Recipe
+from config import RECIPES, DatasetSpec, Recipe
 from data_loader import MeshSpeechDataset, make_loader
+from dataset_folder import read_folder
 from errors import UserError, run_cli, writable_folder
+from overrides import override, parse_settings, with_base
+from prepared_data import locate
 
-OVERRIDES = (  # flag, type, help; each replaces the recipe's field of that name
-    ("epochs", int, "passes over the training data"),
-    ("batch_size", int, "clips a step"),
-    ("steps_per_epoch", int, "steps of one epoch, where there is a speech pool"),
-    ("learning_rate", float, "of everything but the encoder"),
-    ("encoder_learning_rate", float, "of the speech encoder"),
-    ("closure_gain", float, "extra weight of the lips in frames where they touch"),
-    ("seed", int, "of weights, crops and order"),
-)
-LEAST = {"epochs": 1, "batch_size": 1, "steps_per_epoch": 1, "closure_gain": 0, "seed": 0}
+DEFAULT_DATASET = "synthetic"
+SHORT = {  # flag that is short for a --set of the field of that name -> its help
+    "epochs": "passes over the training data",
+    "batch_size": "clips a step",
+    "steps_per_epoch": "steps of one epoch, where there is a speech pool",
+    "learning_rate": "of everything but the encoder",
+    "encoder_learning_rate": "of the speech encoder",
+    "closure_gain": "extra weight of the lips in frames where they touch",
+    "seed": "of weights, crops and order",
+}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="synthetic", choices=sorted(RECIPES))
+    parser.add_argument("--dataset", help=f"{', '.join(RECIPES)}, or a folder of your own data")
     parser.add_argument("--mode", choices=("train", "test"), help="default: train, then test")
     parser.add_argument("--out", help="run folder (default runs/<dataset>)")
     parser.add_argument("--checkpoint", help="model to test (default <out>/best.safetensors)")
+    parser.add_argument("--base", choices=sorted(RECIPES), metavar="RECIPE",
+                        help="recipe that network, encoder and training are taken from")  # fmt: skip
     parser.add_argument("--wav2vec2", help="pre-trained encoder: a local folder or a hub name")
     parser.add_argument("--init", help="model file whose weights to start from (fine-tuning)")
-    parser.add_argument("--split", default="test", help="split that is tested")
+    parser.add_argument("--split", nargs="+", help="splits to test (default: all named test...)")
     parser.add_argument("--workers", type=int, default=1, help="processes that load data")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    for name, kind, text in OVERRIDES:
-        parser.add_argument(f"--{name}", type=kind, help=text)
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
+                        help="replace any field of config.py, as in model.n_experts=4")  # fmt: skip
+    for name, text in SHORT.items():
+        parser.add_argument(f"--{name}", help=text)
     return parser.parse_args(argv)
 
 
 def resolve(args: argparse.Namespace) -> Recipe:
-    """The recipe with the flags that were given put in."""
-    recipe = RECIPES[args.dataset]
-    given = {
-        name: getattr(args, name) for name, _, _ in OVERRIDES if getattr(args, name) is not None
-    }
-    for name, least in LEAST.items():
-        if given.get(name, least) < least:
-            raise UserError(f"--{name} {given[name]}: wanted {least} or more")
-    for name in ("learning_rate", "encoder_learning_rate"):
-        if not 0 <= given.get(name, 0) < 1:
-            raise UserError(f"--{name} {given[name]}: wanted 0 to 1")
+    """The recipe that the flags name, with their changes put in and its data found on disk."""
+    name = args.dataset or DEFAULT_DATASET
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: wanted 0 or more")
-    if args.split not in recipe.dataset.splits:
-        known = ", ".join(recipe.dataset.splits)
-        raise UserError(f"--split {args.split}: {args.dataset} has {known}")
     if args.checkpoint and args.mode != "test":
         raise UserError("--checkpoint goes with --mode test: it names the model to test")
-    if "steps_per_epoch" in given and not recipe.dataset.speech_pool:
-        raise UserError(f"--steps_per_epoch: an epoch of {args.dataset} is all its clips once")
-    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **given))
-    return dataclasses.replace(recipe, wav2vec2=args.wav2vec2) if args.wav2vec2 else recipe
+    facts = ""
+    if name in RECIPES:
+        recipe = RECIPES[name]
+        recipe = with_base(recipe.dataset, RECIPES[args.base]) if args.base else recipe
+    elif Path(name).is_dir():
+        recipe, facts = read_folder(Path(name), args.base)
+    else:
+        raise UserError(
+            f"--dataset {name}: neither a recipe ({', '.join(RECIPES)}) nor a folder of your data"
+        )
+    recipe = override(recipe, settings_of(args))
+    if args.wav2vec2:
+        recipe = dataclasses.replace(recipe, wav2vec2=args.wav2vec2)
+    test_splits(recipe.dataset, args.split)
+    return dataclasses.replace(recipe, dataset=found(recipe.dataset, facts))
+
+
+def settings_of(args: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """What --set and the short flags change, as `override` wants it."""
+    settings = parse_settings(args.set)
+    for field in SHORT:
+        if (value := getattr(args, field)) is not None:
+            settings.append((f"--{field} {value}", f"train.{field}", value))
+    return settings
+
+
+def found(spec: DatasetSpec, facts: str) -> DatasetSpec:
+    """`spec` as it is on disk; prints where that is, `facts`, and what differs from the recipe."""
+    spec, remarks = locate(spec)
+    print("\n".join([f"{spec.name}: {spec.root}", *filter(None, [facts]), *remarks]))
+    return spec
+
+
+def check_splits(spec: DatasetSpec, splits: Sequence[str]) -> None:
+    """Raise `UserError` for a split that the data set does not have."""
+    for split in splits:
+        if split not in spec.splits:
+            raise UserError(f"--split {split}: {spec.name} has {', '.join(spec.splits)}")
+
+
+def test_splits(spec: DatasetSpec, given: Sequence[str] | None) -> list[str]:
+    """The splits to test: those given, else all whose name begins with "test"."""
+    check_splits(spec, given or ())
+    splits = list(given or [split for split in spec.splits if split.startswith("test")])
+    if not splits:
+        raise UserError(
+            f"{spec.name} has no test split; --split names one: {', '.join(spec.splits)}"
+        )
+    return splits
 
 
 def training_batches(recipe: Recipe, workers: int) -> Any:
     """Batches of one epoch: the clips of the train split, with the speech pool if any."""
     config = recipe.train
-    if recipe.dataset.speech_pool:
+    if recipe.dataset.speech_pool and config.steps_per_epoch:
         from synthetic.crops import MixedBatches
 
         return MixedBatches(recipe, workers)
@@ -84,43 +124,54 @@ def training_batches(recipe: Recipe, workers: int) -> Any:
         augment=augment if config.augment else None,
         seed=config.seed,
     )
+    print(data.summary())
     return make_loader(data, config.batch_size, True, config.seed, workers)
 
 
 def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> None:
     """Train into `out`; `out`/best.safetensors is the best model of validation."""
     from jambatalk import load_checkpoint
+    from pretrained import encoder_of
     from training import Run
 
     start = load_checkpoint(args.init)[0] if args.init else None
-    batches = training_batches(recipe, args.workers)
     validation = make_loader(MeshSpeechDataset(recipe.dataset, "val"), 1, False, 0)
+    print(validation.dataset.summary())
+    batches = training_batches(recipe, args.workers)
+    encoder = encoder_of(recipe.wav2vec2, recipe.model.encoder)
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder=encoder))
     best = Run(recipe, out, args.precision, start).fit(batches, validation)
     print(f"best model of validation: {best}")
 
 
-def test(checkpoint: Path, split: str, out: Path) -> None:
-    """Score a model file on a split of its own data set; print and write the table."""
+def test(checkpoint: Path, spec: DatasetSpec | None, out: Path, args: argparse.Namespace) -> None:
+    """Score a model file on splits of a data set (None: its own); print and write the table."""
     from jambatalk import load_checkpoint
     from scoring import evaluate
 
-    model, spec = load_checkpoint(checkpoint)
-    if split not in spec.splits:
-        known = ", ".join(spec.splits)
-        raise UserError(f"--split {split}: {spec.name}, which {checkpoint} is for, has {known}")
+    model, own = load_checkpoint(checkpoint)
+    spec = spec or found(own, "")
+    for field in ("n_vertices", "fps", "metres_per_unit"):
+        has, wanted = getattr(spec, field), getattr(own, field)
+        if has != wanted:
+            raise UserError(f"{checkpoint} is for {field} {wanted}; {spec.name} has {has}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(evaluate(model.to(device), spec, [split], device, checkpoint, out))
+    splits = test_splits(spec, args.split)
+    print(evaluate(model.to(device), spec, splits, device, checkpoint, out, args.wav2vec2))
     print(f"results: {out}/results.md, results.csv, results.json")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
+    if args.mode == "test" and args.checkpoint and not args.dataset:
+        test(Path(args.checkpoint), None, writable_folder(args.out or "runs/test"), args)
+        return
     recipe = resolve(args)
-    out = writable_folder(args.out or f"runs/{args.dataset}")
+    out = writable_folder(args.out or f"runs/{recipe.dataset.name}")
     if args.mode != "test":
         train(recipe, out, args)
     if args.mode != "train":
-        test(Path(args.checkpoint or out / "best.safetensors"), args.split, out)
+        test(Path(args.checkpoint or out / "best.safetensors"), recipe.dataset, out, args)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from errors import UserError
 
 PARTS: dict[str, type] = {"dataset": DatasetSpec, "model": ModelConfig, "train": TrainConfig}
 LETTERS = "MEA"  # of a layout
+ENCODER_HZ = 50  # wav2vec 2.0's own frames a second
 POSITIVE = (  # fields that are whole numbers from 1
     "dataset.fps", "dataset.source_fps", "dataset.n_vertices", "model.fps", "model.n_vertices",
     "model.fold", "model.d_model", "model.d_state", "model.d_conv", "model.expand",
@@ -93,6 +94,26 @@ def parse_settings(settings: Iterable[str]) -> list[tuple[str, str, str]]:
             raise UserError(f"--set {setting}: wanted field=value, as in train.epochs=3")
         found.append((f"--set {setting}", name.strip(), text.strip()))
     return found
+
+
+def with_base(spec: DatasetSpec, base: Recipe) -> Recipe:
+    """The recipe of a data set with another recipe's network, encoder and training.
+
+    Frames are folded so that the encoder runs at 50 Hz or a little below, as in the paper's BIWI;
+    at the base's own frame rate as there. A base that counts steps trains 100 epochs instead.
+    """
+    model, train = base.model, base.train
+    fold = model.fold if spec.fps == model.fps else max(1, ENCODER_HZ // spec.fps)
+    rank = min(model.vertex_rank, 3 * spec.n_vertices)
+    model = dataclasses.replace(
+        model, n_vertices=spec.n_vertices, fps=spec.fps, fold=fold, vertex_rank=rank,
+        units_per_metre=1.0 / spec.metres_per_unit,
+    )  # fmt: skip
+    if train.steps_per_epoch and not spec.speech_pool:
+        train = dataclasses.replace(train, steps_per_epoch=0, epochs=TrainConfig.epochs)
+    if not spec.inner_lips:
+        train = dataclasses.replace(train, closure_gain=0.0)
+    return Recipe(dataset=spec, model=model, train=train, wav2vec2=base.wav2vec2)
 
 
 def _find(said: str, name: str) -> tuple[str, str, str]:

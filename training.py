@@ -2,7 +2,7 @@
 
 The run folder holds run.json (recipe, command, commit, versions, device), log.csv (a row an epoch,
 every loss apart), TensorBoard events and best.safetensors. Losses as the paper (losses.py); the
-lip reader and the frozen teacher live here and go into no checkpoint.
+lip reader and the frozen teacher go into no checkpoint.
 """
 
 import csv
@@ -15,111 +15,27 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from config import PROJECT_ROOT, Recipe, TrainConfig
-from data_loader import load_region
 from errors import UserError
 from jambatalk import JambaTalk, save_checkpoint
-from lip_reader import READER_FILE, LipReader, load_characters, save_reader
+from lip_reader import READER_FILE, load_characters, save_reader
 from losses import closure_weight, ctc_loss, latent_loss, total_loss, velocity_loss, vertex_loss
-from pretrained import load_pretrained
-from wav2vec import TextTeacher, frame_lengths, length_mask
+from networks import Networks, build, make_optimizer, memory, pick_device, start_components
+from pretrained import find_source
+from regions import find_region
+from wav2vec import frame_lengths, length_mask
 
-CLOSURE_REACH_M = 0.002  # metres
-COMPONENT_FRAMES = 2_000  # frames that a low-rank vertex head's start is computed from
-
-
-@dataclass
-class Networks:
-    """What a run trains, and the teacher that it does not."""
-
-    model: JambaTalk
-    reader: LipReader
-    teacher: TextTeacher
-    average: AveragedModel | None
-    inner_lips: Tensor | None = None  # (2,) vertices that touch when the mouth is shut
-    reach: float = 0.0  # opening in the data's unit from which lips are plainly apart
-
-    @property
-    def best(self) -> JambaTalk:
-        """The weights that are validated and saved."""
-        return self.average.module if self.average is not None else self.model
-
-
-def pick_device() -> tuple[torch.device, torch.dtype, str]:
-    """Device, autocast dtype and the reason in words; the one place that decides them."""
-    if torch.cuda.is_available():
-        if torch.cuda.is_bf16_supported():
-            return torch.device("cuda"), torch.bfloat16, "CUDA with bfloat16"
-        return torch.device("cuda"), torch.float32, "CUDA without bfloat16: float32"
-    if torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported():
-        return torch.device("cpu"), torch.bfloat16, "CPU with bfloat16 instructions"
-    return torch.device("cpu"), torch.float32, "CPU without bfloat16 instructions: float32"
-
-
-def build(recipe: Recipe, device: torch.device) -> Networks:
-    """The networks of a recipe, encoder and teacher loaded from `recipe.wav2vec2`.
-
-    Raises `UserError` when the pre-trained encoder cannot be loaded or is of another shape.
-    """
-    source = recipe.wav2vec2
-    local = recipe.dataset.path(source)
-    is_folder = "/" in source and local.parent.is_dir()
-    pretrained = load_pretrained(str(local) if is_folder else source)
-    model = JambaTalk(recipe.model)
-    body = getattr(pretrained, pretrained.base_model_prefix)
-    try:
-        model.encoder.body.load_state_dict(body.state_dict())
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--wav2vec2 {source}: not the recipe's encoder ({reason})") from error
-    model.encoder.freeze_features()
-    teacher = TextTeacher(pretrained)
-    spec = recipe.dataset
-    lips = load_region(spec.path(spec.lips_region), spec.n_vertices)
-    reader = LipReader(
-        len(lips), teacher.width, teacher.n_characters, spec.fps, spec.metres_per_unit
-    )
-    model, reader, teacher = model.to(device), reader.to(device), teacher.to(device)
-    decay = recipe.train.ema_decay
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
-    nets = Networks(model, reader, teacher, average)
-    if recipe.train.closure_gain:
-        inner = load_region(spec.path(spec.inner_lips), spec.n_vertices)
-        nets.inner_lips = torch.from_numpy(inner).to(device)
-        nets.reach = CLOSURE_REACH_M / spec.metres_per_unit
-    return nets
-
-
-def start_components(model: JambaTalk, batches: Iterable[dict[str, Any]]) -> None:
-    """Start a low-rank vertex head from the principal components of the training offsets."""
-    if model.head.coefficients is None:
-        return
-    rows, found = [], 0
-    for batch in batches:
-        offsets = (batch["vertices"] - batch["template"][:, None])[
-            length_mask(batch["frames"], batch["vertices"].shape[1])
-        ]
-        rows.append(offsets[::3])
-        found += len(rows[-1])
-        if found >= COMPONENT_FRAMES:
-            break
-    offsets = torch.cat(rows)  # (n, V, 3)
-    mean = offsets.mean(0)
-    rank = model.config.vertex_rank
-    _, scale, directions = torch.svd_lowrank((offsets - mean).flatten(1), q=rank + 8)
-    components = (directions.T * (scale / math.sqrt(len(offsets)))[:, None])[:rank]
-    model.head.set_components(mean, components.unflatten(1, mean.shape))  # fmt: skip
+STATIC_AFTER = 3  # epochs before which lips that do not move yet are no cause for alarm
+STATIC_EVERY = 10  # epochs between two alarms
 
 
 def losses_of(
@@ -133,7 +49,7 @@ def losses_of(
     n_frames = min(prediction.shape[1], truth.shape[1])
     frames = frames.clamp(max=n_frames)
     mask = None if int(frames.min()) == n_frames else length_mask(frames, n_frames)
-    error = prediction[:, :n_frames] - truth[:, :n_frames]
+    error = (prediction[:, :n_frames] - truth[:, :n_frames]) * nets.metres
     parts = {
         "vertex": vertex_loss(error, mask),
         "velocity": velocity_loss(error, mask),
@@ -185,10 +101,10 @@ class Run:
         warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
         torch.manual_seed(recipe.train.seed)
         np.random.seed(recipe.train.seed)  # transformers draws SpecAugment's masks from it
-        spec = recipe.dataset
-        self.lips = load_region(spec.path(spec.lips_region), spec.n_vertices)
-        self.lips = torch.from_numpy(self.lips).to(self.device)
-        self.nets = build(recipe, self.device)
+        self.region = find_region(recipe.dataset, "lips")
+        self.lips = torch.from_numpy(self.region.indices).to(self.device)
+        self.nets = build(recipe, self.device, len(self.lips))
+        print(f"network: {memory(self.nets)}")
         self.fresh = start is None
         if start is not None:
             if start.config != self.nets.model.config:
@@ -229,6 +145,7 @@ class Run:
                     self.best = row["val_lve"]
                     save_checkpoint(best_file, nets.best, self.recipe.dataset)
                     self._save_reader(reader_file)
+                self._alarm(epoch, row)
                 for name, value in row.items():
                     events.add_scalar(name, value, epoch)
                 if writer is None:
@@ -240,10 +157,20 @@ class Run:
         return best_file
 
     def _save_reader(self, path: Path) -> None:
-        spec, teacher = self.recipe.dataset, self.recipe.wav2vec2
-        local = spec.path(teacher)
-        characters = load_characters(local if local.is_dir() else teacher)
-        save_reader(path, self.nets.reader, self.lips, spec.lips_region, teacher, characters)
+        teacher = self.recipe.wav2vec2
+        characters = load_characters(find_source(teacher))
+        save_reader(path, self.nets.reader, self.lips, self.region.source, teacher, characters)
+
+    def _alarm(self, epoch: int, row: dict[str, float]) -> None:
+        """Say in words when the predicted lips of validation do not move."""
+        due = epoch in (STATIC_AFTER, self.recipe.train.epochs) or epoch % STATIC_EVERY == 0
+        if due and row.get("val_static") == 1:
+            tqdm.write(
+                f"warning: epoch {epoch}: STATIC FACE, the predicted lips move "
+                f"{row['val_motion']:.2%} of what the recorded ones do in every validation clip. "
+                "Try a lower --encoder_learning_rate (or 0), a lower --learning_rate, more epochs; "
+                "check that vertices and templates have one scale and belong together"
+            )
 
     def _epoch(self, batches: Any, epoch: int) -> dict[str, float]:
         """One pass over the training batches: mean of every loss."""
@@ -278,12 +205,13 @@ class Run:
 
     @torch.no_grad()
     def validate(self, loader: DataLoader) -> dict[str, float]:
-        """LVE and MVE of the best weights on a loader, in the data set's unit."""
-        from metrics import lip_errors, mean_vertex_errors
+        """The best weights on a loader: LVE and MVE in the data set's unit; motion, the predicted
+        lips' standard deviation over the recorded ones'; static, 1 when no clip's lips move."""
+        from metrics import is_static, lip_errors, mean_vertex_errors, motion_std
 
         model = self.nets.best.eval()
         lips = self.lips.cpu().numpy()
-        lip, mean = [], []
+        lip, mean, moved, still = [], [], [], []
         for batch in self._to_device(loader):
             for i, n in enumerate(batch["frames"].tolist()):
                 audio = batch["audio"][i, : batch["audio_samples"][i]]
@@ -291,7 +219,15 @@ class Run:
                 truth = batch["vertices"][i, : len(predicted)].cpu().numpy()
                 lip.append(lip_errors(predicted, truth, lips))
                 mean.append(mean_vertex_errors(predicted, truth))
-        return {"lve": float(np.concatenate(lip).mean()), "mve": float(np.concatenate(mean).mean())}
+                moved.append((motion_std(predicted, lips), motion_std(truth, lips)))
+                still.append(is_static(predicted, lips) and not is_static(truth, lips))
+        predicted_std, recorded_std = np.sum(moved, axis=0)
+        return {
+            "lve": float(np.concatenate(lip).mean()),
+            "mve": float(np.concatenate(mean).mean()),
+            "motion": float(predicted_std / max(recorded_std, 1e-30)),
+            "static": float(all(still)),
+        }
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -299,34 +235,6 @@ class Run:
     def _to_device(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for batch in batches:
             yield {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
-def make_optimizer(
-    nets: Networks, config: TrainConfig, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW with a rate of its own for the encoder; linear warm-up, then a cosine to zero."""
-    encoder = [p for p in nets.model.encoder.parameters() if p.requires_grad]
-    known = {id(p) for p in nets.model.encoder.parameters()}
-    others = {name: p for name, p in nets.model.named_parameters() if id(p) not in known}
-    others |= {f"reader.{name}": p for name, p in nets.reader.named_parameters()}
-    plain = {name for name, p in others.items() if p.ndim < 2 or name.endswith("A_log")}
-    decayed = [p for name, p in others.items() if name not in plain]
-    groups = [
-        {"params": decayed, "lr": config.learning_rate},
-        {"params": encoder, "lr": config.encoder_learning_rate},
-        {  # biases, norms, and what mamba_ssm exempts
-            "params": [others[name] for name in plain],
-            "lr": config.learning_rate,
-            "weight_decay": 0.0,
-        },
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.98))
-
-    def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-        return warm * (0.5 + 0.5 * math.cos(math.pi * min(step / max(steps, 1), 1.0)))
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def write_record(folder: Path, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:

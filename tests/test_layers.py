@@ -10,6 +10,7 @@ LAYERS = (
     (
         "array_files",
         "augment",
+        "batches",
         "losses",
         "overrides",
         "published",
@@ -17,12 +18,13 @@ LAYERS = (
         "scan",
         "speech_features",
     ),
-    ("audio_files", "mamba", "mesh_files", "occlusion", "wav2vec"),
+    ("audio_files", "cache", "mamba", "mesh_files", "occlusion", "wav2vec"),
     ("prediction_folders", "prepared_data", "pretrained", "shading", "transformer"),
     ("data_loader", "regions"),
-    ("lip_reader", "metrics", "moe", "release_layers", "render_gl"),
+    ("lip_reader", "metrics", "moe", "release_network", "render_gl"),
     ("jambatalk", "release", "render", "results"),
-    ("scoring", "speaker", "training"),
+    ("dataset_folder", "networks", "scoring", "speaker"),
+    ("training",),
     ("demo", "main"),
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}

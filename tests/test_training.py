@@ -173,7 +173,7 @@ def test_encoder_of_another_shape_is_one_line(recipe: Recipe, tmp_path: Path) ->
         recipe, model=dataclasses.replace(recipe.model, encoder=ENCODER | {"hidden_size": 16})
     )
     with pytest.raises(UserError, match="not the recipe's encoder"):
-        training.build(other, torch.device("cpu"))
+        training.build(other, torch.device("cpu"), 3)
 
 
 def test_lip_reader_ignores_padding_and_hears_nothing() -> None:

@@ -1,0 +1,156 @@
+"""What a training run holds in memory: the network, its critic, their optimizer; on which device.
+
+The lip reader and the frozen teacher live beside the network, which knows neither.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from config import Recipe, TrainConfig
+from errors import UserError
+from jambatalk import JambaTalk
+from lip_reader import LipReader
+from mesh_files import load_region
+from pretrained import load_pretrained
+from wav2vec import TextTeacher, length_mask
+
+CLOSURE_REACH_M = 0.002  # metres
+COMPONENT_FRAMES = 2_000  # frames that a low-rank vertex head's start is computed from
+BYTES_TRAINED = 16  # of a float32 parameter: itself, its gradient, two moments of Adam
+
+
+@dataclass
+class Networks:
+    """What a run trains, and the teacher that it does not."""
+
+    model: JambaTalk
+    reader: LipReader
+    teacher: TextTeacher
+    average: AveragedModel | None
+    metres: float = 1.0  # a unit of the vertices, in units of the losses (TrainConfig.loss_unit)
+    inner_lips: Tensor | None = None  # (2,) vertices that touch when the mouth is shut
+    reach: float = 0.0  # opening in the data's unit from which lips are plainly apart
+
+    @property
+    def best(self) -> JambaTalk:
+        """The weights that are validated and saved."""
+        return self.average.module if self.average is not None else self.model
+
+
+def pick_device() -> tuple[torch.device, torch.dtype, str]:
+    """Device, autocast dtype and the reason in words; the one place that decides them."""
+    if torch.cuda.is_available():
+        if torch.cuda.is_bf16_supported():
+            return torch.device("cuda"), torch.bfloat16, "CUDA with bfloat16"
+        return torch.device("cuda"), torch.float32, "CUDA without bfloat16: float32"
+    if torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported():
+        return torch.device("cpu"), torch.bfloat16, "CPU with bfloat16 instructions"
+    return torch.device("cpu"), torch.float32, "CPU without bfloat16 instructions: float32"
+
+
+def build(recipe: Recipe, device: torch.device, n_lips: int) -> Networks:
+    """The networks of a recipe, encoder and teacher loaded from `recipe.wav2vec2`.
+
+    n_lips: vertices that the lip reader sees. Raises `UserError` when the pre-trained encoder
+    cannot be loaded or is of another shape.
+    """
+    spec, config = recipe.dataset, recipe.train
+    model = JambaTalk(recipe.model)
+    teacher = TextTeacher(load_encoder(model, recipe.wav2vec2))
+    reader = LipReader(n_lips, teacher.width, teacher.n_characters, spec.fps, spec.metres_per_unit)
+    model, reader, teacher = model.to(device), reader.to(device), teacher.to(device)
+    decay = config.ema_decay
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+    nets = Networks(model, reader, teacher, average, spec.metres_per_unit / config.loss_unit)
+    if config.closure_gain:
+        inner = load_region(spec.path(spec.inner_lips), spec.n_vertices)
+        nets.inner_lips = torch.from_numpy(inner).to(device)
+        nets.reach = CLOSURE_REACH_M / spec.metres_per_unit
+    return nets
+
+
+def load_encoder(model: JambaTalk, source: str) -> nn.Module:
+    """Put pre-trained weights into the model's encoder, its convolutions frozen; returns the
+    pre-trained model."""
+    pretrained = load_pretrained(source)
+    body = getattr(pretrained, pretrained.base_model_prefix)
+    try:
+        model.encoder.body.load_state_dict(body.state_dict())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--wav2vec2 {source}: not the recipe's encoder ({reason})") from error
+    model.encoder.freeze_features()
+    return pretrained
+
+
+def memory(nets: Networks) -> str:
+    """Parameters and the memory that they take in training, in words."""
+
+    def count(module: nn.Module, trained: bool) -> int:
+        return sum(p.numel() for p in module.parameters() if p.requires_grad is trained)
+
+    trained = count(nets.model, True) + count(nets.reader, True)
+    frozen = count(nets.model, False) + count(nets.teacher, False)
+    copies = frozen + (count(nets.model, True) if nets.average is not None else 0)
+    return (
+        f"{trained / 1e6:.1f} M parameters are trained, {frozen / 1e6:.1f} M frozen (the "
+        f"teacher's and the convolutions'): {(BYTES_TRAINED * trained + 4 * copies) / 1e9:.1f} GB "
+        "with gradients and Adam, activations apart"
+    )
+
+
+def start_components(model: JambaTalk, batches: Iterable[dict[str, Any]]) -> None:
+    """Start a low-rank vertex head from the principal components of the training offsets."""
+    if model.head.coefficients is None:
+        return
+    rows, found = [], 0
+    for batch in batches:
+        offsets = (batch["vertices"] - batch["template"][:, None])[
+            length_mask(batch["frames"], batch["vertices"].shape[1])
+        ]
+        rows.append(offsets[::3])
+        found += len(rows[-1])
+        if found >= COMPONENT_FRAMES:
+            break
+    offsets = torch.cat(rows) / model.config.units_per_metre  # (n, V, 3)
+    mean = offsets.mean(0)
+    flat, rank = (offsets - mean).flatten(1), model.config.vertex_rank
+    _, scale, directions = torch.svd_lowrank(flat, q=min(rank + 8, *flat.shape))
+    found = (directions.T * (scale / math.sqrt(len(offsets)))[:, None])[:rank]
+    components = flat.new_zeros(rank, flat.shape[1])  # few frames span fewer than `rank`
+    components[: len(found)] = found
+    model.head.set_components(mean, components.unflatten(1, mean.shape))  # fmt: skip
+
+
+def make_optimizer(
+    nets: Networks, config: TrainConfig, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW with a rate of its own for the encoder; linear warm-up, then a cosine to zero."""
+    encoder = [p for p in nets.model.encoder.parameters() if p.requires_grad]
+    known = {id(p) for p in nets.model.encoder.parameters()}
+    others = {name: p for name, p in nets.model.named_parameters() if id(p) not in known}
+    others |= {f"reader.{name}": p for name, p in nets.reader.named_parameters()}
+    plain = {name for name, p in others.items() if p.ndim < 2 or name.endswith("A_log")}
+    decayed = [p for name, p in others.items() if name not in plain]
+    groups = [
+        {"params": decayed, "lr": config.learning_rate},
+        {"params": encoder, "lr": config.encoder_learning_rate},
+        {  # biases, norms, and what mamba_ssm exempts
+            "params": [others[name] for name in plain],
+            "lr": config.learning_rate,
+            "weight_decay": 0.0,
+        },
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+        return warm * (0.5 + 0.5 * math.cos(math.pi * min(step / max(steps, 1), 1.0)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
