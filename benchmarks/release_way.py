@@ -1,7 +1,7 @@
 """How the public JambaTalk release trains, in plain PyTorch: the other side of `bench_train`.
 
 Written from what is known of the release (its published weights' names and shapes, and what it
-does when run), not from its code. `ReleaseNetwork` is `release.ReleasedJambaTalk` with what only
+does when run), not from its code. `ReleaseNetwork` is `release_network.ReleasedJambaTalk` with what only
 training has; its parameters have the names and shapes of the published files. Each point that
 costs time or memory says what the release does there. Where that is not known the cheaper way is
 taken: the fixed teacher makes no graph, gradients are not clipped, the balance loss that the
@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from config import ModelConfig
 from mamba import set_scan_backend
-from release import ReleasedJambaTalk, stretched_frames
-from release_layers import Mixture
+from release_network import Mixture, ReleasedJambaTalk, stretched_frames
 from speech_features import fold
 from wav2vec import build_ctc
 
