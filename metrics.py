@@ -299,6 +299,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(asdict(scores)))
         return
     print(_table(scores, regions, step, bool(templates)))
+    left = set(Path(args.truth).rglob("*.npy")) - {pair.truth for pair in pairs}
+    if left:
+        print(f"{len(left)} clips of --truth have no prediction ({min(left).stem}, ...)")
 
 
 def _table(scores: Scores, regions: dict[str, str], step: int, has_templates: bool) -> str:

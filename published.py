@@ -57,8 +57,8 @@ _PWC_CODETALKER = "paperswithcode.com/paper/codetalker-speech-driven-3d-facial-a
 _SELFTALK = "arXiv 2306.10799"
 _UNITALKER_19 = "github.com/X-niper/UniTalker/issues/19"
 _UNITALKER_28 = "github.com/X-niper/UniTalker/issues/28"
-_LISTING = "benchmark listing, from a later paper"
-_LISTED = "benchmark listing of its own paper"
+_LISTING = "benchmark listing"
+_LISTED = "its own paper, as listed"
 
 # SelfTalk's and UniTalker's tables print 1e-5 mm; UniTalker's code returns 8.14e-06 for its 0.814
 # (issue 19), so what is printed is the bare output of CodeTalker's formula.

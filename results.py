@@ -20,6 +20,7 @@ from config import DatasetSpec
 from metrics import CLOSED_M
 from published import WARNING, benchmark, comparison, rows_of
 
+UNITS = {"lve": "unit²", "fdd": "unit²", "mve": "unit", "jitter": "unit/s²", "cer": "ratio"}
 OVER_FRAMES = ("lve", "mve", "jitter")  # metrics averaged over frames; FDD is over clips
 ENDS = {"model": "", "motionless template": "_motionless", "captured truth": "_truth"}
 BLIND = 0.95  # of the motionless template's error rate: a reader no better on true lips is blind
@@ -102,7 +103,7 @@ def table(total: dict[str, Any], spec: DatasetSpec, split: str) -> str:
         "",
         *split_lines(splits | everything, spec),
         "",
-        *measure_lines(total),
+        *(f"- {line}" for line in measure_lines(total)),
     ]
     if "splits" in total:
         lines += ["", *subject_lines(splits, spec)]

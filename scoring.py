@@ -37,7 +37,7 @@ from metrics import (
 )
 from pretrained import load_pretrained
 from regions import find_region
-from results import published_rows, summarise, table, write_results
+from results import UNITS, published_rows, summarise, table, write_results
 from wav2vec import TextTeacher
 
 
@@ -53,7 +53,8 @@ def evaluate(
         MeshSpeechDataset(spec, split)  # what is missing says so before the first clip is scored
     judge, reading = find_judge(checkpoint.parent / READER_FILE, spec, device, teacher)
     rows = [row for s in splits for row in score_split(model, spec, s, device, judge)]
-    total = {"checkpoint": str(checkpoint), "split": ", ".join(splits)}
+    total = {"checkpoint": str(checkpoint), "dataset": spec.name, "split": ", ".join(splits)}
+    total |= {"metres_per_unit": spec.metres_per_unit, "units": UNITS}
     total |= {"regions": {which: region_of(spec, which)[1] for which in ("lips", "upper")}}
     total |= {"reading": reading} | summarise(rows)
     total |= {"published": published_rows(spec, splits)}

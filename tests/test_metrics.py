@@ -350,6 +350,11 @@ def test_the_table_names_the_regions(folders: Path, capsys: pytest.CaptureFixtur
     assert lines[0].startswith("LVE") and lines[0].endswith("lips.txt")
     assert lines[1].split()[:2] == ["FDD", "-"]
     assert lines[-1] == "2 clips, 15 frames; one frame in 2 of the truth compared"
+    (folders / "pred/F1_sentence01.npy").unlink()
+    main(["--pred", f"{folders}/pred", "--truth", f"{folders}/truth"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("1 clips, 6 frames")
+    assert lines[-1] == "1 clips of --truth have no prediction (F1_sentence01, ...)"
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ def test_files_hold_both_splits_every_clip_and_plain_json(
     found = json.loads((out / "results.json").read_text(), parse_constant=refuse)
     assert [clip["clip"] for clip in found["clips"]] == ["F2_e01", "F2_e02", "F1_e02"]
     assert set(found["total"]["splits"]) == {"test_a", "test_b"}
+    assert found["total"]["metres_per_unit"] == 1e-3 and found["total"]["units"]["lve"] == "unit²"
     assert found["total"]["regions"]["lips"] == "lips.txt (3 vertices)"
     lines = (out / "results.csv").read_text().splitlines()
     assert lines[0].startswith("split,clip,subject,frames,lve,") and len(lines) == 4
@@ -161,7 +162,7 @@ def test_tables_name_unit_region_split_and_subject(spec: DatasetSpec, tmp_path: 
 
 
 def test_a_face_that_does_not_move_is_called_static(spec: DatasetSpec, tmp_path: Path) -> None:
-    said = [line for line in evaluate(spec, tmp_path).splitlines() if line.startswith("STATIC")]
+    said = [line for line in evaluate(spec, tmp_path).splitlines() if line.startswith("- STATIC")]
     assert "in 3 of 3 clips (F2_e01, F2_e02, F1_e02)" in said[0] and "unit" in said[0]
 
 
