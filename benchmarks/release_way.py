@@ -1,11 +1,11 @@
 """How the public JambaTalk release trains, in plain PyTorch: the other side of `bench_train`.
 
 Written from what is known of the release (its published weights' names and shapes, and what it
-does when run), not from its code. `ReleaseNetwork` is `release_network.ReleasedJambaTalk` with what only
-training has; its parameters have the names and shapes of the published files. Each point that
-costs time or memory says what the release does there. Where that is not known the cheaper way is
-taken: the fixed teacher makes no graph, gradients are not clipped, the balance loss that the
-release throws away is not even computed.
+does when run), not from its code. `ReleaseNetwork` is `release_network.ReleasedJambaTalk` with what
+only training has; its parameters have the names and shapes of the published files. Each point
+that costs time or memory says what the release does there. Where that is not known the cheaper
+way is taken: the fixed teacher makes no graph, gradients are not clipped, the balance loss that
+the release throws away is not even computed.
 
 B batch (always 1), S samples at 16 kHz, A audio frames (50 Hz), T mesh frames, V vertices, L lip
 vertices, D decoder width, C encoder width, E experts, N an expert's capacity in frames, K
