@@ -4,14 +4,15 @@ The pool holds audio and phones alone; the lips that belong to a crop are expand
 here, for a training subject drawn at random with that subject's own manner.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
+from batches import BatchPlan, PlannedLoader
 from config import Recipe
-from data_loader import MeshSpeechDataset, collate, make_loader
+from data_loader import MeshSpeechDataset, collate
 from synthetic.coarticulation import CHANNELS, style_of
 from synthetic.head import channel_basis, load_head
 from synthetic.speech import SpeechPool
@@ -51,39 +52,67 @@ class PoolCrops(Dataset):
         }  # fmt: skip
 
 
-class MixedBatches:
-    """`steps` batches an epoch: one in seven from the corpus, the others from the pool."""
+class Mixture(ConcatDataset):
+    """The corpus and behind it the crops of the pool, as one data set."""
 
-    def __init__(self, recipe: Recipe, workers: int = 1) -> None:
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the crops and augmentations of this epoch."""
+        for part in self.datasets:
+            part.set_epoch(epoch)
+
+
+class MixedPlan(BatchPlan):
+    """`steps` global batches an epoch, each of the corpus or of the pool; indices of a `Mixture`.
+
+    One in seven is of the corpus, which is at most once passed; the others are the crops one after
+    another.
+    """
+
+    def __init__(
+        self, n_clips: int, steps: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        super().__init__(batch_size, seed, rank, world)
+        self.n_clips, self.steps, self.step_clips = n_clips, steps, batch_size * world
+        one_pass = -(-n_clips // self.step_clips)
+        self.n_corpus = min(round(CORPUS_SHARE * steps), one_pass)
+        self.n_crops = (steps - self.n_corpus) * self.step_clips
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def global_batches(self) -> list[list[int]]:
+        """See `BatchPlan.global_batches`."""
+        shuffled = DataLoader(
+            range(self.n_clips), self.step_clips, shuffle=True, collate_fn=list,
+            generator=torch.Generator().manual_seed(self.seed + self.epoch),
+        )  # fmt: skip
+        corpus = iter(shuffled)
+        crops = range(self.n_clips, self.n_clips + self.n_crops)
+        pool = (list(crops[i : i + self.step_clips]) for i in range(0, len(crops), self.step_clips))
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.steps)
+        return [next(corpus if position < self.n_corpus else pool) for position in order]
+
+    def identity(self) -> dict[str, int | str]:
+        """See `BatchPlan.identity`."""
+        return super().identity() | {"steps": self.steps, "clips": self.n_clips}
+
+
+class MixedBatches(PlannedLoader):
+    """`steps_per_epoch` batches an epoch: one in seven from the corpus, the others from the pool.
+
+    Of each the share of `rank` among `world` processes, `recipe.train.batch_size` clips at most.
+    """
+
+    def __init__(self, recipe: Recipe, workers: int = 1, rank: int = 0, world: int = 1) -> None:
         from augment import augment
 
         config = recipe.train
-        self.config, self.epoch = config, 0
-        self.corpus = MeshSpeechDataset(
+        corpus = MeshSpeechDataset(
             recipe.dataset, "train", crop_s=config.max_clip_s, seed=config.seed,
             augment=augment if config.augment else None,
         )  # fmt: skip
-        one_pass = -(-len(self.corpus) // config.batch_size)
-        self.n_corpus = min(round(CORPUS_SHARE * config.steps_per_epoch), one_pass)
-        self.n_pool = config.steps_per_epoch - self.n_corpus
-        self.crops = PoolCrops(recipe, self.n_pool * config.batch_size)
-        self.workers = workers
-        self.dataset = self  # where training looks for set_epoch
-
-    def __len__(self) -> int:
-        return self.n_corpus + self.n_pool
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the crops, augmentations and order of this epoch."""
-        self.epoch = epoch
-        self.corpus.set_epoch(epoch)
-        self.crops.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        config = self.config
-        corpus = iter(make_loader(self.corpus, config.batch_size, True, config.seed + self.epoch))
-        pool = iter(DataLoader(self.crops, config.batch_size, num_workers=self.workers,
-                               collate_fn=collate))  # fmt: skip
-        order = np.random.default_rng((config.seed, self.epoch)).permutation(len(self))
-        for position in order:
-            yield next(corpus if position < self.n_corpus else pool)
+        plan = MixedPlan(
+            len(corpus), config.steps_per_epoch, config.batch_size, config.seed, rank, world
+        )
+        mixture = Mixture([corpus, PoolCrops(recipe, plan.n_crops)])
+        super().__init__(mixture, plan, collate, workers)

@@ -1,0 +1,350 @@
+"""The cache: made once, the same bits, whole or not at all, whoever writes and whatever breaks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cache as cache_module
+from cache import Cache, NoCache, clear, holdings, main, model_key
+from errors import UserError, run_cli
+
+ROOT = Path(__file__).resolve().parents[1]
+MAKER = {"what": "teacher", "model": "abc"}
+
+
+@pytest.fixture(autouse=True)
+def any_disk_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "KEEP_FREE_BYTES", 0)
+
+
+class Maker:
+    """Counts how often it was asked for its array."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.calls = array, 0
+
+    def __call__(self) -> np.ndarray:
+        self.calls += 1
+        return self.array
+
+
+@pytest.fixture
+def features(rng: np.random.Generator) -> Maker:
+    return Maker(rng.standard_normal((7, 11)).astype(np.float32))
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.npy"))
+
+
+def old_file(path: Path, content: bytes) -> Path:
+    """A file that was last changed a minute ago."""
+    path.write_bytes(content)
+    then = time.time() - 60
+    os.utime(path, (then, then))
+    return path
+
+
+def python(code: str, *argv: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *argv], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_an_array_is_made_once_and_mapped_read_only(tmp_path: Path, features: Maker) -> None:
+    first = Cache(tmp_path, MAKER).get("clip", features)
+    again = Cache(tmp_path, dict(reversed(MAKER.items()))).get("clip", features)  # another run
+    assert features.calls == 1
+    for found in (first, again):
+        assert isinstance(found, np.memmap) and not found.flags.writeable
+        assert found.dtype == np.float32 and found.tobytes() == features.array.tobytes()
+    assert np.load(entries(tmp_path)[0]).tobytes() == features.array.tobytes()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(0, np.int64),  # a clip in which the teacher reads nothing
+        np.float32([np.nan, -0.0, np.inf, 1e-42]),
+        np.float64(0.1),
+        np.arange(24, dtype=np.int16).reshape(2, 3, 4).transpose(2, 0, 1),
+    ],
+)
+def test_every_shape_dtype_and_bit_comes_back(tmp_path: Path, array: np.ndarray) -> None:
+    cache = Cache(tmp_path, MAKER)
+    for found in (cache.get("x", lambda: array), cache.get("x", Maker(None))):
+        assert isinstance(found, np.memmap)
+        assert (found.shape, found.dtype) == (array.shape, array.dtype)
+        assert found.tobytes() == array.tobytes()
+
+
+def test_a_tensor_is_stored_as_it_is(tmp_path: Path) -> None:
+    tensor = torch.arange(5, dtype=torch.float32) / 3
+    assert np.array_equal(Cache(tmp_path, MAKER).get("x", lambda: tensor), tensor.numpy())
+
+
+def test_objects_are_no_numbers(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no array of numbers"):
+        Cache(tmp_path, MAKER).get("x", lambda: np.array(["text"]))
+    assert not entries(tmp_path)
+
+
+def test_another_key_or_maker_is_another_entry(tmp_path: Path) -> None:
+    made = [
+        Cache(tmp_path, maker).get(key, lambda i=i: np.array([i]))
+        for i, (maker, key) in enumerate(
+            [
+                (MAKER, "a"),
+                (MAKER, "b"),
+                (MAKER | {"model": "abd"}, "a"),
+                ({"what": "teacher"}, "a"),
+            ]
+        )
+    ]
+    assert [int(found[0]) for found in made] == [0, 1, 2, 3]
+    assert len(entries(tmp_path)) == 4
+
+
+def test_a_damaged_entry_is_made_again(tmp_path: Path, features: Maker) -> None:
+    Cache(tmp_path, MAKER).get("clip", features)
+    (path,) = entries(tmp_path)
+    whole = path.read_bytes()
+    assert len(whole) == 128 + 7 * 11 * 4 + 36
+
+    def flipped(at: int) -> bytes:
+        return whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+
+    damaged = [whole[:n] for n in (0, 5, 60, 128, 130, 128 + 308, len(whole) - 1)]
+    damaged += [flipped(at) for at in (0, 8, 30, 128, 300, 128 + 308, len(whole) - 1)]
+    damaged += [whole + b"x", b"RIFF" * 100, bytes(len(whole))]
+    for n, content in enumerate(damaged, start=2):
+        path.write_bytes(content)
+        found = Cache(tmp_path, MAKER).get("clip", features)
+        assert features.calls == n and found.tobytes() == features.array.tobytes()
+        assert path.read_bytes() == whole
+
+
+def test_an_entry_of_something_else_is_made_again(tmp_path: Path, features: Maker) -> None:
+    cache = Cache(tmp_path, MAKER)
+    cache.get("clip", features)
+    (path,) = entries(tmp_path)
+    cache.get("other", lambda: np.zeros(3))
+    (other,) = set(entries(tmp_path)) - {path}
+    path.write_bytes(other.read_bytes())  # whole, but not this key's
+    assert cache.get("clip", features).tobytes() == features.array.tobytes()
+    np.save(path, np.zeros(3))  # an .npy that no cache wrote
+    assert cache.get("clip", features).tobytes() == features.array.tobytes()
+    assert features.calls == 3
+
+
+def test_a_mapped_entry_outlives_its_replacement(tmp_path: Path, features: Maker) -> None:
+    found = Cache(tmp_path, MAKER).get("clip", features)
+    clear(tmp_path)
+    assert found.tobytes() == features.array.tobytes()
+    assert Cache(tmp_path, MAKER).get("clip", features) is not found and features.calls == 2
+
+
+LIMITED = """
+import resource, signal, sys
+import numpy as np
+import cache
+cache.KEEP_FREE_BYTES = 0
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+kept = cache.Cache(sys.argv[1], {"what": "test"})
+kept.get("small", lambda: np.zeros(100))
+for key in ("a", "b"):
+    array = np.arange(10_000, dtype=np.float32)
+    found = kept.get(key, lambda: array)
+    assert found.tobytes() == array.tobytes() and not found.flags.writeable
+"""
+
+
+def test_a_write_that_fails_is_one_warning_and_leaves_nothing(tmp_path: Path) -> None:
+    """The limit on file sizes stands for a full disk: 20 kB are written, then it fails."""
+    pytest.importorskip("resource")  # not on Windows
+    child = python(LIMITED, str(tmp_path))
+    out, err = child.communicate()
+    assert child.returncode == 0, err
+    assert err.count("\n") == 1 and err.startswith(f"warning: cache {tmp_path}: cannot be written")
+    assert len(entries(tmp_path)) == 1 and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_disk_nearly_full_is_left_to_the_run(
+    tmp_path: Path,
+    features: Maker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cache_module, "KEEP_FREE_BYTES", 2**60)
+    cache = Cache(tmp_path, MAKER)
+    for key in ("a", "b"):
+        assert cache.get(key, features).tobytes() == features.array.tobytes()
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "GB free" in err and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_one_line() -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        Cache("/proc/nowhere", MAKER)
+
+
+SHARING = """
+import sys
+import numpy as np
+import cache
+cache.KEEP_FREE_BYTES = 0
+kept = cache.Cache(sys.argv[1], {"what": "test"})
+for i in range(60):
+    array = np.full((50, 100), i, np.float32)
+    assert kept.get(str(i), lambda: array).tobytes() == array.tobytes()
+"""
+
+
+def test_processes_share_a_folder(tmp_path: Path) -> None:
+    children = [python(SHARING, str(tmp_path)) for _ in range(4)]
+    for child in children:
+        out, err = child.communicate()
+        assert child.returncode == 0 and not err
+    assert len(entries(tmp_path)) == 60 and not list(tmp_path.rglob("*.tmp"))
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+import cache
+cache.KEEP_FREE_BYTES = 0
+kept = cache.Cache(sys.argv[1], {"what": "test"})
+kept.get("first", lambda: np.zeros(9))
+cache.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+kept.get("second", lambda: np.ones(9))
+"""
+
+
+def test_a_process_killed_while_writing_leaves_no_entry(tmp_path: Path) -> None:
+    child = python(KILLED, str(tmp_path))
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    assert len(entries(tmp_path)) == 1
+    (left,) = tmp_path.rglob("*.tmp")
+    assert Cache(tmp_path, {"what": "test"}).get("second", lambda: np.ones(9)).sum() == 9
+    assert left.exists()  # it might be of a process that is still writing
+    hours_ago = time.time() - 7_300
+    os.utime(left, (hours_ago, hours_ago))
+    Cache(tmp_path, {"what": "test"})
+    assert not left.exists()
+
+
+def test_a_content_key_is_of_bytes_and_settings(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", MAKER)
+    one = old_file(tmp_path / "one.wav", b"sound")
+    same, other = tmp_path / "same.wav", tmp_path / "other.wav"
+    same.write_bytes(b"sound")
+    other.write_bytes(b"sounds")
+    key = cache.content_key(one, rate=16_000)
+    assert cache.content_key(same, rate=16_000) == key
+    assert cache.content_key(other, rate=16_000) != key
+    assert cache.content_key(one, rate=8_000) != key
+    one.write_bytes(b"Sound")
+    assert cache.content_key(one, rate=16_000) != key
+
+
+def test_a_file_is_read_once_for_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = old_file(tmp_path / "a.wav", b"sound")
+    folder = tmp_path / "cache"
+    key = Cache(folder, MAKER).content_key(path)
+    with open(folder / "contents.jsonl", "a") as file:
+        file.write('{"a": 1}\n[1, 2]\n[["x"], 1, 2, "y"]\n["cut')  # as a killed process leaves it
+    monkeypatch.setattr(cache_module, "hash_file", None)  # not to be called
+    assert Cache(folder, {"what": "another"}).content_key(path) == key
+
+
+def test_a_file_that_has_just_changed_is_not_trusted_to_its_time_stamp(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"sound")
+    stamp = path.stat().st_mtime_ns
+    cache = Cache(tmp_path / "cache", MAKER)
+    key = cache.content_key(path)
+    path.write_bytes(b"Sound")  # within the same tick of the file system's clock
+    os.utime(path, ns=(stamp, stamp))
+    assert cache.content_key(path) != key
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.wav: cannot be read \(No such file"):
+        Cache(tmp_path, MAKER).content_key(tmp_path / "none.wav")
+
+
+def test_a_model_key_sees_every_name_shape_and_bit() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5))
+    key = model_key(model)
+    assert model_key(model.state_dict()) == key
+    assert model_key(dict(reversed(model.state_dict().items()))) == key
+    assert model_key({k: v.numpy() for k, v in model.state_dict().items()}) == key
+    others = []
+    for name, value in model.state_dict().items():
+        changed = model.state_dict()
+        if value.is_floating_point():
+            changed[name] = value.clone()
+            flat = changed[name].view(-1)
+            flat[-1] = torch.nextafter(flat[-1], torch.tensor(9.0))  # the last bit of the last one
+        else:
+            changed[name] = value + 1
+        others.append(model_key(changed))
+    state = model.state_dict()
+    others.append(model_key(state | {"0.weight": state["0.weight"].T}))
+    others.append(model_key(state | {"0.bias": state["0.bias"].bfloat16()}))
+    others.append(model_key({f"x{k}": v for k, v in state.items()}))
+    assert len({key, *others}) == 1 + len(others)
+
+
+def test_no_cache_gives_the_same_bits_and_keeps_nothing(tmp_path: Path, features: Maker) -> None:
+    off = NoCache()
+    assert off.content_key(tmp_path / "none.wav") == ""
+    for n in (1, 2):
+        found = off.get("clip", features)
+        assert features.calls == n and not found.flags.writeable
+        assert found.tobytes() == Cache(tmp_path, MAKER).get("c", lambda: features.array).tobytes()
+
+
+def test_the_report_says_what_is_there_and_clear_deletes_just_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = Cache(tmp_path, MAKER)
+    cache.get("a", lambda: np.zeros(1_000, np.float32))
+    Cache(tmp_path, {"what": "audio"}).get("a", lambda: np.zeros(1, np.float32))
+    cache.content_key(old_file(tmp_path / "mine.txt", b"my own"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "also.npy").write_bytes(b"my own")
+    big, small = holdings(tmp_path)
+    assert (big.entries, big.n_bytes) == (1, 128 + 4_000 + 36) and small.n_bytes == 128 + 4 + 36
+    assert json.loads(big.made_by) == {"format": 1, **MAKER}
+    assert run_cli(main, ["--folder", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert '"what": "teacher"' in out and out.count("1 entries") == 2 and "in all\n" in out
+    assert run_cli(main, ["--folder", str(tmp_path), "--clear"]) == 0
+    assert "deleted" in capsys.readouterr().out
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {"mine.txt", "mine", "mine/also.npy"}
+
+
+def test_no_folder_to_report_on_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(main, ["--folder", str(tmp_path / "none")]) == 2
+    err = capsys.readouterr().err
+    assert "no such folder" in err and err.count("\n") == 1
+
+
+def test_the_cache_needs_no_torch() -> None:
+    child = python("import cache, sys; assert 'torch' not in sys.modules")
+    assert child.wait() == 0
