@@ -3,6 +3,9 @@
 Writes `<out>/<name>.mp4`, the head speaking the recording, and `<out>/<name>.npy`, its vertices
 (T, V, 3) float32 in the unit of the model's training data. Frame t is the instant t / fps; the
 frames cover the whole recording.
+
+`--checkpoint` also takes the weights that the paper's authors published (vocaset.pth, biwi.pth,
+see `release`); `--dataset` says whose templates and topology they are for.
 """
 
 import argparse
@@ -16,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from config import PROJECT_ROOT, SAMPLE_RATE, DatasetSpec
+from config import PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
 from errors import UserError, run_cli
+from speaker import appearance, choose_face, faces_of, load_model
 from synthetic.head import HEAD_FILE, channel_basis, load_head
 
 DEMO_FOLDER = PROJECT_ROOT / "demo/wav"
 CHECKPOINT = PROJECT_ROOT / "synthetic/model.safetensors"
-WETNESS = {"eye": 1.0, "teeth": 0.35, "tongue": 0.35}  # of parts whose name has this in it
 RENDER_THREADS = 4  # at most; each holds a z-buffer of its own
 BLINK_CLOSE_S, BLINK_HOLD_S, BLINK_OPEN_S = 0.08, 0.03, 0.16
 BLINK_PAUSE_S = (2.0, 5.5)  # between blinks of a person at ease
@@ -34,6 +37,7 @@ class Plan:
 
     wav_path: Path
     checkpoint: Path
+    dataset: str | None  # a key of config.RECIPES
     out: Path
     subject: str | None
     template: Path | None
@@ -55,7 +59,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--subject", metavar="NAME",
         help="whose neutral face speaks; default: the model's first; a wrong name lists them all")
     add("--checkpoint", type=Path, metavar="FILE", default=CHECKPOINT,
-        help="a model that main.py trained; default: synthetic/model.safetensors")
+        help="a model that main.py trained, or published weights (vocaset.pth, biwi.pth); "
+             "default: synthetic/model.safetensors")
+    add("--dataset", choices=list(RECIPES),
+        help="whose faces the published weights move; default: the one with as many vertices")
     add("--template", type=Path, metavar="FILE",
         help="a neutral face of your own, .ply or .obj, in the topology of the model")
     add("--out", type=Path, metavar="FOLDER", default=Path("out"), help="default: out")
@@ -100,6 +107,7 @@ def check(args: argparse.Namespace) -> Plan:
     return Plan(
         wav_path=wav_path,
         checkpoint=args.checkpoint,
+        dataset=args.dataset,
         out=args.out,
         subject=args.subject,
         template=args.template,
@@ -118,33 +126,6 @@ def bundled_recording() -> Path:
     if not recordings:
         raise UserError(f"no recording in {DEMO_FOLDER}; give one with --wav_path FILE")
     return recordings[0]
-
-
-def choose_face(plan: Plan, spec: DatasetSpec) -> tuple[str, NDArray[np.float32]]:
-    """(name, template (V, 3)) of who speaks, in the unit of the model."""
-    if plan.template is not None:
-        from data_loader import load_templates
-
-        name, template = next(iter(load_templates(plan.template).items()))
-        if len(template) != spec.n_vertices:
-            raise UserError(
-                f"--template {plan.template}: {len(template)} vertices, the model's topology "
-                f"({spec.name}) has {spec.n_vertices}; register your face to {spec.topology}"
-            )
-        return name, template
-    templates = templates_of(spec)
-    subject = plan.subject or next(iter(templates))
-    if subject not in templates:
-        raise UserError(f"--subject {subject}: not one of the model's: {', '.join(templates)}")
-    return subject, templates[subject]
-
-
-def templates_of(spec: DatasetSpec) -> dict[str, NDArray[np.float32]]:
-    """Subject -> neutral face (V, 3) of the data that the model was trained on."""
-    from data_loader import load_templates
-
-    path = spec.path(spec.templates)
-    return load_head().templates if path == HEAD_FILE else load_templates(path)
 
 
 def cover(
@@ -190,17 +171,6 @@ def with_blinks(meshes: Iterator[NDArray], n_frames: int, fps: int) -> Iterator[
         yield mesh + closure * shut
 
 
-def appearance(spec: DatasetSpec, subject: str) -> dict[str, NDArray]:
-    """Keyword arguments of `Renderer`: the subject's colours, what is wet; only if it is known."""
-    if spec.path(spec.topology) != HEAD_FILE:
-        return {}
-    head = load_head()
-    gloss = np.zeros(len(head.colors))
-    for part, indices in head.parts.items():
-        gloss[indices] = max((wet for name, wet in WETNESS.items() if name in part), default=0.0)
-    return {"colors": head.subject_colors.get(subject, head.colors), "gloss": gloss}
-
-
 def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, int]) -> None:
     """Stream `meshes` (V, 3) into the .npy `path` (T, V, 3) float32; memory for one is enough."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -214,11 +184,10 @@ def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, 
 
 def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]):
     """The `Renderer` of the plan; fails here, before the network's work, where it cannot draw."""
-    from data_loader import load_faces
     from render import Renderer
 
     return Renderer(
-        load_faces(spec.path(spec.topology)),
+        faces_of(spec, plan.template),
         face[1],
         size=plan.size,
         background=plan.background,
@@ -250,13 +219,12 @@ def predict(model, audio: NDArray, template: NDArray) -> Iterator[NDArray]:
 def run(plan: Plan) -> Path:
     """Read, predict, draw, write; the path of the video, or of the vertices with --no_video."""
     from data_loader import load_wav
-    from jambatalk import load_checkpoint
 
     audio = load_wav(plan.wav_path)
-    model, spec = load_checkpoint(plan.checkpoint)
+    model, spec = load_model(plan.checkpoint, plan.dataset)
     if plan.blink and spec.path(spec.topology) != HEAD_FILE:
         raise UserError(f"--blink: only the synthetic head can, this model is for {spec.name}")
-    name, template = choose_face(plan, spec)
+    name, template = choose_face(spec, plan.subject, plan.template)
     fps = plan.fps or spec.fps
     n_frames = count_frames(len(audio), fps)
     seconds = len(audio) / SAMPLE_RATE

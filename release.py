@@ -1,14 +1,9 @@
-"""The network exactly as the public JambaTalk release computes it, so that its weights load.
+"""Published weights: the files vocaset.pth and biwi.pth of the public JambaTalk release.
 
-`load_release("vocaset.pth")` reads the published files; `python release.py convert vocaset.pth
-vocaset.safetensors [--half]` keeps what prediction needs of one. Parameter names are the
-release's own; what its steps compute is in `release_layers`.
-
-One Mamba block, one MoE-Mamba block and one attention layer are applied again and again. VOCASET's
-features at 50 Hz are stretched to T = int(A / 50 · 30) with both ends in place; BIWI's are paired.
-
-B batch, S samples at 16 kHz, A audio frames (50 Hz), T mesh frames, V vertices, D decoder width,
-C0 and C convolutional and transformer width of the speech encoder.
+`load_release("vocaset.pth")` makes `release_network.ReleasedJambaTalk` of one;
+`python release.py convert vocaset.pth vocaset.safetensors [--half]` keeps what prediction needs.
+Such a file holds 3.1 GB of weights, of which a frozen text encoder and a lip Transformer are for
+training only; those stay on the disk.
 """
 
 import argparse
@@ -17,119 +12,22 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from config import XLSR_LARGE, ModelConfig
-from errors import UserError, run_cli
-from mamba import Mamba
+from errors import UserError, run_cli, writable_folder
 from overrides import from_dict
-from release_layers import AttentionLayer, MoEMamba
-from speech_features import AUDIO_FPS, HOP, WINDOW, audio_frames, fold
-from wav2vec import build_body
+from release_network import ReleasedJambaTalk
 
 HEADER = "jambatalk-release"  # key of the JSON in a converted file's header
 UNUSED = ("text_encoder.", "transformer.", "lip_map.", "lm_head.")  # training only
 KINDS = {1: ("MEAEME", 8, 30), 2: ("MEMEAEMEME", 4, 25)}  # features a frame: steps, heads, fps
 D_HEAD_ENCODER = 64  # of every wav2vec 2.0 up to "large"
-CHUNK_S = 20  # the encoder's convolutions run over so much audio at once
-HEAD_FRAMES = 100  # frames that the vertex head gives at once
-
-
-class ReleasedJambaTalk(nn.Module):
-    """Speech and a neutral face to a moving face, as published.
-
-    The encoder and the attention step see the whole clip, as in the release: memory grows with
-    its length, time with the square of it. Clips up to some ten minutes are sensible; cut longer
-    ones, or train `jambatalk.JambaTalk`, which predicts in windows.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        c = self.config = config
-        self.audio_encoder = build_body(c.encoder)
-        self.audio_feature_map = nn.Linear(c.fold * c.encoder["hidden_size"], c.d_model)
-        self.mamba = Mamba(c.d_model, c.d_state, c.d_conv, c.expand)
-        self.mamba_moe = MoEMamba(c.d_model, c.moe_d_state, c.moe_d_conv, c.expand, c.n_experts)
-        self.transformer_decoder = AttentionLayer(c.d_model, c.n_heads, c.d_ff, c.rope_rank)
-        self.vertice_map_r = nn.Linear(c.d_model, 3 * c.n_vertices)
-
-    def forward(self, audio: Tensor, template: Tensor) -> Tensor:
-        """Vertices (B, T, V, 3) for audio (B, S), as `predict` takes it, and template (V, 3)."""
-        offsets = self.vertice_map_r(self.decode(self.encode(audio)))  # (B, T, 3·V)
-        return template + offsets.unflatten(-1, (-1, 3))
-
-    def encode(self, audio: Tensor) -> Tensor:
-        """(B, S) audio to features (B, T, k·C) at the mesh's rate."""
-        features = self.convolve(audio)  # (B, C0, A)
-        if self.config.fold == 1:
-            frames = stretched_frames(features.shape[-1], self.config.fps)
-            features = F.interpolate(features, frames, mode="linear", align_corners=True)
-        hidden, _ = self.audio_encoder.feature_projection(features.transpose(1, 2))
-        hidden = self.audio_encoder.encoder(hidden).last_hidden_state  # (B, T·k, C)
-        return fold(hidden, self.config.fold)
-
-    def convolve(self, audio: Tensor) -> Tensor:
-        """(B, S) audio to features (B, C0, A), a stretch at a time: exact for per-frame norms."""
-        n_frames = audio_frames(audio.shape[1])
-        whole = self.audio_encoder.config.feat_extract_norm == "group"
-        step = n_frames if whole else CHUNK_S * AUDIO_FPS
-        stretches = [
-            audio[:, start * HOP : (min(start + step, n_frames) - 1) * HOP + WINDOW]
-            for start in range(0, n_frames, step)
-        ]
-        return torch.cat([self.audio_encoder.feature_extractor(s) for s in stretches], dim=-1)
-
-    def decode(self, features: Tensor) -> Tensor:
-        """Features (B, T, k·C) to what the vertex head reads, (B, T, D)."""
-        steps = {"M": self.mamba, "E": self.mamba_moe, "A": self.transformer_decoder}
-        x = self.audio_feature_map(features)
-        for step in self.config.layout:
-            x = steps[step](x)
-        return x
-
-    @torch.inference_mode()
-    def stream(self, audio: Tensor, template: Tensor) -> Iterator[Tensor]:
-        """Yield vertices (n, V, 3) of one clip in order; arguments and frames as `predict`."""
-        audio = audio.reshape(1, -1)
-        if audio.shape[1] < WINDOW + HOP:
-            raise ValueError(f"{audio.shape[1]} samples; at least {WINDOW + HOP} make a frame")
-        if template.shape != (self.config.n_vertices, 3):
-            raise ValueError(f"template {tuple(template.shape)} for {self.config.n_vertices}")
-        self.eval()
-        for x in self.decode(self.encode(audio))[0].split(HEAD_FRAMES):  # (n, D)
-            yield template + self.vertice_map_r(x).unflatten(-1, (-1, 3))
-
-    def predict(self, audio: Tensor, template: Tensor, hold_end: bool = False) -> Tensor:
-        """Vertices (T, V, 3) of one clip, in the template's unit.
-
-        audio: (1, S) or (S,) float32 at 16 kHz, zero mean and unit variance, S >= 720.
-        template: (V, 3) float32. T is the release's own count, A = (S - 400) // 320 + 1 frames at
-        50 Hz brought to the mesh's rate: a second has 29 frames of 30, or 24 of 25.
-        hold_end: repeat the last frame until the frames cover the audio.
-        """
-        vertices = torch.cat(list(self.stream(audio, template)))
-        if hold_end:
-            wanted = -(-audio.shape[-1] * self.config.fps // (HOP * AUDIO_FPS))
-            vertices = torch.cat([vertices, vertices[-1:].expand(wanted - len(vertices), -1, -1)])
-        return vertices
-
-
-def stretched_frames(n_audio: int, fps: int) -> int:
-    """T of A = `n_audio` frames: int(A / 50 · fps), in floating point as the release and its peers.
-
-    So computed (FaceFormer, arXiv 2112.05329, its published code), T is one less than A·fps // 50
-    for a few A: 122, not 123, for 205.
-    """
-    return int(n_audio / float(AUDIO_FPS) * fps)
-
-
-# ---- files -------------------------------------------------------------------------------------
 
 
 def load_release(
@@ -171,18 +69,30 @@ def is_release(path: str | Path) -> bool:
 
 
 def _is_zip(path: Path) -> bool:
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return file.read(2) == b"PK"
 
 
 def _read_pth(path: Path) -> tuple[dict[str, Tensor], None]:
     """The needed weights of a published file, mapped, not read."""
+    if not _is_zip(path):
+        raise UserError(
+            f"checkpoint {path}: no .pth as torch.save writes it since PyTorch 1.6; perhaps a web "
+            "page was saved instead of the file: download it again"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        reason = (str(error).split("\n")[0] or type(error).__name__)[:160]
+    except pickle.UnpicklingError as error:
         raise UserError(
-            f"checkpoint {path}: not a whole .pth of weights ({reason}); download it again"
+            f"checkpoint {path}: holds more than weights, and code in files is never run"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        size = path.stat().st_size / 1e6
+        raise UserError(
+            f"checkpoint {path}: damaged or cut off at {size:.0f} MB (the published files have "
+            "3,107 and 3,249); download it again"
         ) from error
     if not isinstance(state, Mapping):
         raise UserError(f"checkpoint {path}: holds a {type(state).__name__}; wanted a state dict")
@@ -324,11 +234,17 @@ def read_encoder(shape: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 def convert(source: str | Path, target: str | Path, half: bool = False) -> None:
     """Write what prediction needs of a published file as .safetensors, with its config as JSON.
 
-    half: in float16. The file appears under its name when it is whole.
+    half: in float16, read back as float32. The file appears under its name when it is whole.
+    Raises `UserError` as `load_release` does, and where the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    model, target = load_release(source), Path(target)
+    target = Path(target)
+    if target.suffix != ".safetensors":
+        raise UserError(f"output {target}: its name must end in .safetensors")
+    writable_folder(target.parent)
+    model = load_release(source)
     header = {"model": dataclasses.asdict(model.config)}
     dtype = torch.float16 if half else torch.float32
     weights = {name: value.to(dtype).contiguous() for name, value in model.state_dict().items()}
@@ -339,6 +255,8 @@ def convert(source: str | Path, target: str | Path, half: bool = False) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"output {target}: cannot be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -350,7 +268,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = commands.add_parser("convert", help="keep what prediction needs, as .safetensors")
     command.add_argument("source", type=Path, metavar="IN", help="vocaset.pth or biwi.pth")
     command.add_argument("target", type=Path, metavar="OUT", help="name of the .safetensors")
-    command.add_argument("--half", action="store_true", help="in float16: half the size again")
+    command.add_argument(
+        "--half", action="store_true", help="in float16: 22 %% of the published size, not 43 %%"
+    )
     args = parser.parse_args(argv)
     convert(args.source, args.target, args.half)
     sizes = [path.stat().st_size / 1e6 for path in (args.source, args.target)]
