@@ -117,9 +117,9 @@ BENCHMARKS: dict[tuple[str, str], Benchmark] = {
     ("BIWI_6", "test_a"): Benchmark(
         n_vertices=3_895,
         scales={"lve": None, "fdd": None, "mve": None},
-        unit="m²",
+        unit="unit²",
         rows=(),
-        trap="LVE and FDD are squared distances in the data's own unit, metres.",
+        trap="LVE and FDD are squared distances in the data's own unit.",
     ),
 }  # fmt: skip
 
@@ -139,10 +139,11 @@ def rows_of(found: Benchmark) -> list[Published]:
     return rows
 
 
-def comparison(found: Benchmark, runs: dict[str, dict[str, float]]) -> str:
+def comparison(found: Benchmark, runs: dict[str, dict[str, float]], regions: str) -> str:
     """A Markdown table of the published rows with the `runs` under them, and the warnings.
 
-    runs: label -> {"lve", "fdd", "mve"} in the data's own unit (LVE and FDD squared).
+    runs: label -> {"lve", "fdd", "mve"} in the data's own unit (LVE and FDD squared); regions: the
+    vertices that they were measured on, in words.
     """
     metrics = [m for m in found.scales if m == "lve" or any(r.metric == m for r in found.rows)]
     lines = [WARNING, "", found.trap, ""]
@@ -157,7 +158,7 @@ def comparison(found: Benchmark, runs: dict[str, dict[str, float]]) -> str:
         )
     for label, values in runs.items():
         printed = [_printed(values[m], found.scales[m]) for m in metrics]
-        lines.append(_line(label, *printed, "this run", "results.json"))
+        lines.append(_line(label, *printed, f"this run on {regions}", "results.json"))
     return "\n".join(lines)
 
 

@@ -113,7 +113,8 @@ def table(total: dict[str, Any], spec: DatasetSpec, split: str) -> str:
             still = {m: values[f"{m}_motionless"] for m in found.scales}
             runs = {"motionless template": still, f"**{spec.name}, {name}**": values}
             lines += ["", f"## {spec.name} {name} under the published rows", ""]
-            lines += [comparison(found, runs)]
+            where = f"lips {regions['lips']}, upper {regions['upper']}"
+            lines += [comparison(found, runs, where)]
     return "\n".join(lines)
 
 

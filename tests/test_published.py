@@ -55,11 +55,11 @@ def test_a_benchmark_is_told_by_name_split_and_vertices() -> None:
 
 def test_a_run_stands_under_the_rows_in_the_printed_unit() -> None:
     run = {"lve": 4.5e-4, "fdd": -2.25e-5, "mve": 3e-3}
-    lines = comparison(BENCHMARKS["BIWI", "test_a"], {"**mine**": run}).splitlines()
+    lines = comparison(BENCHMARKS["BIWI", "test_a"], {"**mine**": run}, "lips x.txt").splitlines()
     assert "not comparable" in lines[0] and "printed as" in lines[4]
     table = [line for line in lines if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
     assert table[0].startswith('|  | LVE (×1e-4 unit², printed as "mm") | FDD (×1e-5 unit²')
     assert any(line.startswith("| CodeTalker | 4.7914 | 4.1170 | - |") for line in table)
     assert any(line.startswith("| ScanTalk | not found | - | - |") for line in table)
-    assert table[-1].startswith("| **mine** | 4.5000 | -2.2500 | 3.0000e-03 |")
+    assert table[-1].startswith("| **mine** | 4.5000 | -2.2500 | 3.0000e-03 | this run on lips x.t")

@@ -101,6 +101,7 @@ def test_train_then_test_leaves_a_whole_run_folder(
     assert not any("teacher" in name or "reader" in name for name in model.state_dict())
     total = json.loads((folder / "results.json").read_text())["total"]
     assert total["clips"] == 2 and total["closures"] == 2
+    assert (folder / "reader.safetensors").exists() and {"cer", "cer_truth"} < set(total)
     assert "motionless template" in capsys.readouterr().out
 
 
