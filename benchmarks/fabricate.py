@@ -48,7 +48,7 @@ EGG_M = (0.075, 0.11, 0.09)  # half axes
 # 14 subjects' factors in FaceFormer's issue 45.
 MOUTHS = {
     "vocaset": ((0.0, -0.044, 0.058), 1.0),
-    "BIWI": ((0.015, -0.175, 0.1), 0.1856),
+    "BIWI": ((0.015, -0.195, 0.085), 0.1856),
     "BIWI_6": ((-0.001, -0.050, 0.058), 1.0),
 }
 TO_CORPUS = np.array([1.0, -1.0, -1.0])  # B3D(AC)^2 lies with y down, turned about x by half a turn
