@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from errors import UserError
 
-CHUNK_BATCHES = 16  # batches that are sorted by length together: more pad less and mix less
+CHUNK_BATCHES = 64  # batches that are sorted by length together: more pad less and mix less
 REMEDIES = {  # what two halves of one run must share, and what to do where they do not
     "world": "start as many processes as before (torchrun --nproc_per_node, --nnodes)",
     "batch_size": "give the same --batch_size",
