@@ -119,7 +119,11 @@ def list_clips(raw: Path, sentences: str = "emotional") -> list[Clip]:
             sound = next((path for path in sounds if path.is_file()), None)
             clips.append(Clip(subject, name, tuple(found[sentence]), sound, scan))
     if not clips:
-        raise UserError(f"{raw / FACES}: no <subject>/e01.tar or .tgz in it; {WHERE}")
+        example = "01" if sentences == "neutral" else "e01"
+        raise UserError(
+            f"{raw / FACES}: no {sentences} sentences in it; wanted <subject>/{example}.tar, .tgz "
+            "or a folder, and so on; unpack the download's faces*.tgz, or name other --sentences"
+        )
     return clips
 
 

@@ -314,6 +314,9 @@ def test_what_is_missing_is_said(raw: Path, tmp_path: Path) -> None:
         main(["--raw", str(raw)])
     with pytest.raises(UserError, match="--workers 0"):
         main(["--raw", str(raw), "--workers", "0"])
+    (raw / "faces/F2/01.tar").unlink()
+    with pytest.raises(UserError, match="faces: no neutral sentences in it; wanted <subject>/01"):
+        process(raw, tmp_path / "out", "neutral")
     (raw / "rigid_scans/M3.obj").unlink()
     with pytest.raises(UserError, match="M3.obj: missing, the neutral scan of M3"):
         process(raw, tmp_path / "out")
