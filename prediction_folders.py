@@ -79,6 +79,8 @@ def find_pairs(pred: Path, truth: Path) -> list[Pair]:
 
 
 def _list_npy(folder: Path, flag: str) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{flag} {folder}: no such folder; wanted one of (T, V*3) .npy arrays")
     paths = sorted(folder.rglob("*.npy"))
     if not paths:
         raise UserError(f"{flag} {folder}: no .npy files in it; wanted a folder of (T, V*3) arrays")

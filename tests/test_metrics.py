@@ -385,8 +385,11 @@ def test_wrong_flags_are_one_clear_line(folders: Path, tmp_path: Path) -> None:
     good = ["--pred", f"{folders}/pred", "--truth", f"{folders}/truth"]
     with pytest.raises(UserError, match="mouth=x: wanted lips=FILE"):
         main([*good, "--regions", "mouth=x"])
-    with pytest.raises(UserError, match="--pred .*nowhere: no .npy files"):
+    with pytest.raises(UserError, match="--pred .*nowhere: no such folder"):
         main(["--pred", f"{folders}/nowhere", "--truth", f"{folders}/truth"])
+    (folders / "empty").mkdir()
+    with pytest.raises(UserError, match="--truth .*empty: no .npy files"):
+        main(["--pred", f"{folders}/pred", "--truth", f"{folders}/empty"])
     np.savez(folders / "few.npz", M9=np.zeros((V, 3)))
     with pytest.raises(UserError, match="no template of its subject; they are .'M9'"):
         main([*good, "--templates", f"{folders}/few.npz"])
