@@ -31,6 +31,10 @@ from mesh_files import load_faces, load_mesh, load_region, load_templates
 from prepared_data import find_audio, find_clips
 from speech_features import AUDIO_FPS, HOP, WINDOW, mesh_frames
 
+FACE_M = (0.02, 10.0)  # metres, what a template may be across: units a thousandfold off are not
+MAX_SHIFT = 1.0  # of a face's size, by which a clip may begin away from its template
+MAX_APART = 0.2  # of a face's size, the mean distance of a clip's vertices from the template's
+
 __all__ = [
     "MeshSpeechDataset",
     "collate",
@@ -171,24 +175,27 @@ class MeshSpeechDataset(Dataset):
         return stored.reshape(frames, self.spec.n_vertices, 3)
 
     def _check_clip(self, name: str, subject: str) -> None:
+        path = self.spec.path(self.spec.templates)
         if subject not in self.templates:
             raise UserError(
-                f"templates {self.spec.path(self.spec.templates)}: no subject '{subject}' "
-                f"(wanted by {name}); it has {', '.join(sorted(self.templates))}"
+                f"templates {path}: no subject '{subject}' (wanted by {name}); it has "
+                f"{', '.join(sorted(self.templates))}"
             )
         template = self.templates[subject]
         if len(template) != self.spec.n_vertices:
             raise UserError(
-                f"templates {self.spec.path(self.spec.templates)}: {subject} has {len(template)} "
-                f"vertices; {self.spec.name} has {self.spec.n_vertices}"
+                f"templates {path}: {subject} has {len(template)} vertices; {self.spec.name} has "
+                f"{self.spec.n_vertices}"
             )
-        first = np.asarray(self._vertices(name)[0], dtype=np.float64)
-        extent, wanted = np.ptp(first, axis=0).max(), np.ptp(template, axis=0).max()
-        if not 0.5 * wanted < extent < 2.0 * wanted:
+        size_m = np.ptp(template, axis=0).max() * self.spec.metres_per_unit
+        if not FACE_M[0] < size_m < FACE_M[1]:
             raise UserError(
-                f"vertices {self._npy_path(name)}: the first face is {extent:.4g} across, its "
-                f"template {wanted:.4g}: another scale or another mesh"
+                f"templates {path}: {subject} is {size_m:.3g} m across where a unit is "
+                f"{self.spec.metres_per_unit:g} m: another scale, or set dataset.metres_per_unit"
             )
+        fault = misfit(np.asarray(self._vertices(name)[0], dtype=np.float64), template)
+        if fault:
+            raise UserError(f"vertices {self._npy_path(name)}: the first face {fault}")
 
     def _crop(
         self, audio: NDArray[np.float32], vertices: NDArray, frames: int, rng: Generator
@@ -201,6 +208,31 @@ class MeshSpeechDataset(Dataset):
         start = int(rng.integers(latest // step + 1)) * step
         first = start * SAMPLE_RATE // fps
         return audio[first : first + n_samples], vertices[start : start + n_frames], n_frames
+
+
+def misfit(face: NDArray, template: NDArray) -> str:
+    """What is wrong with a captured face (V, 3) for its template (V, 3), in words; "" if nothing.
+
+    A head may turn and move a little; a face of another scale, place or order of vertices would
+    only teach the network noise.
+    """
+    size = np.ptp(template, axis=0).max()
+    extent = np.ptp(face, axis=0).max()
+    if not 0.5 * size < extent < 2.0 * size:
+        return f"is {extent:.4g} across, its template {size:.4g}: another scale or another mesh"
+    shift = face.mean(axis=0) - template.mean(axis=0)
+    if np.linalg.norm(shift) > MAX_SHIFT * size:
+        return (
+            f"lies {np.linalg.norm(shift):.4g} from its template, which is {size:.4g} across: "
+            "bring both to one place"
+        )
+    apart = np.linalg.norm(face - shift - template, axis=1).mean()
+    if apart > MAX_APART * size:
+        return (
+            f"has its vertices {apart:.4g} from those of its template on average, which is "
+            f"{size:.4g} across: they stand in another order"
+        )
+    return ""
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@
       vertices_npy/<clip>.npy       (frames, V*3) or (frames, V, 3) float, one topology
       templates.pkl                 neutral faces: {subject: (V, 3)}; or .npz, or a folder
                                     templates/ of <subject>.ply/.obj, or one template.ply/.obj
-      dataset.json                  optional: whatever is not to be guessed, see KEYS
+      dataset.json                  optional: what is not to be inferred, see dataset_json.KEYS
 
 What dataset.json does not say is inferred and told: unit from the size of the head, frame rate
 from the clips' lengths, the subject of a clip from its name, splits, regions, topology. y is up
@@ -14,8 +14,6 @@ and faces look along +z.
 
 import dataclasses
 import difflib
-import fnmatch
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import RECIPES, DatasetSpec, Recipe, Split
+from dataset_json import chosen_splits, read_json, settings_of
 from errors import UserError
 from mesh_files import MESH_SUFFIXES, load_mesh, load_npy, load_templates
 from overrides import override, with_base
 from prepared_data import AUDIO_SUFFIXES, clip_rate, shown, subject_of
-from regions import find_region
+from regions import look_up
 
-KEYS = {  # of dataset.json
-    "fps": "frames a second that the network predicts",
-    "source_fps": "frames a second of vertices_npy/, a multiple of fps",
-    "metres_per_unit": "0.001 for millimetres",
-    "splits": 'split -> clips: names, patterns like "anna_*", or subjects; "train", "val", "test"',
-    "regions": '"lips", "upper", "inner_lips" -> file of vertex indices',
-    "templates": "file or folder of the neutral faces",
-    "topology": "mesh whose triangles are drawn",
-    "base": "recipe that network and training are taken from",
-    "model": "fields of config.ModelConfig to change",
-    "train": "fields of config.TrainConfig to change",
-    "wav2vec2": "pre-trained encoder",
-}
 DEFAULT_BASE = "vocaset"  # the paper's network
 UNITS = {"metres": 1.0, "centimetres": 0.01, "millimetres": 0.001}
 HEAD_M = (0.1, 0.7)  # metres, the largest extent of a face, a head, a bust
@@ -51,9 +37,11 @@ RATE_TOLERANCE = 0.08  # of a usual frame rate, by which the clips may miss it
 CLIP_TOLERANCE, CLIP_TOLERANCE_S = 0.2, 0.25  # of the median rate, and s, for one clip
 MAX_FPS = 30  # that the network is trained at unless dataset.json says more
 BY_SUBJECT = 4  # subjects from which whole subjects are held out
+HELD_SUBJECTS, HELD_CLIPS = 1 / 6, 1 / 10  # shares of val and of test, as VOCASET's and BIWI's
 TEMPLATES = ("templates.pkl", "templates.npz", "templates", *(
     f"{name}{suffix}" for name in ("template", "templates") for suffix in MESH_SUFFIXES
 ))  # fmt: skip
+CLIPS_LOOKED_AT, FRAMES_LOOKED_AT = 8, 24  # to see whether the lips move
 REGION_FILES = {"lips": "lips_region", "upper": "upper_region", "inner_lips": "inner_lips"}
 REGION_SUFFIXES = (".txt", ".npy", ".pkl")
 
@@ -85,7 +73,7 @@ def read_folder(folder: Path, base: str | None = None) -> tuple[Recipe, str]:
     if base not in RECIPES:
         raise UserError(f"base {base}: no such recipe; config.py has {', '.join(RECIPES)}")
     recipe = with_base(spec, RECIPES[base])
-    recipe = override(recipe, _settings(folder, said))
+    recipe = override(recipe, settings_of(folder, said))
     recipe = dataclasses.replace(recipe, wav2vec2=said.get("wav2vec2", recipe.wav2vec2))
     facts = {
         "clips": f"{len(names)}: {', '.join(f'{len(s.clips)} {k}' for k, s in splits.items())}"
@@ -93,36 +81,13 @@ def read_folder(folder: Path, base: str | None = None) -> tuple[Recipe, str]:
         "subjects": f"{len(set(subjects.values()))}: {_few(sorted(set(subjects.values())))}",
         "vertices": f"{len(mean)}, {unit}",
         "frames": f"{source_fps} a second on disk, {fps} for the network",
-        "lips": _region_line(spec, "lips", folder, names),
-        "upper face": _region_line(spec, "upper", folder, names),
+        "lips": _region_line(spec, "lips"),
+        "upper face": _region_line(spec, "upper"),
         "topology": spec.topology or "none: a video needs topology.ply or .obj with the triangles",
-        "network": f"recipe {base}, {recipe.model.d_model} wide, encoder {recipe.wav2vec2}",
+        "recipe": f"{base} (--base names another, such as synthetic: small, with its encoder)",
     }
-    return recipe, "\n".join(f"  {name:<11}{text}" for name, text in facts.items())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of dataset.json, {} without one; `UserError` for keys that it does not have."""
-    if not path.is_file():
-        return {}
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    kinds = {"fps": int, "source_fps": int, "metres_per_unit": float | int, "splits": dict,
-             "regions": dict, "model": dict, "train": dict}  # fmt: skip
-    if not isinstance(said, dict):
-        raise UserError(f"{path}: wanted an object with some of {', '.join(KEYS)}")
-    for key, value in said.items():
-        if key not in KEYS:
-            close = difflib.get_close_matches(key, KEYS)
-            hint = f"did you mean {close[0]}?" if close else f"wanted some of {', '.join(KEYS)}"
-            raise UserError(f'{path}: unknown key "{key}"; {hint}')
-        if not isinstance(value, kinds.get(key, str)) or isinstance(value, bool):
-            raise UserError(f'{path}: "{key}" is {json.dumps(value)}; it means: {KEYS[key]}')
-        if isinstance(value, int | float) and value <= 0:
-            raise UserError(f'{path}: "{key}" is {value}; wanted more than 0')
-    return said
+    lines = [f"  {name:<11}{text}" for name, text in facts.items()]
+    return recipe, "\n".join(filter(None, [*lines, lips_that_rest(spec, folder, names)]))
 
 
 def find_pairs(folder: Path) -> list[str]:
@@ -179,13 +144,14 @@ def unit_of(template: NDArray, metres: float | None) -> tuple[float, str]:
     """(metres a unit, in words) of a face (V, 3), by its size unless `metres` says it."""
     size = float(np.ptp(template, axis=0).max())
     if metres is not None:
-        unit = metres, f"a unit is {metres:g} m (dataset.json)"
-    else:
-        fitting = [(m, u) for u, m in UNITS.items() if HEAD_M[0] <= size * m <= HEAD_M[1]]
-        if fitting:
-            return fitting[0][0], f"in {fitting[0][1]} (a face {size:.4g} across)"
-        unit = USUAL_HEAD_M / size, "in no usual unit"
-    return unit[0], f"{unit[1]}, {size:.4g} across: the face is taken to be {size * unit[0]:.3g} m"
+        return metres, f"a unit is {metres:g} m as dataset.json says (a face {size:.4g} across)"
+    for name, unit in UNITS.items():
+        if HEAD_M[0] <= size * unit <= HEAD_M[1]:
+            return unit, f"in {name} (a face {size:.4g} across)"
+    return USUAL_HEAD_M / size, (
+        f"in no usual unit (a face {size:.4g} across): taken to be {USUAL_HEAD_M} m, or say "
+        '"metres_per_unit" in dataset.json'
+    )
 
 
 def frame_rates(folder: Path, names: list[str], said: dict[str, Any]) -> tuple[int, int]:
@@ -238,47 +204,32 @@ def _few(words: list[str]) -> str:
 def splits_of(subjects: dict[str, str], said: dict[str, Any]) -> tuple[dict[str, Split], str]:
     """Splits of clips (name -> subject), and how they came about.
 
-    From four subjects on every sixth is held out for val and every sixth for test, one at least;
-    below that every tenth clip of each, one at least. Names decide, so the same folder is always
-    split in the same way.
+    From four subjects on a sixth of them is held out for val and a sixth for test, one at least;
+    below that a tenth of each subject's clips. Names decide, so that a folder is always split in
+    the same way.
     """
+    people = sorted(set(subjects.values()))
+    chosen: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     if "splits" in said:
-        chosen, how = _chosen_splits(subjects, said["splits"]), "dataset.json"
+        chosen, how = chosen_splits(subjects, said["splits"]), "as dataset.json says"
+    elif len(people) >= BY_SUBJECT:
+        for split, part in _held_out(people, HELD_SUBJECTS).items():
+            chosen[split] = [name for name, subject in subjects.items() if subject in part]
+        how = "by subject"
     else:
-        people = sorted(set(subjects.values()))
-        by_subject = len(people) >= BY_SUBJECT
-        things = people if by_subject else sorted(subjects)
-        held = max(1, round(len(things) / (6 if by_subject else 10)))
-        parts = {"train": things[: -2 * held], "val": things[-2 * held : -held],
-                 "test": things[-held:]}  # fmt: skip
-        chosen = {
-            split: [n for n, subject in subjects.items() if (subject if by_subject else n) in part]
-            for split, part in parts.items()
-        }
-        how = "by subject" if by_subject else "by sentence, in the order of their names"
-    everyone = tuple(sorted(set(subjects.values())))
-    return {k: Split(everyone, (), clips=tuple(sorted(v))) for k, v in chosen.items()}, how
+        of_each = [[n for n in sorted(subjects) if subjects[n] == subject] for subject in people]
+        if min(map(len, of_each)) < 3:
+            of_each = [sorted(subjects)]
+        for clips in of_each:
+            for split, part in _held_out(clips, HELD_CLIPS).items():
+                chosen[split] += part
+        how = "by sentence, the last of their names held out"
+    return {k: Split(tuple(people), (), clips=tuple(sorted(v))) for k, v in chosen.items()}, how
 
 
-def _chosen_splits(subjects: dict[str, str], wanted: dict[str, Any]) -> dict[str, list[str]]:
-    chosen: dict[str, list[str]] = {}
-    owner: dict[str, str] = {}
-    for split, entries in wanted.items():
-        if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
-            raise UserError(f'dataset.json: split "{split}" is no list of clips')
-        chosen[split] = []
-        for entry in entries:
-            found = [n for n, s in subjects.items() if s == entry or fnmatch.fnmatch(n, entry)]
-            if not found:
-                raise UserError(f'dataset.json: split "{split}": "{entry}" is no clip or subject')
-            for name in found:
-                if owner.setdefault(name, split) != split:
-                    raise UserError(f"dataset.json: clip {name} is in {owner[name]} and {split}")
-            chosen[split] += [name for name in found if name not in chosen[split]]
-    for split in ("train", "val"):
-        if not chosen.get(split):
-            raise UserError(f'dataset.json: splits have no "{split}", by which training goes')
-    return chosen
+def _held_out(things: list[str], share: float) -> dict[str, list[str]]:
+    held = max(1, round(len(things) * share))
+    return {"train": things[: -2 * held], "val": things[-2 * held : -held], "test": things[-held:]}
 
 
 def _regions(folder: Path, said: dict[str, Any]) -> dict[str, str]:
@@ -317,20 +268,24 @@ def _topology(folder: Path, templates: Path, n_vertices: int, said: dict[str, An
     return ""
 
 
-def _settings(folder: Path, said: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """What dataset.json says of model and train, as `override` wants it."""
-    return [
-        (
-            f"{folder}/dataset.json {part}.{field}",
-            f"{part}.{field}",
-            value if isinstance(value, str) else json.dumps(value),
-        )
-        for part in ("model", "train")
-        for field, value in said.get(part, {}).items()
-    ]
-
-
-def _region_line(spec: DatasetSpec, which: str, folder: Path, names: list[str]) -> str:
-    region = find_region(spec, which)
+def _region_line(spec: DatasetSpec, which: str) -> str:
+    region, _ = look_up(spec, which)
     counted = "" if "vertices" in region.source else f"{len(region.indices)} vertices of "
     return f"{counted}{region.source}"
+
+
+def lips_that_rest(spec: DatasetSpec, folder: Path, names: list[str]) -> str:
+    """A warning when the lips' vertices move less than the face on the whole; "" otherwise."""
+    lips, _ = look_up(spec, "lips")
+    moved = np.zeros(spec.n_vertices)
+    for name in names[:: max(len(names) // CLIPS_LOOKED_AT, 1)]:
+        stored = _npy(folder, name)
+        frames = stored[:: max(len(stored) // FRAMES_LOOKED_AT, 1)]
+        if frames.size == len(frames) * spec.n_vertices * 3:  # else an error of its own, later
+            moved += frames.reshape(len(frames), -1, 3).std(axis=0).sum(axis=1)
+    if moved[lips.indices].mean() >= moved.mean():
+        return ""
+    return (
+        f"warning: the lips ({lips.source}) move less than the face on the whole: is y up and z "
+        'forward? Name their vertices in lips.txt, or under "regions" in dataset.json'
+    )

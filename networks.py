@@ -131,7 +131,10 @@ def start_components(model: JambaTalk, batches: Iterable[dict[str, Any]]) -> Non
 def make_optimizer(
     nets: Networks, config: TrainConfig, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW with a rate of its own for the encoder; linear warm-up, then a cosine to zero."""
+    """AdamW with a rate of its own for the encoder; linear warm-up, then a cosine to zero.
+
+    A short run warms up over a tenth of its steps at most.
+    """
     encoder = [p for p in nets.model.encoder.parameters() if p.requires_grad]
     known = {id(p) for p in nets.model.encoder.parameters()}
     others = {name: p for name, p in nets.model.named_parameters() if id(p) not in known}
@@ -149,8 +152,10 @@ def make_optimizer(
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.98))
 
+    warmup_steps = max(min(config.warmup_steps, steps // 10), 1)
+
     def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+        warm = min(1.0, (step + 1) / warmup_steps)
         return warm * (0.5 + 0.5 * math.cos(math.pi * min(step / max(steps, 1), 1.0)))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

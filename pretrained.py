@@ -67,7 +67,9 @@ def _no_encoder(source: str, error: Exception) -> UserError:
 def load_config(source: str) -> Any:
     """The transformers config of a pre-trained encoder; `UserError` where it is none of ours."""
     from transformers import AutoConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of "Loading weights"
     source = find_source(source)
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=Path(source).is_dir())

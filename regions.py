@@ -49,25 +49,31 @@ def find_region(spec: DatasetSpec, which: str) -> Region:
     A file is looked for as it is written and by its name in the data's folders. Raises
     `UserError` when a file that the user named is not there, or when a box holds nothing.
     """
+    region, remark = look_up(spec, which)
+    if remark:
+        _warn_once(remark)
+    return region
+
+
+def look_up(spec: DatasetSpec, which: str) -> tuple[Region, str]:
+    """What `find_region` returns, and its warning ("" for a file) instead of printing it."""
     if which not in FIELDS:
         raise ValueError(f"no region '{which}'; wanted one of {', '.join(FIELDS)}")
     named = getattr(spec, FIELDS[which])
     path = find_file(spec, named) if named else None
     if path is not None:
-        return Region(load_region(path, spec.n_vertices), path.name)
+        return Region(load_region(path, spec.n_vertices), path.name), ""
     if named and named != _recipes_own(spec, which):
         raise UserError(
             f"dataset.{FIELDS[which]} {named}: no such file, nor one of that name in "
             f"{spec.root} or its regions/ and masks/"
         )
     region = boxed(spec, which)
-    file = split_key(Path(named))[0].name
-    missing = f"{file} is not in {spec.root}; " if named else "no region file; "
-    _warn_once(
-        f"{which} of {spec.name}: {missing}taken instead: {region.source}. Scores compare only "
+    missing = f"{split_key(Path(named))[0].name} is not in {spec.root}" if named else "no file"
+    return region, (
+        f"{which} of {spec.name}: {missing}; taken instead: {region.source}. Scores compare only "
         f"with those of the same region (--set dataset.{FIELDS[which]}=FILE names one)"
     )
-    return region
 
 
 def _recipes_own(spec: DatasetSpec, which: str) -> str:

@@ -36,6 +36,7 @@ from wav2vec import frame_lengths, length_mask
 
 STATIC_AFTER = 3  # epochs before which lips that do not move yet are no cause for alarm
 STATIC_EVERY = 10  # epochs between two alarms
+STATIC_MOTION = 0.02  # of the recorded lips' motion: less is none
 
 
 def losses_of(
@@ -104,7 +105,9 @@ class Run:
         self.region = find_region(recipe.dataset, "lips")
         self.lips = torch.from_numpy(self.region.indices).to(self.device)
         self.nets = build(recipe, self.device, len(self.lips))
-        print(f"network: {memory(self.nets)}")
+        c = recipe.model
+        print(f"network: {c.layout}, {c.d_model} wide, encoder {recipe.wav2vec2}")
+        print(f"memory: {memory(self.nets)}")
         self.fresh = start is None
         if start is not None:
             if start.config != self.nets.model.config:
@@ -222,11 +225,12 @@ class Run:
                 moved.append((motion_std(predicted, lips), motion_std(truth, lips)))
                 still.append(is_static(predicted, lips) and not is_static(truth, lips))
         predicted_std, recorded_std = np.sum(moved, axis=0)
+        motion = float(predicted_std / max(recorded_std, 1e-30))
         return {
             "lve": float(np.concatenate(lip).mean()),
             "mve": float(np.concatenate(mean).mean()),
-            "motion": float(predicted_std / max(recorded_std, 1e-30)),
-            "static": float(all(still)),
+            "motion": motion,
+            "static": float(all(still) or motion < STATIC_MOTION),
         }
 
     def _autocast(self) -> torch.autocast:

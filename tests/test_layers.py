@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors",),
-    ("config",),
+    ("config", "dataset_json"),
     (
         "array_files",
         "augment",
