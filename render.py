@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from errors import UserError
 from occlusion import MOUTH_MAP, measure_openness, open_mouth
+from patching import Backing, drop_doubles
 from raster import rasterise, srgb_to_linear
 
 CLAY = (0.79, 0.66, 0.59)  # sRGB, for meshes without colours
@@ -164,16 +165,19 @@ class Renderer:
             raise ValueError(f"faces index up to {faces.max()}, template has {len(template)}")
         if not np.ptp(self.template, axis=0).max() > 0:
             raise UserError("the template has no extent: all its vertices coincide")
-        self.faces = _facing_out(faces, self.template)
+        faces = _facing_out(drop_doubles(faces, self.template), self.template)
+        self.backing = Backing(faces, self.template)
+        self.faces = self.backing.faces(faces, len(self.template))
         self.camera = Camera(self.template, size)
         if colors is None:
             colors = np.broadcast_to(CLAY, self.template.shape)
         if colors.shape != self.template.shape or colors.min() < 0 or colors.max() > 1:
             raise ValueError(f"colors {colors.shape}: wanted {self.template.shape}, 0 to 1")
-        self.surface = np.zeros((len(colors), 6))  # linear r, g, b, openness, gloss, 0
-        self.surface[:, :3] = srgb_to_linear(colors)
-        self.surface[:, 3] = measure_openness(self.template, self.faces)
-        self.surface[:, 4] = 0.0 if gloss is None else gloss
+        whole = self.backing.vertices(self.template)
+        self.surface = np.zeros((len(whole), 6))  # linear r, g, b, openness, gloss, 0
+        self.surface[:, :3] = srgb_to_linear(self.backing.colours(colors))
+        self.surface[:, 3] = measure_openness(whole, self.faces)
+        self.surface[: len(colors), 4] = 0.0 if gloss is None else gloss
         light = srgb_to_linear(np.array(parse_colour(background)) / 255)
         self.backend = RENDERERS[choose_renderer(renderer)](self.faces, self.camera, light)
 
@@ -185,7 +189,7 @@ class Renderer:
         if vertices.shape != self.template.shape:
             raise ValueError(f"vertices {vertices.shape}, template {self.template.shape}")
         vertices = _check_finite(np.asarray(vertices, np.float64), "the mesh")
-        view = self.camera.view(vertices, yaw)
+        view = self.camera.view(self.backing.vertices(vertices), yaw)
         return self.backend.draw(view, self._light_mouth(view))
 
     def _light_mouth(self, view: NDArray) -> NDArray:

@@ -13,6 +13,7 @@ LAYERS = (
         "batches",
         "losses",
         "overrides",
+        "patching",
         "published",
         "raster",
         "scan",
