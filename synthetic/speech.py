@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soxr
 from numpy.random import Generator
 
 from augment import augment
@@ -83,12 +84,10 @@ class SpeechPool:
         start_s = rng.uniform(-MAX_SILENCE_CROP_S, max(slack_s + MAX_SILENCE_CROP_S, 0.0))
         if slack_s > 0:
             start_s = float(np.clip(start_s, 0, slack_s))
-        if speed == 1.0:  # whole samples: interpolation would leave a mark that people lack
-            start_s = round(start_s * SAMPLE_RATE) / SAMPLE_RATE
+        first = round(start_s * speed * SAMPLE_RATE)  # in the clip
+        start_s = first / speed / SAMPLE_RATE
         n = int(round(seconds * SAMPLE_RATE))
-        at = (start_s + np.arange(n) / SAMPLE_RATE) * speed * SAMPLE_RATE
-        grid = np.arange(len(clip.audio))
-        audio = np.interp(at, grid, clip.audio, left=0, right=0).astype(np.float32) / 2**15
+        audio = played(clip.audio, first, n, speed)
         if clip is SILENT:
             audio += 10.0 ** rng.uniform(-4, -1) * rng.standard_normal(n).astype(np.float32)
         if not clean:
@@ -114,6 +113,20 @@ class SpeechPool:
         frames = (int(seconds * SAMPLE_RATE) - 400) // 320 + 1
         lips = curves(near, frames * fps // 50, fps, loudness=envelope, style=style)
         return lips, phones_at(near, (np.arange(frames) * 320 + 200) / SAMPLE_RATE)
+
+
+def played(audio: np.ndarray, first: int, n: int, speed: float) -> np.ndarray:
+    """(n,) float32 in -1..1: int16 `audio` from sample `first` on, `speed` times as fast.
+
+    Silence lies before and behind it. Band-limited (soxr): linear interpolation would leave images
+    of the low frequencies among the high ones, which no recording has.
+    """
+    last = first + int(np.ceil(n * speed)) + 1
+    part = audio[max(first, 0) : max(last, 0)].astype(np.float32) / 2**15
+    part = np.pad(part, (max(-first, 0), max(last - max(first, 0) - len(part), 0)))
+    if speed != 1.0:
+        part = soxr.resample(part, speed * SAMPLE_RATE, SAMPLE_RATE, quality="MQ")
+    return part[:n]
 
 
 def load_clip(folder: Path, row: dict) -> SpeechClip:

@@ -11,7 +11,7 @@ import augment
 from errors import UserError
 from synthetic.coarticulation import CHANNEL_INDEX
 from synthetic.phones import PHONE_INDEX, Segment
-from synthetic.speech import SpeechPool, phones_at
+from synthetic.speech import SpeechPool, phones_at, played
 
 RATE = 16_000
 CHANGES = [
@@ -88,6 +88,27 @@ def test_speed_moves_sound_and_phones_alike(pool: SpeechPool) -> None:
         energy = np.square(crop.audio[: 124 * 320].reshape(124, 320)).mean(1)
         spoken = crop.phones[:124] == PHONE_INDEX["aa"]
         assert energy[spoken].mean() > 1.5 * energy[~spoken].mean()
+
+
+@pytest.mark.parametrize("speed", [0.85, 1.0, 1.2])
+def test_a_tone_played_faster_is_a_higher_tone_and_nothing_else(speed: float) -> None:
+    tone = np.sin(np.arange(2 * RATE) * 2 * np.pi * 1_000 / RATE)
+    found = played((tone * 2**14).astype(np.int16), 1_000, 16_000, speed)
+    time = np.arange(16_000) / RATE
+    wanted = 0.5 * np.sin(2 * np.pi * 1_000 * (speed * time + 1_000 / RATE))
+    assert np.abs(found - wanted)[500:-500].max() < 0.01
+
+
+def test_silence_lies_around_what_is_played() -> None:
+    ones = np.full(1_000, 2**14, np.int16)
+    np.testing.assert_array_equal(
+        played(ones, -300, 2_000, 1.0), np.pad(np.full(1_000, 0.5), (300, 700))
+    )
+    faster = played(ones, -300, 2_000, 1.25)
+    assert len(faster) == 2_000
+    assert np.abs(faster[:200]).max() < 0.01 and np.abs(faster[1_100:]).max() < 0.01
+    assert np.abs(faster[300:980] - 0.5).max() < 0.01
+    assert not played(ones, 1_500, 100, 1.25).any() and not played(ones, -900, 100, 1.25).any()
 
 
 def test_phones_at_reads_half_open_segments() -> None:
