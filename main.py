@@ -19,6 +19,7 @@ from dataset_folder import read_folder
 from errors import UserError, run_cli, writable_folder
 from overrides import override, parse_settings, with_base
 from prepared_data import locate
+from regions import FIELDS, look_up
 
 DEFAULT_DATASET = "synthetic"
 SHORT = {  # flag that is short for a --set of the field of that name -> its help
@@ -39,7 +40,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", help="run folder (default runs/<dataset>)")
     parser.add_argument("--checkpoint", help="model to test (default <out>/best.safetensors)")
     parser.add_argument("--base", choices=sorted(RECIPES), metavar="RECIPE",
-                        help="recipe that network, encoder and training are taken from")  # fmt: skip
+                        help="recipe whose network, encoder and training are used")  # fmt: skip
     parser.add_argument("--wav2vec2", help="pre-trained encoder: a local folder or a hub name")
     parser.add_argument("--init", help="model file whose weights to start from (fine-tuning)")
     parser.add_argument("--split", nargs="+", help="splits to test (default: all named test...)")
@@ -88,6 +89,8 @@ def settings_of(args: argparse.Namespace) -> list[tuple[str, str, str]]:
 def found(spec: DatasetSpec, facts: str) -> DatasetSpec:
     """`spec` as it is on disk; prints where that is, `facts`, and what differs from the recipe."""
     spec, remarks = locate(spec)
+    for which in FIELDS:
+        look_up(spec, which)  # a region file that is not there is said before anything slow
     print("\n".join([f"{spec.name}: {spec.root}", *filter(None, [facts]), *remarks]))
     return spec
 

@@ -129,9 +129,10 @@ def _find(said: str, name: str) -> tuple[str, str, str]:
     if len(found) > 1:
         raise UserError(f"{said}: {' or '.join(found)}? give the whole path")
     if not found:
-        bare = {path.partition(".")[2]: path for path in sorted(known)}
-        close = difflib.get_close_matches(f"{part}.{field}" if part else field, [*known, *bare])
-        close = sorted({bare.get(match, match) for match in close})
+        full: dict[str, list[str]] = {}
+        for path in sorted(known):
+            full.setdefault(path.partition(".")[2], []).append(path)
+        close = [path for bare in difflib.get_close_matches(field, full) for path in full[bare]]
         hint = f"did you mean {' or '.join(close)}?" if close else "config.py lists them"
         raise UserError(f"{said}: no such field; {hint}")
     part, _, field = found[0].partition(".")
@@ -197,8 +198,9 @@ def _container(kind: Any, text: str, said: str) -> Any:
     elif isinstance(value, dict):
         try:
             return _from_json(kind, value)
-        except (AttributeError, TypeError) as error:
-            raise UserError(f"{said}: wanted {_name(kind)} as JSON ({error})") from error
+        except (AttributeError, TypeError, UserError) as error:
+            reason = str(error).partition(";")[0]
+            raise UserError(f"{said}: that JSON does not fit the field ({reason})") from error
     raise UserError(f"{said}: wanted {_name(kind)}")
 
 

@@ -147,7 +147,8 @@ def find_clips(root: Path, split: Split) -> list[tuple[str, str]]:
         if subject is None:
             continue
         if name not in meshes:
-            raise UserError(f"{root / 'vertices_npy' / name}.npy: missing, its wav is there")
+            half = ", its wav is there" if name in audio else ""
+            raise UserError(f"{root / 'vertices_npy' / name}.npy: missing{half}")
         if name not in audio:
             raise UserError(f"{root / 'wav' / name}.wav: missing, its vertices are there")
         found.append((name, subject))

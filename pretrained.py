@@ -6,9 +6,12 @@ teacher. The network takes its shape from the source, so facebook/wav2vec2-base-
 group norm) serves as well as the paper's XLSR (1024 wide, layer norm).
 """
 
+import logging as stdlib_logging
 import math
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ ARCHITECTURE = (  # fields of a transformers config without which weights do not
     "rotary_embedding_base", "max_source_positions", "left_max_position_embeddings",
     "right_max_position_embeddings",
 )  # fmt: skip
+HUB_LOGGERS = ("huggingface_hub", "transformers", "httpx")  # they tell of every retry
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 MAY_BE_MISSING = ("lm_head.", "masked_spec_embed")  # a weight file may lack these
 
@@ -64,15 +68,29 @@ def _no_encoder(source: str, error: Exception) -> UserError:
     return UserError(f"--wav2vec2 {source}: cannot be loaded ({reason}); {fix}")
 
 
+def _local_first(load: Callable[..., Any], source: str) -> Any:
+    """`load(source)` from a folder or the hub's cache; over the network only when it is in none,
+    since that takes half a minute to fail where there is no network."""
+    try:
+        return load(source, local_files_only=True)
+    except OSError:
+        if Path(source).is_dir():
+            raise
+    print(f"{source}: not on this machine yet, asked of the Hugging Face hub ...", file=sys.stderr)
+    return load(source)
+
+
 def load_config(source: str) -> Any:
     """The transformers config of a pre-trained encoder; `UserError` where it is none of ours."""
     from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # of "Loading weights"
+    for name in HUB_LOGGERS:  # an error of ours says it in one line
+        stdlib_logging.getLogger(name).setLevel(stdlib_logging.ERROR)
     source = find_source(source)
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=Path(source).is_dir())
+        config = _local_first(AutoConfig.from_pretrained, source)
     except (OSError, ValueError, RuntimeError) as error:
         raise _no_encoder(source, error) from error
     ctc_class(config)
@@ -128,9 +146,8 @@ def load_pretrained(source: str) -> nn.Module:
             model = build_ctc(config)
             model.load_state_dict(load_file(Path(source) / "model.safetensors"))
             return model
-        model, report = ctc_class(config).from_pretrained(
-            source, local_files_only=Path(source).is_dir(), output_loading_info=True
-        )
+        load = partial(ctc_class(config).from_pretrained, output_loading_info=True)
+        model, report = _local_first(load, source)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _no_encoder(source, error) from error
     missing = sorted(report["missing_keys"])

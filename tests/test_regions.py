@@ -1,0 +1,133 @@
+"""Regions: files by name, boxes on the real templates for want of them, and what is said."""
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import regions
+from config import BIWI, BIWI_6, VOCASET, Box, DatasetSpec
+from errors import UserError
+from mesh_files import load_region, load_templates
+from regions import about_nose, find_region, inside
+
+V = 8
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> DatasetSpec:
+    """Eight vertices a metre apart on x, two of them in the recipe's box; no region files."""
+    line = np.arange(V)[:, None] * [1.0, 0, 0]
+    (tmp_path / "templates.pkl").write_bytes(pickle.dumps({"a": line, "b": line + 2}))
+    return dataclasses.replace(
+        VOCASET, root=str(tmp_path), other_roots=(), templates=str(tmp_path / "templates.pkl"),
+        n_vertices=V, boxes={"lips": Box((2.5, -9, -9), (4.5, 9, 9))},
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _warned_of_nothing() -> None:
+    regions._warn_once.cache_clear()
+
+
+def test_a_box_stands_in_for_the_recipe_s_file_with_one_warning(
+    spec: DatasetSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        found = find_region(spec, "lips")
+        assert found.indices.tolist() == [2, 3]  # of the mean template, which is 1 m further on
+        assert found.source == "2 vertices in a box on the mean template"
+    said = capsys.readouterr().err
+    assert said.startswith("warning: lips of vocaset: FLAME_masks.pkl is not in ")
+    assert said.count("\n") == 1 and found.source in said
+    of_b = dataclasses.replace(spec, boxes={"lips": dataclasses.replace(spec.boxes["lips"],
+                                                                        subject="b")})  # fmt: skip
+    assert find_region(of_b, "lips").indices.tolist() == [1, 2]
+
+
+def test_a_file_named_by_the_user_is_found_by_its_name_or_missed(
+    spec: DatasetSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = dataclasses.replace(spec, lips_region="lve.txt")
+    with pytest.raises(UserError, match="dataset.lips_region lve.txt: no such file, nor one of"):
+        find_region(named, "lips")
+    (tmp_path / "regions").mkdir()
+    (tmp_path / "regions/lve.txt").write_text("5\n1\n")
+    found = find_region(named, "lips")
+    assert (found.indices.tolist(), found.source) == ([5, 1], "lve.txt")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_empty_box_says_what_to_look_at(spec: DatasetSpec) -> None:
+    empty = dataclasses.replace(spec, boxes={"lips": Box((50, 0, 0), (60, 1, 1))})
+    with pytest.raises(UserError, match="no vertex.*its unit may not be 1 m.*lips_region=FILE"):
+        find_region(empty, "lips")
+    with pytest.raises(ValueError, match="no region 'nose'"):
+        find_region(spec, "nose")
+
+
+FILES = {  # name in the data's folder -> place among the public files, entries
+    "FLAME_masks.pkl:lips": ("FLAME_masks.pkl", 254),
+    "lve.txt": ("regions/lve.txt", 428),
+    "fdd.txt": ("regions/fdd.txt", 1_501),
+    "FLAME_lips_idx.mat": ("masks/FLAME_lips_idx.mat", 371),
+    "upper_mask.npy": ("masks/upper_mask.npy", 2_511),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_field_s_region_files_are_known_by_name(name: str, shared_data: Path) -> None:
+    named = dataclasses.replace(VOCASET, root=str(shared_data / "vocaset"), lips_region=name)
+    found = find_region(named, "lips")
+    assert (found.source, len(found.indices)) == (name, FILES[name][1])
+
+
+def overlap(found: np.ndarray, true: np.ndarray) -> tuple[float, float]:
+    """Intersection over union, and the share of the true ones that was found."""
+    both = np.intersect1d(found, true).size
+    return both / np.union1d(found, true).size, both / np.unique(true).size
+
+
+def test_the_box_of_biwi_6_is_the_release_s_758_vertices(shared_data: Path) -> None:
+    templates = str(shared_data / "biwi6/templates.pkl")
+    spec = dataclasses.replace(BIWI_6, templates=templates, other_roots=())
+    true = load_region(shared_data / "biwi6/BIWI_lip.pkl", 3_895)
+    assert sorted(find_region(spec, "lips").indices) == sorted(true) and len(true) == 758
+    upper = load_region(shared_data / "biwi6/masks/upper_indices.npy", 3_895)
+    assert overlap(find_region(spec, "upper").indices, upper)[0] > 0.85
+
+
+def test_the_boxes_of_vocaset_and_biwi_cover_the_true_regions(shared_data: Path) -> None:
+    templates = str(shared_data / "vocaset/templates")
+    spec = dataclasses.replace(VOCASET, templates=templates, other_roots=())
+    masks = shared_data / "vocaset"
+    lips = load_region(masks / "FLAME_masks.pkl:lips", 5_023)
+    union, found = overlap(find_region(spec, "lips").indices, lips)
+    assert union > 0.8 and found > 0.95
+    union, found = overlap(
+        find_region(spec, "upper").indices, load_region(masks / "regions/fdd.txt", 5_023)
+    )
+    assert union > 0.65 and found > 0.8
+    spec = dataclasses.replace(BIWI, templates=str(shared_data / "biwi/BIWI.ply"), other_roots=())
+    for which, file in (("lips", "lve.txt"), ("upper", "fdd.txt")):
+        true = load_region(shared_data / "biwi" / file, 23_370)
+        union, found = overlap(find_region(spec, which).indices, true)
+        assert union > 0.75 and found > 0.9
+
+
+def test_the_box_about_the_nose_finds_the_lips_of_26_real_heads(shared_data: Path) -> None:
+    flame = load_templates(shared_data / "vocaset/templates").values()
+    lips = load_region(shared_data / "vocaset/FLAME_masks.pkl:lips", 5_023)
+    biwi = load_templates(shared_data / "biwi6/templates.pkl").values()
+    mouth = load_region(shared_data / "biwi6/masks/mouth_indices.npy", 3_895)
+    for heads, true, wanted in ((flame, lips, (0.70, 0.97)), (biwi, mouth, (0.75, 0.80))):
+        overlaps = [overlap(about_nose(head, "lips"), true) for head in heads]
+        assert (np.mean(overlaps, axis=0) > wanted).all()
+        assert np.min(overlaps, axis=0)[1] > 0.65
+
+
+def test_a_box_is_closed_on_both_sides() -> None:
+    cube = np.array([[0, 0, 0], [1, 1, 1], [1, 1, 1.01], [-0.01, 0, 0]])
+    assert inside(cube, Box((0, 0, 0), (1, 1, 1))).tolist() == [0, 1]
