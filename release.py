@@ -31,14 +31,14 @@ D_HEAD_ENCODER = 64  # of every wav2vec 2.0 up to "large"
 
 
 def load_release(
-    source: str | Path | Mapping[str, Tensor], encoder_config: Mapping[str, Any] | None = None
+    source: str | Path | Mapping[str, Tensor], encoder_config: Any = None
 ) -> ReleasedJambaTalk:
     """The network of a published .pth, of a converted .safetensors or of a state dict; eval mode.
 
-    All dimensions are read off the weights' shapes; `encoder_config`, a Wav2Vec2Config as a dict,
-    is needed where the encoder is not of wav2vec 2.0's usual build (64 channels a head, strides
-    5, 2, 2, 2, 2, 2, 2). Weights of a .pth stay mapped to the file, so that only those used are
-    ever read; nothing is unpickled but tensors. Raises `UserError` for a file that is missing,
+    All dimensions are read off the weights' shapes; `encoder_config`, a Wav2Vec2Config or one as a
+    dict, is needed where the encoder is not of wav2vec 2.0's usual build (64 channels a head,
+    strides 5, 2, 2, 2, 2, 2, 2). Weights of a .pth stay mapped to the file, so that only those used
+    are ever read; nothing is unpickled but tensors. Raises `UserError` for a file that is missing,
     damaged or no such model, `ValueError` for such a state dict.
     """
     if isinstance(source, Mapping):
@@ -92,7 +92,7 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], None]:
         size = path.stat().st_size / 1e6
         raise UserError(
             f"checkpoint {path}: damaged or cut off at {size:.0f} MB (the published files have "
-            "3,107 and 3,249); download it again"
+            "3,107 and 3,248); download it again"
         ) from error
     if not isinstance(state, Mapping):
         raise UserError(f"checkpoint {path}: holds a {type(state).__name__}; wanted a state dict")
@@ -144,7 +144,7 @@ def select_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _build(
     weights: dict[str, Tensor],
-    encoder_config: Mapping[str, Any] | None,
+    encoder_config: Any,
     config: ModelConfig | None = None,
 ) -> ReleasedJambaTalk:
     """The network around `weights`, which become its parameters; `ValueError` where they do not."""
@@ -164,9 +164,7 @@ def _build(
     return model.eval()
 
 
-def read_config(
-    weights: Mapping[str, Tensor], encoder_config: Mapping[str, Any] | None = None
-) -> ModelConfig:
+def read_config(weights: Mapping[str, Tensor], encoder_config: Any = None) -> ModelConfig:
     """The network's dimensions from the shapes of its weights; `ValueError` where one is missing.
 
     One audio feature a frame means VOCASET's build (30 fps, 8 heads), two mean BIWI's (25 fps, 4
@@ -174,13 +172,14 @@ def read_config(
     """
     shape = {name: tuple(value.shape) for name, value in weights.items()}
     try:
-        encoder = dict(encoder_config or read_encoder(shape))
+        encoder = read_encoder(shape) if encoder_config is None else as_dict(encoder_config)
         d_model, width = shape["audio_feature_map.weight"]
-        k, rest = divmod(width, encoder["hidden_size"])
+        (encoder_width,) = shape["audio_encoder.encoder.layer_norm.weight"]
+        k, rest = divmod(width, encoder_width)
         if rest or k not in KINDS:
             raise ValueError(
                 f"audio_feature_map.weight is {d_model} x {width} for an encoder of width "
-                f"{encoder['hidden_size']}; wanted one or two features a frame"
+                f"{encoder_width}; wanted one or two features a frame"
             )
         layout, n_heads, fps = KINDS[k]
         return ModelConfig(
@@ -206,6 +205,14 @@ def read_config(
         raise ValueError(
             f"no weight {error}; wanted a state dict of the JambaTalk release"
         ) from error
+    except IndexError as error:
+        raise ValueError("a weight has too few dimensions for the release's network") from error
+
+
+def as_dict(encoder_config: Any) -> dict[str, Any]:
+    """A Wav2Vec2Config, or one as a dict, as `ModelConfig.encoder` wants it."""
+    given = encoder_config if isinstance(encoder_config, Mapping) else encoder_config.to_dict()
+    return {"model_type": "wav2vec2"} | dict(given)
 
 
 def read_encoder(shape: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -149,7 +149,9 @@ class ReleasedJambaTalk(nn.Module):
         super().__init__()
         c = self.config = config
         self.audio_encoder = build_body(c.encoder)
-        self.audio_feature_map = nn.Linear(c.fold * c.encoder["hidden_size"], c.d_model)
+        self.audio_feature_map = nn.Linear(
+            c.fold * self.audio_encoder.config.hidden_size, c.d_model
+        )
         self.mamba = Mamba(c.d_model, c.d_state, c.d_conv, c.expand)
         self.mamba_moe = MoEMamba(c.d_model, c.moe_d_state, c.moe_d_conv, c.expand, c.n_experts)
         self.transformer_decoder = AttentionLayer(c.d_model, c.n_heads, c.d_ff, c.rope_rank)
@@ -192,6 +194,8 @@ class ReleasedJambaTalk(nn.Module):
     @torch.inference_mode()
     def stream(self, audio: Tensor, template: Tensor) -> Iterator[Tensor]:
         """Yield vertices (n, V, 3) of one clip in order; arguments and frames as `predict`."""
+        if audio.shape[:-1] not in ((), (1,)):
+            raise ValueError(f"audio {tuple(audio.shape)}: one clip at a time, (1, S) or (S,)")
         audio = audio.reshape(1, -1)
         if audio.shape[1] < WINDOW + HOP:
             raise ValueError(f"{audio.shape[1]} samples; at least {WINDOW + HOP} make a frame")

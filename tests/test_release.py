@@ -329,6 +329,12 @@ def test_an_encoder_of_another_build_is_given_by_its_config():
     two_heads = load_release(state, XLSR_LARGE | SMALL_ENCODER | {"num_attention_heads": 2})
     assert two_heads.audio_encoder.encoder.layers[0].attention.num_heads == 2
     assert load_release(state).audio_encoder.encoder.layers[0].attention.num_heads == 1
+    from transformers import Wav2Vec2Config
+
+    config = Wav2Vec2Config(**two_heads.config.encoder)
+    torch.testing.assert_close(
+        load_release(state, config).predict(*speech()), two_heads.predict(*speech())
+    )
 
 
 def test_files_are_told_apart(published, tmp_path):
@@ -358,6 +364,7 @@ def bad_files(folder, published):
     torch.save({"weight": torch.zeros(3)}, folder / "other.pth")
     torch.save({k: v for k, v in state.items() if k != "mamba.D"}, folder / "lacks.pth")
     torch.save(state | {"mamba.D": torch.zeros(31)}, folder / "shape.pth")
+    torch.save(state | {"mamba.A_log": torch.zeros(32)}, folder / "flat.pth")
     torch.save(state | {"unknown.weight": torch.zeros(3)}, folder / "more.pth")
     (folder / "x.safetensors").write_bytes(b"no weights")
     return {
@@ -370,6 +377,7 @@ def bad_files(folder, published):
         "other.pth": "wanted a state dict of the JambaTalk release",
         "lacks.pth": "mamba.D: found none, wanted (32,)",
         "shape.pth": "mamba.D: found (31,), wanted (32,)",
+        "flat.pth": "too few dimensions",
         "more.pth": "unknown.weight: found (3,), wanted none",
         "x.safetensors": "not a whole .safetensors",
         "missing.pth": "no such file",
@@ -440,3 +448,5 @@ def test_clips_and_templates_that_do_not_fit_are_refused():
         model.predict(audio[:, :719], template)
     with pytest.raises(ValueError, match="template"):
         model.predict(audio, template[1:])
+    with pytest.raises(ValueError, match="one clip at a time"):
+        model.predict(audio.expand(2, -1), template)
