@@ -117,7 +117,7 @@ class TrainConfig:
     w_lips: float = 0.0  # vertex and velocity error of the lip region again; 0 as in the paper
     closure_gain: float = 0.0  # added to the weight of a frame's lips, in full where lips touch
     max_clip_s: float = 0.0  # longer training clips are cropped at random to this; 0 keeps them
-    steps_per_epoch: int = 0  # 0: one pass over the clips
+    steps_per_epoch: int = 0  # clips are drawn again and again; 0: one pass over them
     ema_decay: float = 0.0  # > 0: the averaged weights are validated and saved
     augment: bool = False
     seed: int = 1
@@ -246,7 +246,7 @@ BIWI = DatasetSpec(
     fps=25,
     source_fps=25,
     n_vertices=23_370,
-    metres_per_unit=0.19,  # CodeTalker's unit: the root of the face's area, 0.174 to 0.201 m
+    metres_per_unit=0.1856,  # root of a face's area: mean of 14 (FaceFormer's issue 45)
     templates="BIWI/data/templates.pkl",
     topology="BIWI/data/BIWI.ply",
     lips_region="BIWI/data/lve.txt",
@@ -313,7 +313,7 @@ RECIPES: dict[str, Recipe] = {
             encoder=XLSR_LARGE, n_vertices=23_370, fps=25, fold=2, layout="MEMEAEMEME",
             d_model=1024, n_heads=4, n_kv_heads=2,
         ),
-        train=dataclasses.replace(PAPER_TRAIN, learning_rate=1e-5, loss_unit=0.19),  # data's own
+        train=dataclasses.replace(PAPER_TRAIN, learning_rate=1e-5, loss_unit=0.1856),  # data's own
         wav2vec2=PAPER_ENCODER,
     ),
     "BIWI_6": Recipe(

@@ -6,7 +6,7 @@ BIWI, too. Shapes: B batch, S samples at 16 kHz, T mesh frames, V vertices.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from array_files import load_npy
 from audio_files import (
@@ -108,7 +108,7 @@ class MeshSpeechDataset(Dataset):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        name, subject = self.clips[index]
+        name, subject = self.clips[index % len(self)]  # see RepeatedOrder
         fps = self.spec.fps
         audio = read_audio(self._wav_path(name))
         vertices = self._vertices(name)[:: self.spec.source_fps // fps]
@@ -257,18 +257,42 @@ def _pad(arrays: Sequence[NDArray[np.float32]]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
+class RepeatedOrder(Sampler[int]):
+    """`n_draws` positions an epoch: all clips in random order, again and again.
+
+    Draw number k of clip i has the position k·n_clips + i, so that each draw gets a crop and an
+    augmentation of its own.
+    """
+
+    def __init__(self, n_clips: int, n_draws: int, generator: torch.Generator) -> None:
+        self.n_clips, self.n_draws, self.generator = n_clips, n_draws, generator
+
+    def __len__(self) -> int:
+        return self.n_draws
+
+    def __iter__(self) -> Iterator[int]:
+        for first in range(0, self.n_draws, self.n_clips):
+            order = torch.randperm(self.n_clips, generator=self.generator).tolist()
+            yield from (first + clip for clip in order[: self.n_draws - first])
+
+
 def make_loader(
-    dataset: Dataset, batch_size: int, shuffle: bool, seed: int, num_workers: int = 0
-) -> DataLoader:
+    dataset: Dataset, batch_size: int, shuffle: bool, seed: int, num_workers: int = 0,
+    steps: int = 0,
+) -> DataLoader:  # fmt: skip
     """Batches of `collate` from any data set of such items, shuffled by a generator of its own.
 
+    steps > 0: that many batches an epoch, shuffled, whatever the number of clips; 0: all once.
     `loader.generator` holds the state that a resumed run has to restore.
     """
+    generator = torch.Generator().manual_seed(seed)
+    order = RepeatedOrder(len(dataset), steps * batch_size, generator) if steps else None
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        shuffle=shuffle,
+        shuffle=shuffle if order is None else None,
+        sampler=order,
         num_workers=num_workers,
         collate_fn=collate,
-        generator=torch.Generator().manual_seed(seed),
+        generator=generator,
     )

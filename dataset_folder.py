@@ -29,6 +29,7 @@ from prepared_data import AUDIO_SUFFIXES, clip_rate, shown, subject_of
 from regions import look_up
 
 DEFAULT_BASE = "vocaset"  # the paper's network
+SMALLER = " (the paper's; --base synthetic: a small network whose encoder comes along)"
 UNITS = {"metres": 1.0, "centimetres": 0.01, "millimetres": 0.001}
 HEAD_M = (0.1, 0.7)  # metres, the largest extent of a face, a head, a bust
 USUAL_HEAD_M = 0.25  # of a head in no known unit
@@ -84,7 +85,7 @@ def read_folder(folder: Path, base: str | None = None) -> tuple[Recipe, str]:
         "lips": _region_line(spec, "lips"),
         "upper face": _region_line(spec, "upper"),
         "topology": spec.topology or "none: a video needs topology.ply or .obj with the triangles",
-        "recipe": f"{base} (--base names another, such as synthetic: small, with its encoder)",
+        "recipe": base + SMALLER * (base == DEFAULT_BASE),
     }
     lines = [f"  {name:<11}{text}" for name, text in facts.items()]
     return recipe, "\n".join(filter(None, [*lines, lips_that_rest(spec, folder, names)]))

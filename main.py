@@ -25,7 +25,7 @@ DEFAULT_DATASET = "synthetic"
 SHORT = {  # flag that is short for a --set of the field of that name -> its help
     "epochs": "passes over the training data",
     "batch_size": "clips a step",
-    "steps_per_epoch": "steps of one epoch, where there is a speech pool",
+    "steps_per_epoch": "steps of one epoch; 0 for all clips once",
     "learning_rate": "of everything but the encoder",
     "encoder_learning_rate": "of the speech encoder",
     "closure_gain": "extra weight of the lips in frames where they touch",
@@ -128,7 +128,9 @@ def training_batches(recipe: Recipe, workers: int) -> Any:
         seed=config.seed,
     )
     print(data.summary())
-    return make_loader(data, config.batch_size, True, config.seed, workers)
+    return make_loader(
+        data, config.batch_size, True, config.seed, workers, steps=config.steps_per_epoch
+    )
 
 
 def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> None:

@@ -100,7 +100,7 @@ def with_base(spec: DatasetSpec, base: Recipe) -> Recipe:
     """The recipe of a data set with another recipe's network, encoder and training.
 
     Frames are folded so that the encoder runs at 50 Hz or a little below, as in the paper's BIWI;
-    at the base's own frame rate as there. A base that counts steps trains 100 epochs instead.
+    at the base's own frame rate as there.
     """
     model, train = base.model, base.train
     fold = model.fold if spec.fps == model.fps else max(1, ENCODER_HZ // spec.fps)
@@ -109,8 +109,6 @@ def with_base(spec: DatasetSpec, base: Recipe) -> Recipe:
         model, n_vertices=spec.n_vertices, fps=spec.fps, fold=fold, vertex_rank=rank,
         units_per_metre=1.0 / spec.metres_per_unit,
     )  # fmt: skip
-    if train.steps_per_epoch and not spec.speech_pool:
-        train = dataclasses.replace(train, steps_per_epoch=0, epochs=TrainConfig.epochs)
     if not spec.inner_lips:
         train = dataclasses.replace(train, closure_gain=0.0)
     return Recipe(dataset=spec, model=model, train=train, wav2vec2=base.wav2vec2)
@@ -269,8 +267,8 @@ def check(recipe: Recipe, typed: dict[str, str] | None = None) -> None:
         ("model.n_vertices", c.n_vertices != spec.n_vertices,
          f"the vertices of the data, dataset.n_vertices {spec.n_vertices}"),
         ("dataset.source_fps", spec.source_fps % spec.fps, f"a multiple of fps {spec.fps}"),
-        ("train.steps_per_epoch", recipe.train.steps_per_epoch and not spec.speech_pool,
-         f"0: an epoch of {spec.name} is all its clips once"),
+        ("train.steps_per_epoch", spec.speech_pool and not recipe.train.steps_per_epoch,
+         "1 or more: the speech pool has no end"),
         ("train.closure_gain", recipe.train.closure_gain and not spec.inner_lips,
          f"0, or dataset.inner_lips: {spec.name} does not say where its inner lips are"),
     )  # fmt: skip

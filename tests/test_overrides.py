@@ -94,7 +94,6 @@ def test_ablated_orders_go_by_their_letter(variant: str) -> None:
         ("model.fps=25", "the frame rate of the data, dataset.fps 30"),
         ("model.n_vertices=7", "dataset.n_vertices 5023"),
         ("dataset.source_fps=50", "a multiple of fps 30"),
-        ("train.steps_per_epoch=9", "an epoch of vocaset is all its clips once"),
         ("train.closure_gain=9", "does not say where its inner lips are"),
     ],
 )
@@ -137,7 +136,6 @@ def test_another_base_lends_its_network_at_the_data_s_size() -> None:
     assert (small.model.n_vertices, small.model.fps, small.model.d_model) == (23_370, 25, 128)
     assert small.model.fold == 2  # 50 Hz, wav2vec 2.0's own
     assert small.wav2vec2 == "synthetic/encoder"
-    assert (small.train.steps_per_epoch, small.train.closure_gain) == (0, 0)  # no pool, no lips
-    assert small.train.epochs == 100
+    assert small.train.closure_gain == 0  # nobody says where BIWI's inner lips are
     paper = with_base(dataclasses.replace(spec, fps=60, source_fps=60), RECIPES["vocaset"])
     assert paper.model.fold == 1

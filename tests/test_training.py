@@ -129,7 +129,6 @@ def test_wrong_flags_are_one_line(recipe: Recipe, capsys: pytest.CaptureFixture[
         (["--seed", "-1"], "--seed -1"),
         (["--workers", "-1"], "--workers -1"),
         (["--learning_rate", "-0.1"], "--learning_rate -0.1"),
-        (["--steps_per_epoch", "5"], "all its clips once"),
         (["--split", "dev"], "--split dev: toy has train, val, test"),
         (["--checkpoint", "x.safetensors"], "goes with --mode test"),
         (["--out", "/proc/nowhere"], "folder /proc/nowhere: cannot be written"),
