@@ -22,6 +22,7 @@ from wav2vec import TextTeacher, length_mask
 
 CLOSURE_REACH_M = 0.002  # metres
 COMPONENT_FRAMES = 2_000  # frames that a low-rank vertex head's start is computed from
+AVERAGED_SHARE = 0.2  # of a run's steps, the most that averaged weights look back over
 BYTES_TRAINED = 16  # of a float32 parameter: itself, its gradient, two moments of Adam
 
 
@@ -103,6 +104,14 @@ def memory(nets: Networks) -> str:
         f"teacher's and the convolutions'): {(BYTES_TRAINED * trained + 4 * copies) / 1e9:.1f} GB "
         "with gradients and Adam, activations apart"
     )
+
+
+def start_average(nets: Networks, decay: float, steps: int) -> None:
+    """Start averaging at the model as it is; a short run looks back over a fifth of its steps."""
+    if nets.average is not None:
+        shortened = min(decay, max(1.0 - 1.0 / (AVERAGED_SHARE * max(steps, 1)), 0.0))
+        nets.average.multi_avg_fn = get_ema_multi_avg_fn(shortened)
+        nets.average.module.load_state_dict(nets.model.state_dict())
 
 
 def start_components(model: JambaTalk, batches: Iterable[dict[str, Any]]) -> None:

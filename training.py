@@ -29,7 +29,15 @@ from errors import UserError
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import READER_FILE, load_characters, save_reader
 from losses import closure_weight, ctc_loss, latent_loss, total_loss, velocity_loss, vertex_loss
-from networks import Networks, build, make_optimizer, memory, pick_device, start_components
+from networks import (
+    Networks,
+    build,
+    make_optimizer,
+    memory,
+    pick_device,
+    start_average,
+    start_components,
+)
 from pretrained import find_source
 from regions import find_region
 from wav2vec import frame_lengths, length_mask
@@ -124,9 +132,8 @@ class Run:
         write_record(self.folder, self.recipe, self.device, self.dtype)
         if self.fresh:
             start_components(nets.model, batches)
-        if nets.average is not None:
-            nets.average.module.load_state_dict(nets.model.state_dict())
         steps = config.epochs * len(batches)
+        start_average(nets, config.ema_decay, steps)
         self.optimizer, self.schedule = make_optimizer(nets, config, steps)
         best_file = self.folder / "best.safetensors"
         reader_file = self.folder / READER_FILE
