@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import RECIPES, DatasetSpec, Recipe, Split
+from data_loader import MeshSpeechDataset
 from dataset_json import chosen_splits, read_json, settings_of
 from errors import UserError
 from mesh_files import MESH_SUFFIXES, load_mesh, load_npy, load_templates
@@ -70,6 +71,8 @@ def read_folder(folder: Path, base: str | None = None) -> tuple[Recipe, str]:
     )  # fmt: skip
     if spec.name in RECIPES:
         spec = dataclasses.replace(spec, name=f"{spec.name} (own)")
+    for split in splits:
+        MeshSpeechDataset(spec, split)  # raises for clips that do not fit
     base = base or said.get("base", DEFAULT_BASE)
     if base not in RECIPES:
         raise UserError(f"base {base}: no such recipe; config.py has {', '.join(RECIPES)}")

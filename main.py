@@ -173,6 +173,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     recipe = resolve(args)
     out = writable_folder(args.out or f"runs/{recipe.dataset.name}")
+    if args.mode is None:
+        for split in test_splits(recipe.dataset, args.split):
+            MeshSpeechDataset(recipe.dataset, split)  # whatever is wrong there is said at once
     if args.mode != "test":
         train(recipe, out, args)
     if args.mode != "train":

@@ -259,8 +259,6 @@ def check(recipe: Recipe, typed: dict[str, str] | None = None) -> None:
         ("model.n_heads", c.d_model % c.n_heads, f"a divisor of d_model {c.d_model}"),
         ("model.n_heads", c.d_model // c.n_heads % 2, f"d_model {c.d_model} / n_heads to be even"),
         ("model.n_kv_heads", c.n_heads % c.n_kv_heads, f"a divisor of n_heads {c.n_heads}"),
-        ("model.rope_rank", c.rope_rank > c.d_model // c.n_heads,
-         f"at most the width of a head, {c.d_model // c.n_heads}"),
         ("model.top_k", c.top_k > c.n_experts, f"at most n_experts {c.n_experts}"),
         ("model.vertex_rank", c.vertex_rank > 3 * c.n_vertices, f"at most {3 * c.n_vertices}"),
         ("model.fps", c.fps != spec.fps, f"the frame rate of the data, dataset.fps {spec.fps}"),

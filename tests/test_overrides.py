@@ -89,7 +89,7 @@ def test_ablated_orders_go_by_their_letter(variant: str) -> None:
         ("model.n_heads=7", "wanted a divisor of d_model 512"),
         ("model.n_heads=512", "to be even"),
         ("model.n_kv_heads=3", "wanted a divisor of n_heads 8"),
-        ("model.rope_rank=65", "at most the width of a head, 64"),
+        ("model.rope_rank=0", "wanted 1 or more"),
         ("model.top_k=3", "at most n_experts 2"),
         ("model.fps=25", "the frame rate of the data, dataset.fps 30"),
         ("model.n_vertices=7", "dataset.n_vertices 5023"),
