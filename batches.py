@@ -119,6 +119,9 @@ class BucketedBatches(BatchPlan):
     a chunk and cut into batches, which come in random order. Not shuffled, all are sorted by
     length, the same every epoch.
 
+    steps > 0: an epoch has that many batches, whatever the number of clips, which are drawn again
+    and again; draw k of clip i has the index k·clips + i, so that each gets a crop of its own.
+
     An epoch is cut evenly: global batches differ by one clip at most, so no step has a stray clip
     or two, and a filler is only ever needed with one clip a rank.
     """
@@ -131,47 +134,56 @@ class BucketedBatches(BatchPlan):
         rank: int = 0,
         world: int = 1,
         shuffle: bool = True,
+        steps: int = 0,
     ) -> None:
         super().__init__(batch_size, seed, rank, world)
+        if steps and not shuffle:
+            raise ValueError(f"{steps} steps an epoch are drawn; they come shuffled")
+        self.steps = steps
         self.lengths = np.asarray(lengths, dtype=np.float64)
         if self.lengths.ndim != 1 or not len(self.lengths) or not (self.lengths > 0).all():
             raise ValueError(f"lengths: shape {self.lengths.shape}; wanted (clips,), all > 0")
         self.shuffle = shuffle
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // (self.batch_size * self.world))
+        return self.steps or -(-len(self.lengths) // (self.batch_size * self.world))
 
     def global_batches(self) -> list[list[int]]:
         """See `BatchPlan.global_batches`; ascending in length inside a batch."""
         n_clips, n_batches = len(self.lengths), len(self)
-        edges = [i * n_clips // n_batches for i in range(n_batches + 1)]
+        n_draws = self.steps * self.batch_size * self.world or n_clips
+        edges = [i * n_draws // n_batches for i in range(n_batches + 1)]
         if not self.shuffle:
             order = np.argsort(self.lengths, kind="stable")
             return [order[a:b].tolist() for a, b in zip(edges, edges[1:], strict=False)]
         rng = np.random.default_rng((self.seed, self.epoch))
-        order = rng.permutation(n_clips)
+        passes = [first + rng.permutation(n_clips) for first in range(0, n_draws, n_clips)]
+        order = np.concatenate(passes)[:n_draws]
         # Two chunks at least: in a small data set, too, the company of a clip has to change.
         n_chunks = max(-(-n_batches // CHUNK_BATCHES), min(2, n_batches))
         firsts = [edges[i * n_batches // n_chunks] for i in range(n_chunks + 1)]
         for first, last in zip(firsts, firsts[1:], strict=False):
             chunk = order[first:last]
-            order[first:last] = chunk[np.argsort(self.lengths[chunk], kind="stable")]
+            lengths = self.lengths[chunk % n_clips]
+            order[first:last] = chunk[np.argsort(lengths, kind="stable")]
         batches = [order[a:b].tolist() for a, b in zip(edges, edges[1:], strict=False)]
         return [batches[i] for i in rng.permutation(n_batches)]
 
     def padding_share(self) -> float:
         """Share of what all ranks load in this epoch that is padding (or filler), 0 to 1."""
-        loaded = 0.0
+        loaded = counted = 0.0
         for batch in self._plan():
             for rank in range(self.world):
-                mine = share(batch, rank, self.world) or batch[:1]
+                mine = np.array(share(batch, rank, self.world) or batch[:1]) % len(self.lengths)
                 loaded += len(mine) * self.lengths[mine].max()
-        return 1.0 - float(self.lengths.sum()) / loaded
+            counted += self.lengths[np.array(batch) % len(self.lengths)].sum()
+        return 1.0 - counted / loaded
 
     def identity(self) -> dict[str, int | str]:
         """See `BatchPlan.identity`; the clips are told by their number and lengths."""
         digest = hashlib.sha256(self.lengths.tobytes()).hexdigest()[:12]
-        return super().identity() | {"clips": f"{len(self.lengths)} of lengths {digest}"}
+        identity = super().identity() | {"steps": len(self)}
+        return identity | {"clips": f"{len(self.lengths)} of lengths {digest}"}
 
 
 class PlannedLoader:

@@ -102,7 +102,8 @@ class TrainConfig:
     """
 
     epochs: int = 100
-    batch_size: int = 1
+    batch_size: int = 1  # clips a batch, on each process
+    accumulate: int = 1  # batches a step of the optimizer
     learning_rate: float = 1e-4
     encoder_learning_rate: float = 1e-5
     warmup_steps: int = 200
@@ -120,6 +121,7 @@ class TrainConfig:
     steps_per_epoch: int = 0  # clips are drawn again and again; 0: one pass over them
     ema_decay: float = 0.0  # > 0: the averaged weights are validated and saved
     augment: bool = False
+    checkpointing: bool = False  # activations are computed twice: less memory, a third more time
     seed: int = 1
 
 

@@ -5,8 +5,9 @@ A prepared data set is a folder with `wav/<subject>_<sentence>.wav` and
 BIWI, too. Shapes: B batch, S samples at 16 kHz, T mesh frames, V vertices.
 """
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from array_files import load_npy
 from audio_files import (
@@ -61,7 +62,8 @@ class MeshSpeechDataset(Dataset):
 
     audio: (S,) float32, 16 kHz, zero mean, unit variance over what is returned.
     template: (V, 3) float32; vertices: (T, V, 3) float32 at `spec.fps`, in the data set's unit;
-    frames: T. All are numpy arrays. Audio and vertices are cut to the shorter of the two.
+    frames: T. All are numpy arrays. Audio and vertices are cut to the shorter of the two. Clips
+    that are neither cropped nor augmented have a `key`, too: the hash of their audio.
 
     `crop_s` > 0 cuts longer clips at random to that many seconds, at a whole number of samples a
     frame; `augment(audio, rng)` changes the raw audio (S,) before normalisation, keeping its
@@ -107,8 +109,15 @@ class MeshSpeechDataset(Dataset):
         """Choose the crops and augmentations of this epoch."""
         self.epoch = epoch
 
+    def lengths(self) -> list[int]:
+        """Frames of each clip as a batch sees them: at `spec.fps`, crops counted as crops."""
+        step = self.spec.source_fps // self.spec.fps
+        crop = round(self.crop_s * self.spec.fps)
+        frames = [-(-len(self._vertices(name)) // step) for name, _ in self.clips]
+        return [min(n, crop) if crop else n for n in frames]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        name, subject = self.clips[index % len(self)]  # see RepeatedOrder
+        name, subject = self.clips[index % len(self)]  # a later draw of the same clip
         fps = self.spec.fps
         audio = read_audio(self._wav_path(name))
         vertices = self._vertices(name)[:: self.spec.source_fps // fps]
@@ -124,7 +133,7 @@ class MeshSpeechDataset(Dataset):
         vertices = np.array(vertices[:frames], dtype=np.float32)  # read from disk here
         if not np.isfinite(vertices).all():
             raise UserError(f"vertices {self._npy_path(name)}: NaN or infinite coordinates")
-        return {
+        item = {
             "name": name,
             "subject": subject,
             "audio": normalise(audio),
@@ -132,6 +141,9 @@ class MeshSpeechDataset(Dataset):
             "vertices": vertices,
             "frames": frames,
         }
+        if not self.crop_s and self.augment is None:
+            item["key"] = hashlib.sha256(item["audio"]).hexdigest()
+        return item
 
     def trims(self) -> dict[str, float]:
         """Name -> seconds of vertices (> 0) or of audio (< 0) that have no counterpart."""
@@ -240,8 +252,10 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     names, subjects: lists of B; audio (B, S); audio_samples (B,) int64; template (B, V, 3);
     vertices (B, T, V, 3); frames (B,) int64. Clip b ends at audio_samples[b] and frames[b].
+    keys: hashes of the B clips' audio, if all of them have one.
     """
-    return {
+    keys = [item["key"] for item in items if "key" in item]
+    return ({"keys": keys} if len(keys) == len(items) else {}) | {
         "names": [item["name"] for item in items],
         "subjects": [item["subject"] for item in items],
         "audio": _pad([item["audio"] for item in items]),
@@ -257,42 +271,15 @@ def _pad(arrays: Sequence[NDArray[np.float32]]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
-class RepeatedOrder(Sampler[int]):
-    """`n_draws` positions an epoch: all clips in random order, again and again.
-
-    Draw number k of clip i has the position k·n_clips + i, so that each draw gets a crop and an
-    augmentation of its own.
-    """
-
-    def __init__(self, n_clips: int, n_draws: int, generator: torch.Generator) -> None:
-        self.n_clips, self.n_draws, self.generator = n_clips, n_draws, generator
-
-    def __len__(self) -> int:
-        return self.n_draws
-
-    def __iter__(self) -> Iterator[int]:
-        for first in range(0, self.n_draws, self.n_clips):
-            order = torch.randperm(self.n_clips, generator=self.generator).tolist()
-            yield from (first + clip for clip in order[: self.n_draws - first])
-
-
 def make_loader(
-    dataset: Dataset, batch_size: int, shuffle: bool, seed: int, num_workers: int = 0,
-    steps: int = 0,
-) -> DataLoader:  # fmt: skip
-    """Batches of `collate` from any data set of such items, shuffled by a generator of its own.
-
-    steps > 0: that many batches an epoch, shuffled, whatever the number of clips; 0: all once.
-    `loader.generator` holds the state that a resumed run has to restore.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    order = RepeatedOrder(len(dataset), steps * batch_size, generator) if steps else None
+    dataset: Dataset, batch_size: int, shuffle: bool, seed: int, num_workers: int = 0
+) -> DataLoader:
+    """Batches of `collate` from any data set of such items, shuffled by a generator of its own."""
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        shuffle=shuffle if order is None else None,
-        sampler=order,
+        shuffle=shuffle,
         num_workers=num_workers,
         collate_fn=collate,
-        generator=generator,
+        generator=torch.Generator().manual_seed(seed),
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from config import DatasetSpec, ModelConfig
 from errors import UserError
@@ -93,26 +94,40 @@ class JambaTalk(nn.Module):
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
         self.head = VertexHead(config.d_model, config.n_vertices, config.vertex_rank)
+        self.checkpointing = False
+
+    def checkpoint_activations(self) -> None:
+        """Keep no activations inside layers while training: they are computed again backward."""
+        self.checkpointing = True
+        self.encoder.body.gradient_checkpointing_enable({"use_reentrant": False})
 
     def forward(
-        self, audio: Tensor, template: Tensor, lengths: Tensor | None = None
+        self,
+        audio: Tensor,
+        template: Tensor,
+        lengths: Tensor | None = None,
+        conv: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Vertices (B, T, V, 3) in the template's unit, and the routers' balance loss ().
+        """Vertices (B, T, V, 3) in the template's unit, and the routers' balance losses (B,).
 
         audio: (B, S) zero mean, unit variance over each clip; template: (B, V, 3);
-        lengths: (B,) samples of each clip when the batch is padded.
+        lengths: (B,) samples of each clip when the batch is padded; conv: (B, A, C0) the encoder's
+        convolutional features, where they are known already.
         """
-        features = self.encoder(audio, lengths)  # (B, T, k·C)
+        features = self.encoder(audio, lengths, conv)  # (B, T, k·C)
         mask = self.frame_mask(lengths, features.shape[1])  # (B, T) or None
-        offsets, balance = self.decode(features, mask)  # (B, T, V, 3), ()
+        offsets, balance = self.decode(features, mask)  # (B, T, V, 3), (B,)
         return template[:, None] + offsets, balance  # fmt: skip
 
     def decode(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Encoder features (B, T, k·C) to offsets (B, T, V, 3) and the balance loss ()."""
+        """Encoder features (B, T, k·C) to offsets (B, T, V, 3) and balance losses (B,)."""
         x = self.dropout(self.project(features))
-        balance = x.new_zeros(())
+        balance = x.new_zeros(len(x), dtype=torch.float32)
         for layer in self.layers:
-            x = layer(x, mask)
+            if self.checkpointing and self.training:
+                x = checkpoint(layer, x, mask, use_reentrant=False)
+            else:
+                x = layer(x, mask)
             if isinstance(x, tuple):
                 x, layer_balance = x
                 balance = balance + layer_balance

@@ -4,7 +4,14 @@ Paper, section 3.5 (after SelfTalk): 1000 vertex + 1000 velocity + 0.001 latent 
 adds the routers' balance loss, which the release computes and throws away, and can count the lip
 region twice. The mesh losses take error = prediction - truth, (B, T, V, 3), made once: at 6,000
 vertices it is the largest tensor of a step. A mask (B, T) is True on real frames; None means all.
+
+Each is a sum over the batch divided by a count of frames or clips: the batch's own, or the one
+that is passed in. A step made of several batches, one after the other or on several processes,
+passes the `Sizes` of the whole step, and its losses and gradients then add up to those of one
+large batch, whatever the lengths of its clips.
 """
+
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -13,17 +20,36 @@ from torch.nn import functional as F
 from config import TrainConfig
 
 
-def vertex_loss(error: Tensor, mask: Tensor | None = None) -> Tensor:
+@dataclass(frozen=True)
+class Sizes:
+    """How much a batch holds, padding apart: what its losses are divided by."""
+
+    clips: int
+    frames: int  # of the mesh
+    pairs: int  # of neighbouring frames
+    audio_frames: int  # at 50 Hz
+
+    def __add__(self, other: "Sizes") -> "Sizes":
+        return Sizes(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def sizes_of(frames: Tensor, audio_frames: Tensor) -> Sizes:
+    """Sizes of a batch whose clips have (B,) mesh frames and (B,) audio frames."""
+    pairs = (frames - 1).clamp(min=0)
+    return Sizes(len(frames), int(frames.sum()), int(pairs.sum()), int(audio_frames.sum()))
+
+
+def vertex_loss(error: Tensor, mask: Tensor | None = None, frames: int | None = None) -> Tensor:
     """Mean squared error over the coordinates of real frames, ()."""
-    return mean_square(error, mask)
+    return mean_square(error, mask, frames)
 
 
-def velocity_loss(error: Tensor, mask: Tensor | None = None) -> Tensor:
+def velocity_loss(error: Tensor, mask: Tensor | None = None, pairs: int | None = None) -> Tensor:
     """Mean squared error of the differences between neighbouring frames; 0 for a single frame."""
     if error.shape[1] < 2:
         return error.new_zeros(())
-    pairs = None if mask is None else mask[:, 1:] & mask[:, :-1]
-    return mean_square(error[:, 1:] - error[:, :-1], pairs)
+    both = None if mask is None else mask[:, 1:] & mask[:, :-1]
+    return mean_square(error[:, 1:] - error[:, :-1], both, pairs)
 
 
 def closure_weight(truth: Tensor, inner_lips: Tensor, gain: float, reach: float) -> Tensor:
@@ -38,36 +64,48 @@ def closure_weight(truth: Tensor, inner_lips: Tensor, gain: float, reach: float)
     return 1.0 + gain * torch.exp(-((opening / reach) ** 2))
 
 
-def latent_loss(lips: Tensor, audio: Tensor, mask: Tensor | None = None) -> Tensor:
+def latent_loss(
+    lips: Tensor, audio: Tensor, mask: Tensor | None = None, frames: int | None = None
+) -> Tensor:
     """Mean squared distance of the lip reader's features from the teacher's: (B, A, C) each."""
-    return mean_square(lips.float() - audio.float(), mask)
+    return mean_square(lips.float() - audio.float(), mask, frames)
 
 
-def ctc_loss(logits: Tensor, texts: list[Tensor], lengths: Tensor, blank: int) -> Tensor:
+def ctc_loss(
+    logits: Tensor, texts: list[Tensor], lengths: Tensor, blank: int, clips: int | None = None
+) -> Tensor:
     """CTC of logits (B, A, K) against one (n,) text a clip, per character (an empty text
-    counts as one); impossible clips are 0.
+    counts as one), mean over clips; impossible clips are 0.
 
     lengths: (B,) frames of each clip.
     """
     targets = torch.cat(texts)
     sizes = torch.tensor([len(text) for text in texts], device=logits.device)
     if not len(targets):
-        return logits.new_zeros((), dtype=torch.float32)
+        return logits.sum() * 0.0
     log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (A, B, K)
-    return F.ctc_loss(log_probs, targets, lengths, sizes, blank=blank, zero_infinity=True)
+    each = F.ctc_loss(
+        log_probs, targets, lengths, sizes, blank=blank, zero_infinity=True, reduction="none"
+    )
+    return (each / sizes.clamp(min=1)).sum() / (clips or len(texts))
 
 
-def mean_square(values: Tensor, mask: Tensor | None) -> Tensor:
+def mean_square(values: Tensor, mask: Tensor | None, frames: int | None = None) -> Tensor:
     """Mean of the squares of (B, T, ...) float32 values over the frames where mask (B, T) is True.
 
-    A dot product: one pass over memory forward and one backward.
+    frames: the number to divide by instead of that of the mask's. A dot product: one pass over
+    memory forward and one backward.
     """
-    count = values.numel()
+    a_frame = values.shape[2:].numel()
+    if frames is None:
+        frames = values.shape[:2].numel() if mask is None else mask.sum()
     if mask is not None:
         values = values * mask.view(*mask.shape, *([1] * (values.ndim - 2)))
-        count = (mask.sum() * (count // mask.numel())).clamp(min=1)
     flat = values.float().reshape(-1)
-    return torch.dot(flat, flat) / count
+    count = frames * a_frame
+    return torch.dot(flat, flat) / (
+        count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
+    )
 
 
 def total_loss(parts: dict[str, Tensor], config: TrainConfig) -> Tensor:

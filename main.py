@@ -8,14 +8,15 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from augment import augment
+from batches import BucketedBatches, PlannedLoader
 from config import RECIPES, DatasetSpec, Recipe
-from data_loader import MeshSpeechDataset, make_loader
+from data_loader import MeshSpeechDataset, collate
 from dataset_folder import read_folder
+from distributed import Group, joined
 from errors import UserError, run_cli, writable_folder
 from overrides import override, parse_settings, with_base
 from prepared_data import locate
@@ -46,6 +47,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", nargs="+", help="splits to test (default: all named test...)")
     parser.add_argument("--workers", type=int, default=1, help="processes that load data")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on from <out>/last.pt if there is one")  # fmt: skip
+    parser.add_argument("--save_every", type=float, default=10.0, metavar="MINUTES",
+                        help="minutes between two states inside an epoch (default 10)")  # fmt: skip
+    parser.add_argument("--cache", default="cache", metavar="DIR",
+                        help="folder for what is computed once a clip, or off")  # fmt: skip
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
                         help="replace any field of config.py, as in model.n_experts=4")  # fmt: skip
     for name, text in SHORT.items():
@@ -113,13 +120,13 @@ def test_splits(spec: DatasetSpec, given: Sequence[str] | None) -> list[str]:
     return splits
 
 
-def training_batches(recipe: Recipe, workers: int) -> Any:
-    """Batches of one epoch: the clips of the train split, with the speech pool if any."""
+def training_batches(recipe: Recipe, workers: int, group: Group) -> PlannedLoader:
+    """This process's batches: the clips of the train split, with the speech pool if any."""
     config = recipe.train
     if recipe.dataset.speech_pool and config.steps_per_epoch:
         from synthetic.crops import MixedBatches
 
-        return MixedBatches(recipe, workers)
+        return MixedBatches(recipe, workers, group.rank, group.world)
     data = MeshSpeechDataset(
         recipe.dataset,
         "train",
@@ -127,26 +134,34 @@ def training_batches(recipe: Recipe, workers: int) -> Any:
         augment=augment if config.augment else None,
         seed=config.seed,
     )
-    print(data.summary())
-    return make_loader(
-        data, config.batch_size, True, config.seed, workers, steps=config.steps_per_epoch
-    )
+    plan = BucketedBatches(
+        data.lengths(), config.batch_size, config.seed, group.rank, group.world,
+        steps=config.steps_per_epoch,
+    )  # fmt: skip
+    if group.is_first:
+        print(data.summary())
+    return PlannedLoader(data, plan, collate, workers)
 
 
-def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> None:
+def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group) -> None:
     """Train into `out`; `out`/best.safetensors is the best model of validation."""
     from jambatalk import load_checkpoint
     from pretrained import encoder_of
-    from training import Run
+    from training import Options, Run
 
+    if args.save_every <= 0:
+        raise UserError(f"--save_every {args.save_every}: wanted minutes, more than 0")
     start = load_checkpoint(args.init)[0] if args.init else None
-    validation = make_loader(MeshSpeechDataset(recipe.dataset, "val"), 1, False, 0)
-    print(validation.dataset.summary())
-    batches = training_batches(recipe, args.workers)
+    validation = MeshSpeechDataset(recipe.dataset, "val")
+    batches = training_batches(recipe, args.workers, group)
     encoder = encoder_of(recipe.wav2vec2, recipe.model.encoder)
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder=encoder))
-    best = Run(recipe, out, args.precision, start).fit(batches, validation)
-    print(f"best model of validation: {best}")
+    whole = not (recipe.train.max_clip_s or recipe.train.augment)  # else no clip is seen twice
+    cache = args.cache if whole and args.cache != "off" else None
+    options = Options(args.precision, args.resume, args.save_every, cache)
+    run = Run(recipe, out, options, group, start)
+    run.say(validation.summary())
+    run.say(f"best model of validation: {run.fit(batches, validation)}")
 
 
 def test(checkpoint: Path, spec: DatasetSpec | None, out: Path, args: argparse.Namespace) -> None:
@@ -177,7 +192,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for split in test_splits(recipe.dataset, args.split):
             MeshSpeechDataset(recipe.dataset, split)  # whatever is wrong there is said at once
     if args.mode != "test":
-        train(recipe, out, args)
+        with joined("cuda" if torch.cuda.is_available() else "cpu") as group:
+            train(recipe, out, args, group)
+            if not group.is_first:  # one process tests
+                return
     if args.mode != "train":
         test(Path(args.checkpoint or out / "best.safetensors"), recipe.dataset, out, args)
 

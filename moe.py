@@ -32,7 +32,7 @@ class TopKRouter(nn.Module):
         self.gate = nn.Linear(d_model, n_experts, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return gates (B, T, n_experts), zero off the chosen ones, and the balance loss ().
+        """Return gates (B, T, n_experts), zero off the chosen ones, and balance losses (B,).
 
         x: (B, T, d_model).  mask: (B, T) bool, True on real frames; the others do not count.
         Probabilities are float32. Chosen gates are scaled to sum to 1; a single chosen expert
@@ -47,20 +47,21 @@ class TopKRouter(nn.Module):
 
 
 def balance_loss(probabilities: Tensor, first: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return n_experts · Σ_e f_e · P_e, (), over the real frames.
+    """Return n_experts · Σ_e f_e · P_e of each clip, (B,), over its real frames.
 
     probabilities: (B, T, n_experts).  first: (B, T) int64, each frame's most probable expert.
     mask: (B, T) bool. f counts first choices only (GShard, arXiv 2006.16668, algorithm 1): counting
     all top_k would make the loss a constant where top_k equals n_experts, as in the paper's 2 of 2.
+    Per clip, so that a clip's loss and gradient do not depend on the clips beside it.
     """
     n_experts = probabilities.shape[-1]
     if mask is None:
         mask = torch.ones_like(first, dtype=torch.bool)
     weights = mask.to(probabilities.dtype)[..., None]
-    frames = weights.sum().clamp(min=1)
-    share = (F.one_hot(first, n_experts) * weights).sum((0, 1)) / frames  # (n_experts,)
-    mean = (probabilities * weights).sum((0, 1)) / frames
-    return n_experts * (share * mean).sum()
+    frames = weights.sum(1).clamp(min=1)  # (B, 1)
+    share = (F.one_hot(first, n_experts) * weights).sum(1) / frames  # (B, n_experts)
+    mean = (probabilities * weights).sum(1) / frames
+    return n_experts * (share * mean).sum(-1)
 
 
 class MixtureOfExperts(nn.Module):
@@ -74,7 +75,7 @@ class MixtureOfExperts(nn.Module):
         self.experts = nn.ModuleList(MLP(d_model, d_ff, dropout) for _ in range(n_experts))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return y (B, T, d_model) and the balance loss ().
+        """Return y (B, T, d_model) and the clips' balance losses (B,).
 
         x: (B, T, d_model).  mask: (B, T) bool, True on real frames.
         """
@@ -115,7 +116,7 @@ class MoEMambaLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return (B, T, d_model) and the router's balance loss ().
+        """Return (B, T, d_model) and the clips' balance losses (B,).
 
         x: (B, T, d_model).  mask: (B, T) bool, True on real frames; padding at the end only.
         """

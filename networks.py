@@ -44,12 +44,16 @@ class Networks:
         return self.average.module if self.average is not None else self.model
 
 
-def pick_device() -> tuple[torch.device, torch.dtype, str]:
-    """Device, autocast dtype and the reason in words; the one place that decides them."""
+def pick_device(local_rank: int = 0) -> tuple[torch.device, torch.dtype, str]:
+    """Device, autocast dtype and the reason in words; the one place that decides them.
+
+    local_rank: which of this machine's processes asks; each has a GPU of its own.
+    """
     if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank)
         if torch.cuda.is_bf16_supported():
-            return torch.device("cuda"), torch.bfloat16, "CUDA with bfloat16"
-        return torch.device("cuda"), torch.float32, "CUDA without bfloat16: float32"
+            return device, torch.bfloat16, "CUDA with bfloat16"
+        return device, torch.float32, "CUDA without bfloat16: float32"
     if torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported():
         return torch.device("cpu"), torch.bfloat16, "CPU with bfloat16 instructions"
     return torch.device("cpu"), torch.float32, "CPU without bfloat16 instructions: float32"
@@ -63,6 +67,8 @@ def build(recipe: Recipe, device: torch.device, n_lips: int) -> Networks:
     """
     spec, config = recipe.dataset, recipe.train
     model = JambaTalk(recipe.model)
+    if config.checkpointing:
+        model.checkpoint_activations()
     teacher = TextTeacher(load_encoder(model, recipe.wav2vec2))
     reader = LipReader(n_lips, teacher.width, teacher.n_characters, spec.fps, spec.metres_per_unit)
     model, reader, teacher = model.to(device), reader.to(device), teacher.to(device)
@@ -159,7 +165,9 @@ def make_optimizer(
             "weight_decay": 0.0,
         },
     ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        groups, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True
+    )
 
     warmup_steps = max(min(config.warmup_steps, steps // 10), 1)
 

@@ -1,36 +1,38 @@
 """One training run: batches in, the best model of validation out, everything about it on disk.
 
 The run folder holds run.json (recipe, command, commit, versions, device), log.csv (a row an epoch,
-every loss apart), TensorBoard events and best.safetensors. Losses as the paper (losses.py); the
-lip reader and the frozen teacher go into no checkpoint.
+every loss apart), TensorBoard events, best.safetensors, the lip reader that was trained beside it,
+and last.pt: the whole state, from which `--resume` goes on as if the run had never stopped.
 """
 
-import csv
 import dataclasses
-import json
 import math
-import platform
-import subprocess
-import sys
+import os
+import signal
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from config import PROJECT_ROOT, Recipe, TrainConfig
+from batches import PlannedLoader
+from config import Recipe
+from distributed import Group
 from errors import UserError
 from jambatalk import JambaTalk, save_checkpoint
+from learning import Hearing, Learner, add_sizes, batch_sizes
 from lip_reader import READER_FILE, load_characters, save_reader
-from losses import closure_weight, ctc_loss, latent_loss, total_loss, velocity_loss, vertex_loss
+from losses import Sizes, total_loss
 from networks import (
-    Networks,
     build,
     make_optimizer,
     memory,
@@ -39,74 +41,44 @@ from networks import (
     start_components,
 )
 from pretrained import find_source
+from records import Log, write_record
 from regions import find_region
-from wav2vec import frame_lengths, length_mask
+from run_state import STATE_FILE, generators, load_state, save_state, set_generators
+from validation import validate
 
-STATIC_AFTER = 3  # epochs before which lips that do not move yet are no cause for alarm
-STATIC_EVERY = 10  # epochs between two alarms
-STATIC_MOTION = 0.02  # of the recorded lips' motion: less is none
-
-
-def losses_of(
-    nets: Networks, batch: dict[str, Any], lips: Tensor, config: TrainConfig
-) -> dict[str, Tensor]:
-    """Every loss of one batch, by name, each ()."""
-    audio, samples, frames = batch["audio"], batch["audio_samples"], batch["frames"]
-    template, truth = batch["template"], batch["vertices"]
-    ragged = None if int(samples.min()) == audio.shape[1] else samples
-    prediction, balance = nets.model(audio, template, ragged)
-    n_frames = min(prediction.shape[1], truth.shape[1])
-    frames = frames.clamp(max=n_frames)
-    mask = None if int(frames.min()) == n_frames else length_mask(frames, n_frames)
-    error = (prediction[:, :n_frames] - truth[:, :n_frames]) * nets.metres
-    parts = {
-        "vertex": vertex_loss(error, mask),
-        "velocity": velocity_loss(error, mask),
-        "balance": balance,
-    }
-    if config.w_lips:
-        seen = error[:, :, lips]
-        parts["lips"] = velocity_loss(seen, mask)
-        if config.closure_gain:
-            weight = closure_weight(truth, nets.inner_lips, config.closure_gain, nets.reach)
-            seen = seen * weight[:, :n_frames, None, None].sqrt()
-        parts["lips"] = parts["lips"] + vertex_loss(seen, mask)
-    offsets = prediction[:, :n_frames, lips] - template[:, None, lips]
-    return parts | reading_losses(nets, audio, samples, ragged, offsets, frames)
+BEST_FILE = "best.safetensors"
+MAY_CHANGE = ("dataset.root", "dataset.templates", "dataset.topology")  # where files lie
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
-def reading_losses(
-    nets: Networks, audio: Tensor, samples: Tensor, ragged: Tensor | None,
-    offsets: Tensor, frames: Tensor,
-) -> dict[str, Tensor]:  # fmt: skip
-    """What the lip reader makes of lip offsets (B, T, L, 3) against what the teacher heard."""
-    features, logits = nets.teacher(audio, ragged)
-    lengths = frame_lengths(samples)
-    latent, characters = nets.reader(offsets, features.shape[1], frames)
-    mask = None if ragged is None else length_mask(lengths, features.shape[1])
-    texts = nets.teacher.text(logits, lengths)
-    return {
-        "latent": latent_loss(latent, features, mask),
-        "ctc": ctc_loss(characters, texts, lengths, nets.teacher.blank),
-    }
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is carried out; what it computes does not depend on it."""
+
+    precision: str = "auto"  # auto, fp32 or bf16
+    resume: bool = False
+    save_minutes: float = 10.0  # between two states in the middle of an epoch
+    cache: str | None = None  # folder of what is computed once a clip
 
 
 class Run:
-    """A training run in a folder."""
+    """A training run in a folder, on one process of a group."""
 
     def __init__(
         self,
         recipe: Recipe,
         folder: Path,
-        precision: str = "auto",
+        options: Options,
+        group: Group | None = None,
         start: JambaTalk | None = None,
     ) -> None:
-        self.recipe, self.folder = recipe, folder
-        self.device, self.dtype, why = pick_device()
-        if precision != "auto":
-            self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-            why = f"{self.device.type}, --precision {precision}"
-        print(f"device: {why}")
+        self.recipe, self.folder, self.options = recipe, folder, options
+        self.group = group or Group()
+        self.device, self.dtype, why = pick_device(self.group.local_rank)
+        if options.precision != "auto":
+            self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.precision]
+            why = f"{self.device.type}, --precision {options.precision}"
+        self.say(f"device: {why}" + f", {self.group.world} processes" * (self.group.world > 1))
         warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
         torch.manual_seed(recipe.train.seed)
         np.random.seed(recipe.train.seed)  # transformers draws SpecAugment's masks from it
@@ -114,159 +86,286 @@ class Run:
         self.lips = torch.from_numpy(self.region.indices).to(self.device)
         self.nets = build(recipe, self.device, len(self.lips))
         c = recipe.model
-        print(f"network: {c.layout}, {c.d_model} wide, encoder {recipe.wav2vec2}")
-        print(f"memory: {memory(self.nets)}")
+        self.say(f"network: {c.layout}, {c.d_model} wide, encoder {recipe.wav2vec2}")
+        self.say(f"memory: {memory(self.nets)}")
         self.fresh = start is None
         if start is not None:
             if start.config != self.nets.model.config:
                 raise UserError("--init: that model has other dimensions than the recipe's")
             self.nets.model.load_state_dict(start.state_dict())
-        self.best = math.inf
+        self.best, self.epoch, self.sums = math.inf, 1, dict[str, float]()
+        self.spent_s = 0.0  # of the epoch at hand, before this process began
 
-    def fit(self, batches: DataLoader | Any, validation: DataLoader) -> Path:
-        """Train all epochs; returns the path of the best model of validation."""
-        from torch.utils.tensorboard import SummaryWriter
+    def say(self, line: str) -> None:
+        """Print, on the first process alone."""
+        if self.group.is_first:
+            tqdm.write(line)
 
+    def fit(self, batches: PlannedLoader, validation: Dataset) -> Path:
+        """Train all epochs; returns the path of the best model of validation.
+
+        Raises `SystemExit(0)` when it was asked to stop (SIGTERM) and has saved its state.
+        """
+        config = self.recipe.train
+        self._begin(batches)
+        log = Log(self.folder, self.epoch - 1) if self.group.is_first else None
+        with stopping() as self.stop:
+            while self.epoch <= config.epochs:
+                self.started = time.time()
+                row = {"epoch": self.epoch} | self._epoch(batches)
+                row |= self._validate(validation)
+                row["learning_rate"] = self.schedule.get_last_lr()[0]
+                row["seconds"] = round(self.spent_s + time.time() - self.started, 1)
+                if log is not None:
+                    log.add(row, config.epochs)
+                self.epoch, self.sums, self.spent_s = self.epoch + 1, {}, 0.0
+                self._save(batches)
+        if log is not None:
+            log.close()
+        return self.folder / BEST_FILE
+
+    def _begin(self, batches: PlannedLoader) -> None:
+        """Everything that stands before the first step: weights, optimizer, earlier state."""
         config, nets = self.recipe.train, self.nets
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_record(self.folder, self.recipe, self.device, self.dtype)
-        if self.fresh:
+        state_file = self.folder / STATE_FILE
+        state = load_state(state_file) if self.options.resume and state_file.exists() else None
+        if self.group.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if state is None:
+                for name in (BEST_FILE, READER_FILE, STATE_FILE):  # of an earlier run here
+                    (self.folder / name).unlink(missing_ok=True)
+                write_record(self.folder, self.recipe, self.device, self.dtype, self.group.world)
+        if state is None and self.fresh:
             start_components(nets.model, batches)
-        steps = config.epochs * len(batches)
-        start_average(nets, config.ema_decay, steps)
-        self.optimizer, self.schedule = make_optimizer(nets, config, steps)
-        best_file = self.folder / "best.safetensors"
-        reader_file = self.folder / READER_FILE
-        for file in (best_file, reader_file):
-            file.unlink(missing_ok=True)  # of an earlier run in this folder
-        with SummaryWriter(self.folder) as events, open(self.folder / "log.csv", "w") as file:
-            writer = None
-            for epoch in range(1, config.epochs + 1):
-                started = time.time()
-                row = {"epoch": epoch} | self._epoch(batches, epoch)
-                row |= {f"val_{k}": v for k, v in self.validate(validation).items()}
-                row |= {
-                    "learning_rate": self.schedule.get_last_lr()[0],
-                    "seconds": round(time.time() - started, 1),
-                }
-                if not math.isfinite(row["val_lve"]):
-                    raise UserError(f"epoch {epoch}: the validation error is not finite")
-                if row["val_lve"] < self.best:
-                    self.best = row["val_lve"]
-                    save_checkpoint(best_file, nets.best, self.recipe.dataset)
-                    self._save_reader(reader_file)
-                self._alarm(epoch, row)
-                for name, value in row.items():
-                    events.add_scalar(name, value, epoch)
-                if writer is None:
-                    writer = csv.DictWriter(file, row.keys())
-                    writer.writeheader()
-                writer.writerow(row)
-                file.flush()
-                tqdm.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()))
-        return best_file
-
-    def _save_reader(self, path: Path) -> None:
-        teacher = self.recipe.wav2vec2
-        characters = load_characters(find_source(teacher))
-        save_reader(path, self.nets.reader, self.lips, self.region.source, teacher, characters)
-
-    def _alarm(self, epoch: int, row: dict[str, float]) -> None:
-        """Say in words when the predicted lips of validation do not move."""
-        due = epoch in (STATIC_AFTER, self.recipe.train.epochs) or epoch % STATIC_EVERY == 0
-        if due and row.get("val_static") == 1:
-            tqdm.write(
-                f"warning: epoch {epoch}: STATIC FACE, the predicted lips move "
-                f"{row['val_motion']:.2%} of what the recorded ones do in every validation clip. "
-                "Try a lower --encoder_learning_rate (or 0), a lower --learning_rate, more epochs; "
-                "check that vertices and templates have one scale and belong together"
+        self.learner: nn.Module = Learner(nets, self.lips, config)
+        if self.group.world > 1:  # gives every rank the first one's weights
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.learner = DistributedDataParallel(
+                self.learner, ids, broadcast_buffers=False, find_unused_parameters=True
             )
+        self.hearing = Hearing(nets, self.options.cache, str(self.dtype))
+        self.steps = -(-len(batches) // config.accumulate)  # an epoch
+        self.optimizer, self.schedule = make_optimizer(nets, config, config.epochs * self.steps)
+        start_average(nets, config.ema_decay, config.epochs * self.steps)
+        torch.manual_seed(config.seed + self.group.rank)  # dropout differs from rank to rank
+        if state is not None:
+            self._restore(state, batches)
+        self.saved = time.time()
 
-    def _epoch(self, batches: Any, epoch: int) -> dict[str, float]:
-        """One pass over the training batches: mean of every loss."""
+    def _epoch(self, batches: PlannedLoader) -> dict[str, float]:
+        """The rest of an epoch: means of every loss over its steps."""
         config, nets = self.recipe.train, self.nets
         nets.model.train()
         nets.reader.train()
-        if hasattr(getattr(batches, "dataset", None), "set_epoch"):
-            batches.dataset.set_epoch(epoch)
-        sums: dict[str, float] = {}
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        bar = tqdm(batches, desc=f"epoch {epoch}/{config.epochs}", leave=False, mininterval=5)
-        for n, batch in enumerate(self._to_device(bar), start=1):
-            with self._autocast():
-                parts = losses_of(nets, batch, self.lips, config)
-            loss = total_loss(parts, config)
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"epoch {epoch}: loss is {loss.item()} on {batch['names'][:4]}; "
-                    "check these clips, or lower --learning_rate"
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained, config.grad_clip)
-            self.optimizer.step()
-            self.schedule.step()
-            if nets.average is not None:
-                nets.average.update_parameters(nets.model)
+        batches.set_epoch(self.epoch)
+        done = -(-batches.plan.position // config.accumulate)
+        bar = tqdm(
+            total=self.steps, initial=done, desc=f"epoch {self.epoch}/{config.epochs}",
+            leave=False, mininterval=5, disable=not self.group.is_first,
+        )  # fmt: skip
+        source = iter(batches)
+        for step in range(done, self.steps):
+            several = list(islice(source, config.accumulate))
+            try:
+                parts = self._step(several, batches)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise UserError(too_large(several)) from error
+            for name, value in parts.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            bar.set_postfix({k: f"{v / (step + 1):.4g}" for k, v in self.sums.items()}, False)
+            bar.update()
+            self._save_if_due(batches)
+        bar.close()
+        return {name: value / self.steps for name, value in self.sums.items()}
+
+    def _step(self, several: Sequence[dict[str, Any]], batches: PlannedLoader) -> dict[str, float]:
+        """One step of the optimizer over one or more batches; its losses, all ranks together."""
+        config, group, nets = self.recipe.train, self.group, self.nets
+        plan = batches.plan
+        counted = []
+        for _ in several:  # a filler batch keeps this rank in step and weighs nothing
+            counted.append(plan.counted > 0)
+            plan.advance()
+        self.optimizer.zero_grad(set_to_none=True)
+        mine = [batch_sizes(b) for b, counts in zip(several, counted, strict=True) if counts]
+        own = torch.tensor(dataclasses.astuple(add_sizes([Sizes(0, 0, 0, 0), *mine])))
+        sizes = Sizes(*group.sum(own.to(self.device)).tolist())
+        totals: dict[str, Tensor] = {}
+        for number, batch in enumerate(several):
+            batch = self._to_device(batch)
+            last = number == len(several) - 1
+            alone = nullcontext() if last or group.world == 1 else self.learner.no_sync()
+            with alone:
+                with torch.autocast(
+                    self.device.type, self.dtype, enabled=self.dtype != torch.float32
+                ):
+                    parts = self.learner(batch, self.hearing(batch), sizes)
+                loss = total_loss(parts, config)
+                weight = group.world if counted[number] else 0.0  # ranks are averaged, not added
+                (loss * weight).backward()
             for name, value in {"loss": loss, **parts}.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
-            bar.set_postfix({name: f"{value / n:.4g}" for name, value in sums.items()})
-        return {name: value / n for name, value in sums.items()}
+                totals[name] = totals.get(name, 0.0) + value.detach() * counted[number]
+        trained = [p for g in self.optimizer.param_groups for p in g["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, config.grad_clip)
+        values = torch.stack([norm / group.world, *totals.values()])  # the ranks share one norm
+        found = dict(zip(["gradient_norm", *totals], group.sum(values).tolist(), strict=True))
+        if not (math.isfinite(found["loss"]) and math.isfinite(found["gradient_norm"])):
+            self._stop_at_nan(totals, several, found["loss"], batches)
+        self.optimizer.step()
+        self.schedule.step()
+        if nets.average is not None:
+            nets.average.update_parameters(nets.model)
+        return found
 
-    @torch.no_grad()
-    def validate(self, loader: DataLoader) -> dict[str, float]:
-        """The best weights on a loader: LVE and MVE in the data set's unit; motion, the predicted
-        lips' standard deviation over the recorded ones'; static, 1 when no clip's lips move."""
-        from metrics import is_static, lip_errors, mean_vertex_errors, motion_std
-
-        model = self.nets.best.eval()
-        lips = self.lips.cpu().numpy()
-        lip, mean, moved, still = [], [], [], []
-        for batch in self._to_device(loader):
-            for i, n in enumerate(batch["frames"].tolist()):
-                audio = batch["audio"][i, : batch["audio_samples"][i]]
-                predicted = model.predict(audio, batch["template"][i]).cpu().numpy()[:n]
-                truth = batch["vertices"][i, : len(predicted)].cpu().numpy()
-                lip.append(lip_errors(predicted, truth, lips))
-                mean.append(mean_vertex_errors(predicted, truth))
-                moved.append((motion_std(predicted, lips), motion_std(truth, lips)))
-                still.append(is_static(predicted, lips) and not is_static(truth, lips))
-        predicted_std, recorded_std = np.sum(moved, axis=0)
-        motion = float(predicted_std / max(recorded_std, 1e-30))
-        return {
-            "lve": float(np.concatenate(lip).mean()),
-            "mve": float(np.concatenate(mean).mean()),
-            "motion": motion,
-            "static": float(all(still) or motion < STATIC_MOTION),
-        }
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def _to_device(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        for batch in batches:
-            yield {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
-def write_record(folder: Path, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:
-    """run.json: everything needed to say what this run was."""
-
-    def git(*args: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(PROJECT_ROOT), *args], capture_output=True, text=True
+    def _stop_at_nan(
+        self, totals: dict[str, Tensor], several: Sequence[dict], loss: float, batches: Any
+    ) -> None:
+        finite = all(bool(torch.isfinite(value)) for value in totals.values())
+        mine = [] if finite else [name for batch in several for name in batch["names"]]
+        named = sum(self.group.gather(mine), []) or [n for batch in several for n in batch["names"]]
+        self.optimizer.zero_grad(set_to_none=True)
+        self._save(batches)
+        raise UserError(
+            f"epoch {self.epoch}: the loss is {loss} on {', '.join(named[:8])}; check these clips, "
+            f"or lower --learning_rate. {self.folder / STATE_FILE} has the state before this step"
         )
-        return done.stdout.strip()
 
-    record = {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": git("rev-parse", "HEAD"),
-        "changed_files": git("diff", "--name-only", "HEAD").splitlines(),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": device.type,
-        "precision": str(dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "recipe": dataclasses.asdict(recipe),
-    }
-    (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+    def _validate(self, clips: Dataset) -> dict[str, float]:
+        """Validate, keep the model if it is the best so far; val_... of `validate`."""
+        found = validate(
+            self.nets.best, clips, self.region.indices, self.device, self.group
+        )  # fmt: skip
+        if not math.isfinite(found["lve"]):
+            raise UserError(f"epoch {self.epoch}: the validation error is not finite")
+        if found["lve"] < self.best:
+            self.best = found["lve"]
+            if self.group.is_first:
+                save_checkpoint(self.folder / BEST_FILE, self.nets.best, self.recipe.dataset)
+                teacher = self.recipe.wav2vec2
+                characters = load_characters(find_source(teacher))
+                path = self.folder / READER_FILE
+                source = self.region.source
+                save_reader(path, self.nets.reader, self.lips, source, teacher, characters)
+        return {name if "router" in name else f"val_{name}": v for name, v in found.items()}
+
+    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+    # State: what _save writes, _restore reads.
+
+    def _save_if_due(self, batches: PlannedLoader) -> None:
+        due = time.time() - self.saved > 60 * self.options.save_minutes
+        wishes = torch.tensor([float(self.stop.asked), float(due)], device=self.device)
+        asked, due_somewhere = self.group.sum(wishes).tolist()
+        if asked or due_somewhere:
+            self._save(batches)
+        if asked:
+            self.say(f"stopped as asked; {self.folder / STATE_FILE} goes on with --resume")
+            raise SystemExit(0)
+
+    def _save(self, batches: PlannedLoader) -> None:
+        """Write last.pt, on the first process, with the generators of all."""
+        nets, states = self.nets, self.group.gather(generators())
+        self.saved = time.time()
+        if not self.group.is_first:
+            return
+        state = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "model": nets.model.state_dict(),
+            "reader": nets.reader.state_dict(),
+            "average": nets.average.state_dict() if nets.average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "batches": batches.plan.state_dict(),
+            "generators": states,
+            "epoch": self.epoch,
+            "sums": self.sums,
+            "seconds": self.spent_s + time.time() - self.started,
+            "best": self.best,
+        }
+        if problem := save_state(self.folder / STATE_FILE, state):
+            self.say(f"warning: {problem}")
+
+    def _restore(self, state: dict[str, Any], batches: PlannedLoader) -> None:
+        """Stand where `_save` stood. Raises `UserError` when it was another run."""
+        nets = self.nets
+        if wrong := differences(state["recipe"], dataclasses.asdict(self.recipe)):
+            raise UserError(
+                f"--resume: {self.folder / STATE_FILE} is of another run: {'; '.join(wrong[:4])}; "
+                "give the flags of then, or another --out"
+            )
+        batches.load_state_dict(state["batches"])
+        nets.model.load_state_dict(state["model"])
+        nets.reader.load_state_dict(state["reader"])
+        if nets.average is not None:
+            nets.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epoch, self.best = state["epoch"], state["best"]
+        self.sums, self.spent_s = dict(state["sums"]), state["seconds"]
+        if self.epoch != batches.plan.epoch:  # saved between two epochs
+            self.sums, self.spent_s = {}, 0.0
+        set_generators(state["generators"][self.group.rank])
+        self.say(f"resumed: epoch {self.epoch}, {batches.plan.position} batches of it used")
+
+
+class Stop:
+    """Whether somebody has asked this process to stop."""
+
+    asked = False
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Turn SIGTERM into a wish, which the run grants between two steps."""
+    stop, owner = Stop(), os.getpid()
+
+    def ask(*_: Any) -> None:
+        if os.getpid() != owner:  # a worker that loads data: it has nothing to save
+            os._exit(0)
+        stop.asked = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def differences(then: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """`path: value then, value now` of every field in which two recipes differ."""
+    found = []
+    for name in sorted(then.keys() | now.keys()):
+        where = f"{path}{name}"
+        old, new = then.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{where}.")
+        elif _plain(old) != _plain(new) and where not in MAY_CHANGE:
+            found.append(f"{where} was {old}, is {new}")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory did not suffice; torch has no common class for these."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY)
+
+
+def too_large(several: Sequence[dict[str, Any]]) -> str:
+    """What to say, and to do, about batches that do not fit into memory."""
+    frames, longest = max(
+        pair
+        for batch in several
+        for pair in zip(batch["frames"].tolist(), batch["names"], strict=True)
+    )
+    return (
+        f"a batch of {len(several[0]['names'])} clips does not fit into memory (the longest: "
+        f"{longest}, {frames} frames); try a smaller --batch_size with --set train.accumulate=N, "
+        "--set train.max_clip_s=SECONDS or --set train.checkpointing=true"
+    )

@@ -92,12 +92,15 @@ class SpeechEncoder(nn.Module):
         self.features = SpeechFeatures(self.body)
         self.width = fold * self.body.config.hidden_size
 
-    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self, audio: Tensor, lengths: Tensor | None = None, conv: Tensor | None = None
+    ) -> Tensor:
         """audio: (B, S) float32, zero mean and unit variance over each clip; lengths: (B,) samples.
 
-        Returns (B, T, k·C), T = A * fps // 50.
+        conv: (B, A, C0) convolutional features, where they are known already. Returns (B, T, k·C),
+        T = A * fps // 50.
         """
-        features = self.features(self.body, audio, lengths)  # (B, A, C0)
+        features = self.features(self.body, audio, lengths) if conv is None else conv
         n_frames = features.shape[1] * self.fps // AUDIO_FPS
         frames = None if lengths is None else frame_lengths(lengths)
         features = resample(features, self.fps * self.k, frames)  # (B, T·k + r, C0)
@@ -163,9 +166,14 @@ class TextTeacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, S) audio to features (B, A, C) and character logits (B, A, K)."""
-        features = self.features(self.body, audio, lengths)
+    def forward(
+        self, audio: Tensor, lengths: Tensor | None = None, conv: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, S) audio to features (B, A, C) and character logits (B, A, K).
+
+        conv: (B, A, C0) convolutional features, where they are known already.
+        """
+        features = self.features(self.body, audio, lengths) if conv is None else conv
         mask = None
         if lengths is not None:
             mask = length_mask(frame_lengths(lengths), features.shape[1])

@@ -24,7 +24,8 @@ LAYERS = (
     ("data_loader", "regions"),
     ("lip_reader", "metrics", "moe", "release_network", "render_gl"),
     ("jambatalk", "release", "render", "results"),
-    ("dataset_folder", "networks", "scoring", "speaker"),
+    ("dataset_folder", "networks", "records", "scoring", "speaker", "validation"),
+    ("learning",),
     ("training",),
     ("demo", "main"),
 )

@@ -43,10 +43,11 @@ def test_balance_loss_by_hand():
     )
     first = torch.tensor([[0, 1], [0, 2]])
     mask = torch.tensor([[True, True], [True, False]])
-    # f = (2/3, 1/3, 0);  P = (1.5/3, 1/3, 0.5/3);  3 · (2/3 · 1/2 + 1/3 · 1/3) = 4/3
-    assert balance_loss(probabilities, first, mask).item() == pytest.approx(4 / 3)
-    # all four frames: f = (1/2, 1/4, 1/4), P = (1.5, 1, 1.5) / 4;  3 · (3 + 1 + 1.5) / 16
-    assert balance_loss(probabilities, first).item() == pytest.approx(3 * 5.5 / 16)
+    # clip 1: f = (1/2, 1/2, 0), P = (0.4, 0.4, 0.2): 3 · 0.4
+    # clip 2, one real frame: f = (1, 0, 0), P = (0.7, 0.2, 0.1): 3 · 0.7
+    assert balance_loss(probabilities, first, mask).tolist() == pytest.approx([1.2, 2.1])
+    # clip 2 whole: f = (1/2, 0, 1/2), P = (0.35, 0.1, 0.55): 3 · 0.45
+    assert balance_loss(probabilities, first).tolist() == pytest.approx([1.2, 1.35])
 
 
 def test_balance_loss_is_one_when_even_and_n_experts_when_one_takes_all():
@@ -61,7 +62,7 @@ def test_balance_loss_and_output_both_train_the_router(n_experts, top_k):
     mixture = make_mixture(n_experts, top_k)
     y, balance = mixture(torch.randn(2, 11, 6, dtype=torch.float64))
     weight = mixture.router.gate.weight
-    for loss in (y.square().sum(), balance):
+    for loss in (y.square().sum(), balance.sum()):
         (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
         assert gradient.abs().max() > 0
 

@@ -1,0 +1,118 @@
+"""What a run leaves for people to read: run.json, log.csv, TensorBoard events, warnings."""
+
+import csv
+import dataclasses
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from config import PROJECT_ROOT, Recipe
+
+LOG_FILE, RECORD_FILE, DIFF_FILE = "log.csv", "run.json", "changes.diff"
+STATIC_AFTER = 3  # epochs before which lips that do not move yet are no cause for alarm
+STATIC_EVERY = 10  # epochs between two alarms
+DIVERGED = 3.0  # times the best validation error so far
+
+
+def write_record(
+    folder: Path, recipe: Recipe, device: torch.device, dtype: torch.dtype, world: int = 1
+) -> None:
+    """run.json and, where the code differs from its commit, changes.diff: what this run was."""
+    diff = git("diff", "HEAD")
+    record = {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "arguments": sys.argv[1:],
+        "commit": git("rev-parse", "HEAD"),
+        "changed_files": git("diff", "--name-only", "HEAD").splitlines(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "processes": world,
+        "precision": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "recipe": dataclasses.asdict(recipe),
+    }
+    (folder / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    (folder / DIFF_FILE).unlink(missing_ok=True)
+    if diff:
+        (folder / DIFF_FILE).write_text(diff + "\n")
+
+
+def git(*args: str) -> str:
+    """What git says about the project; "" where there is no git or no repository."""
+    command = ["git", "-C", str(PROJECT_ROOT), *args]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
+class Log:
+    """A row an epoch: log.csv, TensorBoard scalars, a line on the screen, alarms.
+
+    done: epochs of an earlier part of this run; its rows up to there are kept, others dropped.
+    """
+
+    def __init__(self, folder: Path, done: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / LOG_FILE
+        self.rows = [row for row in read_log(self.path) if int(row["epoch"]) <= done]
+        self.events = SummaryWriter(folder, purge_step=done + 1 if done else None)
+        self._write()
+
+    def add(self, row: dict[str, float], epochs: int) -> None:
+        """Note an epoch; `epochs` of the whole run."""
+        self._alarm(row, epochs)
+        self.rows.append({name: str(value) for name, value in row.items()})
+        self._write()
+        for name, value in row.items():
+            self.events.add_scalar(name, value, row["epoch"])
+        shown = (f"{k} {v:.4g}" for k, v in row.items() if not k.startswith("router"))
+        tqdm.write("  ".join(shown))
+
+    def _write(self) -> None:
+        names = {name: None for row in self.rows for name in row}  # in order, each once
+        with open(self.path, "w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            if names:
+                writer.writeheader()
+            writer.writerows(self.rows)
+
+    def _alarm(self, row: dict[str, float], epochs: int) -> None:
+        epoch = int(row["epoch"])
+        due = epoch in (STATIC_AFTER, epochs) or epoch % STATIC_EVERY == 0
+        if due and row.get("val_static") == 1:
+            tqdm.write(
+                f"warning: epoch {epoch}: STATIC FACE, the predicted lips move "
+                f"{row['val_motion']:.2%} of what the recorded ones do in every validation clip. "
+                "Try a lower --encoder_learning_rate (or 0), a lower --learning_rate, more epochs; "
+                "check that vertices and templates have one scale and belong together"
+            )
+        before = [float(old["val_lve"]) for old in self.rows if old.get("val_lve")]
+        if before and row["val_lve"] > DIVERGED * min(before):
+            tqdm.write(
+                f"warning: epoch {epoch}: DIVERGING, the validation error is "
+                f"{row['val_lve'] / min(before):.1f} times the best one so far; the best model is "
+                "kept. Try a lower --learning_rate"
+            )
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        self.events.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Rows of a log.csv, all values as strings; [] where there is none."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

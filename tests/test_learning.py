@@ -1,0 +1,159 @@
+"""A clip's loss and gradient do not depend on its neighbours, nor on how a step is cut up."""
+
+import pytest
+import torch
+
+from cache import NoCache
+from config import ModelConfig, TrainConfig
+from jambatalk import JambaTalk
+from learning import Hearing, Learner, add_sizes, batch_sizes, losses_of, same_convolutions
+from lip_reader import LipReader
+from losses import total_loss
+from networks import Networks
+from wav2vec import TextTeacher, build_ctc, mesh_frames
+
+V, LIPS = 11, torch.tensor([2, 3, 7])
+TINY = dict(
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+    conv_dim=[16] * 7, num_conv_pos_embedding_groups=2, num_conv_pos_embeddings=16,
+    vocab_size=7, pad_token_id=0, apply_spec_augment=False, hidden_dropout=0.0,
+    attention_dropout=0.0, activation_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0,
+)  # fmt: skip
+ENCODERS = {
+    "group": TINY | dict(feat_extract_norm="group", do_stable_layer_norm=False),
+    "layer": TINY | dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True),
+}
+TRAIN = TrainConfig(w_vertex=10.0, w_velocity=10.0, w_lips=5.0, w_latent=1.0, w_ctc=0.1,
+                    closure_gain=2.0)  # fmt: skip
+
+
+def networks(kind: str = "layer") -> Networks:
+    from transformers import Wav2Vec2Config
+
+    torch.manual_seed(0)
+    encoder = ENCODERS[kind] | {"model_type": "wav2vec2"}
+    model = JambaTalk(ModelConfig(
+        encoder=encoder, n_vertices=V, fps=30, fold=2, layout="MEA", d_model=24, d_state=4,
+        moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2, d_ff=32, rope_rank=3,
+    ))  # fmt: skip
+    torch.nn.init.normal_(model.head.offsets.weight, std=0.02)
+    ctc = build_ctc(Wav2Vec2Config(**ENCODERS[kind]))
+    ctc.wav2vec2.load_state_dict(model.encoder.body.state_dict())
+    model.encoder.freeze_features()
+    reader = LipReader(len(LIPS), 32, 7, 30, d_model=32)
+    return Networks(model, reader, TextTeacher(ctc), None, 1.0, torch.tensor([2, 7]), 0.1)
+
+
+def clip(seconds: float, seed: int) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    n = int(16_000 * seconds)
+    frames = mesh_frames(n, 30)
+    return {
+        "names": [f"clip{seed}"],
+        "audio": torch.randn(1, n, generator=generator),
+        "audio_samples": torch.tensor([n]),
+        "template": torch.randn(1, V, 3, generator=generator),
+        "vertices": torch.randn(1, frames, V, 3, generator=generator),
+        "frames": torch.tensor([frames]),
+    }
+
+
+def together(*clips: dict) -> dict:
+    def pad(name: str) -> torch.Tensor:
+        rows = [c[name][0] for c in clips]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+    return {
+        "names": [c["names"][0] for c in clips],
+        "audio": pad("audio"),
+        "audio_samples": torch.cat([c["audio_samples"] for c in clips]),
+        "template": torch.cat([c["template"] for c in clips]),
+        "vertices": pad("vertices"),
+        "frames": torch.cat([c["frames"] for c in clips]),
+    }
+
+
+def gradients(nets: Networks, batches: list[dict]) -> tuple[dict, list[torch.Tensor]]:
+    """Losses and gradients of one step over several batches."""
+    learner = Learner(nets, LIPS, TRAIN)
+    hearing = Hearing(nets, None, "fp32")
+    sizes = add_sizes([batch_sizes(batch) for batch in batches])
+    learner.zero_grad()
+    totals: dict[str, float] = {}
+    for batch in batches:
+        parts = learner(batch, hearing(batch), sizes)
+        total_loss(parts, TRAIN).backward()
+        for name, value in parts.items():
+            totals[name] = totals.get(name, 0.0) + value.item()
+    return totals, [p.grad.clone() for p in learner.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_padded_batch_gives_what_its_clips_give_one_by_one(kind: str) -> None:
+    """Losses and every gradient, to 1e-5 of the largest: bucketing and batching change nothing."""
+    nets = networks(kind)
+    clips = [clip(1.5, 1), clip(0.7, 2), clip(1.1, 3)]
+    batched, batched_gradients = gradients(nets, [together(*clips)])
+    single, single_gradients = gradients(nets, clips)
+    assert batched == pytest.approx(single, rel=1e-5)
+    for ours, theirs in zip(batched_gradients, single_gradients, strict=True):
+        scale = max(1e-3, theirs.abs().max().item())
+        assert (ours - theirs).abs().max() < 1e-5 * scale
+
+
+def test_one_clip_by_itself_has_the_plain_means() -> None:
+    nets, one = networks(), clip(1.0, 5)
+    losses = losses_of(nets, one, LIPS, TRAIN)
+    predicted, balance = nets.model(one["audio"], one["template"])
+    error = predicted - one["vertices"]
+    assert losses["vertex"].item() == pytest.approx(error.square().mean().item(), rel=1e-5)
+    velocity = (error[:, 1:] - error[:, :-1]).square().mean().item()
+    assert losses["velocity"].item() == pytest.approx(velocity, rel=1e-5)
+    assert losses["balance"].item() == pytest.approx(balance.item(), rel=1e-6)
+
+
+def test_shared_convolutions_are_noticed() -> None:
+    nets = networks()
+    assert same_convolutions(nets.teacher, nets.model.encoder)
+    with torch.no_grad():
+        next(nets.model.encoder.body.feature_extractor.parameters()).add_(0.1)
+    assert not same_convolutions(nets.teacher, nets.model.encoder)
+    nets = networks()
+    for parameter in nets.model.encoder.body.feature_extractor.parameters():
+        parameter.requires_grad_(True)
+    assert not same_convolutions(nets.teacher, nets.model.encoder)
+
+
+def test_whole_clips_heard_with_and_without_a_cache_are_the_same_bits(tmp_path) -> None:
+    nets = networks()
+    batch = together(clip(1.5, 1), clip(0.7, 2)) | {"keys": ["one", "two"]}
+    bare = Hearing(nets, None, "fp32")
+    assert isinstance(bare.cache, NoCache)
+    kept = Hearing(nets, str(tmp_path), "fp32")
+    first, wanted = kept(batch), bare(batch)
+    nets.teacher.forward = None  # from here on, only the cache can answer
+    for found in (first, kept(batch)):
+        assert torch.equal(found.conv, wanted.conv)
+        assert torch.equal(found.features, wanted.features)
+        assert all(torch.equal(a, b) for a, b in zip(found.texts, wanted.texts, strict=True))
+
+
+def test_clips_heard_one_by_one_or_as_a_batch_agree() -> None:
+    nets = networks()
+    batch = together(clip(1.5, 1), clip(0.7, 2))
+    padded, alone = Hearing(nets, None, "")(batch), Hearing(nets, None, "")(batch | {"keys": "ab"})
+    frames = [74, 34]
+    for i, n in enumerate(frames):
+        torch.testing.assert_close(padded.features[i, :n], alone.features[i, :n])
+        assert torch.equal(padded.texts[i], alone.texts[i])
+
+
+def test_checkpointed_activations_give_the_same_gradients() -> None:
+    nets, one = networks(), clip(1.0, 5)
+    nets.model.train()
+    plain = gradients(nets, [one])
+    nets.model.checkpoint_activations()
+    again = gradients(nets, [one])
+    assert plain[0] == pytest.approx(again[0], rel=1e-6)
+    for ours, theirs in zip(plain[1], again[1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
