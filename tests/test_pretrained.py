@@ -1,0 +1,167 @@
+"""Pre-trained encoders of other shapes, transformers' own made small: shape, text, padding."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from config import ENCODERS, XLSR_LARGE
+from errors import UserError
+from pretrained import encoder_of, find_source, load_config, load_pretrained
+from wav2vec import SpeechEncoder, TextTeacher, build_body
+
+SMALL = dict(
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+    conv_dim=(16,) * 7, num_conv_pos_embedding_groups=2, num_conv_pos_embeddings=16, vocab_size=33,
+)  # fmt: skip
+NORMS = {  # as facebook/wav2vec2-base-960h and as the XLSR models
+    "group": dict(feat_extract_norm="group"),
+    "layer": dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True),
+}
+
+
+@pytest.fixture(params=NORMS)
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder as `save_pretrained` leaves it, of either norm."""
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    torch.manual_seed(0)
+    model = Wav2Vec2ForCTC(Wav2Vec2Config(**SMALL, **NORMS[request.param]))
+    model.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_the_network_takes_the_shape_of_any_source(source: str) -> None:
+    encoder = encoder_of(source, XLSR_LARGE)
+    assert (encoder["hidden_size"], encoder["mask_time_prob"]) == (32, 0.05)  # theirs, ours
+    json.dumps(encoder)  # goes into a checkpoint's header
+    body = build_body(encoder)
+    pretrained = load_pretrained(source)
+    body.load_state_dict(pretrained.wav2vec2.state_dict())
+    audio = torch.randn(1, 8_000)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            body.eval()(audio).last_hidden_state,
+            pretrained.wav2vec2.eval()(audio).last_hidden_state,
+        )
+    assert encoder_of(source, encoder) is encoder
+
+
+def test_the_recipes_encoders_are_their_sources_own() -> None:
+    assert encoder_of("synthetic/encoder", ENCODERS["wav2vec2"]) is ENCODERS["wav2vec2"]
+
+
+def test_a_padded_batch_gives_each_clip_what_it_gets_alone(source: str) -> None:
+    """Features and text of the teacher, and the encoder's features at 30 fps."""
+    torch.manual_seed(1)
+    pretrained = load_pretrained(source)
+    teacher = TextTeacher(pretrained)
+    encoder = SpeechEncoder(encoder_of(source, XLSR_LARGE), 30, 1).eval()
+    encoder.body.load_state_dict(pretrained.wav2vec2.state_dict())
+    audio, lengths = torch.randn(3, 16_000), torch.tensor([16_000, 7_777, 12_345])
+    for clip, n in zip(audio, lengths, strict=True):
+        clip[n:] = 0
+    with torch.no_grad():
+        features, logits = teacher(audio, lengths)
+        hidden = encoder(audio, lengths)
+        for i, n in enumerate(lengths.tolist()):
+            alone = teacher(audio[i : i + 1, :n])
+            for together, apart in ((features, alone[0]), (logits, alone[1])):
+                torch.testing.assert_close(
+                    together[i, : apart.shape[1]], apart[0], atol=2e-5, rtol=1e-4
+                )
+            apart = encoder(audio[i : i + 1, :n])[0]
+            torch.testing.assert_close(hidden[i, : len(apart)], apart, atol=2e-5, rtol=1e-4)
+
+
+def test_the_teacher_is_the_transformers_model(source: str) -> None:
+    pretrained = load_pretrained(source)
+    audio = torch.randn(1, 9_000)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            TextTeacher(pretrained)(audio)[1], pretrained.eval()(audio).logits
+        )
+
+
+def test_a_body_without_a_ctc_head_has_features_and_no_text(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_pretrained(source).wav2vec2.save_pretrained(tmp_path / "body")
+    teacher = TextTeacher(load_pretrained(str(tmp_path / "body")))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "no CTC head (lm_head), so it reads no text" in said
+    features, logits = teacher(torch.randn(1, 8_000))
+    assert features.shape == (1, 24, 32) and logits.shape == (1, 24, 1)
+    assert len(teacher.text(logits)[0]) == 0
+
+
+def test_spec_augment_leaves_clips_shorter_than_its_mask_whole() -> None:
+    config = SMALL | {"model_type": "wav2vec2", "apply_spec_augment": True, "mask_time_prob": 0.5}
+    encoder = SpeechEncoder(config, 30, 1).train()
+    assert encoder(torch.randn(1, 4_000)).shape == (1, 7, 32)  # masks are 10 frames long
+
+
+def _without(name: str) -> object:
+    def spoil(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(folder / "model.safetensors")
+        kept = {key: value for key, value in weights.items() if name not in key}
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return spoil
+
+
+def _config(**changes: object) -> object:
+    def spoil(folder: Path) -> None:
+        content = json.loads((folder / "config.json").read_text()) | changes
+        (folder / "config.json").write_text(json.dumps(content))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_without("encoder.layers.1."), "16 weights are missing (wav2vec2.encoder.layers.1."),
+        (_config(model_type="hubert"), "hubert model; wanted wav2vec2 or wav2vec2-bert"),
+        (_config(conv_stride=[5, 2, 2, 2, 2, 2, 1]), "a feature every 160 samples; wanted every"),
+        (_config(add_adapter=True), "has an adapter"),
+        (_config(hidden_size=48), "cannot be loaded"),
+        (lambda f: (f / "config.json").unlink(), "the folder needs config.json"),
+        (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "cannot be loaded"),
+    ],
+)
+def test_a_folder_that_is_no_encoder_is_one_line(
+    spoil, said: str, source: str, tmp_path: Path
+) -> None:
+    spoil(Path(source))
+    with pytest.raises(UserError) as caught:
+        load_pretrained(source)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_hub_name_without_a_network_says_what_to_download(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as caught:
+        load_config("nobody/has-this-model")
+    message = str(caught.value)
+    assert "hf download nobody/has-this-model --local-dir DIR, then here: --wav2vec2 DIR" in message
+    assert "\n" not in message
+
+
+def test_sources_are_folders_here_or_in_the_project_or_names_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_source("synthetic/encoder").endswith("/synthetic/encoder")
+    assert Path(find_source("synthetic/encoder")).is_absolute()
+    assert find_source("facebook/wav2vec2-base-960h") == "facebook/wav2vec2-base-960h"
+    (tmp_path / "models").mkdir()
+    for wrong in ("models/none", "../nothing/here", "a b", "/no/such/folder"):
+        with pytest.raises(UserError, match="no such folder; wanted one with config.json"):
+            find_source(wrong)

@@ -1,0 +1,118 @@
+"""A unit of length changes nothing, and a face that does not move is called so: toy runs."""
+
+import csv
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import main
+from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
+from errors import run_cli
+from overrides import with_base
+from synthetic.pretrain_encoder import PhoneReader, save
+
+V = 13
+ENCODER = dict(
+    model_type="wav2vec2", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=2,
+    feat_extract_norm="layer", do_stable_layer_norm=True, apply_spec_augment=False,
+)  # fmt: skip
+
+
+def write_data(root: Path, units_per_metre: float) -> DatasetSpec:
+    """One face 0.2 m across, four clips of a second; three vertices follow the loudness."""
+    for kind in ("wav", "vertices_npy"):
+        (root / kind).mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    template = rng.uniform(-0.1, 0.1, (V, 3))
+    content = {"a": (template * units_per_metre).astype(np.float32)}
+    (root / "templates.pkl").write_bytes(pickle.dumps(content))
+    (root / "lips.txt").write_text("3 4 5")
+    time = np.arange(16_640) / 16_000
+    for sentence in range(1, 5):
+        loud = np.clip(np.sin(2 * np.pi * (1 + sentence) * time), 0, 1)
+        sound = loud * np.sin(2 * np.pi * 200 * time) * 0.5
+        soundfile.write(root / f"wav/a_{sentence}.wav", sound, 16_000)
+        vertices = np.tile(template, (30, 1, 1))
+        vertices[:, 3:6, 1] -= np.interp(np.arange(30) / 30, time, loud)[:, None] * 0.02
+        stored = (vertices * units_per_metre).astype(np.float32)
+        np.save(root / f"vertices_npy/a_{sentence}.npy", stored.reshape(30, -1))
+    return DatasetSpec(
+        name="toy", root=str(root), fps=30, source_fps=30, n_vertices=V,
+        metres_per_unit=1 / units_per_metre, templates=str(root / "templates.pkl"), topology="",
+        lips_region=str(root / "lips.txt"), upper_region=str(root / "lips.txt"),
+        splits={"train": Split(("a",), (1, 2)), "val": Split(("a",), (3,)),
+                "test": Split(("a",), (4,))},
+    )  # fmt: skip
+
+
+def toy(tmp_path: Path, units_per_metre: float) -> Recipe:
+    spec = write_data(tmp_path / f"in_{units_per_metre}", units_per_metre)
+    encoder = tmp_path / "encoder"
+    if not encoder.exists():
+        torch.manual_seed(0)
+        save(PhoneReader(ENCODER), encoder, {})
+    model = ModelConfig(encoder=ENCODER, n_vertices=V, fps=30, fold=1, layout="MEA", d_model=24,
+                        d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2, d_ff=32,
+                        rope_rank=3)  # fmt: skip
+    train = TrainConfig(epochs=3, batch_size=2, warmup_steps=2, w_lips=1e3)
+    return with_base(spec, Recipe(spec, model, train, str(encoder)))
+
+
+def train_and_test(out: str) -> tuple[list[dict[str, float]], dict[str, float]]:
+    flags = ["--dataset", "toy", "--workers", "0", "--precision", "fp32", "--out", out]
+    assert run_cli(main.main, flags) == 0
+    with open(f"{out}/log.csv", newline="") as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return rows, json.loads(Path(out, "results.json").read_text())["total"]
+
+
+def test_data_in_millimetres_train_as_the_same_data_in_metres(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for units in (1, 1000):
+        monkeypatch.setitem(main.RECIPES, "toy", toy(tmp_path, units))
+        found[units] = train_and_test(f"out{units}")
+    (metres, total_m), (millimetres, total_mm) = found[1], found[1000]
+    assert metres[-1]["vertex"] < metres[0]["vertex"]
+    for a, b in zip(metres, millimetres, strict=True):
+        for name in ("loss", "vertex", "velocity", "lips", "latent", "ctc", "balance"):
+            assert b[name] == pytest.approx(a[name], rel=2e-3), name
+        assert b["val_lve"] == pytest.approx(1e6 * a["val_lve"], rel=2e-3)  # their own unit²
+    assert total_mm["lve"] == pytest.approx(1e6 * total_m["lve"], rel=2e-3)
+
+
+def test_lips_that_never_move_are_called_a_static_face(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = toy(tmp_path, 1)
+    still = dataclasses.replace(recipe.train, learning_rate=0.0, encoder_learning_rate=0.0)
+    monkeypatch.setitem(main.RECIPES, "toy", dataclasses.replace(recipe, train=still))
+    monkeypatch.chdir(tmp_path)
+    rows, total = train_and_test("out")
+    assert [row["val_static"] for row in rows] == [1, 1, 1] and rows[-1]["val_motion"] == 0
+    shown = capsys.readouterr()
+    alarms = [line for line in (shown.out + shown.err).splitlines() if "epoch 3: STATIC" in line]
+    assert len(alarms) == 1
+    assert "--encoder_learning_rate" in alarms[0] and "one scale" in alarms[0]
+    assert len(total["static_clips"]) == 1
+
+
+def test_a_scale_a_thousandfold_off_is_an_error_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = toy(tmp_path, 1000)
+    spec = dataclasses.replace(recipe.dataset, metres_per_unit=1.0)
+    monkeypatch.setitem(main.RECIPES, "toy", dataclasses.replace(recipe, dataset=spec))
+    flags = ["--dataset", "toy", "--workers", "0", "--out", str(tmp_path / "out")]
+    assert run_cli(main.main, flags) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: templates ") and "m across where a unit is 1 m" in error
