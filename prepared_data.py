@@ -80,7 +80,7 @@ def locate(spec: DatasetSpec) -> tuple[DatasetSpec, list[str]]:
 def _find_root(spec: DatasetSpec) -> Path:
     roots = [spec.path(root) for root in (spec.root, *spec.other_roots)]
     for root in roots:
-        if _has_clips(root):
+        if has_clips(root):
             return root
     half = next((r for r in roots for kind in KINDS if (r / kind).is_dir()), roots[0])
     missing = " and ".join(f"{kind}/" for kind in KINDS if not any((half / kind).glob("*")))
@@ -88,7 +88,8 @@ def _find_root(spec: DatasetSpec) -> Path:
     raise UserError(f"{spec.name}: no {missing} in {shown(half)}{others}; get it: {spec.source}")
 
 
-def _has_clips(root: Path) -> bool:
+def has_clips(root: Path) -> bool:
+    """Is there something in both folders of prepared clips?"""
     return any((root / "vertices_npy").glob("*.npy")) and any((root / "wav").glob("*"))
 
 

@@ -15,6 +15,7 @@ import soundfile
 
 from config import PROJECT_ROOT
 from errors import UserError
+from vocaset import process_voca_data
 from vocaset.process_voca_data import StreamingUnpickler, main, process
 
 V, RATE, FPS = 7, 22_000, 60
@@ -153,6 +154,19 @@ def test_missing_raw_files_are_named_with_their_source(raw: Path, tmp_path: Path
     ):
         main(["--raw", str(raw), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_prepared_already_needs_no_raw_files(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As FaceFormer leaves it: wav/ and vertices_npy/ in vocaset/ itself."""
+    monkeypatch.setattr(process_voca_data, "PROJECT_ROOT", tmp_path)
+    process(raw, tmp_path / "vocaset", [].append)
+    main([])
+    assert f"{tmp_path / 'vocaset'} is prepared already" in capsys.readouterr().out
+    (tmp_path / "vocaset/wav").rename(tmp_path / "vocaset/sound")
+    with pytest.raises(UserError, match="missing; sign in at https://voca.is.tue.mpg.de"):
+        main([])
 
 
 def test_a_truncated_mesh_file_is_named(raw: Path, tmp_path: Path) -> None:

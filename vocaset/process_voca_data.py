@@ -30,9 +30,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also run as a plain script
 
-from config import PROJECT_ROOT
+from config import PROJECT_ROOT, VOCASET
 from errors import UserError, run_cli
 from mesh_files import find_known, load_npy, load_pickle, load_templates
+from prepared_data import has_clips
 
 SOURCE_FPS = 60  # VOCASET's capture rate
 VERTS, INDEX, AUDIO, TEMPLATES = RAW_FILES = (
@@ -225,6 +226,12 @@ def find_raw(given: str | None) -> Path:
     return best
 
 
+def find_prepared() -> Path | None:
+    """The folder of clips that this script, or another project's, has prepared before."""
+    folders = (PROJECT_ROOT / root for root in (VOCASET.root, *VOCASET.other_roots))
+    return next(filter(has_clips, folders), None)
+
+
 def read_index(path: Path) -> dict[str, dict[str, dict[int, int]]]:
     """Subject -> sentence -> frame -> row of data_verts.npy, as plain ints."""
     content = load_pickle(path, "index")
@@ -319,7 +326,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--raw", help="folder of the four raw files (default: vocaset/data/raw)")
     parser.add_argument("--out", help="folder to write to (default: vocaset/data)")
     args = parser.parse_args(argv)
-    raw = find_raw(args.raw)
+    ready = None if args.raw or args.out else find_prepared()
+    try:
+        raw = find_raw(args.raw)
+    except UserError:
+        if ready is None:
+            raise
+        print(
+            f"{ready} is prepared already, and is taken as it is: python main.py --dataset vocaset"
+        )
+        return
     out = Path(args.out) if args.out else PROJECT_ROOT / "vocaset/data"
     written = process(raw, out)
     print(f"{written} clips written to {out}: wav/, vertices_npy/, {TEMPLATES}")
