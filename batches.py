@@ -218,6 +218,11 @@ class PlannedLoader:
         self.plan.load_state_dict(state)
         self.items.set_epoch(self.plan.epoch)
 
+    def sample(self) -> Iterator[Any]:
+        """Global batches of the epoch at hand, the same on every rank; the position stays."""
+        for batch in self.plan.global_batches():
+            yield self.collate([self.items[index] for index in batch])
+
     def __iter__(self) -> Iterator[Any]:
         return iter(
             DataLoader(

@@ -136,7 +136,7 @@ class Run:
                     (self.folder / name).unlink(missing_ok=True)
                 write_record(self.folder, self.recipe, self.device, self.dtype, self.group.world)
         if state is None and self.fresh:
-            start_components(nets.model, batches)
+            start_components(nets.model, batches.sample())
         self.learner: nn.Module = Learner(nets, self.lips, config)
         if self.group.world > 1:  # gives every rank the first one's weights
             ids = [self.device.index] if self.device.type == "cuda" else None

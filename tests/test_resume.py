@@ -1,0 +1,193 @@
+"""Stopped anywhere, resumed, a run gives bit for bit what it would have given in one go."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import main
+import training
+from config import Recipe
+from errors import run_cli
+from tests.test_training import recipe as recipe  # the toy recipe and its data on disk
+
+FLAGS = ["--dataset", "toy", "--mode", "train", "--workers", "0", "--precision", "fp32",
+         "--epochs", "3", "--batch_size", "1"]  # fmt: skip
+
+
+def run(*argv: str) -> int:
+    return run_cli(main.main, [*FLAGS, *argv])
+
+
+def outcome(folder: str) -> tuple[dict, list[dict]]:
+    """Weights of the best model, and the log without times."""
+    with open(Path(folder) / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        del row["seconds"]
+    return load_file(Path(folder) / "best.safetensors"), rows
+
+
+def same(one: str, other: str) -> None:
+    (weights, rows), (others, other_rows) = outcome(one), outcome(other)
+    assert rows == other_rows
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(value, others[name]) for name, value in weights.items())
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing of the run gets to finish."""
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """The next run dies in the step after that many."""
+    real, count = training.Run._step, [0]
+
+    def step(self, *args):
+        count[0] += 1
+        if count[0] > steps:
+            raise Killed
+        return real(self, *args)
+
+    monkeypatch.setattr(training.Run, "_step", step)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])  # two an epoch: inside, at the end, in a later one
+def test_a_killed_run_resumes_bit_equal(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    assert run("--out", "whole") == 0
+    with monkeypatch.context() as patched:
+        killed_after(patched, steps)
+        with pytest.raises(Killed):
+            run("--out", "cut", "--save_every", "0.0000001")
+    assert run("--out", "cut", "--resume") == 0
+    same("whole", "cut")
+
+
+def test_state_between_saves_is_done_again(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed three steps in, with a state at the end of the first epoch only."""
+    assert run("--out", "whole") == 0
+    with monkeypatch.context() as patched:
+        killed_after(patched, 3)
+        with pytest.raises(Killed):
+            run("--out", "cut")
+    assert run("--out", "cut", "--resume") == 0
+    same("whole", "cut")
+
+
+def test_sigterm_saves_and_ends_well(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--out", "whole") == 0
+    real = training.Run._step
+
+    def step(self, *args):
+        os.kill(os.getpid(), signal.SIGTERM)  # in the middle of the first step
+        return real(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Run, "_step", step)
+        with pytest.raises(SystemExit) as stopped:
+            run("--out", "cut")
+    assert stopped.value.code == 0
+    assert "goes on with --resume" in capsys.readouterr().out
+    assert (Path("cut") / "last.pt").exists()
+    assert run("--out", "cut", "--resume") == 0
+    same("whole", "cut")
+
+
+def test_resuming_with_other_flags_is_one_line(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--out", "a") == 0
+    before = (Path("a") / "last.pt").read_bytes()
+    capsys.readouterr()
+    for flags, said in (
+        (["--learning_rate", "0.5"], "train.learning_rate was 0.003, is 0.5"),
+        (["--batch_size", "2"], "train.batch_size was 1, is 2"),
+        (["--set", "model.n_experts=3"], "model.n_experts was 2, is 3"),
+    ):
+        assert run("--out", "a", "--resume", *flags) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+    assert (Path("a") / "last.pt").read_bytes() == before
+    (Path("a") / "last.pt").write_bytes(before[:1000])
+    assert run("--out", "a", "--resume") == 2
+    assert "not a state of a run" in capsys.readouterr().err
+
+
+def test_resume_without_a_state_begins(recipe: Recipe) -> None:
+    assert run("--out", "a", "--resume") == 0
+    assert (Path("a") / "best.safetensors").exists()
+
+
+def test_accumulated_batches_give_the_losses_of_a_large_one(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet(monkeypatch, recipe)
+    assert run("--out", "large", "--batch_size", "2") == 0
+    assert run("--out", "small", "--batch_size", "1", "--set", "train.accumulate=2") == 0
+    alike("large", "small")
+
+
+def quiet(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
+    """The toy recipe without anything random in a step."""
+    import dataclasses
+
+    encoder = recipe.model.encoder | dict(
+        apply_spec_augment=False, hidden_dropout=0.0, attention_dropout=0.0, layerdrop=0.0,
+        activation_dropout=0.0, feat_proj_dropout=0.0,
+    )  # fmt: skip
+    still = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder=encoder))
+    monkeypatch.setitem(main.RECIPES, "toy", still)
+    monkeypatch.setattr("pretrained.encoder_of", lambda source, default: default)
+
+
+def alike(one: str, other: str) -> None:
+    """Equal losses, to rounding, in every epoch."""
+    (_, rows), (_, others) = outcome(one), outcome(other)
+    for row, theirs in zip(rows, others, strict=True):
+        for name in ("loss", "vertex", "velocity", "lips", "latent", "ctc", "balance", "val_lve"):
+            assert float(row[name]) == pytest.approx(float(theirs[name]), rel=2e-3), name
+
+
+CHILD = """
+import sys
+sys.path.insert(0, {root!r})
+import dataclasses, torch
+import main, pretrained
+from config import *
+from config import Recipe
+from overrides import *
+torch.set_num_threads(1)
+recipe = torch.load({file!r}, weights_only=False)
+main.RECIPES["toy"] = recipe
+pretrained.encoder_of = lambda source, default: default
+from errors import run_cli
+sys.exit(run_cli(main.main, sys.argv[1:]))
+"""
+
+
+def test_two_processes_give_the_losses_of_one(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """torchrun over gloo: the same global batch, the same losses and validation, one writer."""
+    quiet(monkeypatch, recipe)
+    assert run("--out", "one", "--batch_size", "2") == 0
+    torch.save(main.RECIPES["toy"], tmp_path / "recipe.pt")
+    root = str(Path(__file__).resolve().parents[1])
+    (tmp_path / "child.py").write_text(CHILD.format(root=root, file=str(tmp_path / "recipe.pt")))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, str(tmp_path / "child.py"), *FLAGS, "--out", "two"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    alike("one", "two")
+    assert done.stdout.count("best model of validation") == 1
