@@ -5,6 +5,7 @@ Without --mode both are done: training, then the test table of the best model of
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ from data_loader import MeshSpeechDataset, collate
 from dataset_folder import read_folder
 from distributed import Group, joined
 from errors import UserError, run_cli, writable_folder
-from overrides import override, parse_settings, with_base
+from overrides import from_dict, override, parse_settings, with_base
 from prepared_data import locate
+from records import DIFF_FILE, RECORD_FILE, git
 from regions import FIELDS, look_up
 
 DEFAULT_DATASET = "synthetic"
@@ -47,6 +49,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", nargs="+", help="splits to test (default: all named test...)")
     parser.add_argument("--workers", type=int, default=1, help="processes that load data")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--from", dest="source", metavar="RUN",
+                        help="repeat the run of that folder, into --out")  # fmt: skip
     parser.add_argument("--resume", action="store_true",
                         help="go on from <out>/last.pt if there is one")  # fmt: skip
     parser.add_argument("--save_every", type=float, default=10.0, metavar="MINUTES",
@@ -57,7 +61,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="replace any field of config.py, as in model.n_experts=4")  # fmt: skip
     for name, text in SHORT.items():
         parser.add_argument(f"--{name}", help=text)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.arguments = tuple(sys.argv[1:] if argv is None else argv)
+    return args
 
 
 def resolve(args: argparse.Namespace) -> Recipe:
@@ -82,6 +88,28 @@ def resolve(args: argparse.Namespace) -> Recipe:
         recipe = dataclasses.replace(recipe, wav2vec2=args.wav2vec2)
     test_splits(recipe.dataset, args.split)
     return dataclasses.replace(recipe, dataset=found(recipe.dataset, facts))
+
+
+def recorded(args: argparse.Namespace) -> tuple[Recipe, argparse.Namespace]:
+    """Recipe and flags of an earlier run, as its run.json has them; says when the code differs."""
+    if args.dataset or args.base or args.wav2vec2 or args.init or settings_of(args):
+        raise UserError("--from repeats a run as it was; leave --dataset, --set and the like out")
+    file = Path(args.source) / RECORD_FILE
+    if not args.out:
+        raise UserError(f"--from {args.source}: give --out a folder for the repetition")
+    try:
+        record = json.loads(file.read_text())
+        recipe, then = from_dict(Recipe, record["recipe"]), parse(record["arguments"])
+        commit, changed = record["commit"], record["changed_files"]
+    except OSError as error:
+        raise UserError(f"--from {file}: {error.strerror}; wanted the folder of a run") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--from {file}: not the record of a run ({error!r})") from error
+    if changed or commit != git("rev-parse", "HEAD"):
+        with_diff = f" and {len(changed)} changed files ({DIFF_FILE})" if changed else ""
+        print(f"warning: that run was made by commit {commit[:10]}{with_diff}, not by this code")
+    then.out, then.mode, then.resume = args.out, args.mode, args.resume
+    return recipe, then
 
 
 def settings_of(args: argparse.Namespace) -> list[tuple[str, str, str]]:
@@ -158,7 +186,7 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group) -> 
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder=encoder))
     whole = not (recipe.train.max_clip_s or recipe.train.augment)  # else no clip is seen twice
     cache = args.cache if whole and args.cache != "off" else None
-    options = Options(args.precision, args.resume, args.save_every, cache)
+    options = Options(args.precision, args.resume, args.save_every, cache, args.arguments)
     run = Run(recipe, out, options, group, start)
     run.say(validation.summary())
     run.say(f"best model of validation: {run.fit(batches, validation)}")
@@ -186,7 +214,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.mode == "test" and args.checkpoint and not args.dataset:
         test(Path(args.checkpoint), None, writable_folder(args.out or "runs/test"), args)
         return
-    recipe = resolve(args)
+    if args.source:
+        recipe, args = recorded(args)
+    else:
+        recipe = resolve(args)
     out = writable_folder(args.out or f"runs/{recipe.dataset.name}")
     if args.mode is None:
         for split in test_splits(recipe.dataset, args.split):

@@ -4,9 +4,10 @@ import csv
 import dataclasses
 import json
 import platform
+import shlex
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,19 @@ DIVERGED = 3.0  # times the best validation error so far
 
 
 def write_record(
-    folder: Path, recipe: Recipe, device: torch.device, dtype: torch.dtype, world: int = 1
+    folder: Path,
+    recipe: Recipe,
+    arguments: Sequence[str],
+    *,
+    device: torch.device,
+    precision: torch.dtype,
+    world: int = 1,
 ) -> None:
     """run.json and, where the code differs from its commit, changes.diff: what this run was."""
     diff = git("diff", "HEAD")
     record = {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "arguments": sys.argv[1:],
+        "command": shlex.join(["main.py", *arguments]),
+        "arguments": list(arguments),
         "commit": git("rev-parse", "HEAD"),
         "changed_files": git("diff", "--name-only", "HEAD").splitlines(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -36,7 +43,7 @@ def write_record(
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "processes": world,
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": str(precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "recipe": dataclasses.asdict(recipe),
     }

@@ -59,6 +59,7 @@ class Options:
     resume: bool = False
     save_minutes: float = 10.0  # between two states in the middle of an epoch
     cache: str | None = None  # folder of what is computed once a clip
+    arguments: tuple[str, ...] = ()  # of the command line, for the record
 
 
 class Run:
@@ -134,7 +135,10 @@ class Run:
             if state is None:
                 for name in (BEST_FILE, READER_FILE, STATE_FILE):  # of an earlier run here
                     (self.folder / name).unlink(missing_ok=True)
-                write_record(self.folder, self.recipe, self.device, self.dtype, self.group.world)
+                write_record(
+                    self.folder, self.recipe, self.options.arguments,
+                    device=self.device, precision=self.dtype, world=self.group.world,
+                )  # fmt: skip
         if state is None and self.fresh:
             start_components(nets.model, batches.sample())
         self.learner: nn.Module = Learner(nets, self.lips, config)

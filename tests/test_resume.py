@@ -128,6 +128,23 @@ def test_resume_without_a_state_begins(recipe: Recipe) -> None:
     assert (Path("a") / "best.safetensors").exists()
 
 
+def test_a_run_is_repeated_from_its_folder(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--out", "first", "--learning_rate", "1e-3", "--seed", "5") == 0
+    assert run_cli(main.main, ["--from", "first", "--mode", "train", "--out", "again"]) == 0
+    same("first", "again")
+    capsys.readouterr()
+    for flags, said in (
+        (["--from", "first"], "give --out"),
+        (["--from", "nowhere", "--out", "x"], "wanted the folder of a run"),
+        (["--from", "first", "--out", "x", "--epochs", "9"], "repeats a run as it was"),
+    ):
+        assert run_cli(main.main, flags) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+
+
 def test_accumulated_batches_give_the_losses_of_a_large_one(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
