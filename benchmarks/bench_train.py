@@ -1,0 +1,293 @@
+"""Training, ours against the public release's way: `python -m benchmarks.bench_train`.
+
+    --part small    an encoder of 2 x 192 and a decoder of 128, 16 clips of 3 to 5 s: clips a second
+    --part large    the paper's network, 24 x 1024 and 512, one clip of 4 s: seconds, peak memory
+
+Both sides get the same clips (fabricated, V = 5,023 at 30 fps), an encoder of the same config with
+random weights, the same decoder width and layout, a full vertex head and the paper's losses. Theirs
+is `release_way`: batch 1, float32. Ours is what `main.py` does by itself on this machine; its
+batches hold `Part.batch_size` clips of similar length. Reading files is on neither side.
+
+Each side runs in a process of its own, in turns (ours, theirs, ours, ...), for other programs
+disturb both alike; the first pass of a process over the clips is not counted (it fills caches, as
+the first of a hundred epochs does). Figures are medians over passes; ratios are of wall time, the
+table also has those of processor time. Peak memory is the process's largest resident set. The last
+line is JSON: how many times as many clips a second ours trains (small), how many times faster its
+step is and what part of the release's memory it takes (large).
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.fabricate import Face, make_egg, move, speak
+from config import ENCODERS, PROJECT_ROOT, RECIPES, SAMPLE_RATE, ModelConfig, TrainConfig
+from data_loader import collate, mesh_frames, normalise, samples_for
+from errors import UserError, run_cli
+
+SEED = 1
+FPS, V, N_LIPS = 30, 5_023, 254  # of VOCASET and FLAME's lips
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, what ru_maxrss counts in
+SIDES = ("ours", "theirs")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A size of network and the clips that both sides train on."""
+
+    model: ModelConfig
+    seconds: tuple[float, ...]  # of each clip
+    batch_size: int  # clips of one of our steps
+    passes: int  # over the clips, timed, a turn
+
+    def clips(self) -> list[dict[str, Any]]:
+        """Items as `data_loader.MeshSpeechDataset` gives them, the same on every call."""
+        face = make_egg(V)
+        return [make_clip(i, face, seconds) for i, seconds in enumerate(self.seconds)]
+
+
+PAPER = RECIPES["vocaset"].model
+PARTS = {
+    # The synthetic recipe's sizes. Its context layers and hand-set filters are ours alone, and its
+    # low-rank vertex head and folding of two frames would not be the release's work: left out.
+    "small": Part(
+        dataclasses.replace(
+            PAPER, d_model=128, d_ff=512, n_kv_heads=2,
+            encoder=ENCODERS["wav2vec2"] | {"context_layers": 0, "hand_set_layers": 0},
+        ),
+        seconds=tuple(np.linspace(3.0, 5.0, 16).tolist()), batch_size=8, passes=3,
+    ),
+    "large": Part(PAPER, seconds=(4.0,), batch_size=1, passes=3),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one process measured: seconds of each pass, and its peak memory in bytes."""
+
+    wall: list[float]
+    cpu: list[float]
+    peak: int
+
+
+def make_clip(number: int, face: Face, seconds: float) -> dict[str, Any]:
+    """A made-up sentence of that length: sound, and a face whose mouth it opens."""
+    frames = round(seconds * FPS)
+    rng = np.random.default_rng((SEED, number))
+    opening, sound = speak(frames + FPS, FPS, SAMPLE_RATE, rng)
+    sound = sound[: samples_for(frames, FPS)].astype(np.float32)
+    vertices = np.stack(list(move(face, opening[: mesh_frames(len(sound), FPS)])))
+    return {
+        "name": f"clip{number:02d}",
+        "subject": "egg",
+        "audio": normalise(sound),
+        "template": face.vertices.astype(np.float32),
+        "vertices": vertices.astype(np.float32),
+        "frames": len(vertices),
+    }
+
+
+def our_pass(part: Part, folder: Path) -> Callable[[], None]:
+    """A function that trains our network once on every clip, as `training.Run` does."""
+    from learning import Hearing, Learner, batch_sizes
+    from losses import total_loss
+    from networks import build, make_optimizer, pick_device
+
+    lips = lip_vertices()
+    config = TrainConfig(batch_size=part.batch_size)
+    recipe = dataclasses.replace(
+        RECIPES["vocaset"], model=part.model, train=config, wav2vec2=str(folder)
+    )
+    device, dtype, _ = pick_device()
+    nets = build(recipe, device, len(lips))
+    learner, hearing = Learner(nets, lips, config), Hearing(nets, f"{folder}/cache", str(dtype))
+    optimizer, schedule = make_optimizer(nets, config, steps=1_000)
+    trained = [weight for group in optimizer.param_groups for weight in group["params"]]
+    nets.model.train()
+    nets.reader.train()
+    batches = batches_of(part)
+
+    def one_pass() -> None:
+        for batch in batches:
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                parts = learner(batch, hearing(batch), batch_sizes(batch))
+            total_loss(parts, config).backward()
+            nn.utils.clip_grad_norm_(trained, config.grad_clip)
+            optimizer.step()
+            schedule.step()
+
+    return one_pass
+
+
+def batches_of(part: Part) -> list[dict[str, Any]]:
+    """Our batches: clips of similar length together, whole and unchanged, so that each has a key
+    under which what is heard of it can be cached."""
+    clips = sorted(part.clips(), key=lambda clip: len(clip["audio"]))
+    batches = []
+    for first in range(0, len(clips), part.batch_size):
+        batch = collate(clips[first : first + part.batch_size])
+        batches.append(batch | {"keys": batch["names"]})
+    return batches
+
+
+def their_pass(part: Part, _folder: Path) -> Callable[[], None]:
+    """A function that trains the release's network once on every clip, in its way."""
+    from benchmarks.release_way import ReleaseNetwork, make_adam, train_clip
+
+    network = ReleaseNetwork(part.model, lip_vertices())
+    adam = make_adam(network)
+    clips = [
+        (
+            torch.from_numpy(clip["audio"])[None],
+            torch.from_numpy(clip["template"]),
+            torch.from_numpy(clip["vertices"])[None],
+        )
+        for clip in part.clips()
+    ]
+
+    def one_pass() -> None:
+        for clip in clips:
+            train_clip(network, adam, clip)
+
+    return one_pass
+
+
+def lip_vertices() -> Tensor:
+    """(L,) as many vertices as FLAME's lips have."""
+    return torch.arange(N_LIPS)
+
+
+def measure(side: str, part: Part, folder: Path) -> Turn:
+    """Train with one side in this process and time its passes after the first."""
+    torch.manual_seed(SEED)
+    np.random.seed(SEED)  # transformers draws SpecAugment's masks from it
+    one_pass = {"ours": our_pass, "theirs": their_pass}[side](part, folder)
+    one_pass()
+    wall, cpu = [], []
+    for _ in range(part.passes):
+        started, used = time.perf_counter(), time.process_time()
+        one_pass()
+        wall.append(time.perf_counter() - started)
+        cpu.append(time.process_time() - used)
+    return Turn(wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT)
+
+
+def take_turn(side: str, name: str, folder: Path, threads: int) -> Turn:
+    """`measure` in a process of its own; `UserError` with its last words if it fails."""
+    flags = ["--part", name, "--side", side, "--folder", str(folder), "--threads", str(threads)]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.bench_train", *flags],
+        cwd=PROJECT_ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no words"])[-1]
+        raise UserError(f"bench_train, {name}, {side}: ended with {done.returncode}: {last}")
+    return Turn(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def write_encoder(part: Part, folder: Path) -> None:
+    """A CTC model of the part's encoder with random weights: what our side starts from."""
+    from transformers import Wav2Vec2Config
+
+    from wav2vec import build_ctc
+
+    torch.manual_seed(SEED)
+    values = {key: value for key, value in part.model.encoder.items() if key != "model_type"}
+    build_ctc(Wav2Vec2Config(**values)).save_pretrained(folder)
+
+
+def compare(name: str, minutes: float, threads: int) -> dict[str, list[Turn]]:
+    """Turns of both sides, one after the other, at least one each, while the time lasts."""
+    turns: dict[str, list[Turn]] = {side: [] for side in SIDES}
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        write_encoder(PARTS[name], Path(folder))
+        while True:
+            for side in SIDES:
+                turns[side].append(take_turn(side, name, Path(folder), threads))
+            rounds, spent = len(turns[SIDES[0]]), (time.monotonic() - started) / 60
+            if spent * (rounds + 1) / rounds > minutes:
+                return turns
+
+
+def report(name: str, turns: dict[str, list[Turn]]) -> dict[str, float]:
+    """Print a part's table; its figures of the last line."""
+    part = PARTS[name]
+    n_clips = len(part.seconds)
+    rows = {
+        side: (
+            statistics.median(value for turn in turns[side] for value in turn.wall) / n_clips,
+            statistics.median(value for turn in turns[side] for value in turn.cpu) / n_clips,
+            statistics.median(turn.peak for turn in turns[side]) / 1e9,
+        )
+        for side in SIDES
+    }
+    shape = part.model.encoder
+    print(
+        f"{name}: encoder {shape['num_hidden_layers']} x {shape['hidden_size']}, decoder "
+        f"{part.model.layout} x {part.model.d_model}, V {V}; {n_clips} clips of "
+        f"{min(part.seconds):g} to {max(part.seconds):g} s; ours {part.batch_size} a step, "
+        f"{len(turns['ours'])} turns of {part.passes} passes"
+    )
+    print(f"{'':>8} {'s a clip':>9} {'CPU s a clip':>13} {'clips a s':>10} {'peak GB':>8}")
+    for side, (wall, cpu, peak) in rows.items():
+        print(f"{side:>8} {wall:9.3f} {cpu:13.3f} {1 / wall:10.3f} {peak:8.2f}")
+    wall, cpu, peak = (a / b for a, b in zip(rows["theirs"], rows["ours"], strict=True))
+    print(f"{'ratio':>8} {wall:9.2f} {cpu:13.2f} {wall:10.2f} {peak:8.2f}")
+    if name == "small":
+        return {"small_ratio": round(wall, 2)}
+    return {"large_ratio": round(wall, 2), "large_memory_ratio": round(1 / peak, 3)}
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all turns (default: 8)")
+    parser.add_argument("--threads", type=int, default=2, help="of each side (default: 2)")
+    parser.add_argument("--side", choices=SIDES, help="measure one side in this process")
+    parser.add_argument("--folder", type=Path, help="with --side: the encoder that ours loads")
+    args = parser.parse_args(argv)
+    if args.threads < 1 or not 0 < args.minutes < float("inf"):
+        raise UserError(f"--threads {args.threads}, --minutes {args.minutes}: both must be above 0")
+    if args.side and (args.part == "all" or args.folder is None):
+        raise UserError("--side: give --part small or large and --folder with it")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a table a part and the JSON line."""
+    args = parse_args(argv)
+    if args.side:
+        torch.set_num_threads(args.threads)
+        turn = measure(args.side, PARTS[args.part], args.folder)
+        print(json.dumps(dataclasses.asdict(turn)))
+        return
+    names = list(PARTS) if args.part == "all" else [args.part]
+    figures: dict[str, float] = {}
+    for name in names:
+        figures |= report(name, compare(name, args.minutes / len(names), args.threads))
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
