@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from config import RECIPES, DatasetSpec, ModelConfig
 from errors import UserError
+from prepared_data import locate_files
 from synthetic.head import HEAD_FILE, load_head
 
 WETNESS = {"eye": 1.0, "teeth": 0.35, "tongue": 0.35}  # of parts whose name has this in it
@@ -23,11 +24,11 @@ def load_model(checkpoint: Path, dataset: str | None):
 
     if is_release(checkpoint):
         model = load_release(checkpoint)
-        return model, published_dataset(checkpoint, dataset, model.config)
+        return model, locate_files(published_dataset(checkpoint, dataset, model.config))
     model, spec = load_checkpoint(checkpoint)
     if dataset not in (None, spec.name):
         raise UserError(f"--dataset {dataset}: {checkpoint} is a model for {spec.name}")
-    return model, spec
+    return model, locate_files(spec)
 
 
 def published_dataset(checkpoint: Path, dataset: str | None, config: ModelConfig) -> DatasetSpec:
@@ -92,14 +93,15 @@ def faces_of(spec: DatasetSpec, own: Path | None) -> NDArray[np.int32]:
     from data_loader import load_faces, load_mesh
 
     path = spec.path(spec.topology)
-    if path.exists():
+    if spec.topology and path.exists():
         return load_faces(path)
     if own is not None and own.suffix.lower() in (".ply", ".obj"):
         faces = load_mesh(own)[1]
         if len(faces):
             return faces
     raise UserError(
-        f"topology {spec.topology}: no such file, so there is nothing to draw; {how_to_get(spec)}, "
+        f"topology {spec.topology or f'of {spec.name}'}: no such file, so there is nothing to "
+        f"draw; {how_to_get(spec)}, "
         "or give a --template with faces, or --no_video"
     )
 
