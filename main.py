@@ -21,6 +21,7 @@ from distributed import Group, joined
 from errors import UserError, run_cli, writable_folder
 from overrides import from_dict, override, parse_settings, with_base
 from prepared_data import locate
+from pretrained import shown_source
 from records import DIFF_FILE, RECORD_FILE, git
 from regions import FIELDS, look_up
 
@@ -83,9 +84,13 @@ def resolve(args: argparse.Namespace) -> Recipe:
         raise UserError(
             f"--dataset {name}: neither a recipe ({', '.join(RECIPES)}) nor a folder of your data"
         )
-    recipe = override(recipe, settings_of(args))
+    before, recipe = recipe, override(recipe, settings_of(args))
+    if args.mode == "test" and (before.model, before.train) != (recipe.model, recipe.train):
+        raise UserError(
+            "--mode test: the model file says network and training; set dataset... only"
+        )
     if args.wav2vec2:
-        recipe = dataclasses.replace(recipe, wav2vec2=args.wav2vec2)
+        recipe = dataclasses.replace(recipe, wav2vec2=shown_source(args.wav2vec2))
     test_splits(recipe.dataset, args.split)
     return dataclasses.replace(recipe, dataset=found(recipe.dataset, facts))
 

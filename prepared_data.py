@@ -70,7 +70,7 @@ def locate(spec: DatasetSpec) -> tuple[DatasetSpec, list[str]]:
             f"no clip is named <subject>_{'|'.join(sorted(prefixes))}NN as in the recipe; "
             f"those there are taken ({names[0]}, ...)"
         )
-    rate = disk_fps(root, names, spec.fps)
+    rate = disk_fps(root, names, spec.fps, spec.source_fps)
     if rate != spec.source_fps:
         remarks.append(f"vertices are stored at {rate} fps (by length), not {spec.source_fps}")
         spec = dataclasses.replace(spec, source_fps=rate)
@@ -111,18 +111,21 @@ def clip_rate(root: Path, name: str) -> float:
     return frames * info.samplerate / max(info.frames, 1)
 
 
-def disk_fps(root: Path, names: list[str], fps: int) -> int:
-    """The multiple of `fps` at which vertices are stored, from the lengths of some clips.
+def disk_fps(root: Path, names: list[str], fps: int, expected: int) -> int:
+    """The multiple of `fps` at which vertices are stored, from the lengths of some clips:
+    `expected` where that fits, else the nearest.
 
     Audio and frames of real clips never quite agree: 59 to 61 frames a second in VOCASET.
     """
     heard = [name for name in names if find_audio(root / "wav", name, missing_ok=True)]
     chosen = heard[:: max(len(heard) // CLIPS_TIMED, 1)]
     if not chosen:
-        return fps
+        return expected
     rates = [clip_rate(root, name) for name in chosen]
     rate = float(np.median(rates))
     nearest = max(round(rate / fps), 1) * fps
+    if abs(rate - expected) <= RATE_TOLERANCE * expected:
+        return expected
     if abs(rate - nearest) > RATE_TOLERANCE * nearest:
         raise UserError(
             f"{shown(root)}: {rate:.1f} frames a second of sound ({chosen[0]}: {rates[0]:.1f}); "

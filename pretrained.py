@@ -19,6 +19,7 @@ from torch import nn
 
 from config import PROJECT_ROOT
 from errors import UserError
+from prepared_data import shown
 from speech_features import HOP
 from wav2vec import build_ctc, ctc_class
 
@@ -53,6 +54,12 @@ def find_source(source: str) -> str:
         "or a hub name like facebook/wav2vec2-base-960h (the synthetic recipe's encoder is made "
         "by python -m synthetic.pretrain_encoder)"
     )
+
+
+def shown_source(source: str) -> str:
+    """`source` as a record keeps it, to be found from any folder; raises as `find_source`."""
+    found = find_source(source)
+    return shown(Path(found)) if Path(found).is_dir() else found
 
 
 def _no_encoder(source: str, error: Exception) -> UserError:

@@ -87,13 +87,19 @@ def test_vertices_already_at_30_fps_are_recognised(spec: DatasetSpec, tmp_path: 
 @pytest.mark.parametrize(("fps", "stored"), [(30, 61), (30, 59.2), (25, 50), (25, 24)])
 def test_the_frame_rate_is_the_nearest_multiple(fps: int, stored: float, tmp_path: Path) -> None:
     write_clip(tmp_path, "a_1", stored, 2.0)
-    assert disk_fps(tmp_path, ["a_1"], fps) == round(stored / fps) * fps
+    assert disk_fps(tmp_path, ["a_1"], fps, 60) == round(stored / fps) * fps
+
+
+def test_a_frame_rate_that_fits_is_believed_before_a_nearer_one(tmp_path: Path) -> None:
+    write_clip(tmp_path, "a_1", 54.5, 2.0)
+    assert disk_fps(tmp_path, ["a_1"], 10, 60) == 60
+    assert disk_fps(tmp_path, ["a_1"], 10, 30) == 50
 
 
 def test_lengths_that_do_not_fit_name_a_clip(tmp_path: Path) -> None:
     write_clip(tmp_path, "a_1", 45)
     with pytest.raises(UserError, match=r"45.0 frames a second of sound \(a_1: 45.0\); wanted 30"):
-        disk_fps(tmp_path, ["a_1"], 30)
+        disk_fps(tmp_path, ["a_1"], 30, 60)
 
 
 def biwi_root(tmp_path: Path, *names: str) -> DatasetSpec:

@@ -135,6 +135,7 @@ def test_wrong_flags_are_one_line(recipe: Recipe, capsys: pytest.CaptureFixture[
         (["--out", "/proc/nowhere"], "folder /proc/nowhere: cannot be written"),
         (["--wav2vec2", str(Path("enc/none").absolute())], "python -m synthetic.pretrain_encoder"),
         (["--mode", "test", "--checkpoint", "none.safetensors"], "no such file"),
+        (["--mode", "test", "--epochs", "3"], "the model file says network and training"),
     ):
         Path("enc").mkdir(exist_ok=True)
         assert run("--dataset", "toy", *flags) == 2
