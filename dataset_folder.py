@@ -76,22 +76,33 @@ def read_folder(folder: Path, base: str | None = None) -> tuple[Recipe, str]:
     base = base or said.get("base", DEFAULT_BASE)
     if base not in RECIPES:
         raise UserError(f"base {base}: no such recipe; config.py has {', '.join(RECIPES)}")
-    recipe = with_base(spec, RECIPES[base])
-    recipe = override(recipe, settings_of(folder, said))
-    recipe = dataclasses.replace(recipe, wav2vec2=said.get("wav2vec2", recipe.wav2vec2))
+    recipe = override(with_base(spec, RECIPES[base]), settings_of(folder, said))
+    if "wav2vec2" in said:
+        beside = folder / said["wav2vec2"]
+        source = shown(beside) if beside.is_dir() else said["wav2vec2"]
+        recipe = dataclasses.replace(recipe, wav2vec2=source)
     facts = {
         "clips": f"{len(names)}: {', '.join(f'{len(s.clips)} {k}' for k, s in splits.items())}"
         f" ({how})",
         "subjects": f"{len(set(subjects.values()))}: {_few(sorted(set(subjects.values())))}",
         "vertices": f"{len(mean)}, {unit}",
-        "frames": f"{source_fps} a second on disk, {fps} for the network",
+    }
+    lines = [*_aligned(facts | _facts_of(spec, base)), lips_that_rest(spec, folder, names)]
+    return recipe, "\n".join(filter(None, lines))
+
+
+def _facts_of(spec: DatasetSpec, base: str) -> dict[str, str]:
+    return {
+        "frames": f"{spec.source_fps} a second on disk, {spec.fps} for the network",
         "lips": _region_line(spec, "lips"),
         "upper face": _region_line(spec, "upper"),
         "topology": spec.topology or "none: a video needs topology.ply or .obj with the triangles",
         "recipe": base + SMALLER * (base == DEFAULT_BASE),
     }
-    lines = [f"  {name:<11}{text}" for name, text in facts.items()]
-    return recipe, "\n".join(filter(None, [*lines, lips_that_rest(spec, folder, names)]))
+
+
+def _aligned(facts: dict[str, str]) -> list[str]:
+    return [f"  {name:<11}{text}" for name, text in facts.items()]
 
 
 def find_pairs(folder: Path) -> list[str]:

@@ -103,12 +103,16 @@ def clip_rate(root: Path, name: str) -> float:
     """Frames of a clip over the seconds of its sound."""
     import soundfile
 
+    audio = find_audio(root / "wav", name)
     try:
-        info = soundfile.info(find_audio(root / "wav", name))
+        info = soundfile.info(audio)
     except soundfile.LibsndfileError as error:
-        raise UserError(f"audio {root / 'wav' / name}: cannot be read: {error}") from error
-    frames = len(load_npy(root / "vertices_npy" / f"{name}.npy", "vertices", mapped=True))
-    return frames * info.samplerate / max(info.frames, 1)
+        raise UserError(f"audio {audio}: cannot be read ({error.error_string})") from error
+    path = root / "vertices_npy" / f"{name}.npy"
+    frames = len(load_npy(path, "vertices", mapped=True))
+    if frames == 0 or info.frames == 0:
+        raise UserError(f"clip {name}: {frames} frames in {path}, {info.frames} samples of sound")
+    return frames * info.samplerate / info.frames
 
 
 def disk_fps(root: Path, names: list[str], fps: int, expected: int) -> int:
