@@ -7,7 +7,7 @@ BIWI, too. Shapes: B batch, S samples at 16 kHz, T mesh frames, V vertices.
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,10 @@ class MeshSpeechDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Each clip once: an index behind the last is a later draw, so counting would not end."""
+        return (self[index] for index in range(len(self)))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the crops and augmentations of this epoch."""
