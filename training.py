@@ -44,7 +44,7 @@ from pretrained import find_source
 from records import Log, write_record
 from regions import find_region
 from run_state import STATE_FILE, generators, load_state, save_state, set_generators
-from validation import validate
+from validation import Closures, validate
 
 BEST_FILE = "best.safetensors"
 MAY_CHANGE = ("dataset.root", "dataset.templates", "dataset.topology")  # where files lie
@@ -238,13 +238,14 @@ class Run:
 
     def _validate(self, clips: Dataset) -> dict[str, float]:
         """Validate, keep the model if it is the best so far; val_... of `validate`."""
-        found = validate(
-            self.nets.best, clips, self.region.indices, self.device, self.group
-        )  # fmt: skip
+        nets, gain = self.nets, self.recipe.train.closure_gain
+        closures = Closures(nets.inner_lips, gain, nets.reach) if gain else None
+        lips = self.region.indices
+        found = validate(nets.best, clips, lips, self.device, self.group, closures)
         if not math.isfinite(found["lve"]):
             raise UserError(f"epoch {self.epoch}: the validation error is not finite")
-        if found["lve"] < self.best:
-            self.best = found["lve"]
+        if found["choice"] < self.best:
+            self.best = found["choice"]
             if self.group.is_first:
                 save_checkpoint(self.folder / BEST_FILE, self.nets.best, self.recipe.dataset)
                 teacher = self.recipe.wav2vec2

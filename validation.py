@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,31 @@ from tqdm import tqdm
 
 from distributed import Group
 from jambatalk import JambaTalk
+from losses import closure_weight
 from metrics import is_static, lip_errors, mean_vertex_errors, motion_std
 from moe import TopKRouter
 
 STATIC_MOTION = 0.02  # of the recorded lips' motion: less is none
 
 
+@dataclass(frozen=True)
+class Closures:
+    """How much the lips of frames count in which they touch; see `losses.closure_weight`."""
+
+    inner_lips: Tensor  # (2,)
+    gain: float
+    reach: float
+
+
 @torch.no_grad()
 def validate(
-    model: JambaTalk, clips: Dataset, lips: np.ndarray, device: torch.device, group: Group
-) -> dict[str, float]:
+    model: JambaTalk, clips: Dataset, lips: np.ndarray, device: torch.device, group: Group,
+    closures: Closures | None = None,
+) -> dict[str, float]:  # fmt: skip
     """LVE and MVE in the data set's unit, pooled over frames; motion, the predicted lips' standard
     deviation over the recorded ones'; static, 1 when no clip's lips move; the share of frames that
-    each expert is the first choice of.
+    each expert is the first choice of; choice, by which the best model is chosen: the LVE, or with
+    `closures` the lips' mean squared distance with the weights that training gives its frames.
 
     Every rank takes its share of the clips, each counted once; all of them get the same result.
     """
@@ -33,13 +46,13 @@ def validate(
     with router_load(model) as load:
         mine = range(group.rank, len(clips), group.world)
         for index in tqdm(mine, "validation", leave=False, mininterval=5, disable=group.rank > 0):
-            rows.append(score(model, clips[index], lips, device))
+            rows.append(score(model, clips[index], lips, device, closures))
     rows = sum(group.gather(rows), [])
     loads = group.gather({name: counts.tolist() for name, counts in load.items()})
     frames = np.array([row["frames"] for row in rows])
     motion = sum(row["std"] for row in rows) / max(sum(row["true_std"] for row in rows), 1e-30)
     found = {name: float(np.average([r[name] for r in rows], weights=frames))
-             for name in ("lve", "mve")}  # fmt: skip
+             for name in ("lve", "mve", "choice")}  # fmt: skip
     static = all(row["static"] for row in rows) or motion < STATIC_MOTION
     found |= {"motion": float(motion), "static": float(static)}
     for name in load:
@@ -50,15 +63,24 @@ def validate(
 
 
 def score(
-    model: JambaTalk, clip: dict[str, Any], lips: np.ndarray, device: torch.device
-) -> dict[str, float]:
+    model: JambaTalk, clip: dict[str, Any], lips: np.ndarray, device: torch.device,
+    closures: Closures | None,
+) -> dict[str, float]:  # fmt: skip
     """The figures of one clip of `data_loader.MeshSpeechDataset`."""
     audio, template = (torch.from_numpy(clip[name]).to(device) for name in ("audio", "template"))
     predicted = model.predict(audio, template).cpu().numpy()[: clip["frames"]]
     truth = clip["vertices"][: len(predicted)]
+    lve = choice = float(lip_errors(predicted, truth, lips).mean())
+    if closures is not None:
+        weight = closure_weight(
+            torch.from_numpy(truth)[None], closures.inner_lips.cpu(), closures.gain, closures.reach
+        )[0].numpy()
+        squared = np.square(predicted[:, lips].astype(np.float64) - truth[:, lips]).sum(2).mean(1)
+        choice = float((weight * squared).mean())
     return {
         "frames": len(predicted),
-        "lve": float(lip_errors(predicted, truth, lips).mean()),
+        "lve": lve,
+        "choice": choice,
         "mve": float(mean_vertex_errors(predicted, truth).mean()),
         "std": motion_std(predicted, lips),
         "true_std": motion_std(truth, lips),
