@@ -52,6 +52,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--from", dest="source", metavar="RUN",
                         help="repeat the run of that folder, into --out")  # fmt: skip
+    parser.add_argument("--plot", nargs="+", metavar="RUN",
+                        help="draw the curves of runs into --out")  # fmt: skip
     parser.add_argument("--resume", action="store_true",
                         help="go on from <out>/last.pt if there is one")  # fmt: skip
     parser.add_argument("--save_every", type=float, default=10.0, metavar="MINUTES",
@@ -216,6 +218,11 @@ def test(checkpoint: Path, spec: DatasetSpec | None, out: Path, args: argparse.N
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
+    if args.plot:
+        from plots import plot_runs
+
+        plot_runs(args.plot, args.out or "runs/plot.png")
+        return
     if args.mode == "test" and args.checkpoint and not args.dataset:
         test(Path(args.checkpoint), None, writable_folder(args.out or "runs/test"), args)
         return
