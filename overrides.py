@@ -29,6 +29,7 @@ NOT_NEGATIVE = (
     "model.vertex_rank", "train.warmup_steps", "train.weight_decay", "train.w_vertex",
     "train.w_velocity", "train.w_latent", "train.w_ctc", "train.w_balance", "train.w_lips",
     "train.closure_gain", "train.max_clip_s", "train.steps_per_epoch", "train.seed",
+    "train.preview_every",
 )  # fmt: skip
 ABOVE_ZERO = (
     "dataset.metres_per_unit", "model.units_per_metre", "train.loss_unit", "train.grad_clip",

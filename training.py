@@ -1,8 +1,9 @@
 """One training run: batches in, the best model of validation out, everything about it on disk.
 
 The run folder holds run.json (recipe, command, commit, versions, device), log.csv (a row an epoch,
-every loss apart), TensorBoard events, best.safetensors, the lip reader that was trained beside it,
-and last.pt: the whole state, from which `--resume` goes on as if the run had never stopped.
+every loss apart), TensorBoard events, previews/ of a validation clip, best.safetensors, the lip
+reader that was trained beside it, and last.pt: the whole state, from which `--resume` goes on as if
+the run had never stopped.
 """
 
 import dataclasses
@@ -41,13 +42,16 @@ from networks import (
     start_components,
 )
 from pretrained import find_source
+from preview import Previews
 from records import Log, write_record
 from regions import find_region
 from run_state import STATE_FILE, generators, load_state, save_state, set_generators
 from validation import Closures, validate
 
 BEST_FILE = "best.safetensors"
-MAY_CHANGE = ("dataset.root", "dataset.templates", "dataset.topology")  # where files lie
+MAY_CHANGE = (  # where files lie, and what is only looked at
+    "dataset.root", "dataset.templates", "dataset.topology", "train.preview_every",
+)  # fmt: skip
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
@@ -110,6 +114,8 @@ class Run:
         config = self.recipe.train
         self._begin(batches)
         log = Log(self.folder, self.epoch - 1) if self.group.is_first else None
+        shown = log is not None and config.preview_every
+        previews = Previews(self.recipe.dataset, validation, self.folder) if shown else None
         with stopping() as self.stop:
             while self.epoch <= config.epochs:
                 self.started = time.time()
@@ -121,6 +127,8 @@ class Run:
                     log.add(row, config.epochs)
                 self.epoch, self.sums, self.spent_s = self.epoch + 1, {}, 0.0
                 self._save(batches)
+                if previews is not None and self._shows(self.epoch - 1):
+                    previews.add(self.nets.best, self.epoch - 1, log.events)
         if log is not None:
             log.close()
         return self.folder / BEST_FILE
@@ -254,6 +262,11 @@ class Run:
                 source = self.region.source
                 save_reader(path, self.nets.reader, self.lips, source, teacher, characters)
         return {name if "router" in name else f"val_{name}": v for name, v in found.items()}
+
+    def _shows(self, epoch: int) -> bool:
+        """Whether an epoch that has ended gets a preview: every nth, and the last."""
+        config = self.recipe.train
+        return epoch % config.preview_every == 0 or epoch == config.epochs
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}

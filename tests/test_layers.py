@@ -25,7 +25,7 @@ LAYERS = (
     ("lip_reader", "metrics", "moe", "release_network", "render_gl"),
     ("jambatalk", "release", "render", "results"),
     ("dataset_folder", "networks", "records", "scoring", "speaker", "validation"),
-    ("learning", "plots"),
+    ("learning", "plots", "preview"),
     ("training",),
     ("demo", "main"),
 )
