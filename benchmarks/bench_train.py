@@ -44,6 +44,7 @@ SEED = 1
 FPS, V, N_LIPS = 30, 5_023, 254  # of VOCASET and FLAME's lips
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, what ru_maxrss counts in
 SIDES = ("ours", "theirs")
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # else threads spin where another program has their core
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def take_turn(side: str, name: str, folder: Path, threads: int) -> Turn:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.bench_train", *flags],
         cwd=PROJECT_ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)} | PATIENT,
         capture_output=True,
         text=True,
         check=False,
