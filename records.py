@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -87,12 +88,17 @@ class Log:
         tqdm.write("  ".join(shown))
 
     def _write(self) -> None:
+        """Write log.csv under another name first: a kill must not leave half of its rows."""
         names = {name: None for row in self.rows for name in row}  # in order, each once
-        with open(self.path, "w", newline="") as file:
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        with open(partial, "w", newline="") as file:
             writer = csv.DictWriter(file, names)
             if names:
                 writer.writeheader()
             writer.writerows(self.rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.path)
 
     def _alarm(self, row: dict[str, float], epochs: int) -> None:
         epoch = int(row["epoch"])

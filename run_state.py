@@ -6,6 +6,8 @@ tensors and plain containers only, so that it loads with `weights_only=True` and
 
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,23 @@ def _refusal(error: BaseException | None) -> OSError | None:
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
+
+
+@contextmanager
+def disk(folder: Path) -> Iterator[None]:
+    """Turn a disk's refusal of what a run cannot do without into a `UserError`; leave no halves."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        for half in (*folder.glob("*.tmp"), *folder.glob(".*.partial")):
+            half.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{folder}: cannot be written ({reason}); make room, then --resume goes on from the "
+            "last state"
+        ) from error
 
 
 def _flush_folder(folder: Path) -> None:

@@ -45,7 +45,7 @@ from pretrained import find_source
 from preview import Previews
 from records import Log, write_record
 from regions import find_region
-from run_state import STATE_FILE, generators, load_state, save_state, set_generators
+from run_state import STATE_FILE, disk, generators, load_state, save_state, set_generators
 from validation import Closures, validate
 
 BEST_FILE = "best.safetensors"
@@ -124,7 +124,8 @@ class Run:
                 row["learning_rate"] = self.schedule.get_last_lr()[0]
                 row["seconds"] = round(self.spent_s + time.time() - self.started, 1)
                 if log is not None:
-                    log.add(row, config.epochs)
+                    with disk(self.folder):
+                        log.add(row, config.epochs)
                 self.epoch, self.sums, self.spent_s = self.epoch + 1, {}, 0.0
                 self._save(batches)
                 if previews is not None and self._shows(self.epoch - 1):
@@ -255,12 +256,13 @@ class Run:
         if found["choice"] < self.best:
             self.best = found["choice"]
             if self.group.is_first:
-                save_checkpoint(self.folder / BEST_FILE, self.nets.best, self.recipe.dataset)
                 teacher = self.recipe.wav2vec2
                 characters = load_characters(find_source(teacher))
                 path = self.folder / READER_FILE
                 source = self.region.source
-                save_reader(path, self.nets.reader, self.lips, source, teacher, characters)
+                with disk(self.folder):
+                    save_checkpoint(self.folder / BEST_FILE, self.nets.best, self.recipe.dataset)
+                    save_reader(path, self.nets.reader, self.lips, source, teacher, characters)
         return {name if "router" in name else f"val_{name}": v for name, v in found.items()}
 
     def _shows(self, epoch: int) -> bool:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -78,6 +79,54 @@ def test_state_between_saves_is_done_again(recipe: Recipe, monkeypatch: pytest.M
         killed_after(patched, 3)
         with pytest.raises(Killed):
             run("--out", "cut")
+    assert run("--out", "cut", "--resume") == 0
+    same("whole", "cut")
+
+
+def test_a_kill_while_the_log_is_written_leaves_the_log(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("--out", "whole") == 0
+    real, count = csv.DictWriter.writerows, [0]
+
+    def writerows(self, rows):
+        count[0] += 1
+        if count[0] == 3:  # of the second epoch; the first writing is that of no rows
+            raise Killed
+        return real(self, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(csv.DictWriter, "writerows", writerows)
+        with pytest.raises(Killed):
+            run("--out", "cut")
+    assert len(outcome("cut")[1]) == 1
+    assert run("--out", "cut", "--resume") == 0
+    same("whole", "cut")
+
+
+def test_a_disk_without_room_for_the_model_is_one_line(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of more than 16 KiB are refused: state and model, not the log."""
+    assert run("--out", "whole") == 0
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    real = training.Run._validate
+
+    def validate(self, *args):
+        if self.epoch == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, before[1]))
+            self.best = float("inf")
+        return real(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Run, "_validate", validate)
+        try:
+            assert run("--out", "cut") == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert "cut: cannot be written" in error and error.count("\n") == 1
+    assert not list(Path("cut").glob("*.tmp"))
     assert run("--out", "cut", "--resume") == 0
     same("whole", "cut")
 
