@@ -1,0 +1,438 @@
+"""Is a night's work ever lost? `python -m benchmarks.bench_resume [--kills 50] [--seed 1]`.
+
+A toy run of `main.py` is killed with SIGKILL after random times, and resumed, until it has been
+killed `--kills` times; a third of the kills wait for a moment in which a file is being written.
+After each of them last.pt has to load (weights_only) and to hold no less than the last state that
+was written. Then the run is stopped with SIGTERM, killed once more on a disk that takes no state
+any more, and finished. Its log (times apart) and its models are compared, byte by byte, with those
+of a run of the same flags that nobody disturbed.
+
+Data and encoder are made by the script, the network is tiny: what counts is how often a step, a
+save, a validation is cut. Each attempt is a process of its own, forked from this one, which has
+torch loaded already; it tells through shared memory what it is doing when it is killed. The last
+line is JSON: kills, those after which something was lost, and whether the outcomes are equal.
+"""
+
+import argparse
+import json
+import mmap
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from errors import UserError, run_cli
+
+FPS, V, SAMPLES_A_FRAME = 30, 60, 1_600 // 3
+EPOCHS, TRAIN_CLIPS, BATCH_SIZE = 60, 16, 2
+STEPS = TRAIN_CLIPS // BATCH_SIZE  # an epoch
+SAVE_EVERY_MIN = 0.002
+ENCODER = dict(
+    model_type="wav2vec2", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=2,
+    feat_extract_norm="layer", do_stable_layer_norm=True, mask_time_length=3,
+)  # fmt: skip
+MODEL = dict(layout="MEA", d_model=24, d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4,
+             n_kv_heads=2, d_ff=32, rope_rank=3, vertex_rank=2, dropout=0.1)  # fmt: skip
+TRAIN = dict(epochs=EPOCHS, batch_size=BATCH_SIZE, steps_per_epoch=0, learning_rate=1e-3,
+             ema_decay=0.9, max_clip_s=0, augment=False, closure_gain=0)  # fmt: skip
+# What a process is doing; AIMS are kept in balance: "" kills wherever the time falls.
+PHASES = ("start", "step", "state", "validation", "model", "log", "end")
+AIMS = ("", "", "", "", "state", "state", "model", "log", "", "start")
+INSIDE_S = 0.012  # a random part of it is waited after an aim has come, to be inside it
+HASTE = (
+    0.8  # of the steps that are left to a process on average, if the run is to outlast all kills
+)
+OUTCOME = ("best.safetensors", "reader.safetensors")
+LEFTOVERS = ("*.partial*", "*.tmp")
+
+
+def write_data(folder: Path) -> None:
+    """Own data as main.py takes them: an egg whose lips open with the loudness of a humming."""
+    import soundfile
+    import torch
+
+    from benchmarks.fabricate import make_egg
+    from synthetic.pretrain_encoder import PhoneReader, save
+
+    rng = np.random.default_rng(0)
+    face = make_egg(V)
+    near = np.argsort(np.linalg.norm(face.vertices - face.mouth, axis=1))
+    for part in ("wav", "vertices_npy"):
+        (folder / part).mkdir(parents=True)
+    np.savez(folder / "templates.npz", a=face.vertices, b=face.vertices * 1.05)
+    splits = {"train": [f"a_{i:02d}" for i in range(TRAIN_CLIPS)], "val": ["b_0", "b_1"],
+              "test": ["b_2"]}  # fmt: skip
+    for name in sum(splits.values(), []):
+        n_frames = int(rng.integers(12, 20))
+        loud = np.abs(np.sin(np.arange(n_frames) / FPS * 2 * np.pi * rng.uniform(1, 4)))
+        vertices = np.tile(face.vertices * (1.0 if name[0] == "a" else 1.05), (n_frames, 1, 1))
+        vertices[:, near[:4], 1] -= 0.01 * loud[:, None]
+        np.save(folder / f"vertices_npy/{name}.npy", vertices.astype(np.float32))
+        sound = np.repeat(loud, SAMPLES_A_FRAME)
+        sound = 0.5 * sound * np.sin(2 * np.pi * 200 * np.arange(len(sound)) / 16_000)
+        soundfile.write(folder / f"wav/{name}.wav", sound, 16_000)
+    for region, rows in (("lips", near[:8]), ("upper", near[-8:])):
+        (folder / f"{region}.txt").write_text("\n".join(map(str, rows)) + "\n")
+    torch.manual_seed(0)
+    save(PhoneReader(ENCODER), folder / "encoder", {})
+    said = {"base": "synthetic", "wav2vec2": "encoder", "splits": splits, "fps": FPS,
+            "source_fps": FPS, "model": MODEL, "train": TRAIN}  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(said))
+
+
+class Watch:
+    """What a process tells about itself, in memory that outlives it; times of `time.time`."""
+
+    FIELDS = ("phase", "steps", "saved_steps", "saved_s", "checked_s", "longest_s")
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "memory", np.frombuffer(mmap.mmap(-1, 4096), np.float64))
+
+    def __getattr__(self, name: str) -> float:
+        return self.memory[self.FIELDS.index(name)]
+
+    def __setattr__(self, name: str, value: float) -> None:
+        self.memory[self.FIELDS.index(name)] = value
+
+    def reset(self) -> None:
+        """Ready for the next process, whose steps count on from the last."""
+        self.phase = self.checked_s = self.saved_s = self.longest_s = 0.0
+
+
+def observe(watch: Watch) -> None:
+    """Make the training of this process tell `watch` what it does."""
+    import training
+
+    def within(phase: str, function: Callable) -> Callable:
+        def told(*args: Any, **kwargs: Any) -> Any:
+            before, watch.phase = watch.phase, PHASES.index(phase)
+            result = function(*args, **kwargs)
+            watch.phase = before
+            return result
+
+        return told
+
+    def save_state(path: Path, state: dict[str, Any]) -> str:
+        begun = time.time()
+        problem = write_state(path, state)
+        if not problem:
+            watch.saved_steps, watch.saved_s = steps_of(state), begun
+        return problem
+
+    def check(run: Any, batches: Any) -> None:
+        now = time.time()
+        watch.phase = PHASES.index("step")
+        watch.steps = (run.epoch - 1) * STEPS + batches.plan.position
+        watch.saved_s = watch.saved_s or run.saved
+        watch.longest_s = max(watch.longest_s, now - (watch.checked_s or run.saved))
+        watch.checked_s = now
+        save_if_due(run, batches)
+
+    write_state, save_if_due = training.save_state, training.Run._save_if_due
+    training.save_state = within("state", save_state)
+    training.save_checkpoint = within("model", training.save_checkpoint)
+    training.Run._save_if_due = check
+    training.Run._validate = within("validation", training.Run._validate)
+    training.Log.add = within("log", training.Log.add)
+
+
+def steps_of(state: dict[str, Any]) -> int:
+    """Steps of the optimizer that a state has behind it."""
+    inside = state["batches"]["position"] if state["epoch"] == state["batches"]["epoch"] else 0
+    return (state["epoch"] - 1) * STEPS + inside
+
+
+def start(arguments: Sequence[str], said: Path, watch: Watch, largest_file: int = 0) -> int:
+    """Fork a process that is `python main.py arguments`, its words appended to a file; its id.
+
+    largest_file: bytes; what is larger cannot be written, as on a full disk.
+    """
+    watch.reset()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        if largest_file:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+        import main as entry
+
+        observe(watch)
+        code = run_cli(entry.main, arguments)
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def ended(pid: int) -> bool:
+    """Whether a child has ended; leaves its exit code to be read."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def exit_code(pid: int) -> int:
+    """The exit code of a child, minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def wait(pid: int, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+    """Wait until the child has ended, the time is over, or `until`."""
+    end = time.time() + seconds
+    while time.time() < end and not until() and not ended(pid):
+        time.sleep(0.0003)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What a kill hit, and what it cost."""
+
+    phase: str
+    partial: bool  # a file was half written
+    redone_steps: int
+    redone_s: float
+    fault: str  # "" when nothing was lost
+
+
+class Trial:
+    """The disturbed run in `folder`/cut, beside the undisturbed one in `folder`/whole."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.cut, self.watch = folder, folder / "cut", Watch()
+        self.rng = np.random.default_rng(seed)
+        self.step_s = self.start_s = 0.0
+        self.stops_left = 0
+
+    def arguments(self, name: str) -> list[str]:
+        """Of main.py; the two runs differ in folders only."""
+        return [
+            "--dataset", str(self.folder / "data"), "--mode", "train", "--workers", "0",
+            "--precision", "fp32", "--save_every", str(SAVE_EVERY_MIN), "--resume",
+            "--cache", str(self.folder / f"cache_{name}"), "--out", str(self.folder / name),
+        ]  # fmt: skip
+
+    def run(self, name: str = "cut", largest_file: int = 0) -> int:
+        """Start a process for one of the runs; its id."""
+        said = self.folder / f"{name}.txt"
+        return start(self.arguments(name), said, self.watch, largest_file)
+
+    def undisturbed(self) -> None:
+        """The run to compare with; measures what a start and a step take."""
+        begun = time.time()
+        pid = self.run("whole")
+        wait(pid, 120, lambda: self.watch.checked_s > 0)
+        first = time.time()
+        self._finish(pid, "whole")
+        self.start_s, self.step_s = first - begun, (time.time() - first) / (EPOCHS * STEPS)
+        self.watch.steps = self.watch.saved_steps = 0
+
+    def _finish(self, pid: int, name: str) -> None:
+        if code := exit_code(pid):
+            last = (self.folder / f"{name}.txt").read_text().strip().splitlines()[-1:]
+            raise UserError(f"the run {name} ended with {code}: {' '.join(last)}")
+
+    def disturb(self, pid: int, aim: str) -> None:
+        """Let a process work for a random time, then until it is at its aim.
+
+        The time is drawn in steps and parts of one: other programs may slow the machine down.
+        """
+        if aim == "start":
+            return wait(pid, self.rng.uniform(0, self.start_s))
+        wait(pid, 120, lambda: self.watch.checked_s > 0)
+        begun = self.watch.saved_steps
+        share = 2 * HASTE * (EPOCHS * STEPS - begun) / self.stops_left
+        whole, part = divmod(self.rng.uniform(0, share), 1)
+        wait(pid, 120, lambda: self.watch.steps >= begun + whole)
+        wait(pid, part * self.step_s)
+        if aim:
+            end = self.watch.steps + STEPS  # not every epoch has a best model
+            there = PHASES.index(aim)
+            wait(pid, 120, lambda: self.watch.phase == there or self.watch.steps > end)
+            time.sleep(self.rng.uniform(0, INSIDE_S))
+
+    def kill(self, aim: str) -> Kill | None:
+        """One attempt, killed; None when the run came to its end before."""
+        pid = self.run()
+        self.disturb(pid, aim)
+        os.kill(pid, signal.SIGKILL)
+        killed_s = time.time()
+        if exit_code(pid) != -signal.SIGKILL:
+            return None
+        self.stops_left -= 1
+        return self.inspect(killed_s)
+
+    def inspect(self, killed_s: float) -> Kill:
+        """What is on disk after a kill."""
+        from run_state import STATE_FILE, load_state
+
+        watch, fault, steps = self.watch, "", 0
+        if (self.cut / STATE_FILE).exists():
+            try:
+                state = load_state(self.cut / STATE_FILE)
+                steps = steps_of(state)
+                fault = whole_records(self.cut, state["epoch"] - 1)
+            except UserError as error:
+                fault = str(error)
+        redone_s = 0.0
+        if watch.checked_s:  # it has trained
+            redone_s = max(killed_s - watch.saved_s, 0.0)
+            longest = max(watch.longest_s, killed_s - watch.checked_s)
+            if redone_s > 60 * SAVE_EVERY_MIN + 2 * longest:  # it looks at the clock between steps
+                fault = fault or f"{redone_s:.2f} s lost, steps took {longest:.2f} s at most"
+        if steps < watch.saved_steps:
+            fault = fault or f"the state has {steps} steps, one of {watch.saved_steps} was saved"
+        redone = max(int(watch.steps) - steps, 0)
+        watch.steps = watch.saved_steps = steps
+        partial = any(any(self.cut.glob(pattern)) for pattern in LEFTOVERS)
+        return Kill(PHASES[int(watch.phase)], partial, redone, redone_s, fault)
+
+    def terminate(self) -> str:
+        """SIGTERM in the middle: "" when the process saved and ended with 0."""
+        pid = self.run()
+        self.disturb(pid, "")
+        os.kill(pid, signal.SIGTERM)
+        code = exit_code(pid)
+        self.stops_left -= 1
+        if code or self.watch.saved_steps != self.watch.steps:
+            return f"exit code {code}, {self.watch.saved_steps} of {self.watch.steps} steps saved"
+        return ""
+
+    def fill_disk(self) -> str:
+        """A process that cannot write states, killed: "" when it went on and the old one stayed."""
+        state = self.cut / "last.pt"
+        before, said = state.read_bytes(), len((self.folder / "cut.txt").read_text())
+        pid = self.run(largest_file=len(before) // 2)
+        self.disturb(pid, "")
+        worked = not ended(pid)
+        os.kill(pid, signal.SIGKILL)
+        exit_code(pid)
+        self.stops_left -= 1
+        refused = (self.folder / "cut.txt").read_text()[said:].count("could not be written")
+        if worked and refused and state.read_bytes() == before:
+            return ""
+        return f"worked on: {worked}, refusals: {refused}, same: {state.read_bytes() == before}"
+
+    def differences(self) -> list[str]:
+        """In what the two runs' outcomes differ, and files that are left half written."""
+        from records import LOG_FILE, read_log
+
+        whole, cut = self.folder / "whole", self.cut
+        logs = [read_log(folder / LOG_FILE) for folder in (whole, cut)]
+        plain = [[{k: v for k, v in r.items() if k != "seconds"} for r in rows] for rows in logs]
+        found = [] if plain[0] == plain[1] and len(plain[0]) == EPOCHS else [LOG_FILE]
+        found += [n for n in OUTCOME if (whole / n).read_bytes() != (cut / n).read_bytes()]
+        left = sorted(p.name for pattern in LEFTOVERS for p in cut.rglob(pattern))
+        return found + [f"{name} is left" for name in left]
+
+
+def whole_records(folder: Path, epochs: int) -> str:
+    """What is wrong with log.csv and run.json beside a state of `epochs` epochs; "" if nothing."""
+    from records import LOG_FILE, RECORD_FILE, read_log
+
+    rows = read_log(folder / LOG_FILE)
+    if [row["epoch"] for row in rows[:epochs]] != [str(i + 1) for i in range(epochs)]:
+        return f"{LOG_FILE} has {len(rows)} rows, the state {epochs} epochs"
+    if any(None in row.values() or "" in row.values() for row in rows):
+        return f"{LOG_FILE} has a row cut short"
+    try:
+        json.loads((folder / RECORD_FILE).read_text())
+    except (OSError, ValueError) as error:
+        return f"{RECORD_FILE}: {error}"
+    return ""
+
+
+def disturbed(trial: Trial, n_kills: int) -> list[Kill]:
+    """Kill the run again and again; a line for every fault."""
+    kills: list[Kill] = []
+    trial.stops_left = n_kills + 3  # SIGTERM, a full disk, a rest to finish
+    while len(kills) < n_kills:
+        found = trial.kill(AIMS[len(kills) % len(AIMS)])
+        if found is None:
+            print(f"the run ended after {len(kills)} kills")
+            break
+        kills.append(found)
+        if found.fault:
+            print(f"kill {len(kills)}, during {found.phase}: {found.fault}")
+    return kills
+
+
+def table(kills: list[Kill]) -> None:
+    """Print what was hit, and what it cost."""
+    print(
+        f"{'killed during':16}{'kills':>6}{'file half written':>19}{'steps done again':>18}{'s':>7}"
+    )
+    for phase in PHASES:
+        hit = [kill for kill in kills if kill.phase == phase]
+        if hit:
+            again = (
+                f"{np.mean([k.redone_steps for k in hit]):.1f}, {max(k.redone_steps for k in hit)}"
+            )
+            print(f"{phase:16}{len(hit):6}{sum(k.partial for k in hit):19}{again:>18}"
+                  f"{max(k.redone_s for k in hit):7.2f}")  # fmt: skip
+    print("(steps: mean, most; s: the longest time whose work was done again)")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Kill and resume a run; compare with a whole one.")
+    parser.add_argument("--kills", type=int, default=50, help="default 50")
+    parser.add_argument("--seed", type=int, default=1, help="of the times of the kills")
+    return parser.parse_args(argv)
+
+
+def load_libraries() -> None:
+    """Import, before any fork, what a run imports; one thread, for forks do not copy threads."""
+    import torch
+
+    torch.set_num_threads(1)
+    import librosa  # noqa: F401
+    import transformers
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+
+    import main as entry  # noqa: F401
+    import training  # noqa: F401
+
+    transformers.Wav2Vec2ForCTC  # noqa: B018  # loaded when first named
+    transformers.utils.logging.disable_progress_bar()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    if args.kills < 1 or not hasattr(os, "fork"):
+        raise UserError(f"--kills {args.kills}: wanted 1 or more, on a system that can fork")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit-equality is a promise for the CPU
+    load_libraries()
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(Path(folder), args.seed)
+        write_data(trial.folder / "data")
+        trial.undisturbed()
+        print(f"undisturbed: {EPOCHS * STEPS} steps of {1e3 * trial.step_s:.0f} ms with saves and "
+              f"validations; a start takes {trial.start_s:.1f} s")  # fmt: skip
+        kills = disturbed(trial, args.kills)
+        table(kills)
+        print(f"SIGTERM: {trial.terminate() or 'state saved, exit code 0'}")
+        print(f"full disk: {trial.fill_disk() or 'the state before stayed, training went on'}")
+        trial._finish(trial.run(), "cut")
+        found = trial.differences()
+    print("outcomes: " + ("equal, byte by byte" if not found else f"differ in {', '.join(found)}"))
+    lost = sum(bool(kill.fault) for kill in kills)
+    print(json.dumps({"kills": len(kills), "lost": lost, "bit_equal": not found}))
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
