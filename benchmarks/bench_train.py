@@ -209,9 +209,11 @@ def take_turn(side: str, name: str, folder: Path, threads: int) -> Turn:
 def write_encoder(part: Part, folder: Path) -> None:
     """A CTC model of the part's encoder with random weights: what our side starts from."""
     from transformers import Wav2Vec2Config
+    from transformers.utils.logging import disable_progress_bar
 
     from wav2vec import build_ctc
 
+    disable_progress_bar()
     torch.manual_seed(SEED)
     values = {key: value for key, value in part.model.encoder.items() if key != "model_type"}
     build_ctc(Wav2Vec2Config(**values)).save_pretrained(folder)
@@ -248,13 +250,13 @@ def report(name: str, turns: dict[str, list[Turn]]) -> dict[str, float]:
         f"{name}: encoder {shape['num_hidden_layers']} x {shape['hidden_size']}, decoder "
         f"{part.model.layout} x {part.model.d_model}, V {V}; {n_clips} clips of "
         f"{min(part.seconds):g} to {max(part.seconds):g} s; ours {part.batch_size} a step, "
-        f"{len(turns['ours'])} turns of {part.passes} passes"
+        f"turns of {part.passes} passes: {len(turns['ours'])} each"
     )
-    print(f"{'':>8} {'s a clip':>9} {'CPU s a clip':>13} {'clips a s':>10} {'peak GB':>8}")
+    print(f"{'':>13} {'s a clip':>9} {'CPU s a clip':>13} {'clips a s':>10} {'peak GB':>8}")
     for side, (wall, cpu, peak) in rows.items():
-        print(f"{side:>8} {wall:9.3f} {cpu:13.3f} {1 / wall:10.3f} {peak:8.2f}")
+        print(f"{side:>13} {wall:9.3f} {cpu:13.3f} {1 / wall:10.3f} {peak:8.2f}")
     wall, cpu, peak = (a / b for a, b in zip(rows["theirs"], rows["ours"], strict=True))
-    print(f"{'ratio':>8} {wall:9.2f} {cpu:13.2f} {wall:10.2f} {peak:8.2f}")
+    print(f"{'theirs / ours':>13} {wall:9.2f} {cpu:13.2f} {wall:10.2f} {peak:8.2f}")
     if name == "small":
         return {"small_ratio": round(wall, 2)}
     return {"large_ratio": round(wall, 2), "large_memory_ratio": round(1 / peak, 3)}
