@@ -48,7 +48,7 @@ TRAIN = dict(epochs=EPOCHS, batch_size=BATCH_SIZE, steps_per_epoch=0, learning_r
 # What a process is doing; AIMS are kept in balance: "" kills wherever the time falls.
 PHASES = ("start", "step", "state", "validation", "model", "log", "end")
 AIMS = ("", "", "", "", "state", "state", "model", "log", "", "start")
-INSIDE_S = 0.012  # a random part of it is waited after an aim has come, to be inside it
+INSIDE_S = {"state": 0.012, "model": 0.005, "log": 0.006}  # of it a random part is waited, inside
 HASTE = (
     0.8  # of the steps that are left to a process on average, if the run is to outlast all kills
 )
@@ -264,7 +264,7 @@ class Trial:
             end = self.watch.steps + STEPS  # not every epoch has a best model
             there = PHASES.index(aim)
             wait(pid, 120, lambda: self.watch.phase == there or self.watch.steps > end)
-            time.sleep(self.rng.uniform(0, INSIDE_S))
+            time.sleep(self.rng.uniform(0, INSIDE_S[aim]))
 
     def kill(self, aim: str) -> Kill | None:
         """One attempt, killed; None when the run came to its end before."""
