@@ -15,188 +15,38 @@ line is JSON: kills, those after which something was lost, and whether the outco
 
 import argparse
 import json
-import mmap
 import os
-import resource
 import signal
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.watched_run import (
+    EPOCHS,
+    PHASES,
+    STEPS,
+    Watch,
+    ended,
+    exit_code,
+    start,
+    steps_of,
+    wait,
+    write_data,
+)
 from errors import UserError, run_cli
 
-FPS, V, SAMPLES_A_FRAME = 30, 60, 1_600 // 3
-EPOCHS, TRAIN_CLIPS, BATCH_SIZE = 60, 16, 2
-STEPS = TRAIN_CLIPS // BATCH_SIZE  # an epoch
 SAVE_EVERY_MIN = 0.002
-ENCODER = dict(
-    model_type="wav2vec2", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-    intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=2,
-    feat_extract_norm="layer", do_stable_layer_norm=True, mask_time_length=3,
-)  # fmt: skip
-MODEL = dict(layout="MEA", d_model=24, d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4,
-             n_kv_heads=2, d_ff=32, rope_rank=3, vertex_rank=2, dropout=0.1)  # fmt: skip
-TRAIN = dict(epochs=EPOCHS, batch_size=BATCH_SIZE, steps_per_epoch=0, learning_rate=1e-3,
-             ema_decay=0.9, max_clip_s=0, augment=False, closure_gain=0)  # fmt: skip
-# What a process is doing; AIMS are kept in balance: "" kills wherever the time falls.
-PHASES = ("start", "step", "state", "validation", "model", "log", "end")
+# Phases that a kill waits for, in turn; "" kills wherever the time falls.
 AIMS = ("", "", "", "", "state", "state", "model", "log", "", "start")
 INSIDE_S = {"state": 0.012, "model": 0.005, "log": 0.006}  # of it a random part is waited, inside
-HASTE = (
-    0.8  # of the steps that are left to a process on average, if the run is to outlast all kills
-)
+HASTE = 0.6  # of an even share of the steps, so that the run outlasts all kills
 OUTCOME = ("best.safetensors", "reader.safetensors")
 LEFTOVERS = ("*.partial*", "*.tmp")
-
-
-def write_data(folder: Path) -> None:
-    """Own data as main.py takes them: an egg whose lips open with the loudness of a humming."""
-    import soundfile
-    import torch
-
-    from benchmarks.fabricate import make_egg
-    from synthetic.pretrain_encoder import PhoneReader, save
-
-    rng = np.random.default_rng(0)
-    face = make_egg(V)
-    near = np.argsort(np.linalg.norm(face.vertices - face.mouth, axis=1))
-    for part in ("wav", "vertices_npy"):
-        (folder / part).mkdir(parents=True)
-    np.savez(folder / "templates.npz", a=face.vertices, b=face.vertices * 1.05)
-    splits = {"train": [f"a_{i:02d}" for i in range(TRAIN_CLIPS)], "val": ["b_0", "b_1"],
-              "test": ["b_2"]}  # fmt: skip
-    for name in sum(splits.values(), []):
-        n_frames = int(rng.integers(12, 20))
-        loud = np.abs(np.sin(np.arange(n_frames) / FPS * 2 * np.pi * rng.uniform(1, 4)))
-        vertices = np.tile(face.vertices * (1.0 if name[0] == "a" else 1.05), (n_frames, 1, 1))
-        vertices[:, near[:4], 1] -= 0.01 * loud[:, None]
-        np.save(folder / f"vertices_npy/{name}.npy", vertices.astype(np.float32))
-        sound = np.repeat(loud, SAMPLES_A_FRAME)
-        sound = 0.5 * sound * np.sin(2 * np.pi * 200 * np.arange(len(sound)) / 16_000)
-        soundfile.write(folder / f"wav/{name}.wav", sound, 16_000)
-    for region, rows in (("lips", near[:8]), ("upper", near[-8:])):
-        (folder / f"{region}.txt").write_text("\n".join(map(str, rows)) + "\n")
-    torch.manual_seed(0)
-    save(PhoneReader(ENCODER), folder / "encoder", {})
-    said = {"base": "synthetic", "wav2vec2": "encoder", "splits": splits, "fps": FPS,
-            "source_fps": FPS, "model": MODEL, "train": TRAIN}  # fmt: skip
-    (folder / "dataset.json").write_text(json.dumps(said))
-
-
-class Watch:
-    """What a process tells about itself, in memory that outlives it; times of `time.time`."""
-
-    FIELDS = ("phase", "steps", "saved_steps", "saved_s", "checked_s", "longest_s")
-
-    def __init__(self) -> None:
-        object.__setattr__(self, "memory", np.frombuffer(mmap.mmap(-1, 4096), np.float64))
-
-    def __getattr__(self, name: str) -> float:
-        return self.memory[self.FIELDS.index(name)]
-
-    def __setattr__(self, name: str, value: float) -> None:
-        self.memory[self.FIELDS.index(name)] = value
-
-    def reset(self) -> None:
-        """Ready for the next process, whose steps count on from the last."""
-        self.phase = self.checked_s = self.saved_s = self.longest_s = 0.0
-
-
-def observe(watch: Watch) -> None:
-    """Make the training of this process tell `watch` what it does."""
-    import training
-
-    def within(phase: str, function: Callable) -> Callable:
-        def told(*args: Any, **kwargs: Any) -> Any:
-            before, watch.phase = watch.phase, PHASES.index(phase)
-            result = function(*args, **kwargs)
-            watch.phase = before
-            return result
-
-        return told
-
-    def save_state(path: Path, state: dict[str, Any]) -> str:
-        begun = time.time()
-        problem = write_state(path, state)
-        if not problem:
-            watch.saved_steps, watch.saved_s = steps_of(state), begun
-        return problem
-
-    def check(run: Any, batches: Any) -> None:
-        now = time.time()
-        watch.phase = PHASES.index("step")
-        watch.steps = (run.epoch - 1) * STEPS + batches.plan.position
-        watch.saved_s = watch.saved_s or run.saved
-        watch.longest_s = max(watch.longest_s, now - (watch.checked_s or run.saved))
-        watch.checked_s = now
-        save_if_due(run, batches)
-
-    write_state, save_if_due = training.save_state, training.Run._save_if_due
-    training.save_state = within("state", save_state)
-    training.save_checkpoint = within("model", training.save_checkpoint)
-    training.Run._save_if_due = check
-    training.Run._validate = within("validation", training.Run._validate)
-    training.Log.add = within("log", training.Log.add)
-
-
-def steps_of(state: dict[str, Any]) -> int:
-    """Steps of the optimizer that a state has behind it."""
-    inside = state["batches"]["position"] if state["epoch"] == state["batches"]["epoch"] else 0
-    return (state["epoch"] - 1) * STEPS + inside
-
-
-def start(arguments: Sequence[str], said: Path, watch: Watch, largest_file: int = 0) -> int:
-    """Fork a process that is `python main.py arguments`, its words appended to a file; its id.
-
-    largest_file: bytes; what is larger cannot be written, as on a full disk.
-    """
-    watch.reset()
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        if largest_file:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-        import main as entry
-
-        observe(watch)
-        code = run_cli(entry.main, arguments)
-    except SystemExit as stop:
-        code = stop.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def ended(pid: int) -> bool:
-    """Whether a child has ended; leaves its exit code to be read."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def exit_code(pid: int) -> int:
-    """The exit code of a child, minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def wait(pid: int, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-    """Wait until the child has ended, the time is over, or `until`."""
-    end = time.time() + seconds
-    while time.time() < end and not until() and not ended(pid):
-        time.sleep(0.0003)
 
 
 @dataclass(frozen=True)
@@ -238,11 +88,11 @@ class Trial:
         pid = self.run("whole")
         wait(pid, 120, lambda: self.watch.checked_s > 0)
         first = time.time()
-        self._finish(pid, "whole")
+        self.finish(pid, "whole")
         self.start_s, self.step_s = first - begun, (time.time() - first) / (EPOCHS * STEPS)
         self.watch.steps = self.watch.saved_steps = 0
 
-    def _finish(self, pid: int, name: str) -> None:
+    def finish(self, pid: int, name: str) -> None:
         if code := exit_code(pid):
             last = (self.folder / f"{name}.txt").read_text().strip().splitlines()[-1:]
             raise UserError(f"the run {name} ended with {code}: {' '.join(last)}")
@@ -289,6 +139,7 @@ class Trial:
                 fault = whole_records(self.cut, state["epoch"] - 1)
             except UserError as error:
                 fault = str(error)
+                (self.cut / STATE_FILE).unlink()  # the next process starts anew
         redone_s = 0.0
         if watch.checked_s:  # it has trained
             redone_s = max(killed_s - watch.saved_s, 0.0)
@@ -296,7 +147,9 @@ class Trial:
             if redone_s > 60 * SAVE_EVERY_MIN + 2 * longest:  # it looks at the clock between steps
                 fault = fault or f"{redone_s:.2f} s lost, steps took {longest:.2f} s at most"
         if steps < watch.saved_steps:
-            fault = fault or f"the state has {steps} steps, one of {watch.saved_steps} was saved"
+            fault = (
+                fault or f"the state has {steps} steps, one of {watch.saved_steps:.0f} was saved"
+            )
         redone = max(int(watch.steps) - steps, 0)
         watch.steps = watch.saved_steps = steps
         partial = any(any(self.cut.glob(pattern)) for pattern in LEFTOVERS)
@@ -427,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         table(kills)
         print(f"SIGTERM: {trial.terminate() or 'state saved, exit code 0'}")
         print(f"full disk: {trial.fill_disk() or 'the state before stayed, training went on'}")
-        trial._finish(trial.run(), "cut")
+        trial.finish(trial.run(), "cut")
         found = trial.differences()
     print("outcomes: " + ("equal, byte by byte" if not found else f"differ in {', '.join(found)}"))
     lost = sum(bool(kill.fault) for kill in kills)

@@ -1,0 +1,98 @@
+"""The resume benchmark's judgement: it sees what is lost, where something is lost."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import watched_run
+from benchmarks.bench_resume import OUTCOME, Trial, whole_records
+from benchmarks.watched_run import EPOCHS, STEPS, steps_of
+from run_state import generators, save_state
+
+
+def state(epoch: int, plan_epoch: int, position: int) -> dict:
+    return {"epoch": epoch, "batches": {"epoch": plan_epoch, "position": position},
+            "generators": [generators()]}  # fmt: skip
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Trial:
+    """A killed run whose process says: 13 steps done, a state of 11 saved 0.1 s before the kill."""
+    trial = Trial(tmp_path, seed=1)
+    trial.cut.mkdir()
+    (trial.cut / "log.csv").write_text("epoch,loss\n1,0.5\n")
+    (trial.cut / "run.json").write_text("{}")
+    save_state(trial.cut / "last.pt", state(2, 2, 11 - STEPS))
+    watch = trial.watch
+    watch.steps, watch.saved_steps = 13, 11
+    watch.saved_s, watch.checked_s, watch.longest_s = 100.0, 100.09, 0.05
+    return trial
+
+
+def test_steps_of_a_state_are_counted_inside_and_between_epochs() -> None:
+    assert steps_of(state(3, 3, 5)) == 2 * STEPS + 5
+    assert steps_of(state(3, 2, STEPS)) == 2 * STEPS
+
+
+def test_a_kill_that_costs_two_steps_is_no_loss(trial: Trial) -> None:
+    kill = trial.inspect(100.1)
+    assert (kill.fault, kill.redone_steps, kill.partial) == ("", 2, False)
+    assert kill.redone_s == pytest.approx(0.1)
+    assert trial.watch.steps == 11  # where the next process begins
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half"])
+def test_a_state_that_does_not_load_is_a_loss(trial: Trial, content: bytes) -> None:
+    (trial.cut / "last.pt").write_bytes(content)
+    assert "not a state of a run" in trial.inspect(100.1).fault
+
+
+def test_a_state_older_than_the_last_saved_is_a_loss(trial: Trial) -> None:
+    save_state(trial.cut / "last.pt", state(2, 2, 10 - STEPS))
+    assert "has 10 steps, one of 11 was saved" in trial.inspect(100.1).fault
+    (trial.cut / "last.pt").unlink()
+    trial.watch.saved_steps = 11
+    assert "has 0 steps" in trial.inspect(100.1).fault
+
+
+def test_more_than_the_interval_between_states_is_a_loss(trial: Trial) -> None:
+    trial.watch.checked_s = 100.29  # 0.3 s against an interval of 0.12 s and steps of 0.05 s
+    assert "0.30 s lost" in trial.inspect(100.3).fault
+
+
+def test_records_cut_short_are_a_loss(trial: Trial) -> None:
+    (trial.cut / "log.csv").write_text("")
+    assert whole_records(trial.cut, 1) == "log.csv has 0 rows, the state 1 epochs"
+    (trial.cut / "log.csv").write_text("epoch,loss\n1\n")
+    assert "cut short" in whole_records(trial.cut, 1)
+    (trial.cut / "log.csv").write_text("epoch,loss\n1,0.5\n")
+    (trial.cut / "run.json").write_text('{"arg')
+    assert "run.json" in whole_records(trial.cut, 1)
+
+
+def test_differing_outcomes_are_named(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, seed=1)
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+        rows = "".join(f"{i + 1},0.5,{name}\n" for i in range(EPOCHS))
+        (tmp_path / name / "log.csv").write_text("epoch,loss,seconds\n" + rows)
+        for file in OUTCOME:
+            (tmp_path / name / file).write_bytes(b"same")
+    assert trial.differences() == []
+    (trial.cut / "best.safetensors").write_bytes(b"other")
+    (trial.cut / ".last.pt.partial").write_bytes(b"half")
+    (trial.cut / "log.csv").write_text("epoch,loss,seconds\n" + rows.replace("0.5", "0.6", 1))
+    assert trial.differences() == ["log.csv", "best.safetensors", ".last.pt.partial is left"]
+
+
+def test_made_data_are_data_of_ones_own(tmp_path: Path) -> None:
+    from dataset_folder import read_folder
+
+    watched_run.write_data(tmp_path / "data")
+    recipe, _ = read_folder(tmp_path / "data")
+    assert recipe.dataset.n_vertices == watched_run.V and recipe.train.epochs == EPOCHS
+    said = json.loads((tmp_path / "data/dataset.json").read_text())
+    assert len(said["splits"]["train"]) == watched_run.TRAIN_CLIPS
+    assert np.load(tmp_path / "data/vertices_npy/a_00.npy").shape[1:] == (watched_run.V, 3)
