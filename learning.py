@@ -18,6 +18,7 @@ from losses import (
     closure_weight,
     ctc_loss,
     latent_loss,
+    mesh_losses,
     sizes_of,
     velocity_loss,
     vertex_loss,
@@ -143,20 +144,16 @@ def losses_of(
     prediction, balance = nets.model(audio, template, ragged, heard.conv)
     n_frames = truth.shape[1]
     mask = None if int(frames.min()) == n_frames else length_mask(frames, n_frames)
-    error = (prediction[:, :n_frames] - truth) * nets.metres
-    parts = {
-        "vertex": vertex_loss(error, mask, sizes.frames),
-        "velocity": velocity_loss(error, mask, sizes.pairs),
-        "balance": balance.sum() / sizes.clips,
-    }
+    vertex, velocity, seen = mesh_losses(prediction, truth, frames, sizes, lips, nets.metres)
+    parts = {"vertex": vertex, "velocity": velocity, "balance": balance.sum() / sizes.clips}
     if config.w_lips:
-        seen = error[:, :, lips]
-        parts["lips"] = velocity_loss(seen, mask, sizes.pairs)
+        error = (seen - truth[:, :, lips]) * nets.metres
+        parts["lips"] = velocity_loss(error, mask, sizes.pairs)
         if config.closure_gain:
             weight = closure_weight(truth, nets.inner_lips, config.closure_gain, nets.reach)
-            seen = seen * weight[..., None, None].sqrt()
-        parts["lips"] = parts["lips"] + vertex_loss(seen, mask, sizes.frames)
-    offsets = prediction[:, :n_frames, lips] - template[:, None, lips]
+            error = error * weight[..., None, None].sqrt()
+        parts["lips"] = parts["lips"] + vertex_loss(error, mask, sizes.frames)
+    offsets = seen - template[:, None, lips]
     return parts | reading_losses(nets, samples, ragged, offsets, frames, heard, sizes)
 
 

@@ -2,8 +2,9 @@
 
 Paper, section 3.5 (after SelfTalk): 1000 vertex + 1000 velocity + 0.001 latent + 0.0001 CTC. Ours
 adds the routers' balance loss, which the release computes and throws away, and can count the lip
-region twice. The mesh losses take error = prediction - truth, (B, T, V, 3), made once: at 6,000
-vertices it is the largest tensor of a step. A mask (B, T) is True on real frames; None means all.
+region twice. The mesh losses take error = prediction - truth, (B, T, V, 3): at 6,000 vertices it is
+the largest tensor of a step, so `mesh_losses` makes it once and, on a CPU, works on it in blocks
+that stay in the processor's cache. A mask (B, T) is True on real frames; None means all.
 
 Each is a sum over the batch divided by a count of frames or clips: the batch's own, or the one
 that is passed in. A step made of several batches, one after the other or on several processes,
@@ -12,12 +13,16 @@ large batch, whatever the lengths of its clips.
 """
 
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from config import TrainConfig
+
+BLOCK = 1 << 18  # coordinates that are worked on at once on a CPU: a megabyte
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,84 @@ def velocity_loss(error: Tensor, mask: Tensor | None = None, pairs: int | None =
         return error.new_zeros(())
     both = None if mask is None else mask[:, 1:] & mask[:, :-1]
     return mean_square(error[:, 1:] - error[:, :-1], both, pairs)
+
+
+def mesh_losses(
+    prediction: Tensor, truth: Tensor, frames: Tensor, sizes: Sizes, lips: Tensor,
+    metres: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`vertex_loss` and `velocity_loss` of whole clips, () each, and the predicted lips.
+
+    prediction: (B, T or more, V, 3); truth: (B, T, V, 3); frames: (B,) real ones; lips: (L,)
+    vertices; metres: what errors are multiplied by. The lips, (B, T, L, 3), are what anything else
+    that looks at the prediction should take: gradients of slices of it cost passes over all of it.
+    """
+    n_frames = truth.shape[1]
+    if prediction.device.type == "cpu":
+        vertex, velocity, seen = MeshSums.apply(prediction, truth, frames.tolist(), lips)
+        a_frame = truth.shape[2:].numel()
+        vertex = vertex * (metres**2 / max(sizes.frames * a_frame, 1))
+        return vertex, velocity * (metres**2 / max(sizes.pairs * a_frame, 1)), seen
+    prediction = prediction[:, :n_frames]
+    error = (prediction - truth) * metres
+    mask = torch.arange(n_frames, device=frames.device) < frames[:, None]  # (B, T)
+    vertex = vertex_loss(error, mask, sizes.frames)
+    return vertex, velocity_loss(error, mask, sizes.pairs), prediction[:, :, lips]
+
+
+class MeshSums(torch.autograd.Function):
+    """Sums of the squares of errors and of their differences in time, and the lips, on a CPU.
+
+    Blocks of a few frames stay in the cache, padding is left out instead of multiplied by zero,
+    and sums over blocks are float64: one float32 sum over millions of squares is 1e-4 off.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, prediction: Tensor, truth: Tensor, frames: list[int], lips: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `mesh_losses`; the first two are sums, in the data's unit squared."""
+        errors = torch.empty_like(prediction, memory_format=torch.contiguous_format)
+        step = max(BLOCK // truth.shape[2:].numel(), 1)
+        change = errors.new_empty(step, *truth.shape[2:])
+        vertex = velocity = 0.0
+        for clip, error in enumerate(errors):
+            for a in range(0, frames[clip], step):
+                b = min(a + step, frames[clip])
+                block = torch.sub(prediction[clip, a:b], truth[clip, a:b], out=error[a:b])
+                vertex += torch.dot(block.view(-1), block.view(-1)).item()
+                first = max(a, 1)
+                moved = torch.sub(
+                    error[first:b], error[first - 1 : b - 1], out=change[: max(b - first, 0)]
+                ).view(-1)
+                velocity += torch.dot(moved, moved).item()
+        ctx.save_for_backward(errors, lips)
+        ctx.frames, ctx.step = frames, step
+        seen = prediction[:, : truth.shape[1]].index_select(2, lips)
+        return errors.new_tensor(vertex), errors.new_tensor(velocity), seen
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        """With d(t) = e(t+1) - e(t), 0 at both ends: 2 g e(t) + 2 h (d(t-1) - d(t)), and lips."""
+        errors, lips = ctx.saved_tensors
+        g, h, seen = 2 * outer[0].item(), 2 * outer[1].item(), outer[2]
+        gradient = torch.empty_like(errors)
+        change = errors.new_empty(ctx.step + 1, *errors.shape[2:])  # d(a-1) .. d(b-1)
+        for clip, frames in enumerate(ctx.frames):
+            error, wanted = errors[clip], gradient[clip]
+            change[0] = 0
+            for a in range(0, frames, ctx.step):
+                b = min(a + ctx.step, frames)
+                n = min(b + 1, frames) - (a + 1)
+                torch.sub(error[a + 1 : a + 1 + n], error[a : a + n], out=change[1 : 1 + n])
+                change[1 + n : 1 + b - a] = 0
+                block = torch.mul(error[a:b], g, out=wanted[a:b])
+                block.add_(change[: b - a], alpha=h).sub_(change[1 : 1 + b - a], alpha=h)
+                change[0] = change[b - a]
+            wanted[frames:] = 0
+        gradient[:, : seen.shape[1]].index_add_(2, lips, seen)
+        return gradient, None, None, None
 
 
 def closure_weight(truth: Tensor, inner_lips: Tensor, gain: float, reach: float) -> Tensor:
@@ -91,7 +174,7 @@ def ctc_loss(
 
 
 def mean_square(values: Tensor, mask: Tensor | None, frames: int | None = None) -> Tensor:
-    """Mean of the squares of (B, T, ...) float32 values over the frames where mask (B, T) is True.
+    """Mean of the squares of (B, T, ...) values over the frames where mask (B, T) is True.
 
     frames: the number to divide by instead of that of the mask's. A dot product: one pass over
     memory forward and one backward.
@@ -101,7 +184,7 @@ def mean_square(values: Tensor, mask: Tensor | None, frames: int | None = None) 
         frames = values.shape[:2].numel() if mask is None else mask.sum()
     if mask is not None:
         values = values * mask.view(*mask.shape, *([1] * (values.ndim - 2)))
-    flat = values.float().reshape(-1)
+    flat = values.to(torch.promote_types(values.dtype, torch.float32)).reshape(-1)
     count = frames * a_frame
     return torch.dot(flat, flat) / (
         count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)

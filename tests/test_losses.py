@@ -3,8 +3,20 @@
 import pytest
 import torch
 
+import losses
 from config import TrainConfig
-from losses import closure_weight, ctc_loss, latent_loss, total_loss, velocity_loss, vertex_loss
+from losses import (
+    MeshSums,
+    Sizes,
+    closure_weight,
+    ctc_loss,
+    latent_loss,
+    mesh_losses,
+    sizes_of,
+    total_loss,
+    velocity_loss,
+    vertex_loss,
+)
 
 
 def test_vertex_loss_by_hand() -> None:
@@ -27,6 +39,59 @@ def test_padding_changes_no_loss() -> None:
     for loss in (vertex_loss, velocity_loss):
         torch.testing.assert_close(loss(torch.cat([error, junk], 1), mask), loss(error))
     assert latent_loss(error[..., 0], error[..., 0]).item() == 0
+
+
+def padded_clips(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Prediction (one frame longer than the truth), truth, frames of 4 clips; padding is junk."""
+    torch.manual_seed(0)
+    prediction = torch.randn(4, 8, 5, 3, dtype=dtype, requires_grad=True)
+    truth, frames = torch.randn(4, 7, 5, 3, dtype=dtype), torch.tensor([7, 4, 1, 2])
+    truth[torch.arange(7) >= frames[:, None]] = 1e3
+    return prediction, truth, frames
+
+
+@pytest.mark.parametrize("block", [1, 30, 45, 10_000])  # of 1, 2, 3 and all frames of 15 numbers
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mesh_losses_are_the_plain_ones_in_blocks_of_any_size(
+    block: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "BLOCK", block)
+    prediction, truth, frames = padded_clips(dtype)
+    sizes, lips = sizes_of(frames, frames), torch.tensor([4, 1, 1])
+    mask = torch.arange(7) < frames[:, None]
+    error = (prediction[:, :7] - truth) * 0.3
+    wanted = (
+        vertex_loss(error, mask, sizes.frames),
+        velocity_loss(error, mask, sizes.pairs),
+        prediction[:, :7, lips],
+    )
+    ours = mesh_losses(prediction, truth, frames, sizes, lips, 0.3)
+    torch.testing.assert_close(ours, wanted)
+    gradients = (
+        torch.autograd.grad(5 * a + 7 * b + c.square().sum(), prediction)
+        for a, b, c in (ours, wanted)
+    )
+    torch.testing.assert_close(*gradients)
+
+
+def test_gradients_of_mesh_sums_are_those_of_small_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "BLOCK", 45)
+    prediction, truth, frames = padded_clips(torch.float64)
+    truth, lips = truth.clamp(max=2), torch.tensor([4, 1])
+    assert torch.autograd.gradcheck(
+        lambda x: MeshSums.apply(x, truth, frames.tolist(), lips), prediction
+    )
+
+
+def test_sums_over_millions_of_numbers_are_exact_to_1e_6() -> None:
+    torch.manual_seed(0)
+    truth = torch.zeros(1, 60, 15_000, 3)
+    prediction, frames = torch.randn_like(truth), torch.tensor([60])
+    found = mesh_losses(prediction, truth, frames, Sizes(1, 60, 59, 0), torch.tensor([0]))
+    error = prediction.double()
+    assert found[0].item() == pytest.approx(error.square().mean().item(), rel=1e-6)
+    change = error[:, 1:] - error[:, :-1]
+    assert found[1].item() == pytest.approx(change.square().mean().item(), rel=1e-6)
 
 
 def test_closure_weight_by_hand() -> None:
