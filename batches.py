@@ -14,6 +14,7 @@ Workers read ahead, so only the run knows what was used; `state_dict` holds just
 """
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -224,15 +225,43 @@ class PlannedLoader:
             yield self.collate([self.items[index] for index in batch])
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(
-            DataLoader(
-                self.items,
-                batch_sampler=self.plan,
-                num_workers=self.workers,
-                collate_fn=self.collate,
-                generator=torch.Generator(),
-            )
+        batches = DataLoader(
+            _Told(self.items),
+            batch_sampler=self.plan,
+            num_workers=self.workers,
+            collate_fn=self._collate,
+            generator=torch.Generator(),
+            worker_init_fn=_outlive_sigterm,
         )
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+    def _collate(self, items: list[Any]) -> Any:
+        """The batch, or the first of its items that is an error."""
+        return next((i for i in items if isinstance(i, UserError)), None) or self.collate(items)
+
+
+class _Told(Dataset):
+    """Items, or the `UserError` that one gives: raised in a worker it came with its traceback."""
+
+    def __init__(self, items: Dataset) -> None:
+        self.items = items
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.items[index]
+        except UserError as error:
+            return error
+
+
+def _outlive_sigterm(_: int) -> None:
+    """A scheduler tells every process of a run: were a worker to die, the run could not save.
+
+    Workers end by themselves when their run has ended.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def share(batch: list[int], rank: int, world: int) -> list[int]:

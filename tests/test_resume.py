@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,32 @@ FLAGS = ["--dataset", "toy", "--mode", "train", "--workers", "0", "--precision",
 
 def run(*argv: str) -> int:
     return run_cli(main.main, [*FLAGS, *argv])
+
+
+CHILD = """
+import sys
+sys.path.insert(0, {root!r})
+import dataclasses, torch
+import main, pretrained
+from config import *
+from config import Recipe
+from overrides import *
+torch.set_num_threads(1)
+recipe = torch.load({file!r}, weights_only=False)
+main.RECIPES["toy"] = recipe
+pretrained.encoder_of = lambda source, default: default
+from errors import run_cli
+sys.exit(run_cli(main.main, sys.argv[1:]))
+"""
+ALONE = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def child(recipe: Recipe, folder: Path, *argv: str) -> list[str]:
+    """The command of a run in a process of its own, of which `recipe` is the "toy"."""
+    root = str(Path(__file__).resolve().parents[1])
+    torch.save(recipe, folder / "recipe.pt")
+    (folder / "child.py").write_text(CHILD.format(root=root, file=str(folder / "recipe.pt")))
+    return [sys.executable, str(folder / "child.py"), *FLAGS, *argv]
 
 
 def outcome(folder: str) -> tuple[dict, list[dict]]:
@@ -152,6 +179,24 @@ def test_sigterm_saves_and_ends_well(
     same("whole", "cut")
 
 
+def test_sigterm_to_workers_too_saves_and_ends_well(recipe: Recipe, tmp_path: Path) -> None:
+    """Schedulers tell every process; one that loads data must not take the run with it."""
+    command = child(recipe, tmp_path, "--out", "cut", "--workers", "1", "--epochs", "100000")
+    out = tmp_path / "out.txt"
+    with open(out, "w") as file:
+        going = subprocess.Popen(
+            command, stdout=file, stderr=file, env=ALONE, start_new_session=True
+        )
+    for _ in range(600):  # a minute; the second epoch's row says that training is under way
+        if going.poll() is not None or "epoch 2" in out.read_text():
+            break
+        time.sleep(0.1)
+    os.killpg(going.pid, signal.SIGTERM)
+    assert going.wait(timeout=60) == 0, out.read_text()[-2000:]
+    assert "goes on with --resume" in out.read_text()
+    assert (Path("cut") / "last.pt").exists()
+
+
 def test_resuming_with_other_flags_is_one_line(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,36 +269,15 @@ def alike(one: str, other: str) -> None:
             assert float(row[name]) == pytest.approx(float(theirs[name]), rel=2e-3), name
 
 
-CHILD = """
-import sys
-sys.path.insert(0, {root!r})
-import dataclasses, torch
-import main, pretrained
-from config import *
-from config import Recipe
-from overrides import *
-torch.set_num_threads(1)
-recipe = torch.load({file!r}, weights_only=False)
-main.RECIPES["toy"] = recipe
-pretrained.encoder_of = lambda source, default: default
-from errors import run_cli
-sys.exit(run_cli(main.main, sys.argv[1:]))
-"""
-
-
 def test_two_processes_give_the_losses_of_one(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """torchrun over gloo: the same global batch, the same losses and validation, one writer."""
     quiet(monkeypatch, recipe)
     assert run("--out", "one", "--batch_size", "2") == 0
-    torch.save(main.RECIPES["toy"], tmp_path / "recipe.pt")
-    root = str(Path(__file__).resolve().parents[1])
-    (tmp_path / "child.py").write_text(CHILD.format(root=root, file=str(tmp_path / "recipe.pt")))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*torchrun, str(tmp_path / "child.py"), *FLAGS, "--out", "two"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    command = torchrun + child(main.RECIPES["toy"], tmp_path, "--out", "two")[1:]
+    done = subprocess.run(command, capture_output=True, text=True, env=ALONE, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     alike("one", "two")
     assert done.stdout.count("best model of validation") == 1

@@ -170,6 +170,20 @@ def test_a_loss_that_is_not_finite_stops_with_the_clips_named(
     assert "a_sentence0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_broken_clip_is_one_line_from_a_worker_too(
+    recipe: Recipe, capfd: pytest.CaptureFixture[str], workers: str
+) -> None:
+    path = Path(recipe.dataset.root) / "vertices_npy/a_sentence01.npy"
+    vertices = np.load(path)
+    vertices[8, 3] = np.nan
+    np.save(path, vertices)
+    assert run("--dataset", "toy", "--mode", "train", "--workers", workers) == 2
+    error = capfd.readouterr().err
+    assert f"error: vertices {path}: NaN or infinite coordinates" in error
+    assert "Traceback" not in error
+
+
 def test_encoder_of_another_shape_is_one_line(recipe: Recipe, tmp_path: Path) -> None:
     other = dataclasses.replace(
         recipe, model=dataclasses.replace(recipe.model, encoder=ENCODER | {"hidden_size": 16})
