@@ -131,7 +131,8 @@ class JambaTalk(nn.Module):
             if isinstance(x, tuple):
                 x, layer_balance = x
                 balance = balance + layer_balance
-        return self.head(self.norm(x)) * self.config.units_per_metre, balance
+        offsets, units = self.head(self.norm(x)), self.config.units_per_metre
+        return (offsets if units == 1 else offsets * units), balance  # a pass over all vertices
 
     def frame_mask(self, lengths: Tensor | None, n_frames: int) -> Tensor | None:
         """(B, T) bool, True on the frames that each clip's own samples reach."""
