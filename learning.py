@@ -48,7 +48,11 @@ class Hearing:
         self.shared = same_convolutions(self.teacher, self.encoder)
         self.cache: Cache | NoCache = NoCache()
         if folder:
-            made_by = {"what": "teacher's convolutions, features, text", "precision": precision}
+            made_by = {"what": "frozen convolutions; teacher's features, text"}
+            made_by |= {
+                "precision": precision,
+                "device": next(self.teacher.parameters()).device.type,
+            }
             made_by |= {"torch": torch.__version__, "model": model_key(self.teacher)}
             made_by["settings"] = self.teacher.model.config.to_json_string()
             self.cache = Cache(folder, made_by)
@@ -72,7 +76,7 @@ class Hearing:
         return Heard(conv if self.shared else None, features, texts)
 
     def _hear(self, audio: Tensor, lengths: Tensor | None) -> Heard:
-        conv = self.teacher.features(self.teacher.body, audio, lengths)
+        conv = self.teacher.features.convolve(self.teacher.body, audio, lengths)
         features, logits = self.teacher(audio, lengths, conv)
         frames = None if lengths is None else frame_lengths(lengths)
         texts = self.teacher.text(logits, frames)
@@ -84,7 +88,7 @@ class Hearing:
 
         def make(name: str) -> Any:
             if not made:
-                conv = self.teacher.features(self.teacher.body, audio, None)
+                conv = self.teacher.features.convolve(self.teacher.body, audio, None)
                 features, logits = self.teacher(audio, None, conv)
                 made.update(
                     conv=conv[0].float(), features=features[0].float(),
@@ -100,7 +104,10 @@ class Hearing:
 
 
 def same_convolutions(teacher: nn.Module, encoder: nn.Module) -> bool:
-    """Whether the encoder's features are the teacher's: equal weights, and none of them trained."""
+    """Whether the encoder's convolutions are the teacher's: equal weights, none of them trained.
+
+    Context layers behind them are trained; each network has its own.
+    """
     if teacher.features.is_mel or encoder.features.is_mel:
         return False
     theirs = teacher.body.feature_extractor.state_dict()

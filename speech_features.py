@@ -177,6 +177,17 @@ class SpeechFeatures(nn.Module):
 
     def forward(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
         """lengths: (B,) samples of each clip, or None when every clip fills the batch."""
+        return self.in_context(body, self.convolve(body, audio, lengths), lengths)
+
+    def in_context(self, body: nn.Module, conv: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B, A, C0) of `convolve` through the body's context layers, if it has any."""
+        mask = None if lengths is None else length_mask(frame_lengths(lengths), conv.shape[1])
+        for layer in getattr(body, "context", ()):
+            conv = layer(conv, mask)
+        return conv
+
+    def convolve(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        """What stands before the context layers, (B, A, C0): it does not change in training."""
         n_frames = audio_frames(audio.shape[1])
         if self.is_mel:
             with torch.autocast(audio.device.type, enabled=False):
@@ -184,16 +195,12 @@ class SpeechFeatures(nn.Module):
         if self.per_clip_norm and lengths is not None and int(lengths.min()) < audio.shape[1]:
             # group norm looks at all of time: each clip alone, so that padding changes nothing
             clips = [
-                self(body, clip[None, :n], None)[0]
+                self.convolve(body, clip[None, :n], None)[0]
                 for clip, n in zip(audio, lengths.tolist(), strict=True)
             ]
             return nn.utils.rnn.pad_sequence(clips, batch_first=True)  # fmt: skip
         padded = F.pad(audio, (self.margin, self.margin))
-        features = self._convolve(body, padded)[:, :n_frames]
-        mask = None if lengths is None else length_mask(frame_lengths(lengths), n_frames)
-        for layer in getattr(body, "context", ()):
-            features = layer(features, mask)
-        return features  # (B, A, C0)
+        return self._convolve(body, padded)[:, :n_frames]
 
     @staticmethod
     def _convolve(body: nn.Module, audio: Tensor) -> Tensor:

@@ -97,10 +97,12 @@ class SpeechEncoder(nn.Module):
     ) -> Tensor:
         """audio: (B, S) float32, zero mean and unit variance over each clip; lengths: (B,) samples.
 
-        conv: (B, A, C0) convolutional features, where they are known already. Returns (B, T, k·C),
-        T = A * fps // 50.
+        conv: (B, A, C0) what `features.convolve` gives, where it is known already. Returns
+        (B, T, k·C), T = A * fps // 50.
         """
-        features = self.features(self.body, audio, lengths) if conv is None else conv
+        if conv is None:
+            conv = self.features.convolve(self.body, audio, lengths)
+        features = self.features.in_context(self.body, conv, lengths)
         n_frames = features.shape[1] * self.fps // AUDIO_FPS
         frames = None if lengths is None else frame_lengths(lengths)
         features = resample(features, self.fps * self.k, frames)  # (B, T·k + r, C0)
@@ -171,9 +173,11 @@ class TextTeacher(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(B, S) audio to features (B, A, C) and character logits (B, A, K).
 
-        conv: (B, A, C0) convolutional features, where they are known already.
+        conv: (B, A, C0) what `features.convolve` gives, where it is known already.
         """
-        features = self.features(self.body, audio, lengths) if conv is None else conv
+        if conv is None:
+            conv = self.features.convolve(self.body, audio, lengths)
+        features = self.features.in_context(self.body, conv, lengths)
         mask = None
         if lengths is not None:
             mask = length_mask(frame_lengths(lengths), features.shape[1])

@@ -22,6 +22,7 @@ TINY = dict(
 ENCODERS = {
     "group": TINY | dict(feat_extract_norm="group", do_stable_layer_norm=False),
     "layer": TINY | dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True),
+    "context": TINY | dict(feat_extract_norm="group", do_stable_layer_norm=True, context_layers=2),
 }
 TRAIN = TrainConfig(w_vertex=10.0, w_velocity=10.0, w_lips=5.0, w_latent=1.0, w_ctc=0.1,
                     closure_gain=2.0)  # fmt: skip
@@ -122,6 +123,20 @@ def test_shared_convolutions_are_noticed() -> None:
     for parameter in nets.model.encoder.body.feature_extractor.parameters():
         parameter.requires_grad_(True)
     assert not same_convolutions(nets.teacher, nets.model.encoder)
+
+
+def test_context_layers_are_trained_behind_shared_convolutions() -> None:
+    nets = networks("context")
+    assert Hearing(nets, None, "").shared
+    shared = gradients(nets, [clip(1.0, 5)])
+    assert all(p.grad is not None for p in nets.model.encoder.body.context.parameters())
+    with torch.no_grad():
+        next(nets.teacher.body.feature_extractor.parameters()).add_(1e-9)
+    assert not Hearing(nets, None, "").shared
+    own = gradients(nets, [clip(1.0, 5)])
+    assert shared[0] == pytest.approx(own[0], rel=1e-5)
+    for ours, theirs in zip(shared[1], own[1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_whole_clips_heard_with_and_without_a_cache_are_the_same_bits(tmp_path) -> None:
