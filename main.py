@@ -181,11 +181,13 @@ def training_batches(recipe: Recipe, workers: int, group: Group) -> PlannedLoade
 def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group) -> None:
     """Train into `out`; `out`/best.safetensors is the best model of validation."""
     from jambatalk import load_checkpoint
+    from networks import large_pages
     from pretrained import encoder_of
     from training import Options, Run
 
     if args.save_every <= 0:
         raise UserError(f"--save_every {args.save_every}: wanted minutes, more than 0")
+    large_pages()
     start = load_checkpoint(args.init)[0] if args.init else None
     validation = MeshSpeechDataset(recipe.dataset, "val")
     batches = training_batches(recipe, args.workers, group)

@@ -107,8 +107,9 @@ def our_pass(part: Part, folder: Path) -> Callable[[], None]:
     """A function that trains our network once on every clip, as `training.Run` does."""
     from learning import Hearing, Learner, batch_sizes
     from losses import total_loss
-    from networks import build, make_optimizer, pick_device
+    from networks import build, large_pages, make_optimizer, pick_device
 
+    large_pages()
     lips = lip_vertices()
     config = TrainConfig(batch_size=part.batch_size)
     recipe = dataclasses.replace(
