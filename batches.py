@@ -16,6 +16,7 @@ Workers read ahead, so only the run knows what was used; `state_dict` holds just
 import hashlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -231,9 +232,10 @@ class PlannedLoader:
             num_workers=self.workers,
             collate_fn=self._collate,
             generator=torch.Generator(),
-            worker_init_fn=_outlive_sigterm,
         )
-        for batch in batches:
+        with _sigterm_held():  # workers start here
+            source = iter(batches)
+        for batch in source:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
@@ -256,12 +258,21 @@ class _Told(Dataset):
             return error
 
 
-def _outlive_sigterm(_: int) -> None:
-    """A scheduler tells every process of a run: were a worker to die, the run could not save.
+@contextmanager
+def _sigterm_held() -> Iterator[None]:
+    """Hold SIGTERM back, from processes that start in here for good.
 
-    Workers end by themselves when their run has ended.
+    A scheduler tells every process of a run: were one that loads data to die of it, the run could
+    not save. They end by themselves when their run has ended.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which has no SIGTERM to hold
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def share(batch: list[int], rank: int, world: int) -> list[int]:
