@@ -13,9 +13,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from config import DatasetSpec, ModelConfig
@@ -51,6 +54,31 @@ def make_layer(kind: str, config: ModelConfig) -> nn.Module:
     raise ValueError(f"layout letter {kind!r}; wanted M, E or A")
 
 
+class CoarseBackward(torch.autograd.Function):
+    """x · Wᵀ + b in float32, whose gradients by x and W are computed in bfloat16, as autocast's.
+
+    What is shown needs the digits; the gradient of a layer this wide is a sum over thousands of
+    vertices or frames, accumulated in float32, and is rounded to bfloat16 one layer further down.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x: (B, T, D); weight: (3V, D); bias: (3V,). Returns (B, T, 3V)."""
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, weight and bias, float32."""
+        x, weight = ctx.saved_tensors
+        gradient = gradient.flatten(0, -2)  # (B·T, 3V)
+        coarse = gradient.bfloat16()
+        by_x = (coarse @ weight.bfloat16()).float().view_as(x)
+        by_weight = (coarse.T @ x.flatten(0, -2).bfloat16()).float()
+        return by_x, by_weight, gradient.sum(0)
+
+
 class VertexHead(nn.Module):
     """(B, T, D) to offsets (B, T, V, 3), zero at the start.
 
@@ -67,9 +95,14 @@ class VertexHead(nn.Module):
         nn.init.zeros_(self.offsets.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # 0.2 % of a millimetre matters
+        device = x.device.type
+        coarse = torch.is_autocast_enabled(device) and torch.is_grad_enabled()
+        coarse = coarse and torch.get_autocast_dtype(device) == torch.bfloat16
+        with torch.autocast(device, enabled=False):  # 0.2 % of a millimetre matters
             x = x.float() if self.coefficients is None else self.coefficients(x.float())
-            return self.offsets(x).unflatten(-1, (self.n_vertices, 3))
+            last = self.offsets
+            offsets = CoarseBackward.apply(x, last.weight, last.bias) if coarse else last(x)
+            return offsets.unflatten(-1, (self.n_vertices, 3))
 
     @torch.no_grad()
     def set_components(self, mean: Tensor, components: Tensor) -> None:

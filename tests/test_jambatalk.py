@@ -109,6 +109,24 @@ def test_components_start_the_head_at_the_mean() -> None:
     torch.testing.assert_close(model.head(torch.randn(1, 1, 24))[0, 0], wanted)
 
 
+@pytest.mark.parametrize("rank", [0, 5])
+def test_a_head_under_bfloat16_moves_the_same_and_learns_nearly_the_same(rank: int) -> None:
+    torch.manual_seed(0)
+    model = moving(JambaTalk(config(vertex_rank=rank)))
+    head, x = model.head, torch.randn(2, 11, 24, requires_grad=True)
+    found = []
+    for coarse in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=coarse):
+            offsets = head(x)
+        gradients = torch.autograd.grad(offsets.sin().sum(), [x, *head.parameters()])
+        found.append((offsets, gradients))
+    (wanted, exact), (offsets, rounded) = found
+    assert torch.equal(offsets, wanted)
+    for ours, theirs in zip(rounded, exact, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
 def test_checkpoint_round_trip_needs_no_flag(tmp_path: Path) -> None:
     model = moving(JambaTalk(config(vertex_rank=3)))
     save_checkpoint(tmp_path / "m.safetensors", model, SYNTHETIC)
