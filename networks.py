@@ -166,7 +166,9 @@ def make_optimizer(
     known = {id(p) for p in nets.model.encoder.parameters()}
     others = {name: p for name, p in nets.model.named_parameters() if id(p) not in known}
     others |= {f"reader.{name}": p for name, p in nets.reader.named_parameters()}
-    plain = {name for name, p in others.items() if p.ndim < 2 or name.endswith("A_log")}
+    # lists, never sets: a state stores moments by position, and sets of names are ordered anew in
+    # every process
+    plain = [name for name, p in others.items() if p.ndim < 2 or name.endswith("A_log")]
     decayed = [p for name, p in others.items() if name not in plain]
     groups = [
         {"params": decayed, "lr": config.learning_rate},

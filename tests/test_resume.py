@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import main
 import training
-from config import Recipe
+from config import Recipe, TrainConfig
 from errors import run_cli
+from networks import make_optimizer
 from tests.test_training import recipe as recipe  # the toy recipe and its data on disk
 
 FLAGS = ["--dataset", "toy", "--mode", "train", "--workers", "0", "--precision", "fp32",
@@ -281,3 +284,19 @@ def test_two_processes_give_the_losses_of_one(
     assert done.returncode == 0, done.stderr[-2000:]
     alike("one", "two")
     assert done.stdout.count("best model of validation") == 1
+
+
+def test_optimizer_orders_parameters_as_the_networks_do() -> None:
+    # Moments are stored by position. An order that differed between processes gave a resumed run
+    # the moments of other parameters, or crashed inside the fused AdamW.
+    model, reader = nn.Module(), nn.ModuleDict({f"norm_{i}": nn.LayerNorm(3) for i in range(11)})
+    model.encoder = nn.Linear(2, 3)
+    model.norms = nn.ModuleDict({f"norm_{i}": nn.LayerNorm(5) for i in range(13)})
+    model.head = nn.Linear(5, 7)
+    nets = SimpleNamespace(model=model, reader=reader)
+    optimizer, _ = make_optimizer(nets, TrainConfig(), steps=17)
+    named = [*model.named_parameters(), *reader.named_parameters()]
+    place = {id(p): number for number, (_, p) in enumerate(named)}
+    for group in optimizer.param_groups:
+        places = [place[id(p)] for p in group["params"]]
+        assert places == sorted(places)
