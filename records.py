@@ -74,7 +74,7 @@ class Log:
 
         self.path = folder / LOG_FILE
         self.rows = [row for row in read_log(self.path) if int(row["epoch"]) <= done]
-        self.events = SummaryWriter(folder, purge_step=done + 1 if done else None)
+        self.events = SummaryWriter(folder, purge_step=done + 1)
         self._write()
 
     def add(self, row: dict[str, float], epochs: int) -> None:

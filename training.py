@@ -130,6 +130,7 @@ class Run:
                 self._save(batches)
                 if previews is not None and self._shows(self.epoch - 1):
                     previews.add(self.nets.best, self.epoch - 1, log.events)
+                self._save_if_due(batches)  # asked to stop while it validated
         if log is not None:
             log.close()
         return self.folder / BEST_FILE
@@ -156,13 +157,14 @@ class Run:
             self.learner = DistributedDataParallel(
                 self.learner, ids, broadcast_buffers=False, find_unused_parameters=True
             )
-        self.hearing = Hearing(nets, self.options.cache, str(self.dtype))
         self.steps = -(-len(batches) // config.accumulate)  # an epoch
         self.optimizer, self.schedule = make_optimizer(nets, config, config.epochs * self.steps)
         start_average(nets, config.ema_decay, config.epochs * self.steps)
-        torch.manual_seed(config.seed + self.group.rank)  # dropout differs from rank to rank
+        torch.manual_seed(config.seed + self.group.rank)  # dropout differs from rank to rank,
+        np.random.seed(config.seed + self.group.rank)  # and so do SpecAugment's masks
         if state is not None:
             self._restore(state, batches)
+        self.hearing = Hearing(nets, self.options.cache, str(self.dtype))
         self.saved = time.time()
 
     def _epoch(self, batches: PlannedLoader) -> dict[str, float]:
@@ -196,7 +198,7 @@ class Run:
     def _step(self, several: Sequence[dict[str, Any]], batches: PlannedLoader) -> dict[str, float]:
         """One step of the optimizer over one or more batches; its losses, all ranks together."""
         config, group, nets = self.recipe.train, self.group, self.nets
-        plan = batches.plan
+        plan, before = batches.plan, generators()
         counted = []
         for _ in several:  # a filler batch keeps this rank in step and weighs nothing
             counted.append(plan.counted > 0)
@@ -225,7 +227,8 @@ class Run:
         values = torch.stack([norm / group.world, *totals.values()])  # the ranks share one norm
         found = dict(zip(["gradient_norm", *totals], group.sum(values).tolist(), strict=True))
         if not (math.isfinite(found["loss"]) and math.isfinite(found["gradient_norm"])):
-            self._stop_at_nan(totals, several, found["loss"], batches)
+            plan.position -= len(several)
+            self._stop_at_nan(totals, several, found, batches, before)
         self.optimizer.step()
         self.schedule.step()
         if nets.average is not None:
@@ -233,16 +236,20 @@ class Run:
         return found
 
     def _stop_at_nan(
-        self, totals: dict[str, Tensor], several: Sequence[dict], loss: float, batches: Any
-    ) -> None:
+        self, totals: dict[str, Tensor], several: Sequence[dict], found: dict[str, float],
+        batches: PlannedLoader, before: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Save the state that stood before the step, name the clips that spoilt it."""
         finite = all(bool(torch.isfinite(value)) for value in totals.values())
         mine = [] if finite else [name for batch in several for name in batch["names"]]
         named = sum(self.group.gather(mine), []) or [n for batch in several for n in batch["names"]]
         self.optimizer.zero_grad(set_to_none=True)
-        self._save(batches)
+        self._save(batches, before)
+        what = "loss" if not math.isfinite(found["loss"]) else "gradient"
         raise UserError(
-            f"epoch {self.epoch}: the loss is {loss} on {', '.join(named[:8])}; check these clips, "
-            f"or lower --learning_rate. {self.folder / STATE_FILE} has the state before this step"
+            f"epoch {self.epoch}: the {what} is not finite on {', '.join(named[:8])}; check these "
+            f"clips, or start anew with a lower --learning_rate. {self.folder / STATE_FILE} has "
+            "the state before this step"
         )
 
     def _validate(self, clips: Dataset) -> dict[str, float]:
@@ -285,9 +292,9 @@ class Run:
             self.say(f"stopped as asked; {self.folder / STATE_FILE} goes on with --resume")
             raise SystemExit(0)
 
-    def _save(self, batches: PlannedLoader) -> None:
-        """Write last.pt, on the first process, with the generators of all."""
-        nets, states = self.nets, self.group.gather(generators())
+    def _save(self, batches: PlannedLoader, drawn: dict[str, Any] | None = None) -> None:
+        """Write last.pt, on the first process, with the generators of all, now or as `drawn`."""
+        nets, states = self.nets, self.group.gather(drawn or generators())
         self.saved = time.time()
         if not self.group.is_first:
             return

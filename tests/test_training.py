@@ -168,6 +168,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_clips_named(
     monkeypatch.setattr(training, "total_loss", lambda parts, _: sum(parts.values()) * math.nan)
     assert run("--dataset", "toy", "--workers", "0") == 2
     assert "a_sentence0" in capsys.readouterr().err
+    state = torch.load("runs/toy/last.pt", weights_only=True)
+    assert state["batches"]["position"] == 0  # the step that went wrong is done again
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
