@@ -13,10 +13,14 @@ A run calls, every epoch, `set_epoch`, iterates, and calls `advance` after every
 Workers read ahead, so only the run knows what was used; `state_dict` holds just that.
 """
 
+import atexit
 import hashlib
 import signal
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -233,8 +237,10 @@ class PlannedLoader:
             collate_fn=self._collate,
             generator=torch.Generator(),
         )
+        others = set(active_children())
         with _sigterm_held():  # workers start here
             source = iter(batches)
+        _WORKERS.update(set(active_children()) - others)
         for batch in source:
             if isinstance(batch, UserError):
                 raise batch
@@ -243,6 +249,16 @@ class PlannedLoader:
     def _collate(self, items: list[Any]) -> Any:
         """The batch, or the first of its items that is an error."""
         return next((i for i in items if isinstance(i, UserError)), None) or self.collate(items)
+
+
+_WORKERS: weakref.WeakSet[BaseProcess] = weakref.WeakSet()  # of this process, alive or not
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """End the workers that still load: deaf to SIGTERM, they would be waited for without end."""
+    for worker in _WORKERS & set(active_children()):
+        worker.kill()
 
 
 class _Told(Dataset):

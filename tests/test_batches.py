@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -358,3 +360,25 @@ def test_mixed_batches_go_on_where_a_run_stopped(monkeypatch: pytest.MonkeyPatch
     assert names(resumed) == wanted[13:]
     asked = sum(len(part.asked) for part in resumed.items.datasets)
     assert asked == 7 * 3  # not one of the batches that were used
+
+
+ABANDONED = """
+import sys
+sys.path.insert(0, {root!r})
+from batches import BucketedBatches, PlannedLoader
+
+class Numbers(list):
+    def set_epoch(self, epoch): ...
+
+loader = PlannedLoader(Numbers(range(400)), BucketedBatches([1.0] * 400, 1, 0), list, workers=1)
+source = iter(loader)
+next(source)
+kept = sys.modules["kept"] = source  # as a traceback would keep it
+raise RuntimeError("our own bug")
+"""
+
+
+def test_a_run_that_fails_ends_though_its_workers_are_deaf_to_sigterm() -> None:
+    code = ABANDONED.format(root=str(Path(__file__).resolve().parents[1]))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "our own bug" in done.stderr
