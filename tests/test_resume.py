@@ -33,13 +33,10 @@ def run(*argv: str) -> int:
 CHILD = """
 import sys
 sys.path.insert(0, {root!r})
-import dataclasses, torch
+import torch
 import main, pretrained
-from config import *
-from config import Recipe
-from overrides import *
 torch.set_num_threads(1)
-recipe = torch.load({file!r}, weights_only=False)
+recipe = torch.load({file!r}, weights_only=False)  # written by the test itself
 main.RECIPES["toy"] = recipe
 pretrained.encoder_of = lambda source, default: default
 from errors import run_cli
