@@ -3,7 +3,7 @@
 A `BatchPlan` lists the *global* batches of an epoch from (seed, epoch) alone; of each of them
 every process (rank) takes its share, so that N processes of `batch_size` clips see, step for step,
 the batches of one process of N · `batch_size`. `BucketedBatches` puts clips of similar length
-together, so that little of a batch is padding. `PlannedLoader` loads what a plan says.
+together, so that little of a batch is padding. `planned_loader` loads what a plan says.
 
 Every rank takes the same number of steps and no clip is counted twice. Where a global batch has
 fewer clips than there are ranks, a rank without one loads the batch's first clip as a *filler*: it
@@ -13,19 +13,12 @@ A run calls, every epoch, `set_epoch`, iterates, and calls `advance` after every
 Workers read ahead, so only the run knows what was used; `state_dict` holds just that.
 """
 
-import atexit
 import hashlib
-import signal
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing import active_children
-from multiprocessing.process import BaseProcess
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Sampler
 
 from errors import UserError
 
@@ -54,6 +47,7 @@ class BatchPlan(Sampler[list[int]]):
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.epoch = self.position = 0
         self._planned: list[list[int]] = []
+        self._ends: list[int] = []  # clips before each of the planned batches, and in all
 
     def global_batches(self) -> list[list[int]]:
         """The batches of `self.epoch`, all ranks together: at most batch_size · world clips each.
@@ -73,9 +67,16 @@ class BatchPlan(Sampler[list[int]]):
         return len(share(self._plan()[self.position], self.rank, self.world))
 
     @property
-    def global_size(self) -> int:
-        """Clips of the global batch at `position`, all ranks together."""
-        return len(self._plan()[self.position])
+    def clips(self) -> int:
+        """Clips of the epoch at hand, all ranks together, each as often as it is drawn."""
+        self._plan()
+        return self._ends[-1]
+
+    @property
+    def clips_used(self) -> int:
+        """Those of them that were used."""
+        self._plan()
+        return self._ends[self.position]
 
     def set_epoch(self, epoch: int) -> None:
         """Stand at the start of an epoch; the epoch at hand keeps its position.
@@ -113,7 +114,9 @@ class BatchPlan(Sampler[list[int]]):
         self.epoch, self.position, self._planned = epoch, position, []
 
     def _plan(self) -> list[list[int]]:
-        self._planned = self._planned or self.global_batches()
+        if not self._planned:
+            self._planned = self.global_batches()
+            self._ends = list(accumulate(map(len, self._planned), initial=0))
         return self._planned
 
 
@@ -190,105 +193,6 @@ class BucketedBatches(BatchPlan):
         digest = hashlib.sha256(self.lengths.tobytes()).hexdigest()[:12]
         identity = super().identity() | {"steps": len(self)}
         return identity | {"clips": f"{len(self.lengths)} of lengths {digest}"}
-
-
-class PlannedLoader:
-    """The batches of a plan, loaded: what a training loop iterates over.
-
-    dataset: items by the plan's indices, with `set_epoch`; collate: a list of items to a batch;
-    workers: processes that load, 0 for this one. Iterating starts at the plan's position and
-    draws nothing from torch's global generator, so that a resumed run's stays where it was.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        plan: BatchPlan,
-        collate: Callable[[list[Any]], Any],
-        workers: int = 0,
-    ) -> None:
-        self.items, self.plan, self.collate, self.workers = dataset, plan, collate, workers
-        self.dataset = self  # where training looks for set_epoch
-
-    def __len__(self) -> int:
-        """Steps of a whole epoch."""
-        return len(self.plan)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order, the crops and the augmentations of this epoch."""
-        self.plan.set_epoch(epoch)
-        self.items.set_epoch(epoch)
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Stand where the plan's `state_dict` says, the data set in the same epoch."""
-        self.plan.load_state_dict(state)
-        self.items.set_epoch(self.plan.epoch)
-
-    def sample(self) -> Iterator[Any]:
-        """Global batches of the epoch at hand, the same on every rank; the position stays."""
-        for batch in self.plan.global_batches():
-            yield self.collate([self.items[index] for index in batch])
-
-    def __iter__(self) -> Iterator[Any]:
-        batches = DataLoader(
-            _Told(self.items),
-            batch_sampler=self.plan,
-            num_workers=self.workers,
-            collate_fn=self._collate,
-            generator=torch.Generator(),
-        )
-        others = set(active_children())
-        with _sigterm_held():  # workers start here
-            source = iter(batches)
-        _WORKERS.update(set(active_children()) - others)
-        for batch in source:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-
-    def _collate(self, items: list[Any]) -> Any:
-        """The batch, or the first of its items that is an error."""
-        return next((i for i in items if isinstance(i, UserError)), None) or self.collate(items)
-
-
-_WORKERS: weakref.WeakSet[BaseProcess] = weakref.WeakSet()  # of this process, alive or not
-
-
-@atexit.register
-def _kill_workers() -> None:
-    """End the workers that still load: deaf to SIGTERM, they would be waited for without end."""
-    for worker in _WORKERS & set(active_children()):
-        worker.kill()
-
-
-class _Told(Dataset):
-    """Items, or the `UserError` that one gives: raised in a worker it came with its traceback."""
-
-    def __init__(self, items: Dataset) -> None:
-        self.items = items
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self.items[index]
-        except UserError as error:
-            return error
-
-
-@contextmanager
-def _sigterm_held() -> Iterator[None]:
-    """Hold SIGTERM back, from processes that start in here for good.
-
-    A scheduler tells every process of a run: were one that loads data to die of it, the run could
-    not save. They end by themselves when their run has ended.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, which has no SIGTERM to hold
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def share(batch: list[int], rank: int, world: int) -> list[int]:

@@ -16,7 +16,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from array_files import load_npy
 from audio_files import (
@@ -28,6 +28,7 @@ from audio_files import (
 )
 from config import SAMPLE_RATE, DatasetSpec
 from errors import UserError
+from faults import too_long
 from mesh_files import load_faces, load_mesh, load_region, load_templates
 from prepared_data import find_audio, find_clips
 from speech_features import AUDIO_FPS, HOP, WINDOW, mesh_frames
@@ -44,7 +45,6 @@ __all__ = [
     "load_region",
     "load_templates",
     "load_wav",
-    "make_loader",
     "normalise",
     "read_audio",
     "resample_audio",
@@ -70,7 +70,8 @@ class MeshSpeechDataset(Dataset):
     length. Both draw from a generator of (seed, epoch, index): call `set_epoch` every epoch.
 
     Raises `UserError` when a partner file, a template or every clip is missing, or when vertices
-    do not fit the template in number or scale.
+    do not fit the template in number or scale; items raise it where a file is broken, or larger
+    than memory.
     """
 
     def __init__(
@@ -122,6 +123,12 @@ class MeshSpeechDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         name, subject = self.clips[index % len(self)]  # a later draw of the same clip
+        try:
+            return self._item(index, name, subject)
+        except MemoryError as error:
+            raise UserError(too_long(name, len(self._vertices(name)))) from error
+
+    def _item(self, index: int, name: str, subject: str) -> dict[str, Any]:
         fps = self.spec.fps
         audio = read_audio(self._wav_path(name))
         vertices = self._vertices(name)[:: self.spec.source_fps // fps]
@@ -273,17 +280,3 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _pad(arrays: Sequence[NDArray[np.float32]]) -> Tensor:
     tensors = [torch.as_tensor(array) for array in arrays]
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
-
-
-def make_loader(
-    dataset: Dataset, batch_size: int, shuffle: bool, seed: int, num_workers: int = 0
-) -> DataLoader:
-    """Batches of `collate` from any data set of such items, shuffled by a generator of its own."""
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        num_workers=num_workers,
-        collate_fn=collate,
-        generator=torch.Generator().manual_seed(seed),
-    )

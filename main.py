@@ -8,22 +8,21 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-import torch
-
-from augment import augment
-from batches import BucketedBatches, PlannedLoader
 from config import RECIPES, DatasetSpec, Recipe
-from data_loader import MeshSpeechDataset, collate
-from dataset_folder import read_folder
-from distributed import Group, joined
+from distributed import Group, from_environment, joined
 from errors import UserError, run_cli, writable_folder
 from overrides import from_dict, override, parse_settings, with_base
 from prepared_data import locate
-from pretrained import shown_source
-from records import DIFF_FILE, RECORD_FILE, git
+from pretrained import find_source, shown_source
 from regions import FIELDS, look_up
+from stopping import Stop, stopping
+
+if TYPE_CHECKING:
+    from planned_loader import PlannedLoader
 
 DEFAULT_DATASET = "synthetic"
 SHORT = {  # flag that is short for a --set of the field of that name -> its help
@@ -35,30 +34,40 @@ SHORT = {  # flag that is short for a --set of the field of that name -> its hel
     "closure_gain": "extra weight of the lips in frames where they touch",
     "seed": "of weights, crops and order",
 }
+DEFAULTS = {"workers": 1, "precision": "auto", "save_every": 10.0, "cache": "cache"}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all bad input is here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; main.py --help lists the flags")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """The flags; those of `DEFAULTS` that were not given are None."""
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", help=f"{', '.join(RECIPES)}, or a folder of your own data")
     parser.add_argument("--mode", choices=("train", "test"), help="default: train, then test")
     parser.add_argument("--out", help="run folder (default runs/<dataset>)")
     parser.add_argument("--checkpoint", help="model to test (default <out>/best.safetensors)")
-    parser.add_argument("--base", choices=sorted(RECIPES), metavar="RECIPE",
+    parser.add_argument("--base", metavar="RECIPE",
                         help="recipe whose network, encoder and training are used")  # fmt: skip
     parser.add_argument("--wav2vec2", help="pre-trained encoder: a local folder or a hub name")
     parser.add_argument("--init", help="model file whose weights to start from (fine-tuning)")
     parser.add_argument("--split", nargs="+", help="splits to test (default: all named test...)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that load data")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--workers", type=int, help="processes that load data (default 1)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"),
+                        help="auto: bf16 where the device is good at it")  # fmt: skip
     parser.add_argument("--from", dest="source", metavar="RUN",
                         help="repeat the run of that folder, into --out")  # fmt: skip
     parser.add_argument("--plot", nargs="+", metavar="RUN",
                         help="draw the curves of runs into --out")  # fmt: skip
     parser.add_argument("--resume", action="store_true",
                         help="go on from <out>/last.pt if there is one")  # fmt: skip
-    parser.add_argument("--save_every", type=float, default=10.0, metavar="MINUTES",
+    parser.add_argument("--save_every", type=float, metavar="MINUTES",
                         help="minutes between two states inside an epoch (default 10)")  # fmt: skip
-    parser.add_argument("--cache", default="cache", metavar="DIR",
+    parser.add_argument("--cache", metavar="DIR",
                         help="folder for what is computed once a clip, or off")  # fmt: skip
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
                         help="replace any field of config.py, as in model.n_experts=4")  # fmt: skip
@@ -72,15 +81,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def resolve(args: argparse.Namespace) -> Recipe:
     """The recipe that the flags name, with their changes put in and its data found on disk."""
     name = args.dataset or DEFAULT_DATASET
-    if args.workers < 0:
-        raise UserError(f"--workers {args.workers}: wanted 0 or more")
+    if args.base and args.base not in RECIPES:
+        raise UserError(f"--base {args.base}: no such recipe; there are {', '.join(RECIPES)}")
     if args.checkpoint and args.mode != "test":
         raise UserError("--checkpoint goes with --mode test: it names the model to test")
+    for flag in ("init", "checkpoint"):
+        if (file := getattr(args, flag)) and not Path(file).is_file():
+            raise UserError(f"--{flag} {file}: no such file; wanted a model that main.py trained")
     facts = ""
     if name in RECIPES:
         recipe = RECIPES[name]
         recipe = with_base(recipe.dataset, RECIPES[args.base]) if args.base else recipe
     elif Path(name).is_dir():
+        from dataset_folder import read_folder
+
         recipe, facts = read_folder(Path(name), args.base)
     else:
         raise UserError(
@@ -93,14 +107,24 @@ def resolve(args: argparse.Namespace) -> Recipe:
         )
     if args.wav2vec2:
         recipe = dataclasses.replace(recipe, wav2vec2=shown_source(args.wav2vec2))
+    elif args.mode != "test":
+        find_source(recipe.wav2vec2)
     test_splits(recipe.dataset, args.split)
     return dataclasses.replace(recipe, dataset=found(recipe.dataset, facts))
 
 
 def recorded(args: argparse.Namespace) -> tuple[Recipe, argparse.Namespace]:
-    """Recipe and flags of an earlier run, as its run.json has them; says when the code differs."""
-    if args.dataset or args.base or args.wav2vec2 or args.init or settings_of(args):
-        raise UserError("--from repeats a run as it was; leave --dataset, --set and the like out")
+    """Recipe and flags of an earlier run, as its run.json has them; says when the code differs.
+
+    Flags given now that leave the computation as it is go before those of then.
+    """
+    from records import DIFF_FILE, RECORD_FILE, git
+
+    fixed = ("dataset", "base", "wav2vec2", "init", "checkpoint")
+    typed = [f"--{name}" for name in fixed if getattr(args, name)]
+    typed += [said for said, _, _ in settings_of(args)]
+    if typed:
+        raise UserError(f"--from repeats a run as it was; leave {', '.join(typed)} out")
     file = Path(args.source) / RECORD_FILE
     if not args.out:
         raise UserError(f"--from {args.source}: give --out a folder for the repetition")
@@ -108,6 +132,7 @@ def recorded(args: argparse.Namespace) -> tuple[Recipe, argparse.Namespace]:
         record = json.loads(file.read_text())
         recipe, then = from_dict(Recipe, record["recipe"]), parse(record["arguments"])
         commit, changed = record["commit"], record["changed_files"]
+        precision = {"float32": "fp32", "bfloat16": "bf16"}[record["precision"]]
     except OSError as error:
         raise UserError(f"--from {file}: {error.strerror}; wanted the folder of a run") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -115,7 +140,11 @@ def recorded(args: argparse.Namespace) -> tuple[Recipe, argparse.Namespace]:
     if changed or commit != git("rev-parse", "HEAD"):
         with_diff = f" and {len(changed)} changed files ({DIFF_FILE})" if changed else ""
         print(f"warning: that run was made by commit {commit[:10]}{with_diff}, not by this code")
-    then.out, then.mode, then.resume = args.out, args.mode, args.resume
+    for name in DEFAULTS:
+        if (given := getattr(args, name)) is not None:
+            setattr(then, name, given)
+    then.precision = args.precision or precision  # what "auto" was there, it may not be here
+    then.out, then.mode, then.resume, then.split = args.out, args.mode, args.resume, args.split
     return recipe, then
 
 
@@ -155,8 +184,13 @@ def test_splits(spec: DatasetSpec, given: Sequence[str] | None) -> list[str]:
     return splits
 
 
-def training_batches(recipe: Recipe, workers: int, group: Group) -> PlannedLoader:
+def training_batches(recipe: Recipe, workers: int, group: Group) -> "PlannedLoader":
     """This process's batches: the clips of the train split, with the speech pool if any."""
+    from augment import augment
+    from batches import BucketedBatches
+    from data_loader import MeshSpeechDataset, collate
+    from planned_loader import PlannedLoader
+
     config = recipe.train
     if recipe.dataset.speech_pool and config.steps_per_epoch:
         from synthetic.crops import MixedBatches
@@ -178,31 +212,38 @@ def training_batches(recipe: Recipe, workers: int, group: Group) -> PlannedLoade
     return PlannedLoader(data, plan, collate, workers)
 
 
-def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group) -> None:
+def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group, stop: Stop) -> None:
     """Train into `out`; `out`/best.safetensors is the best model of validation."""
+    from data_loader import MeshSpeechDataset
     from jambatalk import load_checkpoint
     from networks import large_pages
     from pretrained import encoder_of
+    from resuming import find_state, longer
     from training import Options, Run
 
-    if args.save_every <= 0:
-        raise UserError(f"--save_every {args.save_every}: wanted minutes, more than 0")
     large_pages()
-    start = load_checkpoint(args.init)[0] if args.init else None
-    validation = MeshSpeechDataset(recipe.dataset, "val")
-    batches = training_batches(recipe, args.workers, group)
     encoder = encoder_of(recipe.wav2vec2, recipe.model.encoder)
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder=encoder))
+    state = find_state(out, recipe, group) if args.resume else None
+    epochs = recipe.train.epochs
+    if state is not None and state["epoch"] > epochs:
+        print(f"finished: all {epochs} epochs of {out} are done; {longer(out, epochs)}")
+        return
+    start = load_checkpoint(args.init)[0] if args.init and state is None else None
+    validation = MeshSpeechDataset(recipe.dataset, "val")
+    batches = training_batches(recipe, args.workers, group)
     whole = not (recipe.train.max_clip_s or recipe.train.augment)  # else no clip is seen twice
     cache = args.cache if whole and args.cache != "off" else None
-    options = Options(args.precision, args.resume, args.save_every, cache, args.arguments)
-    run = Run(recipe, out, options, group, start)
+    options = Options(args.precision, args.save_every, cache, args.arguments)
+    run = Run(recipe, out, options, group, start, state, stop)
     run.say(validation.summary())
     run.say(f"best model of validation: {run.fit(batches, validation)}")
 
 
 def test(checkpoint: Path, spec: DatasetSpec | None, out: Path, args: argparse.Namespace) -> None:
     """Score a model file on splits of a data set (None: its own); print and write the table."""
+    import torch
+
     from jambatalk import load_checkpoint
     from scoring import evaluate
 
@@ -218,6 +259,27 @@ def test(checkpoint: Path, spec: DatasetSpec | None, out: Path, args: argparse.N
     print(f"results: {out}/results.md, results.csv, results.json")
 
 
+def prepared(args: argparse.Namespace) -> tuple[Recipe, argparse.Namespace, Path]:
+    """Recipe, flags and run folder; whatever is wrong with them is said before anything slow."""
+    recipe, args = recorded(args) if args.source else (resolve(args), args)
+    for name, value in DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.workers < 0:
+        raise UserError(f"--workers {args.workers}: wanted 0 or more")
+    if args.save_every <= 0:
+        raise UserError(f"--save_every {args.save_every}: wanted minutes, more than 0")
+    return recipe, args, writable_folder(args.out or f"runs/{recipe.dataset.name}")
+
+
+def check_clips(recipe: Recipe, args: argparse.Namespace) -> None:
+    """Raise `UserError` where the splits to be tested after the training have a fault."""
+    from data_loader import MeshSpeechDataset
+
+    for split in test_splits(recipe.dataset, args.split):
+        MeshSpeechDataset(recipe.dataset, split)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.plot:
@@ -225,24 +287,32 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         plot_runs(args.plot, args.out or "runs/plot.png")
         return
-    if args.mode == "test" and args.checkpoint and not args.dataset:
+    if args.mode == "test":
+        if from_environment().is_first:  # one process tests
+            run_test(args)
+        return
+    with stopping() as stop:
+        with joined() as group:
+            recipe, args, out = prepared(args)
+            from run_state import alone_in  # torch comes along: not before flags are checked
+
+            with alone_in(out) if group.is_first else nullcontext():
+                if args.mode is None:
+                    check_clips(recipe, args)
+                train(recipe, out, args, group, stop)
+        if args.mode is None and group.is_first:
+            test(out / "best.safetensors", recipe.dataset, out, args)
+
+
+def run_test(args: argparse.Namespace) -> None:
+    """The test mode: a model on its own data set, or on that of the flags."""
+    if args.checkpoint and not (args.dataset or args.source):
+        if not Path(args.checkpoint).is_file():
+            raise UserError(f"--checkpoint {args.checkpoint}: no such file")
         test(Path(args.checkpoint), None, writable_folder(args.out or "runs/test"), args)
         return
-    if args.source:
-        recipe, args = recorded(args)
-    else:
-        recipe = resolve(args)
-    out = writable_folder(args.out or f"runs/{recipe.dataset.name}")
-    if args.mode is None:
-        for split in test_splits(recipe.dataset, args.split):
-            MeshSpeechDataset(recipe.dataset, split)  # whatever is wrong there is said at once
-    if args.mode != "test":
-        with joined("cuda" if torch.cuda.is_available() else "cpu") as group:
-            train(recipe, out, args, group)
-            if not group.is_first:  # one process tests
-                return
-    if args.mode != "train":
-        test(Path(args.checkpoint or out / "best.safetensors"), recipe.dataset, out, args)
+    recipe, args, out = prepared(args)
+    test(Path(args.checkpoint or out / "best.safetensors"), recipe.dataset, out, args)
 
 
 if __name__ == "__main__":

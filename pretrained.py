@@ -3,7 +3,8 @@
 Any wav2vec 2.0 (or w2v-BERT 2.0) of the Hugging Face hub, by name or as a local folder with
 config.json and model.safetensors (or pytorch_model.bin), with a CTC head for the lip reader's
 teacher. The network takes its shape from the source, so facebook/wav2vec2-base-960h (768 wide,
-group norm) serves as well as the paper's XLSR (1024 wide, layer norm).
+group norm) serves as well as the paper's XLSR (1024 wide, layer norm). torch and transformers are
+imported when an encoder is loaded: that a folder is not there is said before.
 """
 
 import logging as stdlib_logging
@@ -13,15 +14,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from config import PROJECT_ROOT
 from errors import UserError
 from prepared_data import shown
-from speech_features import HOP
-from wav2vec import build_ctc, ctc_class
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ARCHITECTURE = (  # fields of a transformers config without which weights do not fit or differ
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
@@ -92,6 +92,9 @@ def load_config(source: str) -> Any:
     from transformers import AutoConfig
     from transformers.utils import logging
 
+    from speech_features import HOP
+    from wav2vec import ctc_class
+
     logging.disable_progress_bar()  # of "Loading weights"
     for name in HUB_LOGGERS:  # an error of ours says it in one line
         stdlib_logging.getLogger(name).setLevel(stdlib_logging.ERROR)
@@ -137,7 +140,7 @@ def _same(a: Any, b: Any) -> bool:
     return (list(a) == list(b)) if isinstance(b, list | tuple) and a else (a or 0) == (b or 0)
 
 
-def load_pretrained(source: str) -> nn.Module:
+def load_pretrained(source: str) -> "nn.Module":
     """A Wav2Vec2ForCTC or Wav2Vec2BertForCTC in float32 from a local folder or a hub name.
 
     Weights without a CTC head give one whose `lm_head` is None: it has features but reads no text.
@@ -145,6 +148,8 @@ def load_pretrained(source: str) -> nn.Module:
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    from wav2vec import build_ctc, ctc_class
 
     source = find_source(source)
     config = load_config(source)

@@ -26,6 +26,10 @@ SIZE = 400  # pixels, a side of either picture
 STILLS = 6
 
 
+class Unwanted(Exception):
+    """The run is to stop: what there is of a film is not worth its time."""
+
+
 class Previews:
     """The films of a run, of the first validation clip.
 
@@ -49,16 +53,26 @@ class Previews:
             lack = f"no such file {spec.topology}" if spec.topology else "it names no topology"
             say(f"no previews: {spec.name} has no triangles to draw: {lack}")
 
-    def add(self, model: JambaTalk, epoch: int, events: Any) -> Path | None:
+    def add(
+        self,
+        model: JambaTalk,
+        epoch: int,
+        events: Any,
+        unwanted: Callable[[], bool] = lambda: False,
+    ) -> Path | None:
         """Write the film of an epoch and show its stills in `events`, a SummaryWriter; the film.
 
-        None where it cannot be made. The model is left in evaluation mode.
+        None where it cannot be made, or once `unwanted` says so. The model is left in evaluation
+        mode.
         """
-        if not self.possible:
+        self.unwanted = unwanted
+        if not self.possible or unwanted():
             return None
         path = self.folder / f"epoch_{epoch:04d}.mp4"
         try:
             stills = self._film(model, path)
+        except Unwanted:
+            return None
         except (UserError, OSError) as error:
             self.say(f"warning: epoch {epoch}: no preview: {error}")
             return None
@@ -91,6 +105,8 @@ class Previews:
     def _pairs(self, truth: NDArray, predicted: NDArray) -> Iterator[NDArray[np.uint8]]:
         """Pictures (H, 2H, 3): the recorded face, the predicted one on its right."""
         for pair in zip(truth, predicted, strict=True):
+            if self.unwanted():
+                raise Unwanted
             yield np.concatenate([self.renderer.frame(mesh) for mesh in pair], axis=1)
 
 

@@ -16,8 +16,16 @@ import torch
 from tqdm import tqdm
 
 from config import PROJECT_ROOT, Recipe
+from lip_reader import READER_FILE
+from run_state import STATE_FILE
 
 LOG_FILE, RECORD_FILE, DIFF_FILE = "log.csv", "run.json", "changes.diff"
+BEST_FILE = "best.safetensors"
+WORTH_KEEPING = (BEST_FILE, STATE_FILE)
+OF_A_RUN = (
+    *WORTH_KEEPING, READER_FILE, LOG_FILE, RECORD_FILE, DIFF_FILE, "previews",
+    "results.*", "events.out.tfevents.*",
+)  # fmt: skip
 STATIC_AFTER = 3  # epochs before which lips that do not move yet are no cause for alarm
 STATIC_EVERY = 10  # epochs between two alarms
 DIVERGED = 3.0  # times the best validation error so far
@@ -78,14 +86,15 @@ class Log:
         self._write()
 
     def add(self, row: dict[str, float], epochs: int) -> None:
-        """Note an epoch; `epochs` of the whole run."""
+        """Note an epoch; `epochs` of the whole run. Raises `OSError` when the disk is full."""
         self._alarm(row, epochs)
         self.rows.append({name: str(value) for name, value in row.items()})
         self._write()
         for name, value in row.items():
             self.events.add_scalar(name, value, row["epoch"])
         shown = (f"{k} {v:.4g}" for k, v in row.items() if not k.startswith("router"))
-        tqdm.write("  ".join(shown))
+        left = (epochs - row["epoch"]) * row["seconds"]
+        tqdm.write("  ".join(shown) + f"  {in_time(left)} left" * bool(left))
 
     def _write(self) -> None:
         """Write log.csv under another name first: a kill must not leave half of its rows."""
@@ -121,6 +130,31 @@ class Log:
     def close(self) -> None:
         """Finish the TensorBoard file."""
         self.events.close()
+
+
+def in_time(seconds: float) -> str:
+    """A span of time as a person says it: 40 s, 12 min, 3.4 h, 2.1 days."""
+    for size, unit, digits in ((86_400, "days", 1), (3_600, "h", 1), (60, "min", 0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move what an earlier run has left in a folder into a folder of its own there; where to.
+
+    None where there was no model and no state: nothing that took a night.
+    """
+    if not any((folder / name).exists() for name in WORTH_KEEPING):
+        return None
+    number = 1
+    while (aside := folder / f"earlier_{number}").exists():
+        number += 1
+    aside.mkdir()
+    for name in OF_A_RUN:
+        for file in folder.glob(name):
+            file.rename(aside / file.name)
+    return aside
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

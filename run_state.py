@@ -6,6 +6,7 @@ tensors and plain containers only, so that it loads with `weights_only=True` and
 
 import os
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 
 from errors import UserError
 
-STATE_FILE = "last.pt"
+STATE_FILE, LOCK_FILE = "last.pt", ".lock"
+PATIENCE_S = 20.0  # for which a process waits for one before it that is still saving
 
 
 def save_state(path: Path, state: dict[str, Any]) -> str:
@@ -66,6 +68,36 @@ def disk(folder: Path) -> Iterator[None]:
             f"{folder}: cannot be written ({reason}); make room, then --resume goes on from the "
             "last state"
         ) from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a run's folder to one process, which two would spoil; the system frees it in any case.
+
+    Waits a little, as a run that was told to stop may still save. Raises `UserError` when another
+    one trains there. Where locks are unknown (Windows, some network disks) nothing is kept.
+    """
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, lockf  # of a process: workers that it leaves have none
+    except ImportError:
+        yield
+        return
+    with open(folder / LOCK_FILE, "a") as file:
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                lockf(file, LOCK_EX | LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError) as error:
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"{folder}: another process trains into this folder; wait for it, end it, "
+                        "or give another --out"
+                    ) from error
+            except OSError:  # a disk without locks
+                break
+            time.sleep(0.1)
+        yield
 
 
 def _flush_folder(folder: Path) -> None:

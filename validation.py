@@ -1,6 +1,6 @@
 """The check after every epoch: the weights at hand on the clips of the validation split."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from distributed import Group
+from errors import UserError
+from faults import out_of_memory, too_long
 from jambatalk import JambaTalk
 from losses import closure_weight
 from metrics import is_static, lip_errors, mean_vertex_errors, motion_std
@@ -32,7 +34,7 @@ class Closures:
 @torch.no_grad()
 def validate(
     model: JambaTalk, clips: Dataset, lips: np.ndarray, device: torch.device, group: Group,
-    closures: Closures | None = None,
+    closures: Closures | None = None, between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:  # fmt: skip
     """LVE and MVE in the data set's unit, pooled over frames; motion, the predicted lips' standard
     deviation over the recorded ones'; static, 1 when no clip's lips move; the share of frames that
@@ -40,13 +42,22 @@ def validate(
     `closures` the lips' mean squared distance with the weights that training gives its frames.
 
     Every rank takes its share of the clips, each counted once; all of them get the same result.
+    `between` is called after each clip, as often on every rank.
     """
     model.eval()
     rows: list[dict[str, float]] = []
     with router_load(model) as load:
-        mine = range(group.rank, len(clips), group.world)
-        for index in tqdm(mine, "validation", leave=False, mininterval=5, disable=group.rank > 0):
-            rows.append(score(model, clips[index], lips, device, closures))
+        rounds = range(0, len(clips), group.world)
+        for first in tqdm(rounds, "validation", leave=False, mininterval=5, disable=group.rank > 0):
+            if first + group.rank < len(clips):
+                clip = clips[first + group.rank]
+                try:
+                    rows.append(score(model, clip, lips, device, closures))
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    raise UserError(too_long(clip["name"], clip["frames"])) from error
+            between()
     rows = sum(group.gather(rows), [])
     loads = group.gather({name: counts.tolist() for name, counts in load.items()})
     frames = np.array([row["frames"] for row in rows])

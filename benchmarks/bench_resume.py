@@ -46,6 +46,7 @@ AIMS = ("", "", "", "", "state", "state", "model", "log", "", "start")
 INSIDE_S = {"state": 0.012, "model": 0.005, "log": 0.006}  # of it a random part is waited, inside
 HASTE = 0.6  # of an even share of the steps, so that the run outlasts all kills
 OUTCOME = ("best.safetensors", "reader.safetensors")
+TIMES = ("seconds", "clips_per_s")  # columns of log.csv that no two runs share
 LEFTOVERS = ("*.partial*", "*.tmp")
 
 
@@ -187,7 +188,7 @@ class Trial:
 
         whole, cut = self.folder / "whole", self.cut
         logs = [read_log(folder / LOG_FILE) for folder in (whole, cut)]
-        plain = [[{k: v for k, v in r.items() if k != "seconds"} for r in rows] for rows in logs]
+        plain = [[{k: v for k, v in r.items() if k not in TIMES} for r in rows] for rows in logs]
         found = [] if plain[0] == plain[1] and len(plain[0]) == EPOCHS else [LOG_FILE]
         found += [n for n in OUTCOME if (whole / n).read_bytes() != (cut / n).read_bytes()]
         left = sorted(p.name for pattern in LEFTOVERS for p in cut.rglob(pattern))

@@ -109,7 +109,7 @@ def observe(watch: Watch) -> None:
 
     def check(run: Any, batches: Any) -> None:
         now = time.time()
-        watch.phase = PHASES.index("step")
+        watch.phase = watch.phase or PHASES.index("step")  # validation looks, too
         watch.steps = (run.epoch - 1) * STEPS + batches.plan.position
         watch.saved_s = watch.saved_s or run.saved
         watch.longest_s = max(watch.longest_s, now - (watch.checked_s or run.saved))

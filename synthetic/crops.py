@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from batches import BatchPlan, PlannedLoader
+from batches import BatchPlan
 from config import Recipe
 from data_loader import MeshSpeechDataset, collate
+from planned_loader import PlannedLoader
 from synthetic.coarticulation import CHANNELS, style_of
 from synthetic.head import channel_basis, load_head
 from synthetic.speech import SpeechPool

@@ -12,10 +12,10 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from batches import BatchPlan, BucketedBatches, PlannedLoader, share
+from batches import BatchPlan, BucketedBatches, share
 from config import RECIPES
-from data_loader import make_loader
 from errors import UserError
+from planned_loader import PlannedLoader
 from synthetic import crops
 from synthetic.crops import CORPUS_SHARE, MixedPlan
 
@@ -68,12 +68,14 @@ def test_ranks_share_the_batches_of_one_process(n_clips: int, size: int, world: 
     assert together == list(alone)
 
 
-def test_global_size_is_that_of_all_ranks() -> None:
-    plans = by_rank(13, 1, 3)
+def test_clips_used_are_those_of_all_ranks() -> None:
+    plans, used = by_rank(13, 1, 3), 0
     while plans[0].position < len(plans[0]):
-        assert sum(plan.counted for plan in plans) == plans[2].global_size
+        assert plans[2].clips_used == used
+        used += sum(plan.counted for plan in plans)
         for plan in plans:
             plan.advance()
+    assert plans[0].clips_used == plans[0].clips == 13
 
 
 def test_an_epoch_is_cut_evenly(lengths: np.ndarray) -> None:
@@ -285,8 +287,11 @@ def test_mixed_batches_are_those_of_two_loaders(n_clips: int, steps: int, size: 
     n_corpus = min(round(CORPUS_SHARE * steps), -(-n_clips // size))
     corpus = Items(n_clips)
     pool = Items((steps - n_corpus) * size)
-    loaders = make_loader(corpus, size, True, 1 + 6), DataLoader(pool, size, collate_fn=list)
-    loaders[0].collate_fn = list
+    drawn = torch.Generator().manual_seed(1 + 6)
+    loaders = (
+        DataLoader(corpus, size, shuffle=True, generator=drawn, collate_fn=list),
+        DataLoader(pool, size, collate_fn=list),
+    )
     sources = [iter(loader) for loader in loaders]
     wanted = []
     for position in np.random.default_rng((1, 6)).permutation(steps):
@@ -356,7 +361,7 @@ def test_mixed_batches_go_on_where_a_run_stopped(monkeypatch: pytest.MonkeyPatch
     assert len(wanted) == 20 and sum("corpus-4-" in batch[0] for batch in wanted) == 3
     resumed = crops.MixedBatches(recipe, 0, rank=1, world=2)
     resumed.load_state_dict(whole.plan.state_dict() | {"position": 13})
-    resumed.dataset.set_epoch(4)
+    resumed.set_epoch(4)
     assert names(resumed) == wanted[13:]
     asked = sum(len(part.asked) for part in resumed.items.datasets)
     assert asked == 7 * 3  # not one of the batches that were used
@@ -365,7 +370,8 @@ def test_mixed_batches_go_on_where_a_run_stopped(monkeypatch: pytest.MonkeyPatch
 ABANDONED = """
 import sys
 sys.path.insert(0, {root!r})
-from batches import BucketedBatches, PlannedLoader
+from batches import BucketedBatches
+from planned_loader import PlannedLoader
 
 class Numbers(list):
     def set_epoch(self, epoch): ...

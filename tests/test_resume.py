@@ -58,7 +58,7 @@ def outcome(folder: str) -> tuple[dict, list[dict]]:
     with open(Path(folder) / "log.csv") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        del row["seconds"]
+        del row["seconds"], row["clips_per_s"]
     return load_file(Path(folder) / "best.safetensors"), rows
 
 
