@@ -50,6 +50,14 @@ class RunLog:
         return self.columns["epoch"]
 
     @property
+    def steps(self) -> NDArray[np.float64] | None:
+        """Steps of the optimizer up to the end of each epoch, None where the log does not tell."""
+        if np.isfinite(self.columns.get("steps", np.array([np.nan]))).all():
+            return self.columns["steps"]
+        an_epoch = self.record["recipe"].get("train", {}).get("steps_per_epoch", 0)
+        return self.epochs * an_epoch if an_epoch else None
+
+    @property
     def lve(self) -> NDArray[np.float64]:
         """Validation LVE of every epoch, mm²."""
         millimetres = self.record["recipe"]["dataset"]["metres_per_unit"] * 1e3
@@ -138,7 +146,7 @@ def _row(run: RunLog, name: str) -> tuple[str, ...]:
     done, planned = len(run.epochs), train.get("epochs", "?")
     best = run.best
     seconds = np.nansum(run.columns["seconds"])
-    steps = np.nansum(run.columns.get("steps", train.get("steps_per_epoch", 0) * np.ones(done)))
+    steps = 0 if run.steps is None else run.steps[-1]
     changed = len(run.record.get("changed_files", ()))
     commit = str(run.record.get("commit", ""))[:COMMIT_LETTERS] or "-"
     return (
@@ -151,6 +159,16 @@ def _row(run: RunLog, name: str) -> tuple[str, ...]:
         commit + (f" + {changed} changed files" if changed else ""),
         str(run.record.get("command", "-")).replace("|", "\\|"),
     )
+
+
+def progress_of(runs: Sequence[RunLog]) -> tuple[str, list[NDArray[np.float64]]]:
+    """What the curves are drawn over: epochs, or steps where runs differ in steps an epoch."""
+    steps = [run.steps for run in runs]
+    if all(one is not None for one in steps):
+        an_epoch = {one[0] / run.epochs[0] for one, run in zip(steps, runs, strict=True)}
+        if len(an_epoch) > 1:
+            return "steps", steps
+    return "epoch", [run.epochs for run in runs]
 
 
 def names_of(runs: Sequence[RunLog]) -> list[str]:
@@ -178,7 +196,7 @@ def draw(runs: Sequence[RunLog], out: Path) -> None:
     _draw_panel(hero, runs, *HERO)
     for run, line in zip(runs, hero.get_lines(), strict=True):
         if run.best is not None:
-            best = (run.epochs[run.best], run.lve[run.best])
+            best = (line.get_xdata()[run.best], run.lve[run.best])
             hero.plot(*best, "o", color=line.get_color(), markersize=8, fillstyle="none")
     places = [(row, column) for row in (0, 1) for column in (2, 3)]
     places += [(row, column) for row in range(2, n_rows) for column in range(COLUMNS)]
@@ -192,13 +210,14 @@ def draw(runs: Sequence[RunLog], out: Path) -> None:
 
 
 def _draw_panel(axes: Any, runs: Sequence[RunLog], column: str, title: str) -> None:
-    """One line a run over its epochs; a dot where there is but one epoch."""
+    """One line a run over its epochs or steps; a dot where there is but one epoch."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    for number, run in enumerate(runs):
+    unit, progress = progress_of(runs)
+    for number, (run, done) in enumerate(zip(runs, progress, strict=True)):
         values = run.values(column)
         axes.plot(
-            run.epochs, values, "--" if number >= MANY_RUNS else "-",
+            done, values, "--" if number >= MANY_RUNS else "-",
             marker="." if np.isfinite(values).sum() == 1 else None, linewidth=1.6,
         )  # fmt: skip
     shown = np.concatenate([run.values(column) for run in runs])
@@ -210,7 +229,7 @@ def _draw_panel(axes: Any, runs: Sequence[RunLog], column: str, title: str) -> N
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.set_title(title, fontsize=10, loc="left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch", fontsize=8)
+    axes.set_xlabel(unit, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(True, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

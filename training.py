@@ -209,10 +209,15 @@ class Run:
         self.optimization.free_gradients()
         closures = Closures(nets.inner_lips, gain, nets.reach) if gain else None
         lips = self.region.indices
-        found = validate(
-            nets.best, clips, lips, self.device, self.group, closures,
-            lambda: self._save_if_due(batches),
-        )  # fmt: skip
+        try:
+            found = validate(
+                nets.best, clips, lips, self.device, self.group, closures,
+                lambda: self._save_if_due(batches),
+            )  # fmt: skip
+        except UserError:
+            if self.group.world == 1:  # else not every process comes here
+                self._save(batches)
+            raise
         if not math.isfinite(found["lve"]):
             raise Everywhere(f"epoch {self.epoch}: the validation error is not finite")
         if found["choice"] < self.best:

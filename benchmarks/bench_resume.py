@@ -8,12 +8,14 @@ any more, and finished. Its log (times apart) and its models are compared, byte 
 of a run of the same flags that nobody disturbed.
 
 Data and encoder are made by the script, the network is tiny: what counts is how often a step, a
-save, a validation is cut. Each attempt is a process of its own, forked from this one, which has
-torch loaded already; it tells through shared memory what it is doing when it is killed. The last
+save, a validation is cut. Each attempt is a process of its own, with another hash seed than the one
+before (`watched_run`); it tells through shared memory what it is doing when it is killed. The last
 line is JSON: kills, those after which something was lost, and whether the outcomes are equal.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -30,23 +32,23 @@ from benchmarks.watched_run import (
     EPOCHS,
     PHASES,
     STEPS,
+    Attempt,
+    Server,
     Watch,
-    ended,
-    exit_code,
-    start,
     steps_of,
-    wait,
     write_data,
 )
 from errors import UserError, run_cli
 
 SAVE_EVERY_MIN = 0.002
+HASH_SEEDS = (1, 2, 3)  # of the interpreters, which take turns
 # Phases that a kill waits for, in turn; "" kills wherever the time falls.
 AIMS = ("", "", "", "", "state", "state", "model", "log", "", "start")
 INSIDE_S = {"state": 0.012, "model": 0.005, "log": 0.006}  # of it a random part is waited, inside
 HASTE = 0.6  # of an even share of the steps, so that the run outlasts all kills
 OUTCOME = ("best.safetensors", "reader.safetensors")
 TIMES = ("seconds", "clips_per_s")  # columns of log.csv that no two runs share
+WATCH_FILE = "watch"
 LEFTOVERS = ("*.partial*", "*.tmp")
 
 
@@ -64,8 +66,9 @@ class Kill:
 class Trial:
     """The disturbed run in `folder`/cut, beside the undisturbed one in `folder`/whole."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.cut, self.watch = folder, folder / "cut", Watch()
+    def __init__(self, folder: Path, seed: int, servers: Sequence[Server] = ()) -> None:
+        self.folder, self.cut, self.watch = folder, folder / "cut", Watch(folder / WATCH_FILE)
+        self.turns = itertools.cycle(servers)
         self.rng = np.random.default_rng(seed)
         self.step_s = self.start_s = 0.0
         self.stops_left = 0
@@ -78,52 +81,54 @@ class Trial:
             "--cache", str(self.folder / f"cache_{name}"), "--out", str(self.folder / name),
         ]  # fmt: skip
 
-    def run(self, name: str = "cut", largest_file: int = 0) -> int:
-        """Start a process for one of the runs; its id."""
-        said = self.folder / f"{name}.txt"
-        return start(self.arguments(name), said, self.watch, largest_file)
+    def run(self, name: str = "cut", largest_file: int = 0) -> Attempt:
+        """Start a process for one of the runs, of another server than the one before."""
+        return next(self.turns).start(
+            self.arguments(name), self.folder / f"{name}.txt", largest_file
+        )
 
     def undisturbed(self) -> None:
         """The run to compare with; measures what a start and a step take."""
         begun = time.time()
-        pid = self.run("whole")
-        wait(pid, 120, lambda: self.watch.checked_s > 0)
+        whole = self.run("whole")
+        whole.wait(120, lambda: self.watch.checked_s > 0)
         first = time.time()
-        self.finish(pid, "whole")
+        self.finish(whole, "whole")
         self.start_s, self.step_s = first - begun, (time.time() - first) / (EPOCHS * STEPS)
         self.watch.steps = self.watch.saved_steps = 0
 
-    def finish(self, pid: int, name: str) -> None:
-        if code := exit_code(pid):
+    def finish(self, attempt: Attempt, name: str) -> None:
+        """Wait for the end of a run; `UserError` with its last line when it failed."""
+        if code := attempt.exit_code():
             last = (self.folder / f"{name}.txt").read_text().strip().splitlines()[-1:]
             raise UserError(f"the run {name} ended with {code}: {' '.join(last)}")
 
-    def disturb(self, pid: int, aim: str) -> None:
+    def disturb(self, attempt: Attempt, aim: str) -> None:
         """Let a process work for a random time, then until it is at its aim.
 
         The time is drawn in steps and parts of one: other programs may slow the machine down.
         """
         if aim == "start":
-            return wait(pid, self.rng.uniform(0, self.start_s))
-        wait(pid, 120, lambda: self.watch.checked_s > 0)
+            return attempt.wait(self.rng.uniform(0, self.start_s))
+        attempt.wait(120, lambda: self.watch.checked_s > 0)
         begun = self.watch.saved_steps
         share = 2 * HASTE * (EPOCHS * STEPS - begun) / self.stops_left
         whole, part = divmod(self.rng.uniform(0, share), 1)
-        wait(pid, 120, lambda: self.watch.steps >= begun + whole)
-        wait(pid, part * self.step_s)
+        attempt.wait(120, lambda: self.watch.steps >= begun + whole)
+        attempt.wait(part * self.step_s)
         if aim:
             end = self.watch.steps + STEPS  # not every epoch has a best model
             there = PHASES.index(aim)
-            wait(pid, 120, lambda: self.watch.phase == there or self.watch.steps > end)
+            attempt.wait(120, lambda: self.watch.phase == there or self.watch.steps > end)
             time.sleep(self.rng.uniform(0, INSIDE_S[aim]))
 
     def kill(self, aim: str) -> Kill | None:
         """One attempt, killed; None when the run came to its end before."""
-        pid = self.run()
-        self.disturb(pid, aim)
-        os.kill(pid, signal.SIGKILL)
+        attempt = self.run()
+        self.disturb(attempt, aim)
+        attempt.kill(signal.SIGKILL)
         killed_s = time.time()
-        if exit_code(pid) != -signal.SIGKILL:
+        if attempt.exit_code() != -signal.SIGKILL:
             return None
         self.stops_left -= 1
         return self.inspect(killed_s)
@@ -158,10 +163,10 @@ class Trial:
 
     def terminate(self) -> str:
         """SIGTERM in the middle: "" when the process saved and ended with 0."""
-        pid = self.run()
-        self.disturb(pid, "")
-        os.kill(pid, signal.SIGTERM)
-        code = exit_code(pid)
+        attempt = self.run()
+        self.disturb(attempt, "")
+        attempt.kill(signal.SIGTERM)
+        code = attempt.exit_code()
         self.stops_left -= 1
         if code or self.watch.saved_steps != self.watch.steps:
             return f"exit code {code}, {self.watch.saved_steps} of {self.watch.steps} steps saved"
@@ -171,11 +176,11 @@ class Trial:
         """A process that cannot write states, killed: "" when it went on and the old one stayed."""
         state = self.cut / "last.pt"
         before, said = state.read_bytes(), len((self.folder / "cut.txt").read_text())
-        pid = self.run(largest_file=len(before) // 2)
-        self.disturb(pid, "")
-        worked = not ended(pid)
-        os.kill(pid, signal.SIGKILL)
-        exit_code(pid)
+        attempt = self.run(largest_file=len(before) // 2)
+        self.disturb(attempt, "")
+        worked = not attempt.ended()
+        attempt.kill(signal.SIGKILL)
+        attempt.exit_code()
         self.stops_left -= 1
         refused = (self.folder / "cut.txt").read_text()[said:].count("could not be written")
         if worked and refused and state.read_bytes() == before:
@@ -249,30 +254,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def load_libraries() -> None:
-    """Import, before any fork, what a run imports; one thread, for forks do not copy threads."""
-    import torch
-
-    torch.set_num_threads(1)
-    import librosa  # noqa: F401
-    import transformers
-    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
-
-    import main as entry  # noqa: F401
-    import training  # noqa: F401
-
-    transformers.Wav2Vec2ForCTC  # noqa: B018  # loaded when first named
-    transformers.utils.logging.disable_progress_bar()
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.kills < 1 or not hasattr(os, "fork"):
         raise UserError(f"--kills {args.kills}: wanted 1 or more, on a system that can fork")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit-equality is a promise for the CPU
-    load_libraries()
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(Path(folder), args.seed)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
+        Watch(Path(folder) / WATCH_FILE)
+        started = [Server(seed, Path(folder) / WATCH_FILE) for seed in HASH_SEEDS]
+        for server in started:
+            servers.callback(server.close)
+        trial = Trial(Path(folder), args.seed, started)
         write_data(trial.folder / "data")
         trial.undisturbed()
         print(f"undisturbed: {EPOCHS * STEPS} steps of {1e3 * trial.step_s:.0f} ms with saves and "

@@ -1,23 +1,28 @@
 """A toy run of main.py that tells, from a process of its own, what it is doing at every instant.
 
-For `bench_resume`: made-up data and encoder (`write_data`), a forked process that is `python
-main.py ...` (`start`), and the memory in which it tells (`Watch`).
+For `bench_resume`: made-up data and encoder (`write_data`), processes that are `python main.py ...`
+(`Attempt`), and the memory in which they tell (`Watch`). To import torch takes longer than the
+run, so attempts are forked from a `Server` that has done that. Each server is an interpreter of its
+own with another hash seed, as real runs have: sets of strings differ in their order.
 """
 
 import json
-import mmap
 import os
 import resource
+import select
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from errors import run_cli
+from config import PROJECT_ROOT
+from errors import UserError, run_cli
 
 FPS, V, SAMPLES_A_FRAME = 30, 60, 1_600 // 3
 EPOCHS, TRAIN_CLIPS, BATCH_SIZE = 60, 16, 2
@@ -69,12 +74,14 @@ def write_data(folder: Path) -> None:
 
 
 class Watch:
-    """What a process tells about itself, in memory that outlives it; times of `time.time`."""
+    """What a process tells about itself, in a file that all have mapped; times of `time.time`."""
 
     FIELDS = ("phase", "steps", "saved_steps", "saved_s", "checked_s", "longest_s")
 
-    def __init__(self) -> None:
-        object.__setattr__(self, "memory", np.frombuffer(mmap.mmap(-1, 4096), np.float64))
+    def __init__(self, file: Path) -> None:
+        if not file.exists():
+            file.write_bytes(bytes(8 * len(self.FIELDS)))
+        object.__setattr__(self, "memory", np.memmap(file, np.float64, "r+"))
 
     def __getattr__(self, name: str) -> float:
         return self.memory[self.FIELDS.index(name)]
@@ -130,15 +137,84 @@ def steps_of(state: dict[str, Any]) -> int:
     return (state["epoch"] - 1) * STEPS + inside
 
 
-def start(arguments: Sequence[str], said: Path, watch: Watch, largest_file: int = 0) -> int:
-    """Fork a process that is `python main.py arguments`, its words appended to a file; its id.
+class Server:
+    """An interpreter with a hash seed of its own, that has torch loaded and forks attempts."""
 
-    largest_file: bytes; what is larger cannot be written, as on a full disk.
-    """
-    watch.reset()
-    pid = os.fork()
-    if pid:
-        return pid
+    def __init__(self, hash_seed: int, watch: Path) -> None:
+        self.hash_seed = hash_seed
+        environment = {"PYTHONHASHSEED": str(hash_seed), "CUDA_VISIBLE_DEVICES": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.watched_run", str(watch)], cwd=PROJECT_ROOT,
+            env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+        )  # fmt: skip
+
+    def start(self, arguments: Sequence[str], said: Path, largest_file: int = 0) -> "Attempt":
+        """A process that is `python main.py arguments`, its words appended to a file.
+
+        largest_file: bytes; what is larger cannot be written, as on a full disk.
+        """
+        order = json.dumps([list(arguments), str(said), largest_file])
+        self.process.stdin.write(order.encode() + b"\n")
+        return Attempt(int(self.answer()), self)
+
+    def answer(self) -> bytes:
+        """The next line of the server: an attempt's id, later its exit code."""
+        line = self.process.stdout.readline()
+        if not line:
+            raise UserError(f"the server of hash seed {self.hash_seed} has ended")
+        return line
+
+    def close(self) -> None:
+        """End the server, which has no attempt any more."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Attempt:
+    """One of the processes that a run is made of."""
+
+    def __init__(self, pid: int, server: Server) -> None:
+        self.pid, self.server = pid, server
+
+    def ended(self) -> bool:
+        """Whether it has ended; leaves its exit code to be read."""
+        return bool(select.select([self.server.process.stdout], [], [], 0)[0])
+
+    def exit_code(self) -> int:
+        """Its exit code, minus the signal that ended it; waits for it."""
+        return int(self.server.answer())
+
+    def kill(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Wait until it has ended, the time is over, or `until`."""
+        end = time.time() + seconds
+        while time.time() < end and not until() and not self.ended():
+            time.sleep(0.0003)
+
+
+def serve(watch: Watch) -> None:
+    """Fork attempts as they are ordered, one at a time, until there are no orders any more."""
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what a library may print is no answer
+    load_libraries()
+    observe(watch)
+    for line in sys.stdin:
+        watch.reset()
+        if not (pid := os.fork()):
+            os._exit(attempt(*json.loads(line)))
+        os.write(answers, f"{pid}\n".encode())
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os.write(answers, f"{code}\n".encode())
+
+
+def attempt(arguments: Sequence[str], said: str, largest_file: int) -> int:
+    """Be `python main.py arguments`; its exit code."""
+    import main as entry
+
     code = 1
     try:
         handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -146,32 +222,30 @@ def start(arguments: Sequence[str], said: Path, watch: Watch, largest_file: int 
         os.dup2(handle, 2)
         if largest_file:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-        import main as entry
-
-        observe(watch)
         code = run_cli(entry.main, arguments)
     except SystemExit as stop:
         code = stop.code
     except BaseException:
         traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
 
 
-def ended(pid: int) -> bool:
-    """Whether a child has ended; leaves its exit code to be read."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+def load_libraries() -> None:
+    """Import, before any fork, what a run imports; one thread, for forks do not copy threads."""
+    import torch
+
+    torch.set_num_threads(1)
+    import librosa  # noqa: F401
+    import transformers
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+
+    import training  # noqa: F401
+
+    transformers.Wav2Vec2ForCTC  # noqa: B018  # loaded when first named
+    transformers.utils.logging.disable_progress_bar()
 
 
-def exit_code(pid: int) -> int:
-    """The exit code of a child, minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def wait(pid: int, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-    """Wait until the child has ended, the time is over, or `until`."""
-    end = time.time() + seconds
-    while time.time() < end and not until() and not ended(pid):
-        time.sleep(0.0003)
+if __name__ == "__main__":
+    serve(Watch(Path(sys.argv[1])))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import watched_run
-from benchmarks.bench_resume import OUTCOME, Trial, whole_records
+from benchmarks.bench_resume import HASH_SEEDS, OUTCOME, Trial, whole_records
 from benchmarks.watched_run import EPOCHS, STEPS, steps_of
 from run_state import generators, save_state
 
@@ -29,6 +29,27 @@ def trial(tmp_path: Path) -> Trial:
     watch.steps, watch.saved_steps = 13, 11
     watch.saved_s, watch.checked_s, watch.longest_s = 100.0, 100.09, 0.05
     return trial
+
+
+class Recorder:
+    """Stands for a `watched_run.Server`."""
+
+    def __init__(self, hash_seed: int, started: list[int]) -> None:
+        self.hash_seed, self.started = hash_seed, started
+
+    def start(self, *_: object) -> None:
+        self.started.append(self.hash_seed)
+
+
+def test_each_attempt_has_another_hash_seed_than_the_one_before(tmp_path: Path) -> None:
+    # Parameters ordered by a set of strings are ordered alike in processes of one hash seed: forks
+    # of one interpreter could not show it.
+    started: list[int] = []
+    trial = Trial(tmp_path, 1, [Recorder(seed, started) for seed in HASH_SEEDS])
+    for _ in range(7):
+        trial.run()
+    assert len(set(HASH_SEEDS)) == len(HASH_SEEDS) > 1
+    assert all(a != b for a, b in zip(started, started[1:], strict=False))
 
 
 def test_steps_of_a_state_are_counted_inside_and_between_epochs() -> None:

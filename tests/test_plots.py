@@ -1,6 +1,7 @@
 """Curves and table of several runs, from run folders written by hand."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from errors import UserError, run_cli
-from plots import plot_runs, read_run, table
+from plots import RunLog, plot_runs, progress_of, read_run, table
 
 EPOCHS = [  # seconds, val_lve in m², loss, ctc
     (60, 4e-6, 8.0, 2.0),
@@ -57,6 +58,21 @@ def test_units_of_a_data_set_are_taken_into_account(tmp_path: Path) -> None:
     np.testing.assert_allclose(run.lve, [4e-6, 2e-6, 3e-6])
     row = cells(table([run]).splitlines()[2])
     assert row[1] == "3 of ?" and row[5] == "-"  # such a record does not tell
+
+
+def test_runs_that_differ_in_steps_an_epoch_are_drawn_over_steps(tmp_path: Path) -> None:
+    def with_steps(name: str, an_epoch: int) -> RunLog:
+        run = read_run(write_run(tmp_path / name))
+        return dataclasses.replace(run, columns=run.columns | {"steps": run.epochs * an_epoch})
+
+    alike, other = with_steps("a", 30), with_steps("b", 50)
+    untold = read_run(write_run(tmp_path / "c", recipe={"dataset": {"metres_per_unit": 1.0}}))
+    unit, progress = progress_of([alike, other])
+    assert unit == "steps" and [list(p) for p in progress] == [[30, 60, 90], [50, 100, 150]]
+    for runs in ([alike, with_steps("d", 30)], [other, untold], [other]):
+        unit, progress = progress_of(runs)
+        assert unit == "epoch" and list(progress[0]) == [1, 2, 3]
+    assert cells(table([other]).splitlines()[2])[5] == "0.833"  # 150 steps in 180 s
 
 
 def test_changed_code_and_pipes_are_told(tmp_path: Path) -> None:
