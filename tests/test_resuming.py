@@ -1,0 +1,209 @@
+"""A state goes on only with the run that it is of; moments belong to parameters, not to places."""
+
+import copy
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import run_state
+from config import Recipe
+from distributed import Everywhere, Group
+from errors import UserError
+from records import set_aside
+from resuming import find_state, pack, unpack
+from run_state import alone_in, generators, save_state
+from tests.test_resume import Killed, killed_after, run, same
+from tests.test_training import recipe as recipe  # the toy recipe and its data on disk
+
+
+def networks() -> SimpleNamespace:
+    """Two layers of one shape and one of another, in place of networks."""
+    torch.manual_seed(3)
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    return SimpleNamespace(model=model, reader=nn.Linear(5, 2), average=None)
+
+
+def optimized(nets: SimpleNamespace, backwards: bool = False) -> tuple[Any, Any]:
+    """An optimizer of all parameters, from the first or from the last on, and its schedule."""
+    order = [*nets.model.parameters(), *nets.reader.parameters()][:: -1 if backwards else 1]
+    optimizer = torch.optim.AdamW(order, lr=0.1)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+
+
+def step(nets: SimpleNamespace, optimizer: Any, schedule: Any) -> None:
+    optimizer.zero_grad()
+    hidden = nets.model["b"](nets.model["a"](torch.ones(1, 3)))
+    (hidden.square().sum() + nets.reader(torch.ones(1, 5)).square().sum()).backward()
+    optimizer.step()
+    schedule.step()
+
+
+def test_moments_are_those_of_their_parameters_in_whatever_order() -> None:
+    nets = networks()
+    optimizer, schedule = optimized(nets)
+    step(nets, optimizer, schedule)
+    state = copy.deepcopy(pack(nets, optimizer, schedule))  # as from a file
+    resumed = networks()
+    other, other_schedule = optimized(resumed, backwards=True)
+    unpack(state, resumed, other, other_schedule)
+    assert other.param_groups[0]["lr"] == 0.05
+    for _ in range(3):
+        step(nets, optimizer, schedule)
+        step(resumed, other, other_schedule)
+    for mine, theirs in zip(nets.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def older_state(nets: SimpleNamespace, backwards: bool) -> dict[str, Any]:
+    """As it was saved before moments had names."""
+    optimizer, schedule = optimized(nets, backwards)
+    step(nets, optimizer, schedule)
+    state = pack(nets, optimizer, schedule) | {"optimizer": optimizer.state_dict()}
+    del state["moments"]
+    return state
+
+
+def test_an_older_state_is_taken_where_it_fits_and_refused_in_one_line_where_not() -> None:
+    nets = networks()
+    unpack(older_state(networks(), False), nets, *optimized(nets))
+    with pytest.raises(UserError, match=r"exp_avg of model.a.weight is \(2,\), wanted \(3, 3\)"):
+        unpack(older_state(networks(), True), nets, *optimized(nets))
+
+
+def test_moments_of_another_network_are_one_line() -> None:
+    nets = networks()
+    optimizer, schedule = optimized(nets)
+    step(nets, optimizer, schedule)
+    state = pack(nets, optimizer, schedule)
+    state["moments"]["model.c.weight"] = state["moments"].pop("model.b.weight")
+    with pytest.raises(UserError, match="of model.c.weight .* wanted none"):
+        unpack(state, nets, optimizer, schedule)
+
+
+@dataclass(frozen=True)
+class OfTwo(Group):
+    """Rank 0 of two, the other of which does not see the folder."""
+
+    world: int = 2
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, (False, "process 1 of 2 on elsewhere")]
+
+
+def test_a_state_that_one_rank_does_not_see_is_told_not_waited_for(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    save_state(tmp_path / "last.pt", {"generators": [generators()]})
+    with pytest.raises(Everywhere, match="1 of 2 processes, not for process 1 of 2 on elsewhere"):
+        find_state(tmp_path, recipe, OfTwo())
+    assert find_state(tmp_path / "none", recipe, OfTwo()) is None
+
+
+def test_a_finished_run_says_so_and_how_to_train_on(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--out", "a", "--epochs", "2") == 0
+    before = Path("a/last.pt").read_bytes()
+    capsys.readouterr()
+    assert run("--out", "a", "--epochs", "2", "--resume") == 0
+    said = capsys.readouterr().out
+    assert "finished: all 2 epochs of a are done" in said and "resumed" not in said
+    assert run("--out", "a", "--epochs", "4", "--resume") == 2
+    error = capsys.readouterr().err
+    assert "train.epochs was 2, is 4" in error
+    assert "--init a/best.safetensors --epochs 4 --out NEW" in error and error.count("\n") == 1
+    assert Path("a/last.pt").read_bytes() == before
+
+
+def test_where_a_run_goes_on_is_told(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for steps, said in ((2, "epoch 2 of 3, 0 of 2 batches used"), (3, "epoch 2 of 3, 1 of 2")):
+        with monkeypatch.context() as patched:
+            killed_after(patched, steps)
+            with pytest.raises(Killed):
+                run("--out", "a", "--save_every", "0.0000001")
+            with pytest.raises(Killed):
+                killed_after(patched, 0)
+                run("--out", "a", "--resume")
+        assert f"resumed: {said}" in capsys.readouterr().out
+
+
+def test_another_precision_is_told(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        killed_after(patched, 2)
+        with pytest.raises(Killed):
+            run("--out", "a")
+        with pytest.raises(Killed):
+            killed_after(patched, 0)
+            run("--out", "a", "--resume", "--precision", "bf16")
+    said = capsys.readouterr().out
+    assert "warning: precision was torch.float32, is torch.bfloat16: training goes on" in said
+
+
+def test_an_earlier_run_is_set_aside_not_overwritten(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who forgets --resume must not lose a night's work."""
+    assert run("--out", "a") == 0
+    kept = {name: Path("a", name).read_bytes() for name in ("last.pt", "best.safetensors")}
+    assert run("--out", "a", "--epochs", "1") == 0
+    assert "an earlier run in this folder was moved to a/earlier_1" in capsys.readouterr().out
+    for name, content in kept.items():
+        assert Path("a/earlier_1", name).read_bytes() == content
+    assert len(list(Path("a/earlier_1").glob("events.*"))) == len(list(Path("a").glob("events.*")))
+    Path("a/earlier_1/last.pt").replace("a/last.pt")  # by a user who wants it back
+    Path("a/earlier_1/run.json").replace("a/run.json")
+    assert run("--out", "a", "--resume") == 0
+
+
+def test_a_folder_without_a_model_is_not_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("epoch\n")
+    assert set_aside(tmp_path) is None and (tmp_path / "log.csv").exists()
+
+
+def test_two_processes_do_not_train_into_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_state, "PATIENCE_S", 0.0)
+    code = (
+        "import fcntl, sys, time\nfile = open(sys.argv[1], 'a')\nfcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True)\ntime.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / run_state.LOCK_FILE)]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        taken = pytest.raises(UserError, match="another process trains into this folder")
+        with taken, alone_in(tmp_path):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with alone_in(tmp_path):  # the system has freed it
+        pass
+
+
+def test_a_killed_run_goes_on_from_a_state_of_places(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was begun before moments had names."""
+    assert run("--out", "whole") == 0
+    with monkeypatch.context() as patched:
+        killed_after(patched, 3)
+        with pytest.raises(Killed):
+            run("--out", "cut", "--save_every", "0.0000001")
+    state = torch.load("cut/last.pt", weights_only=True)
+    state["best"] = state.pop("best_choice")
+    torch.save(state, "cut/last.pt")
+    assert run("--out", "cut", "--resume") == 0
+    same("whole", "cut")
