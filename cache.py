@@ -72,8 +72,7 @@ class Cache:
         and every value bit for bit. Where it cannot be stored (a full disk) it is returned all the
         same, after one warning line for all such entries.
         """
-        seal = hashlib.sha256(f"{self.made_by}\n{key}".encode()).digest()
-        path = self.folder / f"{seal.hex()}.npy"
+        path, seal = self._place(key)
         found = self._open(path, seal)
         if found is not None:
             return found
@@ -83,6 +82,15 @@ class Cache:
         self._write(path, seal, made)
         found = self._open(path, seal)
         return _frozen(made) if found is None else found
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is an entry of `key`; only `get` finds out whether it is damaged."""
+        return self._place(key)[0].exists()
+
+    def _place(self, key: str) -> tuple[Path, bytes]:
+        """Where the entry of `key` is, or would be, and whose it has to say it is."""
+        seal = hashlib.sha256(f"{self.made_by}\n{key}".encode()).digest()
+        return self.folder / f"{seal.hex()}.npy", seal
 
     def content_key(self, path: str | Path, **settings: Any) -> str:
         """A key of a file's bytes and of `settings` (JSON values); where it lies is no part of it.

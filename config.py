@@ -122,6 +122,7 @@ class TrainConfig:
     ema_decay: float = 0.0  # > 0: the averaged weights are validated and saved
     augment: bool = False
     checkpointing: bool = False  # activations are computed twice: less memory, a third more time
+    lean: bool = False  # Adam's moments in bfloat16: half of the optimizer's memory
     preview_every: int = 10  # epochs between two films of a validation clip; 0: none
     seed: int = 1
 

@@ -121,6 +121,10 @@ class MeshSpeechDataset(Dataset):
         frames = [-(-len(self._vertices(name)) // step) for name, _ in self.clips]
         return [min(n, crop) if crop else n for n in frames]
 
+    def sounds(self) -> "Sounds | None":
+        """Key and audio of every clip, if all come whole and unchanged, without their vertices."""
+        return None if self.crop_s or self.augment is not None else Sounds(self)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         name, subject = self.clips[index % len(self)]  # a later draw of the same clip
         try:
@@ -130,12 +134,7 @@ class MeshSpeechDataset(Dataset):
 
     def _item(self, index: int, name: str, subject: str) -> dict[str, Any]:
         fps = self.spec.fps
-        audio = read_audio(self._wav_path(name))
-        vertices = self._vertices(name)[:: self.spec.source_fps // fps]
-        frames = min(mesh_frames(len(audio), fps), len(vertices))
-        if frames == 0:
-            raise UserError(f"audio {self._wav_path(name)}: too short for one frame at {fps} fps")
-        audio = audio[: max(samples_for(frames, fps), MIN_SAMPLES)]
+        audio, vertices, frames = self._clip(name)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         if 0 < self.crop_s < frames / fps:
             audio, vertices, frames = self._crop(audio, vertices, frames, rng)
@@ -153,8 +152,18 @@ class MeshSpeechDataset(Dataset):
             "frames": frames,
         }
         if not self.crop_s and self.augment is None:
-            item["key"] = hashlib.sha256(item["audio"]).hexdigest()
+            item["key"] = key_of(item["audio"])
         return item
+
+    def _clip(self, name: str) -> tuple[NDArray[np.float32], NDArray, int]:
+        """Raw audio (S,), vertices (>= T, V, 3) still on disk, and T, both cut to the shorter."""
+        fps = self.spec.fps
+        audio = read_audio(self._wav_path(name))
+        vertices = self._vertices(name)[:: self.spec.source_fps // fps]
+        frames = min(mesh_frames(len(audio), fps), len(vertices))
+        if frames == 0:
+            raise UserError(f"audio {self._wav_path(name)}: too short for one frame at {fps} fps")
+        return audio[: max(samples_for(frames, fps), MIN_SAMPLES)], vertices, frames
 
     def trims(self) -> dict[str, float]:
         """Name -> seconds of vertices (> 0) or of audio (< 0) that have no counterpart."""
@@ -231,6 +240,25 @@ class MeshSpeechDataset(Dataset):
         start = int(rng.integers(latest // step + 1)) * step
         first = start * SAMPLE_RATE // fps
         return audio[first : first + n_samples], vertices[start : start + n_frames], n_frames
+
+
+class Sounds(Sequence[tuple[str, NDArray[np.float32]]]):
+    """(key, normalised audio (S,)) of each clip of a data set, as its items have them."""
+
+    def __init__(self, clips: MeshSpeechDataset) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[str, NDArray[np.float32]]:
+        audio = normalise(self.clips._clip(self.clips.clips[index][0])[0])
+        return key_of(audio), audio
+
+
+def key_of(audio: NDArray[np.float32]) -> str:
+    """Under which is kept what is heard of an unchanged clip."""
+    return hashlib.sha256(audio).hexdigest()
 
 
 def misfit(face: NDArray, template: NDArray) -> str:

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from compact_adam import CompactAdamW, moment_dtype
 from config import Recipe, TrainConfig
 from errors import UserError
 from jambatalk import JambaTalk
+from linear import coarsen_gradients, make_lean
 from lip_reader import LipReader
 from mesh_files import load_region
 from pretrained import load_pretrained
@@ -24,7 +26,6 @@ from wav2vec import TextTeacher, length_mask
 CLOSURE_REACH_M = 0.002  # metres
 COMPONENT_FRAMES = 2_000  # frames that a low-rank vertex head's start is computed from
 AVERAGED_SHARE = 0.2  # of a run's steps, the most that averaged weights look back over
-BYTES_TRAINED = 16  # of a float32 parameter: itself, its gradient, two moments of Adam
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Networks:
     metres: float = 1.0  # a unit of the vertices, in units of the losses (TrainConfig.loss_unit)
     inner_lips: Tensor | None = None  # (2,) vertices that touch when the mouth is shut
     reach: float = 0.0  # opening in the data's unit from which lips are plainly apart
+    source: str = ""  # of the pre-trained encoder and teacher: a folder or a hub name
 
     @property
     def best(self) -> JambaTalk:
@@ -81,12 +83,14 @@ def build(recipe: Recipe, device: torch.device, n_lips: int) -> Networks:
     model = JambaTalk(recipe.model)
     if config.checkpointing:
         model.checkpoint_activations()
+    make_lean(model)
     teacher = TextTeacher(load_encoder(model, recipe.wav2vec2))
     reader = LipReader(n_lips, teacher.width, teacher.n_characters, spec.fps, spec.metres_per_unit)
     model, reader, teacher = model.to(device), reader.to(device), teacher.to(device)
     decay = config.ema_decay
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
     nets = Networks(model, reader, teacher, average, spec.metres_per_unit / config.loss_unit)
+    nets.source = recipe.wav2vec2
     if config.closure_gain:
         inner = load_region(spec.path(spec.inner_lips), spec.n_vertices)
         nets.inner_lips = torch.from_numpy(inner).to(device)
@@ -108,19 +112,24 @@ def load_encoder(model: JambaTalk, source: str) -> nn.Module:
     return pretrained
 
 
-def memory(nets: Networks) -> str:
+def memory(nets: Networks, optimizer: torch.optim.Optimizer) -> str:
     """Parameters and the memory that they take in training, in words."""
-
-    def count(module: nn.Module, trained: bool) -> int:
-        return sum(p.numel() for p in module.parameters() if p.requires_grad is trained)
-
-    trained = count(nets.model, True) + count(nets.reader, True)
-    frozen = count(nets.model, False) + count(nets.teacher, False)
-    copies = frozen + (count(nets.model, True) if nets.average is not None else 0)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    fixed = [p for p in nets.model.parameters() if not p.requires_grad]
+    fixed += nets.teacher.parameters()
+    average = nets.average.parameters() if nets.average is not None else ()
+    compact = isinstance(optimizer, CompactAdamW)
+    n_bytes = sum(p.numel() * p.element_size() for p in (*trained, *fixed, *average))
+    for p in trained:
+        gradient, moment = p.grad_dtype or p.dtype, moment_dtype(p) if compact else p.dtype
+        n_bytes += p.numel() * (gradient.itemsize + 2 * moment.itemsize)
+    apart = "the convolutions'; the teacher's were let go: the cache has what it hears"
+    if nets.teacher.model is not None:
+        apart = "the teacher's and the convolutions'"
+    n_trained, n_fixed = (sum(p.numel() for p in part) / 1e6 for part in (trained, fixed))
     return (
-        f"{trained / 1e6:.1f} M parameters are trained, {frozen / 1e6:.1f} M frozen (the "
-        f"teacher's and the convolutions'): {(BYTES_TRAINED * trained + 4 * copies) / 1e9:.1f} GB "
-        "with gradients and Adam, activations apart"
+        f"{n_trained:.1f} M parameters are trained, {n_fixed:.1f} M frozen ({apart}): "
+        f"{n_bytes / 1e9:.1f} GB with gradients and Adam, activations apart"
     )
 
 
@@ -156,11 +165,13 @@ def start_components(model: JambaTalk, batches: Iterable[dict[str, Any]]) -> Non
 
 
 def make_optimizer(
-    nets: Networks, config: TrainConfig, steps: int
+    nets: Networks, config: TrainConfig, steps: int, coarse: bool = False
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW with a rate of its own for the encoder; linear warm-up, then a cosine to zero.
 
-    A short run warms up over a tenth of its steps at most.
+    A short run warms up over a tenth of its steps at most. With `config.lean` moments are bfloat16
+    and, if `coarse`, the encoder's gradients, too: for steps of one backward pass under bfloat16
+    autocast on one process, which loses nothing.
     """
     encoder = [p for p in nets.model.encoder.parameters() if p.requires_grad]
     known = {id(p) for p in nets.model.encoder.parameters()}
@@ -179,9 +190,13 @@ def make_optimizer(
             "weight_decay": 0.0,
         },
     ]
-    optimizer = torch.optim.AdamW(
-        groups, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True
-    )
+    settings = dict(weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    if config.lean:
+        optimizer = CompactAdamW(groups, **settings)
+        if coarse:
+            coarsen_gradients(nets.model.encoder)
+    else:
+        optimizer = torch.optim.AdamW(groups, **settings, fused=True)
 
     warmup_steps = max(min(config.warmup_steps, steps // 10), 1)
 

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from batches import BatchPlan
+from compact_adam import clip_gradients
 from config import TrainConfig
 from distributed import Everywhere, Group
-from learning import Hearing, Learner, add_sizes, batch_sizes
+from hearing import Hearing, Sounds
+from learning import Learner, add_sizes, batch_sizes
 from losses import Sizes, total_loss
 from networks import Networks, make_optimizer, start_average
 
@@ -46,13 +48,19 @@ class Optimization:
             self.learner = DistributedDataParallel(
                 self.learner, ids, broadcast_buffers=False, find_unused_parameters=True
             )
-        self.optimizer, self.schedule = make_optimizer(nets, config, n_steps)
+        coarse = dtype == torch.bfloat16 and config.accumulate == group.world == 1
+        self.optimizer, self.schedule = make_optimizer(nets, config, n_steps, coarse)
         start_average(nets, config.ema_decay, n_steps)
         self.untouched = True  # since the last step began: a failure leaves the state before it
 
-    def listen(self, cache: str | None) -> None:
-        """Make ready to hear batches, once the weights are those to start or go on with."""
-        self.hearing = Hearing(self.nets, cache, str(self.dtype))
+    def listen(self, cache: str | None, sounds: Sounds | None) -> None:
+        """Make ready to hear batches, once the weights are those to start or go on with.
+
+        sounds: of all clips, if they come whole; then the cache is filled.
+        """
+        self.hearing = Hearing(self.nets, cache, self.dtype)
+        if sounds is not None:
+            self.hearing.fill(sounds, self.group)
 
     def free_gradients(self) -> None:
         """Give the memory of the gradients back."""
@@ -83,8 +91,7 @@ class Optimization:
                 parts = self._backward(batch, sizes, counts)
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0.0) + value.detach() * counts
-        trained = [p for g in self.optimizer.param_groups for p in g["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, self.config.grad_clip)
+        norm = clip_gradients(self.optimizer, self.config.grad_clip)
         found, agreed = self._summed(totals, norm, wishes)
         self._check_finite(found, totals, several)
         self.untouched = False

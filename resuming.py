@@ -61,14 +61,17 @@ def longer(folder: Path, epochs: int) -> str:
 
 
 def differences(then: dict[str, Any], now: dict[str, Any], path: str = "") -> list[tuple[str, str]]:
-    """(path, "was A, is B") of every field in which two recipes differ and may not."""
+    """(path, "was A, is B") of every field in which two recipes differ and may not.
+
+    A field that is newer than the state was not there to differ: its default is how it was.
+    """
     found = []
     for name in sorted(then.keys() | now.keys()):
         where = f"{path}{name}"
         old, new = then.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             found += differences(old, new, f"{where}.")
-        elif _plain(old) != _plain(new) and where not in MAY_CHANGE:
+        elif name in then and _plain(old) != _plain(new) and where not in MAY_CHANGE:
             found.append((where, f"was {old}, is {new}"))
     return found
 

@@ -81,7 +81,6 @@ class Run:
         self.nets = build(recipe, self.device, len(self.lips))
         c = recipe.model
         self.say(f"network: {c.layout}, {c.d_model} wide, encoder {recipe.wav2vec2}")
-        self.say(f"memory: {memory(self.nets)}")
         self.fresh = start is None
         if start is not None:
             if start.config != self.nets.model.config:
@@ -148,7 +147,8 @@ class Run:
         if state is not None:
             self._restore(state, batches)
         self.state = None  # its memory is wanted
-        self.optimization.listen(self.options.cache)
+        self.optimization.listen(self.options.cache, batches.items.sounds())
+        self.say(f"memory: {memory(nets, self.optimization.optimizer)}")
         self.agreed, self.kept, self.saved = None, None, time.time()
 
     def _epoch(self, batches: PlannedLoader) -> dict[str, float]:

@@ -12,8 +12,9 @@ Glossary:
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+import attention
 
 NORM_EPS = 1e-5  # of every RMSNorm, as in mamba.py
 ROTARY_BASE = 10_000.0  # RoFormer (arXiv 2104.09864), equation 15
@@ -110,7 +111,7 @@ def attend(
     shared_by = q.shape[1] // k.shape[1]
     k, v = (heads.repeat_interleave(shared_by, dim=1) for heads in (k, v))
     keys = None if mask is None else mask[:, None, None]  # (B, 1, 1, T)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=dropout)
+    return attention.attend(q, k, v, keys, dropout)
 
 
 class TransformerLayer(nn.Module):

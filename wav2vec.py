@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import attention
 from errors import UserError
 from speech_features import (
     AUDIO_FPS,
@@ -73,7 +74,9 @@ def build_body(config: dict[str, Any]) -> nn.Module:
     values = {key: value for key, value in config.items() if key != "model_type"}
     kind = config.get("model_type")
     if kind == "wav2vec2":
-        return attach_context(Wav2Vec2Model(Wav2Vec2Config(**values)))
+        body = attach_context(Wav2Vec2Model(Wav2Vec2Config(**values)))
+        attention.use_in(body)
+        return body
     if kind == "wav2vec2-bert":
         return Wav2Vec2BertModel(Wav2Vec2BertConfig(**values))
     raise UserError(f"speech encoder: model_type is {kind!r}; wanted 'wav2vec2' or 'wav2vec2-bert'")
@@ -155,13 +158,30 @@ class TextTeacher(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False).eval()
-        self.body = getattr(model, model.base_model_prefix)
+        self.hold(model)
         self.features = SpeechFeatures(self.body)
         self.width = model.config.hidden_size
         reads = model.lm_head is not None
         self.n_characters = model.config.vocab_size if reads else 1
         self.blank = model.config.pad_token_id if reads else 0
+
+    def hold(self, model: nn.Module | None) -> None:
+        """Hear with that model from now on, or with none: its memory is free until the next."""
+        self.model = model
+        self.body = None if model is None else getattr(model, model.base_model_prefix)
+        if model is not None:
+            model.requires_grad_(False).eval()
+            if model.config.model_type == "wav2vec2":
+                attention.use_in(self.body)
+
+    def round_weights(self, dtype: torch.dtype) -> None:
+        """Hold the weights of linear layers in the dtype to which autocast rounds them anyway.
+
+        Half of the memory, and no rounding in every call; calls need that autocast from now on.
+        """
+        for layer in self.model.modules():
+            if isinstance(layer, nn.Linear):
+                layer.to(dtype)
 
     def train(self, mode: bool = True) -> "TextTeacher":
         """Stays in evaluation mode whatever is asked."""

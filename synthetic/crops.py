@@ -56,6 +56,9 @@ class PoolCrops(Dataset):
 class Mixture(ConcatDataset):
     """The corpus and behind it the crops of the pool, as one data set."""
 
+    def sounds(self) -> None:
+        """See `data_loader.MeshSpeechDataset.sounds`: crops are never the same again."""
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the crops and augmentations of this epoch."""
         for part in self.datasets:

@@ -5,8 +5,9 @@ import torch
 
 from cache import NoCache
 from config import ModelConfig, TrainConfig
+from hearing import Hearing, same_convolutions
 from jambatalk import JambaTalk
-from learning import Hearing, Learner, add_sizes, batch_sizes, losses_of, same_convolutions
+from learning import Learner, add_sizes, batch_sizes, losses_of
 from lip_reader import LipReader
 from losses import total_loss
 from networks import Networks
@@ -77,7 +78,7 @@ def together(*clips: dict) -> dict:
 def gradients(nets: Networks, batches: list[dict]) -> tuple[dict, list[torch.Tensor]]:
     """Losses and gradients of one step over several batches."""
     learner = Learner(nets, LIPS, TRAIN)
-    hearing = Hearing(nets, None, "fp32")
+    hearing = Hearing(nets, None)
     sizes = add_sizes([batch_sizes(batch) for batch in batches])
     learner.zero_grad()
     totals: dict[str, float] = {}
@@ -127,12 +128,12 @@ def test_shared_convolutions_are_noticed() -> None:
 
 def test_context_layers_are_trained_behind_shared_convolutions() -> None:
     nets = networks("context")
-    assert Hearing(nets, None, "").shared
+    assert Hearing(nets, None).shared
     shared = gradients(nets, [clip(1.0, 5)])
     assert all(p.grad is not None for p in nets.model.encoder.body.context.parameters())
     with torch.no_grad():
         next(nets.teacher.body.feature_extractor.parameters()).add_(1e-9)
-    assert not Hearing(nets, None, "").shared
+    assert not Hearing(nets, None).shared
     own = gradients(nets, [clip(1.0, 5)])
     assert shared[0] == pytest.approx(own[0], rel=1e-5)
     for ours, theirs in zip(shared[1], own[1], strict=True):
@@ -142,9 +143,9 @@ def test_context_layers_are_trained_behind_shared_convolutions() -> None:
 def test_whole_clips_heard_with_and_without_a_cache_are_the_same_bits(tmp_path) -> None:
     nets = networks()
     batch = together(clip(1.5, 1), clip(0.7, 2)) | {"keys": ["one", "two"]}
-    bare = Hearing(nets, None, "fp32")
+    bare = Hearing(nets, None)
     assert isinstance(bare.cache, NoCache)
-    kept = Hearing(nets, str(tmp_path), "fp32")
+    kept = Hearing(nets, str(tmp_path))
     first, wanted = kept(batch), bare(batch)
     nets.teacher.forward = None  # from here on, only the cache can answer
     for found in (first, kept(batch)):
@@ -156,7 +157,7 @@ def test_whole_clips_heard_with_and_without_a_cache_are_the_same_bits(tmp_path) 
 def test_clips_heard_one_by_one_or_as_a_batch_agree() -> None:
     nets = networks()
     batch = together(clip(1.5, 1), clip(0.7, 2))
-    padded, alone = Hearing(nets, None, "")(batch), Hearing(nets, None, "")(batch | {"keys": "ab"})
+    padded, alone = Hearing(nets, None)(batch), Hearing(nets, None)(batch | {"keys": "ab"})
     frames = [74, 34]
     for i, n in enumerate(frames):
         torch.testing.assert_close(padded.features[i, :n], alone.features[i, :n])

@@ -1,0 +1,76 @@
+"""Linear layers whose bfloat16 weights live for one product.
+
+Autocast rounds every float32 weight to bfloat16 and keeps that copy from the forward until the
+backward pass: half as much memory again as the weights take. `LeanLinear` keeps the float32 weight
+alone and rounds it once more where the backward pass needs it, which gives the same numbers. It is
+an nn.Linear in all else: names, state and results without autocast.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+COARSE = torch.bfloat16
+
+
+class CoarseProduct(torch.autograd.Function):
+    """x · Wᵀ + b in bfloat16 and its gradients, as autocast computes them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x: (..., D), any float; weight: (D', D), bias: (D',), float32. (..., D') bfloat16."""
+        x = x.to(COARSE)
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        y = x.new_empty(*x.shape[:-1], len(weight))  # F.linear's is a view: not to be written into
+        rows, turned = x.flatten(0, -2), weight.to(COARSE).T
+        if bias is None:
+            torch.mm(rows, turned, out=y.flatten(0, -2))
+        else:
+            torch.addmm(bias.to(COARSE), rows, turned, out=y.flatten(0, -2))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Gradients of x, weight and bias in bfloat16; autograd gives them the dtype they need."""
+        x, weight = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)
+        by_x = gradient @ weight.to(COARSE) if ctx.needs_input_grad[0] else None
+        by_weight = rows.T @ x.flatten(0, -2)
+        return by_x, by_weight, rows.sum(0) if ctx.has_bias else None
+
+
+class LeanLinear(nn.Linear):
+    """nn.Linear that keeps no bfloat16 copy of its weight, on a CPU under bfloat16 autocast.
+
+    On a GPU torch's own way stays: there the copies cost less than making them twice.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., D).  Returns (..., D')."""
+        autocast = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        trained = torch.is_grad_enabled() and self.weight.requires_grad
+        if autocast and trained and torch.get_autocast_dtype("cpu") == COARSE:
+            return CoarseProduct.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+def make_lean(module: nn.Module) -> None:
+    """Turn every nn.Linear inside a module into a `LeanLinear` with the same parameters."""
+    for part in module.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = LeanLinear
+
+
+def coarsen_gradients(module: nn.Module) -> None:
+    """Let the weights of `LeanLinear` layers keep their gradients in bfloat16, as they are made.
+
+    A product in bfloat16 has gradients in bfloat16, so nothing is lost as long as one backward
+    pass makes them: sums of several (accumulation, processes) want float32.
+    """
+    for part in module.modules():
+        if isinstance(part, LeanLinear) and part.weight.requires_grad:
+            part.weight.grad_dtype = COARSE
