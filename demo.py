@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from config import PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
-from errors import UserError, run_cli
+from errors import Parser, UserError, run_cli
 from speaker import appearance, choose_face, faces_of, load_model
 from synthetic.head import HEAD_FILE, channel_basis, load_head
 
@@ -51,8 +51,8 @@ class Plan:
 
 # fmt: off
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; argparse itself ends with exit code 2 on unknown flags."""
-    parser = argparse.ArgumentParser(description="Make a 3D head speak a recording.")
+    """The command line. Raises `UserError` for flags that do not exist or do not fit."""
+    parser = Parser(description="Make a 3D head speak a recording.")
     add = parser.add_argument
     add("--wav_path", type=Path, metavar="FILE",
         help="speech in wav, flac, mp3 or ogg, any rate and channels; default: the one in demo/wav")

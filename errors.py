@@ -5,10 +5,12 @@ names what, where, what was found, what was wanted and how to mend it. Every oth
 bug of ours and keeps its traceback.
 """
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
@@ -16,6 +18,13 @@ EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
 
 class UserError(Exception):
     """Bad input from outside; the message is one line meant for the person at the keyboard."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of flags whose complaints are one line, as all bad input is here: a `UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help lists the flags")
 
 
 def writable_folder(path: str | Path) -> Path:

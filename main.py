@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from config import RECIPES, DatasetSpec, Recipe
 from distributed import Group, from_environment, joined
-from errors import UserError, run_cli, writable_folder
+from errors import Parser, UserError, run_cli, writable_folder
 from overrides import from_dict, override, parse_settings, with_base
 from prepared_data import locate
 from pretrained import find_source, shown_source
@@ -35,13 +35,6 @@ SHORT = {  # flag that is short for a --set of the field of that name -> its hel
     "seed": "of weights, crops and order",
 }
 DEFAULTS = {"workers": 1, "precision": "auto", "save_every": 10.0, "cache": "cache"}
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line, as all bad input is here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; main.py --help lists the flags")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

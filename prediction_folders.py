@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from array_files import load_npy
-from errors import UserError
+from errors import Parser, UserError
 from mesh_files import load_region
 
 REGIONS = ("lips", "upper")
@@ -23,7 +23,7 @@ LENGTH_TOLERANCE = 0.15  # of a clip: how far prediction and decimated truth may
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags of `python metrics.py`."""
-    parser = argparse.ArgumentParser(description="Score predicted vertices against captured ones.")
+    parser = Parser(description="Score predicted vertices against captured ones.")
     add = parser.add_argument
     add("--pred", required=True, metavar="DIR", help="predictions: <clip>.npy, (T, V*3) each")
     add("--truth", required=True, metavar="DIR", help="captured vertices of the same names")

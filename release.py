@@ -6,7 +6,6 @@ Such a file holds 3.1 GB of weights, of which a frozen text encoder and a lip Tr
 training only; those stay on the disk.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from config import XLSR_LARGE, ModelConfig
-from errors import UserError, run_cli, writable_folder
+from errors import Parser, UserError, run_cli, writable_folder
 from overrides import from_dict
 from release_network import ReleasedJambaTalk
 
@@ -270,7 +269,7 @@ def convert(source: str | Path, target: str | Path, half: bool = False) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python release.py convert IN OUT [--half]`."""
-    parser = argparse.ArgumentParser(description="Published JambaTalk weights.")
+    parser = Parser(description="Published JambaTalk weights.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("convert", help="keep what prediction needs, as .safetensors")
     command.add_argument("source", type=Path, metavar="IN", help="vocaset.pth or biwi.pth")

@@ -49,7 +49,7 @@ from BIWI.prepared import (
     write_templates,
 )
 from config import BIWI, PROJECT_ROOT, SAMPLE_RATE
-from errors import UserError, run_cli, writable_folder
+from errors import Parser, UserError, run_cli, writable_folder
 from mesh_files import load_mesh
 from vocaset.process_voca_data import renamed, trim
 
@@ -287,7 +287,7 @@ def _write_templates(clips: list[Clip], out: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--raw",
         help="folder of the download, or one prepared by others (default: BIWI/data/raw, "

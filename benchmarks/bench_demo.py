@@ -6,7 +6,6 @@ where that was not yet done and warms the disk cache), then on 10 s made of the 
 one process (Python; ffmpeg's is smaller). Linux and macOS.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -21,7 +20,7 @@ import soundfile
 
 from config import PROJECT_ROOT
 from demo import bundled_recording
-from errors import UserError, run_cli
+from errors import Parser, UserError, run_cli
 
 WARM_UP_S, CLIP_S = 0.5, 10.0
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, what ru_maxrss counts in
@@ -55,7 +54,7 @@ def run_demo(wav: Path, out: Path, flags: Sequence[str]) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Time and memory of the demo on 10 s of speech.")
+    parser = Parser(description="Time and memory of the demo on 10 s of speech.")
     parser.add_argument("flags", nargs="*", help="after --: further flags of demo.py")
     flags = parser.parse_args(argv).flags
     with tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ from benchmarks.bench_lips import CHECKPOINT, groups, model_predictor
 from benchmarks.lips import FPS, LipScores, judge_curves_on_head, judge_meshes, load_real_clips
 from config import ENCODERS, PROJECT_ROOT
 from data_loader import normalise
-from errors import UserError, run_cli
+from errors import Parser, UserError, run_cli
 from synthetic.head import load_head
 from synthetic.phones import PHONES
 from synthetic.pretrain_encoder import PhoneReader, Plan, fit
@@ -89,7 +89,7 @@ def row(name: str, clips: str, scores: LipScores) -> str:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", default=",".join(KINDS), help="comma-separated")
     parser.add_argument("--minutes", type=float, default=8.0, help="wall time of each")
     parser.add_argument("--max_steps", type=int, default=0, help="steps of each, instead of time")

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.lips import LipScores, judge_meshes, rule_curves
 from benchmarks.real_speech import EXTRA_FOLDER, Clip, load_real_clips
 from config import PROJECT_ROOT, SAMPLE_RATE
-from errors import UserError, run_cli
+from errors import Parser, UserError, run_cli
 from synthetic.coarticulation import CHANNELS
 from synthetic.head import Head, channel_basis, load_head
 from synthetic.phones import Segment
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 # fmt: off
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Judge the model's lips on human recordings.")
+    parser = Parser(description="Judge the model's lips on human recordings.")
     add = parser.add_argument
     add("--checkpoint", type=Path, metavar="FILE", default=CHECKPOINT,
         help="default: synthetic/model.safetensors")

@@ -38,7 +38,7 @@ from benchmarks.watched_run import (
     steps_of,
     write_data,
 )
-from errors import UserError, run_cli
+from errors import Parser, UserError, run_cli
 
 SAVE_EVERY_MIN = 0.002
 HASH_SEEDS = (1, 2, 3)  # of the interpreters, which take turns
@@ -248,7 +248,7 @@ def table(kills: list[Kill]) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Kill and resume a run; compare with a whole one.")
+    parser = Parser(description="Kill and resume a run; compare with a whole one.")
     parser.add_argument("--kills", type=int, default=50, help="default 50")
     parser.add_argument("--seed", type=int, default=1, help="of the times of the kills")
     return parser.parse_args(argv)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from errors import UserError, run_cli
+from errors import Parser, UserError, run_cli
 from scan import resolve_backend, selective_scan
 
 FRAMES = (90, 300, 1200, 4800)
@@ -72,7 +72,7 @@ def measure(backends: Sequence[str], args: argparse.Namespace) -> tuple[Times, T
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--d_inner", type=int, default=1024, help="channels (default: 1024)")
     parser.add_argument("--d_state", type=int, default=16, help="states a channel (default: 16)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds to take the best of")

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from benchmarks.fabricate import Face, make_egg, move, speak
 from config import ENCODERS, PROJECT_ROOT, RECIPES, SAMPLE_RATE, ModelConfig, TrainConfig
 from data_loader import collate, mesh_frames, normalise, samples_for
-from errors import UserError, run_cli
+from errors import Parser, UserError, run_cli
 
 SEED = 1
 FPS, V, N_LIPS = 30, 5_023, 254  # of VOCASET and FLAME's lips
@@ -264,7 +264,7 @@ def report(name: str, turns: dict[str, list[Turn]]) -> dict[str, float]:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
     parser.add_argument("--minutes", type=float, default=8.0, help="for all turns (default: 8)")
     parser.add_argument("--threads", type=int, default=2, help="of each side (default: 2)")

@@ -18,7 +18,6 @@ as they do in VOCASET. The result is no data set: never train a model for use on
 right number of vertices is made. Shapes: V vertices, F faces, T frames, S samples.
 """
 
-import argparse
 import io
 import pickle
 import sys
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from config import RECIPES, DatasetSpec
-from errors import UserError, run_cli, writable_folder
+from errors import Parser, UserError, run_cli, writable_folder
 from mesh_files import load_mesh
 
 SEED = 1
@@ -292,7 +291,7 @@ def fabricate(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, write, say what is there."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", choices=WRITERS)
     parser.add_argument("--out", required=True, help="folder to write to")
     parser.add_argument("--subjects", type=int, help="how many (default: all)")

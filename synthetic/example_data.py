@@ -5,7 +5,6 @@ as anybody's captured data would be: wav/, vertices_npy/ in millimetres at 30 fp
 .ply. What is trained on it can only copy the shipped model.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from config import PROJECT_ROOT, SAMPLE_RATE
-from errors import UserError, run_cli, writable_folder
+from errors import Parser, UserError, run_cli, writable_folder
 
 SUBJECTS = ("ada", "ben")
 CLIP_S = 2.0
@@ -52,7 +51,7 @@ def write_example(folder: Path, n_clips: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", help="folder to write to, about 4 MB a clip")
     parser.add_argument("--clips", type=int, default=10, help="clips of 2 s (default 10)")
     args = parser.parse_args(argv)

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config import PROJECT_ROOT
-from errors import UserError, run_cli
+from errors import Parser, UserError, run_cli
 from synthetic.coarticulation import CHANNELS, curves, loudness, style_of
 from synthetic.head import Head, channel_basis, load_head
 from synthetic.neural_voices import KOKORO_VOICES_VARIABLE
@@ -148,7 +148,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m synthetic.make_corpus", description=(__doc__ or "").partition("\n")[0]
     )
     add = parser.add_argument

@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
 from config import ENCODERS, PROJECT_ROOT
-from errors import UserError, run_cli, writable_folder
+from errors import Parser, UserError, run_cli, writable_folder
 from synthetic.filterbank import init_filterbank
 from synthetic.phones import PHONES
 from synthetic.speech import N_CHANNELS, SpeechPool
@@ -205,7 +205,7 @@ def save(reader: PhoneReader, folder: Path, record: dict) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", default=str(PROJECT_ROOT / "synthetic/data/speech"))
     parser.add_argument("--encoder", default="wav2vec2", choices=sorted(ENCODERS))
     parser.add_argument("--minutes", type=float, default=28.0, help="wall time")

@@ -4,7 +4,6 @@ Writes synthetic/model.safetensors in half precision, and beside the benchmarks 
 its recipe and command, its log, its test table, its loss curves as a picture.
 """
 
-import argparse
 import csv
 import shutil
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config import PROJECT_ROOT
-from errors import UserError, run_cli
+from errors import Parser, UserError, run_cli
 from jambatalk import load_checkpoint, save_checkpoint
 
 MODEL = PROJECT_ROOT / "synthetic/model.safetensors"
@@ -22,7 +21,7 @@ MAX_MB = 16.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/synthetic"), help="run folder")
     run = parser.parse_args(argv).run
     missing = [name for name in RECORD_FILES if not (run / name).is_file()]

@@ -43,12 +43,27 @@ def test_bad_input_is_one_line_and_exit_code_2(script: str, tmp_path: Path) -> N
         (["--dataset", "no/such"], "--dataset no/such: neither a recipe (synthetic, vocaset, BIWI"),
         (["--dataset", "vocaset", "--set", "model.n_head=4"], "did you mean model.n_heads"),
         (["--dataset", "BIWI", "--set", "dataset.root=no/such"], "BIWI: no wav/ and vertices_npy/"),
+        (["--base", "vocast"], "--base vocast: no such recipe; there are synthetic, vocaset, BIWI"),
+        (["--precision", "fp16"], "--precision: invalid choice: 'fp16'"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["--init", "no/such.safetensors"], "--init no/such.safetensors: no such file"),
+        (["--from", "nowhere"], "--from nowhere/run.json"),
     ],
 )
-def test_main_says_in_one_line_what_it_lacks(flags: list[str], said: str, tmp_path: Path) -> None:
-    done = typed("main.py", *flags, "--out", str(tmp_path / "out"))
+def test_main_says_in_one_line_and_at_once_what_it_lacks(
+    flags: list[str], said: str, tmp_path: Path
+) -> None:
+    """At once: before torch and transformers are imported, which takes ten seconds on a laptop."""
+    code = (
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport main\n"
+        "code = main.run_cli(main.main)\n"
+        "print(sorted({'torch', 'transformers', 'scipy', 'matplotlib'} & set(sys.modules)))\n"
+        "sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, *flags, "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert said in done.stderr
+    assert said in done.stderr and done.stdout == "[]\n"
 
 
 def test_help_names_the_flags_that_users_of_this_field_know() -> None:
@@ -56,3 +71,10 @@ def test_help_names_the_flags_that_users_of_this_field_know() -> None:
     said = typed("demo.py", "--help").stdout
     for flag in ("--wav_path", "--subject", "--checkpoint", "--template", "--out", "--no_video"):
         assert flag in said
+
+
+@pytest.mark.parametrize("script", ["demo.py", "metrics.py", "-m benchmarks.bench_scan"])
+def test_a_flag_that_does_not_exist_is_one_line(script: str) -> None:
+    done = typed(script, "--frobnicate", "1")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

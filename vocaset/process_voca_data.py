@@ -12,7 +12,6 @@ go to a scratch file as they are met. Every file is written under a temporary na
 a run that was stopped is taken up again by the same command.
 """
 
-import argparse
 import os
 import pickle
 import shutil
@@ -31,7 +30,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also run as a plain script
 
 from config import PROJECT_ROOT, VOCASET
-from errors import UserError, run_cli
+from errors import Parser, UserError, run_cli
 from mesh_files import find_known, load_npy, load_pickle, load_templates
 from prepared_data import has_clips
 
@@ -322,7 +321,7 @@ def _write_clip(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check, convert, say where the result is."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--raw", help="folder of the four raw files (default: vocaset/data/raw)")
     parser.add_argument("--out", help="folder to write to (default: vocaset/data)")
     args = parser.parse_args(argv)
