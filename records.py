@@ -10,20 +10,20 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
 from config import PROJECT_ROOT, Recipe
-from lip_reader import READER_FILE
-from run_state import STATE_FILE
+
+if TYPE_CHECKING:  # logs are read without torch
+    import torch
 
 LOG_FILE, RECORD_FILE, DIFF_FILE = "log.csv", "run.json", "changes.diff"
 BEST_FILE = "best.safetensors"
-WORTH_KEEPING = (BEST_FILE, STATE_FILE)
+WORTH_KEEPING = (BEST_FILE, "last.pt")
 OF_A_RUN = (
-    *WORTH_KEEPING, READER_FILE, LOG_FILE, RECORD_FILE, DIFF_FILE, "previews",
+    *WORTH_KEEPING, "reader.safetensors", LOG_FILE, RECORD_FILE, DIFF_FILE, "previews",
     "results.*", "events.out.tfevents.*",
 )  # fmt: skip
 STATIC_AFTER = 3  # epochs before which lips that do not move yet are no cause for alarm
@@ -36,11 +36,13 @@ def write_record(
     recipe: Recipe,
     arguments: Sequence[str],
     *,
-    device: torch.device,
-    precision: torch.dtype,
+    device: "torch.device",
+    precision: "torch.dtype",
     world: int = 1,
 ) -> None:
     """run.json and, where the code differs from its commit, changes.diff: what this run was."""
+    import torch
+
     diff = git("diff", "HEAD")
     record = {
         "command": shlex.join(["main.py", *arguments]),

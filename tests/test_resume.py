@@ -1,6 +1,7 @@
 """Stopped anywhere, resumed, a run gives bit for bit what it would have given in one go."""
 
 import csv
+import json
 import os
 import resource
 import signal
@@ -232,11 +233,31 @@ def test_a_run_is_repeated_from_its_folder(
     for flags, said in (
         (["--from", "first"], "give --out"),
         (["--from", "nowhere", "--out", "x"], "wanted the folder of a run"),
-        (["--from", "first", "--out", "x", "--epochs", "9"], "repeats a run as it was"),
+        (["--from", "first", "--out", "x", "--epochs", "9"], "leave --epochs 9 out"),
+        (["--from", "first", "--out", "x", "--base", "BIWI"], "leave --base out"),
     ):
         assert run_cli(main.main, flags) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
+
+
+def test_flags_beside_from_go_before_those_of_then(recipe: Recipe) -> None:
+    assert run("--out", "a", "--workers", "0", "--cache", "off", "--epochs", "1") == 0
+    record = json.loads(Path("a/run.json").read_text())
+    for typed, (workers, precision, cache, minutes) in (
+        ([], (0, "fp32", "off", 10.0)),
+        (["--workers", "3", "--cache", "b", "--save_every", "2"], (3, "fp32", "b", 2.0)),
+        (["--precision", "bf16"], (0, "bf16", "off", 10.0)),
+    ):
+        args = main.parse(["--from", "a", "--out", "b", *typed])
+        found, args, out = main.prepared(args)
+        assert found.train.epochs == 1 and str(out) == "b"
+        assert (args.workers, args.precision) == (workers, precision)
+        assert (args.cache, args.save_every) == (cache, minutes)
+    # "auto" repeats what it was on the machine of then
+    record["arguments"], record["precision"] = ["--dataset", "toy"], "bfloat16"
+    Path("a/run.json").write_text(json.dumps(record))
+    assert main.prepared(main.parse(["--from", "a", "--out", "b"]))[1].precision == "bf16"
 
 
 def test_accumulated_batches_give_the_losses_of_a_large_one(

@@ -18,6 +18,7 @@ from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
 from errors import UserError, run_cli
 from jambatalk import load_checkpoint
 from lip_reader import LipReader
+from records import in_time, read_log
 from synthetic.pretrain_encoder import PhoneReader, save
 
 V = 11
@@ -97,6 +98,9 @@ def test_train_then_test_leaves_a_whole_run_folder(
     assert {"loss", "vertex", "velocity", "lips", "latent", "ctc", "balance", "val_lve"} < set(
         log[0].split(",")
     )
+    rows = read_log(folder / "log.csv")
+    assert [row["steps"] for row in rows] == ["1", "2"]  # two clips, two a step, one step an epoch
+    assert all(0 < float(row["clips_per_s"]) >= 2 / float(row["seconds"]) / 1.2 for row in rows)
     assert list(folder.glob("events.*"))
     model, spec = load_checkpoint(folder / "best.safetensors")
     assert spec == recipe.dataset
@@ -104,7 +108,17 @@ def test_train_then_test_leaves_a_whole_run_folder(
     total = json.loads((folder / "results.json").read_text())["total"]
     assert total["clips"] == 2 and total["closures"] == 2
     assert (folder / "reader.safetensors").exists() and {"cer", "cer_truth"} < set(total)
-    assert "motionless template" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "motionless template" in said
+    assert [line.endswith(" left") for line in said.splitlines() if "val_lve" in line] == [
+        True,
+        False,
+    ]
+
+
+def test_spans_of_time_are_said_as_people_say_them() -> None:
+    spans = {0: "0 s", 119: "119 s", 120: "2 min", 7199: "120 min", 7200: "2.0 h", 2e5: "2.3 days"}
+    assert {seconds: in_time(seconds) for seconds in spans} == spans
 
 
 def test_training_learns_the_toy(recipe: Recipe) -> None:
