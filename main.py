@@ -220,7 +220,7 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group, sto
     state = find_state(out, recipe, group) if args.resume else None
     epochs = recipe.train.epochs
     if state is not None and state["epoch"] > epochs:
-        print(f"finished: all {epochs} epochs of {out} are done; {longer(out, epochs)}")
+        print(f"finished: all {epochs} epochs of {out} are done; {longer(out, 'N')}")
         return
     start = load_checkpoint(args.init)[0] if args.init and state is None else None
     validation = MeshSpeechDataset(recipe.dataset, "val")

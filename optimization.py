@@ -6,6 +6,7 @@ of all of them (`learning`), and gradients are summed.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -45,9 +46,11 @@ class Optimization:
         self.learner: nn.Module = Learner(nets, lips, config)
         if group.world > 1:  # gives every rank the first one's weights
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self.learner = DistributedDataParallel(
-                self.learner, ids, broadcast_buffers=False, find_unused_parameters=True
-            )
+            with warnings.catch_warnings():  # torch 2.13 has another name for broadcast_buffers
+                warnings.simplefilter("ignore", FutureWarning)
+                self.learner = DistributedDataParallel(
+                    self.learner, ids, broadcast_buffers=False, find_unused_parameters=True
+                )
         coarse = dtype == torch.bfloat16 and config.accumulate == group.world == 1
         self.optimizer, self.schedule = make_optimizer(nets, config, n_steps, coarse)
         start_average(nets, config.ema_decay, n_steps)

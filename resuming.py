@@ -52,7 +52,7 @@ def find_state(folder: Path, recipe: Recipe, group: Group) -> dict[str, Any] | N
     return state
 
 
-def longer(folder: Path, epochs: int) -> str:
+def longer(folder: Path, epochs: int | str) -> str:
     """How to train on beyond the last epoch, and why that is no resuming."""
     return (
         "the learning rate falls to zero over all epochs, so a longer run is another one: "
