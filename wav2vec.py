@@ -13,6 +13,7 @@ Two bodies from transformers are accepted, told apart by `model_type` in their c
 clip. benchmarks/RESULTS.md compares front-ends.
 """
 
+import gc
 from typing import Any
 
 import torch
@@ -169,7 +170,9 @@ class TextTeacher(nn.Module):
         """Hear with that model from now on, or with none: its memory is free until the next."""
         self.model = model
         self.body = None if model is None else getattr(model, model.base_model_prefix)
-        if model is not None:
+        if model is None:
+            gc.collect()  # the parts of transformers' models refer to each other in circles
+        else:
             model.requires_grad_(False).eval()
             if model.config.model_type == "wav2vec2":
                 attention.use_in(self.body)

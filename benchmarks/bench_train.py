@@ -5,15 +5,16 @@
 
 Both sides get the same clips (fabricated, V = 5,023 at 30 fps), an encoder of the same config with
 random weights, the same decoder width and layout, a full vertex head and the paper's losses. Theirs
-is `release_way`: batch 1, float32. Ours is what `main.py` does by itself on this machine; its
-batches hold `Part.batch_size` clips of similar length. Reading files is on neither side.
+is `release_way`: batch 1, float32. Ours is what `main.py` does by itself on this machine, for the
+large part with `--set train.lean=true` (without it is a row of its own); its batches hold
+`Part.batch_size` clips of similar length. Reading files is on neither side.
 
 Each side runs in a process of its own, in turns (ours, theirs, ours, ...), for other programs
 disturb both alike; the first pass of a process over the clips is not counted (it fills caches, as
 the first of a hundred epochs does). Figures are medians over passes; ratios are of wall time, the
 table also has those of processor time. Peak memory is the process's largest resident set. The last
 line is JSON: how many times as many clips a second ours trains (small), how many times faster its
-step is and what part of the release's memory it takes (large).
+step is and what part of the release's memory it takes (large, lean for both).
 """
 
 import argparse
@@ -33,8 +34,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from batches import BatchPlan, BucketedBatches
 from benchmarks.fabricate import Face, make_egg, move, speak
 from config import ENCODERS, PROJECT_ROOT, RECIPES, SAMPLE_RATE, ModelConfig, TrainConfig
 from data_loader import collate, mesh_frames, normalise, samples_for
@@ -43,7 +45,7 @@ from errors import Parser, UserError, run_cli
 SEED = 1
 FPS, V, N_LIPS = 30, 5_023, 254  # of VOCASET and FLAME's lips
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, what ru_maxrss counts in
-SIDES = ("ours", "theirs")
+SIDES = ("ours", "theirs", "defaults")  # the last: ours as main.py trains without any flag
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # else threads spin where another program has their core
 
 
@@ -55,6 +57,12 @@ class Part:
     seconds: tuple[float, ...]  # of each clip
     batch_size: int  # clips of one of our steps
     passes: int  # over the clips, timed, a turn
+    lean: bool = False  # whether ours has that option, and without it another side
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """What is measured."""
+        return SIDES if self.lean else SIDES[:2]
 
     def clips(self) -> list[dict[str, Any]]:
         """Items as `data_loader.MeshSpeechDataset` gives them, the same on every call."""
@@ -73,7 +81,7 @@ PARTS = {
         ),
         seconds=tuple(np.linspace(3.0, 5.0, 16).tolist()), batch_size=8, passes=3,
     ),
-    "large": Part(PAPER, seconds=(4.0,), batch_size=1, passes=3),
+    "large": Part(PAPER, seconds=(4.0,), batch_size=1, passes=3, lean=True),
 }  # fmt: skip
 
 
@@ -103,52 +111,44 @@ def make_clip(number: int, face: Face, seconds: float) -> dict[str, Any]:
     }
 
 
-def our_pass(part: Part, folder: Path) -> Callable[[], None]:
+def our_pass(part: Part, folder: Path, lean: bool) -> Callable[[], None]:
     """A function that trains our network once on every clip, as `training.Run` does."""
-    from learning import Hearing, Learner, batch_sizes
-    from losses import total_loss
-    from networks import build, large_pages, make_optimizer, pick_device
+    from distributed import Group
+    from networks import build, large_pages, pick_device
+    from optimization import Optimization
 
     large_pages()
     lips = lip_vertices()
-    config = TrainConfig(batch_size=part.batch_size)
+    config = TrainConfig(batch_size=part.batch_size, lean=lean)
     recipe = dataclasses.replace(
         RECIPES["vocaset"], model=part.model, train=config, wav2vec2=str(folder)
     )
     device, dtype, _ = pick_device()
     nets = build(recipe, device, len(lips))
-    learner, hearing = Learner(nets, lips, config), Hearing(nets, f"{folder}/cache", str(dtype))
-    optimizer, schedule = make_optimizer(nets, config, steps=1_000)
-    trained = [weight for group in optimizer.param_groups for weight in group["params"]]
+    optimization = Optimization(nets, lips.to(device), config, 1_000, Group(), dtype)
+    clips = part.clips()
+    optimization.listen(f"{folder}/cache", [(clip["name"], clip["audio"]) for clip in clips])
     nets.model.train()
     nets.reader.train()
-    batches = batches_of(part)
+    plan = BucketedBatches([clip["frames"] for clip in clips], part.batch_size, SEED, shuffle=False)
+    batches = batches_of(clips, plan)
 
     def one_pass() -> None:
+        plan.set_epoch(plan.epoch + 1)
         for batch in batches:
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                parts = learner(batch, hearing(batch), batch_sizes(batch))
-            total_loss(parts, config).backward()
-            nn.utils.clip_grad_norm_(trained, config.grad_clip)
-            optimizer.step()
-            schedule.step()
+            optimization.step([batch], plan, fault="", wishes=())
 
     return one_pass
 
 
-def batches_of(part: Part) -> list[dict[str, Any]]:
-    """Our batches: clips of similar length together, whole and unchanged, so that each has a key
-    under which what is heard of it can be cached."""
-    clips = sorted(part.clips(), key=lambda clip: len(clip["audio"]))
-    batches = []
-    for first in range(0, len(clips), part.batch_size):
-        batch = collate(clips[first : first + part.batch_size])
-        batches.append(batch | {"keys": batch["names"]})
-    return batches
+def batches_of(clips: Sequence[dict[str, Any]], plan: BatchPlan) -> list[dict[str, Any]]:
+    """Our batches: whole and unchanged clips, so that each has a key under which what is heard of
+    it can be cached."""
+    batches = [collate([clips[index] for index in chosen]) for chosen in plan]
+    return [batch | {"keys": batch["names"]} for batch in batches]
 
 
-def their_pass(part: Part, _folder: Path) -> Callable[[], None]:
+def their_pass(part: Part) -> Callable[[], None]:
     """A function that trains the release's network once on every clip, in its way."""
     from benchmarks.release_way import ReleaseNetwork, make_adam, train_clip
 
@@ -179,7 +179,8 @@ def measure(side: str, part: Part, folder: Path) -> Turn:
     """Train with one side in this process and time its passes after the first."""
     torch.manual_seed(SEED)
     np.random.seed(SEED)  # transformers draws SpecAugment's masks from it
-    one_pass = {"ours": our_pass, "theirs": their_pass}[side](part, folder)
+    lean = part.lean and side == "ours"
+    one_pass = their_pass(part) if side == "theirs" else our_pass(part, folder, lean)
     one_pass()
     wall, cpu = [], []
     for _ in range(part.passes):
@@ -221,15 +222,16 @@ def write_encoder(part: Part, folder: Path) -> None:
 
 
 def compare(name: str, minutes: float, threads: int) -> dict[str, list[Turn]]:
-    """Turns of both sides, one after the other, at least one each, while the time lasts."""
-    turns: dict[str, list[Turn]] = {side: [] for side in SIDES}
+    """Turns of all sides, one after the other, at least one each, while the time lasts."""
+    part = PARTS[name]
+    turns: dict[str, list[Turn]] = {side: [] for side in part.sides}
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        write_encoder(PARTS[name], Path(folder))
+        write_encoder(part, Path(folder))
         while True:
-            for side in SIDES:
+            for side in part.sides:
                 turns[side].append(take_turn(side, name, Path(folder), threads))
-            rounds, spent = len(turns[SIDES[0]]), (time.monotonic() - started) / 60
+            rounds, spent = len(turns["ours"]), (time.monotonic() - started) / 60
             if spent * (rounds + 1) / rounds > minutes:
                 return turns
 
@@ -244,7 +246,7 @@ def report(name: str, turns: dict[str, list[Turn]]) -> dict[str, float]:
             statistics.median(value for turn in turns[side] for value in turn.cpu) / n_clips,
             statistics.median(turn.peak for turn in turns[side]) / 1e9,
         )
-        for side in SIDES
+        for side in part.sides
     }
     shape = part.model.encoder
     print(
