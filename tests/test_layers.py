@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors",),
-    ("config", "dataset_json"),
+    ("config", "dataset_json", "scan_chunked", "scan_kernels"),
     (
         "array_files",
         "attention",
@@ -20,7 +20,7 @@ LAYERS = (
         "patching",
         "published",
         "raster",
-        "scan",
+        "scan_compiled",
         "speech_features",
         "stopping",
     ),
@@ -28,13 +28,13 @@ LAYERS = (
         "audio_files",
         "cache",
         "distributed",
-        "mamba",
         "mesh_files",
         "occlusion",
         "planned_loader",
+        "scan",
         "wav2vec",
     ),
-    ("prediction_folders", "prepared_data", "run_state", "shading", "transformer"),
+    ("mamba", "prediction_folders", "prepared_data", "run_state", "shading", "transformer"),
     ("data_loader", "pretrained", "regions"),
     ("lip_reader", "metrics", "moe", "release_network", "render_gl"),
     ("jambatalk", "release", "render", "results"),
