@@ -1,28 +1,31 @@
 """AdamW whose moments are bfloat16: half of their memory, arithmetic in float32.
 
-Both moments of a weight are kept in bfloat16 and rounded to the nearest after every step; a block
-at a time they are widened, used by torch's own fused step, and rounded again. A moment moves by a
-share 1 - beta of its distance from the gradient (its square), so rounding to 8 bits stops it when
-that is less than half a unit in the last place: within 2^-8 / (1 - beta) of the goal. With
-beta2 = 0.98 that is a fifth of the squared gradient at the very worst, a tenth of a step's size,
-if gradients of one size come again and again; as they differ, moments wander about the goal by
-about one part in a hundred. The usual beta2 = 0.999 would let moments stand still: not accepted.
-(8-bit Adam, Dettmers et al., arXiv 2110.02861, keeps less and needs scales a block.)
+Both moments of a weight are kept in bfloat16 and rounded to the nearest after every step, on a CPU
+by `adam_kernels`, else widened for torch's own fused step. A moment moves by a share 1 - beta of
+its distance from its goal, the gradient (its square), and to 8 bits that is no move at all when it
+is less than half a unit in the last place: within 2^-8 / (1 - beta) of the goal. With beta2 = 0.98
+that is a fifth of the squared gradient at the very worst, a tenth of a step's size, if gradients of
+one size come again and again; as they differ, rounding makes moments wander by about one part in a
+hundred. The usual beta2 = 0.999 would let them stand still: not accepted. (8-bit Adam, Dettmers et
+al., arXiv 2110.02861, keeps less and needs a scale a block.)
 
 Biases, norms and other vectors keep float32: they weigh nothing.
 """
 
-from collections.abc import Iterable
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 COARSE = torch.bfloat16
 LARGEST_BETA = 0.98  # 2^-8 / (1 - beta) < 0.2
 MOMENTS = ("exp_avg", "exp_avg_sq")  # named as torch's AdamW does
-CPU_BLOCK, GPU_BLOCK = 1 << 18, 1 << 24  # numbers widened at a time: they stay in cache
 
 
 class CompactAdamW(Optimizer):
@@ -40,48 +43,54 @@ class CompactAdamW(Optimizer):
             raise ValueError(f"betas {betas}: bfloat16 moments follow {LARGEST_BETA} at most")
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
         self.factor: Tensor | None = None  # of the gradients, for the step to come
-        self._blocks: dict[torch.device, list[Tensor]] = {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Change every parameter that has a gradient."""
+        jobs: list[Job] = []
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
+            for weight in (weight for weight in group["params"] if weight.grad is not None):
+                state = self.state[weight]
+                if not state:
+                    state["step"] = torch.zeros((), device=weight.device)
+                    for name in MOMENTS:
+                        state[name] = torch.zeros_like(weight, dtype=moment_dtype(weight))
+                state["step"] += 1
+                if weight.is_cpu and weight.is_contiguous() and weight.ndim > 1:
+                    jobs.append(self._job(weight, group))
+                else:
                     self._change(weight, group)
+        do_all(jobs)
         self.factor = None
 
     def _change(self, weight: Tensor, group: dict[str, Any]) -> None:
-        """One parameter's step, a block of it after the other."""
+        """One parameter's step with torch's kernel, on any device: moments widened for it."""
         state = self.state[weight]
-        if not state:
-            state["step"] = torch.zeros((), device=weight.device)
-            for name in MOMENTS:
-                state[name] = torch.zeros_like(weight, dtype=moment_dtype(weight))
-        state["step"] += 1
-        blocks = self._blocks_on(weight.device)
-        flat = (weight.view(-1), *(x.reshape(-1) for x in (weight.grad, *map(state.get, MOMENTS))))
+        wide = {name: state[name].float() for name in MOMENTS}  # themselves where float32
+        gradient = weight.grad.float()
         beta1, beta2 = group["betas"]
-        for part, *kept in zip(*(x.split(len(blocks[0])) for x in flat), strict=True):
-            gradient, *moments = (
-                block[: len(part)].copy_(x) for block, x in zip(blocks, kept, strict=True)
-            )
-            if self.factor is not None:
-                gradient.mul_(self.factor)
-            torch._fused_adamw_(
-                [part], [gradient], *([moment] for moment in moments), [], [state["step"]],
-                lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"],
-                eps=group["eps"], amsgrad=False, maximize=False,
-            )  # fmt: skip
-            for moment, x in zip(moments, kept[1:], strict=True):
-                x.copy_(moment)
+        torch._fused_adamw_(
+            [weight], [gradient if self.factor is None else gradient * self.factor],
+            *([moment] for moment in wide.values()), [], [state["step"]],
+            lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"],
+            eps=group["eps"], amsgrad=False, maximize=False,
+        )  # fmt: skip
+        for name, moment in wide.items():
+            state[name].copy_(moment)
 
-    def _blocks_on(self, device: torch.device) -> list[Tensor]:
-        """Where a block's gradient and moments stand in float32."""
-        if device not in self._blocks:
-            size = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
-            self._blocks[device] = [torch.empty(size, device=device) for _ in range(3)]
-        return self._blocks[device]
+    def _job(self, weight: Tensor, group: dict[str, Any]) -> "Job":
+        """One parameter's step on a CPU, to be done by `do_all`."""
+        state, gradient = self.state[weight], weight.grad.contiguous()
+        beta1, beta2 = group["betas"]
+        n = float(state["step"])
+        size = math.sqrt(1.0 - beta2**n)  # corrections of the moments' start at zero
+        numbers = (
+            1.0 if self.factor is None else float(self.factor), 1.0 - beta1, beta2, 1.0 - beta2,
+            1.0 - group["lr"] * group["weight_decay"], group["lr"] * size / (1.0 - beta1**n),
+            group["eps"] * size,
+        )  # fmt: skip
+        arrays = [_array(x) for x in (weight, gradient, *map(state.get, MOMENTS))]
+        return Job(arrays, tuple(map(np.float32, numbers)))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` gave. (torch's would make the moments float32.)"""
@@ -93,6 +102,37 @@ class CompactAdamW(Optimizer):
                 name: value.to(weight.device, moment_dtype(weight) if name in MOMENTS else None)
                 for name, value in kept.items()
             }
+
+
+class Job(NamedTuple):
+    """Arguments of a kernel of `adam_kernels`: flat arrays of one length, and numbers."""
+
+    arrays: list[NDArray]
+    numbers: tuple[np.float32, ...]
+
+
+def _array(x: Tensor) -> NDArray:
+    """A tensor's own memory, flat; bfloat16 as uint16."""
+    return (x.view(torch.uint16) if x.dtype == COARSE else x.detach()).reshape(-1).numpy()
+
+
+def do_all(jobs: Sequence[Job]) -> None:
+    """Take the steps of CPU weights, every thread that torch may use a part of each."""
+    if not jobs:
+        return
+    from adam_kernels import step_coarse, step_fine  # compiled by numba where first imported
+
+    n_threads = torch.get_num_threads()
+
+    def part(thread: int) -> None:
+        for arrays, numbers in jobs:
+            size = len(arrays[0])
+            mine = slice(thread * size // n_threads, (thread + 1) * size // n_threads)
+            step = step_coarse if arrays[1].dtype == np.uint16 else step_fine
+            step(*(array[mine] for array in arrays), *numbers)
+
+    with ThreadPoolExecutor(n_threads) as threads:
+        list(threads.map(part, range(n_threads)))
 
 
 def moment_dtype(weight: Tensor) -> torch.dtype:

@@ -8,11 +8,11 @@ LAYERS = (
     ("errors",),
     ("config", "dataset_json", "scan_chunked", "scan_kernels"),
     (
+        "adam_kernels",
         "array_files",
         "attention",
         "augment",
         "batches",
-        "compact_adam",
         "faults",
         "linear",
         "losses",
@@ -27,6 +27,7 @@ LAYERS = (
     (
         "audio_files",
         "cache",
+        "compact_adam",
         "distributed",
         "mesh_files",
         "occlusion",
