@@ -92,6 +92,14 @@ def pack(nets: Networks, optimizer: Optimizer, schedule: LRScheduler) -> dict[st
     }
 
 
+def size_of(nets: Networks, optimizer: Optimizer) -> int:
+    """Bytes of a state, about: weights and two moments."""
+    weights = [*nets.model.parameters(), *nets.reader.parameters()]
+    weights += nets.average.parameters() if nets.average is not None else ()
+    weights += 2 * [p for group in optimizer.param_groups for p in group["params"]]
+    return sum(p.numel() * p.element_size() for p in weights)
+
+
 def unpack(
     state: dict[str, Any], nets: Networks, optimizer: Optimizer, schedule: LRScheduler
 ) -> None:

@@ -6,6 +6,7 @@ tensors and plain containers only, so that it loads with `weights_only=True` and
 
 import os
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +27,11 @@ def save_state(path: Path, state: dict[str, Any]) -> str:
 
     The file is written under another name, flushed to the disk and renamed, so that whatever
     happens in between the old state is whole. A full disk must not end a run: the old state stays.
+    A folder that somebody has removed is made again.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             torch.save(state, file)
             file.flush()
@@ -40,10 +43,20 @@ def save_state(path: Path, state: dict[str, Any]) -> str:
         refusal = _refusal(error)
         if refusal is None:
             raise
-        return (
-            f"{path}: the state could not be written ({refusal.strerror}); the one before it stays"
-        )
+        what_stays = "the one before it stays" if path.exists() else "there is none before it"
+        return f"{path}: the state could not be written ({refusal.strerror}); {what_stays}"
     return ""
+
+
+def room_for(folder: Path, n_bytes: int) -> str:
+    """What to say where a disk will not hold a state and the next one beside it; "" if it will."""
+    free = shutil.disk_usage(folder).free
+    if free >= 2 * n_bytes:
+        return ""
+    return (
+        f"{folder}: {free / 1e9:.2g} GB free, a state takes {n_bytes / 1e9:.2g} GB and twice that "
+        "while it is written: make room, or nothing will be there to --resume from"
+    )
 
 
 def _refusal(error: BaseException | None) -> OSError | None:
@@ -59,6 +72,7 @@ def disk(folder: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         yield
     except (OSError, SafetensorError) as error:
         for half in (*folder.glob("*.tmp"), *folder.glob(".*.partial")):

@@ -33,8 +33,8 @@ from pretrained import find_source
 from preview import Previews
 from records import BEST_FILE, Log, set_aside, write_record
 from regions import find_region
-from resuming import pack, unpack
-from run_state import STATE_FILE, disk, generators, save_state, set_generators
+from resuming import pack, size_of, unpack
+from run_state import STATE_FILE, disk, generators, room_for, save_state, set_generators
 from stopping import Stop, exit_code
 from validation import Closures, validate
 
@@ -150,6 +150,8 @@ class Run:
         self.optimization.listen(self.options.cache, batches.items.sounds())
         self.say(f"memory: {memory(nets, self.optimization.optimizer)}")
         self.agreed, self.kept, self.saved = None, None, time.time()
+        if lack := room_for(self.folder, size_of(nets, self.optimization.optimizer)):
+            self.say(f"warning: {lack}")
 
     def _epoch(self, batches: PlannedLoader) -> dict[str, float]:
         """The rest of an epoch: means of every loss over its steps."""

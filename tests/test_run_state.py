@@ -1,6 +1,7 @@
 """States of runs: whole or not at all, and every generator goes on where it was."""
 
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from errors import UserError
-from run_state import generators, load_state, save_state, set_generators
+from run_state import disk, generators, load_state, room_for, save_state, set_generators
 
 
 def draws() -> list[float]:
@@ -64,6 +65,18 @@ print(save_state(Path({str(tmp_path / "last.pt")!r}), big))
     assert len(done.stdout.strip().splitlines()) == 1
     assert load_state(tmp_path / "last.pt")["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path):
+    assert save_state(tmp_path / "gone/last.pt", {"generators": generators()}) == ""
+    with disk(tmp_path / "lost"):
+        (tmp_path / "lost/log.csv").write_text("epoch\n")
+
+
+def test_a_disk_too_small_for_states_is_told_beforehand(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    assert room_for(tmp_path, free // 4) == ""
+    assert "make room" in room_for(tmp_path, free)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a state", b"PK\x03\x04 half"])
