@@ -45,7 +45,9 @@ FRESH_NS = 2 * 10**9  # a file changed so lately may change again within a tick 
 MADE_BY, CONTENTS = "made_by.json", "contents.jsonl"
 MAKER_FOLDER = re.compile("[0-9a-f]{16}")
 
-Place = tuple[str, int, int]  # resolved path, size in bytes, time of change in nanoseconds
+# Resolved path, size in bytes, and in nanoseconds when its bytes changed and when anything of it
+# did: tools set the first time back (cp -p, tar), the second they cannot.
+Place = tuple[str, int, int, int]
 
 
 class Cache:
@@ -60,7 +62,8 @@ class Cache:
         self.root = writable_folder(folder)
         self.made_by = json.dumps({"format": FORMAT, **what_made_it}, sort_keys=True)
         self.folder = self.root / hashlib.sha256(self.made_by.encode()).hexdigest()[:16]
-        self._contents = _read_contents(self.root / CONTENTS)
+        self._contents: dict[Place, str] = {}
+        self._read_to = 0  # bytes of the index that `_contents` has
         self._checked: set[Path] = set()  # entries whose sum this process has found right
         self._warned = False
         _sweep(self.folder)
@@ -101,11 +104,14 @@ class Cache:
         path = Path(path)
         try:
             about = path.stat()
-            place = (str(path.resolve()), about.st_size, about.st_mtime_ns)
+            changed = about.st_mtime_ns, about.st_ctime_ns
+            place = (str(path.resolve()), about.st_size, *changed)
+            if place not in self._contents:
+                self._read_contents()  # another process may have been here
             content = self._contents.get(place) or hash_file(path)
         except OSError as error:
             raise UserError(f"file {path}: cannot be read ({error.strerror})") from error
-        if place not in self._contents and time.time_ns() - about.st_mtime_ns > FRESH_NS:
+        if place not in self._contents and time.time_ns() - max(changed) > FRESH_NS:
             self._contents[place] = content
             self._note(place, content)
         return hashlib.sha256(json.dumps([content, settings], sort_keys=True).encode()).hexdigest()
@@ -147,6 +153,23 @@ class Cache:
         self.folder.mkdir(exist_ok=True)
         if not (self.folder / MADE_BY).exists():
             _write_whole(self.folder / MADE_BY, f"{self.made_by}\n".encode())
+
+    def _read_contents(self) -> None:
+        """Take in what the index has got since it was last read; broken lines do not count."""
+        try:
+            with open(self.root / CONTENTS, "rb") as file:
+                if os.fstat(file.fileno()).st_size < self._read_to:  # cleared and begun anew
+                    self._read_to = 0
+                file.seek(self._read_to)
+                new = file.read()
+        except FileNotFoundError:
+            return
+        whole = new[: new.rfind(b"\n") + 1]  # the last line may be half written
+        self._read_to += len(whole)
+        for line in whole.splitlines():
+            with suppress(ValueError, TypeError):
+                name, size, changed, touched, content = json.loads(line)
+                self._contents[name, size, changed, touched] = str(content)
 
     def _note(self, place: Place, content: str) -> None:
         """Add a file's hash to the index: one short line, appended, so that processes may share."""
@@ -235,20 +258,6 @@ def clear(root: str | Path) -> None:
         if not any(holding.folder.iterdir()):
             holding.folder.rmdir()
     (Path(root) / CONTENTS).unlink(missing_ok=True)
-
-
-def _read_contents(path: Path) -> dict[Place, str]:
-    """The index: (path, size, time of change) -> hash; lines that were cut off do not count."""
-    found = {}
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return found
-    for line in lines:
-        with suppress(ValueError, TypeError):
-            name, size, changed, content = json.loads(line)
-            found[name, size, changed] = str(content)
-    return found
 
 
 def _write_whole(path: Path, *parts: bytes | memoryview) -> None:

@@ -27,6 +27,7 @@ from audio_files import (
     resample_audio,
 )
 from config import SAMPLE_RATE, DatasetSpec
+from decoded_audio import DecodedAudio
 from errors import UserError
 from faults import too_long
 from mesh_files import load_faces, load_mesh, load_region, load_templates
@@ -68,6 +69,7 @@ class MeshSpeechDataset(Dataset):
     `crop_s` > 0 cuts longer clips at random to that many seconds, at a whole number of samples a
     frame; `augment(audio, rng)` changes the raw audio (S,) before normalisation, keeping its
     length. Both draw from a generator of (seed, epoch, index): call `set_epoch` every epoch.
+    cache: folder in which decoded audio is kept; None for none.
 
     Raises `UserError` when a partner file, a template or every clip is missing, or when vertices
     do not fit the template in number or scale; items raise it where a file is broken, or larger
@@ -81,6 +83,7 @@ class MeshSpeechDataset(Dataset):
         crop_s: float = 0.0,
         augment: Callable[[NDArray[np.float32], Generator], NDArray[np.float32]] | None = None,
         seed: int = 0,
+        cache: str | None = None,
     ) -> None:
         if spec.source_fps % spec.fps:
             raise ValueError(f"source_fps {spec.source_fps} is no multiple of fps {spec.fps}")
@@ -92,6 +95,7 @@ class MeshSpeechDataset(Dataset):
         self.augment = augment
         self.seed = seed
         self.epoch = 0
+        self.decoded = DecodedAudio(cache)
         self.clips = find_clips(spec.path(spec.root), spec.splits[split])
         if not self.clips:
             raise UserError(
@@ -158,7 +162,7 @@ class MeshSpeechDataset(Dataset):
     def _clip(self, name: str) -> tuple[NDArray[np.float32], NDArray, int]:
         """Raw audio (S,), vertices (>= T, V, 3) still on disk, and T, both cut to the shorter."""
         fps = self.spec.fps
-        audio = read_audio(self._wav_path(name))
+        audio = self.decoded.read(self._wav_path(name))
         vertices = self._vertices(name)[:: self.spec.source_fps // fps]
         frames = min(mesh_frames(len(audio), fps), len(vertices))
         if frames == 0:

@@ -177,8 +177,13 @@ def test_splits(spec: DatasetSpec, given: Sequence[str] | None) -> list[str]:
     return splits
 
 
-def training_batches(recipe: Recipe, workers: int, group: Group) -> "PlannedLoader":
-    """This process's batches: the clips of the train split, with the speech pool if any."""
+def training_batches(
+    recipe: Recipe, workers: int, group: Group, cache: str | None = None
+) -> "PlannedLoader":
+    """This process's batches: the clips of the train split, with the speech pool if any.
+
+    cache: folder in which decoded audio is kept.
+    """
     from augment import augment
     from batches import BucketedBatches
     from data_loader import MeshSpeechDataset, collate
@@ -195,6 +200,7 @@ def training_batches(recipe: Recipe, workers: int, group: Group) -> "PlannedLoad
         crop_s=config.max_clip_s,
         augment=augment if config.augment else None,
         seed=config.seed,
+        cache=cache,
     )
     plan = BucketedBatches(
         data.lengths(), config.batch_size, config.seed, group.rank, group.world,
@@ -223,11 +229,12 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group, sto
         print(f"finished: all {epochs} epochs of {out} are done; {longer(out, 'N')}")
         return
     start = load_checkpoint(args.init)[0] if args.init and state is None else None
-    validation = MeshSpeechDataset(recipe.dataset, "val")
-    batches = training_batches(recipe, args.workers, group)
-    whole = not (recipe.train.max_clip_s or recipe.train.augment)  # else no clip is seen twice
-    cache = args.cache if whole and args.cache != "off" else None
-    options = Options(args.precision, args.save_every, cache, args.arguments)
+    cache = None if args.cache == "off" else args.cache
+    validation = MeshSpeechDataset(recipe.dataset, "val", cache=cache)
+    batches = training_batches(recipe, args.workers, group, cache)
+    whole = not (recipe.train.max_clip_s or recipe.train.augment)  # else nothing is heard twice
+    heard = cache if whole else None
+    options = Options(args.precision, args.save_every, heard, args.arguments)
     run = Run(recipe, out, options, group, start, state, stop)
     run.say(validation.summary())
     run.say(f"best model of validation: {run.fit(batches, validation)}")

@@ -45,14 +45,6 @@ def entries(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.npy"))
 
 
-def old_file(path: Path, content: bytes) -> Path:
-    """A file that was last changed a minute ago."""
-    path.write_bytes(content)
-    then = time.time() - 60
-    os.utime(path, (then, then))
-    return path
-
-
 def python(code: str, *argv: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", code, *argv], cwd=ROOT, text=True,
@@ -243,9 +235,17 @@ def test_a_process_killed_while_writing_leaves_no_entry(tmp_path: Path) -> None:
     assert not left.exists()
 
 
+@pytest.fixture
+def files_have_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every file had lain there for long: nothing can set the time of its last touch."""
+    monkeypatch.setattr(cache_module, "FRESH_NS", -(10**9))
+
+
+@pytest.mark.usefixtures("files_have_settled")
 def test_a_content_key_is_of_bytes_and_settings(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", MAKER)
-    one = old_file(tmp_path / "one.wav", b"sound")
+    one = tmp_path / "one.wav"
+    one.write_bytes(b"sound")
     same, other = tmp_path / "same.wav", tmp_path / "other.wav"
     same.write_bytes(b"sound")
     other.write_bytes(b"sounds")
@@ -257,14 +257,46 @@ def test_a_content_key_is_of_bytes_and_settings(tmp_path: Path) -> None:
     assert cache.content_key(one, rate=16_000) != key
 
 
+@pytest.mark.usefixtures("files_have_settled")
 def test_a_file_is_read_once_for_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = old_file(tmp_path / "a.wav", b"sound")
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"sound")
     folder = tmp_path / "cache"
+    early = Cache(folder, {"what": "a run beside it"})
     key = Cache(folder, MAKER).content_key(path)
     with open(folder / "contents.jsonl", "a") as file:
         file.write('{"a": 1}\n[1, 2]\n[["x"], 1, 2, "y"]\n["cut')  # as a killed process leaves it
     monkeypatch.setattr(cache_module, "hash_file", None)  # not to be called
     assert Cache(folder, {"what": "another"}).content_key(path) == key
+    assert early.content_key(path) == key
+
+
+@pytest.mark.usefixtures("files_have_settled")
+def test_a_file_of_the_same_size_and_time_is_another_one(tmp_path: Path) -> None:
+    """What unpacks or copies files sets their time back: a corrected clip may look like the old."""
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"sound")
+    stamp = path.stat().st_mtime_ns
+    cache = Cache(tmp_path / "cache", MAKER)
+    key = cache.content_key(path)
+    time.sleep(0.02)  # some file systems count in ticks of 4 to 10 ms
+    path.write_bytes(b"Sound")
+    os.utime(path, ns=(stamp, stamp))
+    assert cache.content_key(path) != key
+
+
+@pytest.mark.usefixtures("files_have_settled")
+def test_an_index_that_was_cleared_is_read_from_its_start(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.wav", tmp_path / "other.wav"
+    one.write_bytes(b"sound")
+    other.write_bytes(b"noise")
+    folder = tmp_path / "cache"
+    cache = Cache(folder, MAKER)
+    keys = [cache.content_key(one), cache.content_key(other)]
+    cache.content_key(tmp_path / "cache" / "contents.jsonl")  # has it read to its end
+    clear(folder)
+    Cache(folder, MAKER).content_key(one)
+    assert [cache.content_key(one), cache.content_key(other)] == keys
 
 
 def test_a_file_that_has_just_changed_is_not_trusted_to_its_time_stamp(tmp_path: Path) -> None:
@@ -316,13 +348,15 @@ def test_no_cache_gives_the_same_bits_and_keeps_nothing(tmp_path: Path, features
         assert found.tobytes() == Cache(tmp_path, MAKER).get("c", lambda: features.array).tobytes()
 
 
+@pytest.mark.usefixtures("files_have_settled")
 def test_the_report_says_what_is_there_and_clear_deletes_just_that(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = Cache(tmp_path, MAKER)
     cache.get("a", lambda: np.zeros(1_000, np.float32))
     Cache(tmp_path, {"what": "audio"}).get("a", lambda: np.zeros(1, np.float32))
-    cache.content_key(old_file(tmp_path / "mine.txt", b"my own"))
+    (tmp_path / "mine.txt").write_bytes(b"my own")
+    cache.content_key(tmp_path / "mine.txt")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "also.npy").write_bytes(b"my own")
     big, small = holdings(tmp_path)
