@@ -7,6 +7,7 @@ ends at once. Files are whole or not there at all, so that costs nothing.
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,9 +73,13 @@ def told(line: str) -> None:
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """A `Stop` that listens to signals; a hangup that nohup ignores stays ignored."""
+    """A `Stop` that listens to signals; a hangup that nohup ignores stays ignored.
+
+    In a thread it hears none: Python gives signals to the main thread alone.
+    """
     stop, before = Stop(), {}
-    for name in SIGNALS:
+    in_main = threading.current_thread() is threading.main_thread()
+    for name in SIGNALS if in_main else ():
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, stop.ask)

@@ -3,9 +3,9 @@
 A toy run of `main.py` is killed with SIGKILL after random times, and resumed, until it has been
 killed `--kills` times; a third of the kills wait for a moment in which a file is being written.
 After each of them last.pt has to load (weights_only) and to hold no less than the last state that
-was written. Then the run is stopped with SIGTERM, killed once more on a disk that takes no state
-any more, and finished. Its log (times apart) and its models are compared, byte by byte, with those
-of a run of the same flags that nobody disturbed.
+was written. Then the run is stopped with SIGTERM, in a step, in validation and while it starts,
+killed once more on a disk that takes no state any more, and finished. Its log (times apart) and its
+models are compared, byte by byte, with those of a run of the same flags that nobody disturbed.
 
 Data and encoder are made by the script, the network is tiny: what counts is how often a step, a
 save, a validation is cut. Each attempt is a process of its own, with another hash seed than the one
@@ -44,7 +44,14 @@ SAVE_EVERY_MIN = 0.002
 HASH_SEEDS = (1, 2, 3)  # of the interpreters, which take turns
 # Phases that a kill waits for, in turn; "" kills wherever the time falls.
 AIMS = ("", "", "", "", "state", "state", "model", "log", "", "start")
-INSIDE_S = {"state": 0.012, "model": 0.005, "log": 0.006}  # of it a random part is waited, inside
+TERMS = ("", "validation", "start")  # where SIGTERM comes
+INSIDE_S = {
+    "state": 0.012,
+    "model": 0.005,
+    "log": 0.006,
+    "validation": 0.01,
+}  # of it a random part is waited, inside
+HANDLER_S = 0.1  # after which main.py hears signals
 HASTE = 0.6  # of an even share of the steps, so that the run outlasts all kills
 OUTCOME = ("best.safetensors", "reader.safetensors")
 TIMES = ("seconds", "clips_per_s")  # columns of log.csv that no two runs share
@@ -109,7 +116,7 @@ class Trial:
         The time is drawn in steps and parts of one: other programs may slow the machine down.
         """
         if aim == "start":
-            return attempt.wait(self.rng.uniform(0, self.start_s))
+            return attempt.wait(self.rng.uniform(HANDLER_S, self.start_s))
         attempt.wait(120, lambda: self.watch.checked_s > 0)
         begun = self.watch.saved_steps
         share = 2 * HASTE * (EPOCHS * STEPS - begun) / self.stops_left
@@ -161,10 +168,10 @@ class Trial:
         partial = any(any(self.cut.glob(pattern)) for pattern in LEFTOVERS)
         return Kill(PHASES[int(watch.phase)], partial, redone, redone_s, fault)
 
-    def terminate(self) -> str:
-        """SIGTERM in the middle: "" when the process saved and ended with 0."""
+    def terminate(self, aim: str) -> str:
+        """SIGTERM at an aim: "" when the process ended with 0 and has lost no step."""
         attempt = self.run()
-        self.disturb(attempt, "")
+        self.disturb(attempt, aim)
         attempt.kill(signal.SIGTERM)
         code = attempt.exit_code()
         self.stops_left -= 1
@@ -219,7 +226,7 @@ def whole_records(folder: Path, epochs: int) -> str:
 def disturbed(trial: Trial, n_kills: int) -> list[Kill]:
     """Kill the run again and again; a line for every fault."""
     kills: list[Kill] = []
-    trial.stops_left = n_kills + 3  # SIGTERM, a full disk, a rest to finish
+    trial.stops_left = n_kills + len(TERMS) + 2  # a full disk, a rest to finish
     while len(kills) < n_kills:
         found = trial.kill(AIMS[len(kills) % len(AIMS)])
         if found is None:
@@ -270,7 +277,10 @@ def main(argv: Sequence[str] | None = None) -> None:
               f"validations; a start takes {trial.start_s:.1f} s")  # fmt: skip
         kills = disturbed(trial, args.kills)
         table(kills)
-        print(f"SIGTERM: {trial.terminate() or 'state saved, exit code 0'}")
+        for aim in TERMS:
+            print(
+                f"SIGTERM, {aim or 'step'}: {trial.terminate(aim) or 'no step lost, exit code 0'}"
+            )
         print(f"full disk: {trial.fill_disk() or 'the state before stayed, training went on'}")
         trial.finish(trial.run(), "cut")
         found = trial.differences()
