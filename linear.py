@@ -25,11 +25,11 @@ class CoarseProduct(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
         y = x.new_empty(*x.shape[:-1], len(weight))  # F.linear's is a view: not to be written into
-        rows, turned = x.flatten(0, -2), weight.to(COARSE).T
+        rows, out, turned = _rows(x), _rows(y), weight.to(COARSE).T
         if bias is None:
-            torch.mm(rows, turned, out=y.flatten(0, -2))
+            torch.mm(rows, turned, out=out)
         else:
-            torch.addmm(bias.to(COARSE), rows, turned, out=y.flatten(0, -2))
+            torch.addmm(bias.to(COARSE), rows, turned, out=out)
         return y
 
     @staticmethod
@@ -37,10 +37,15 @@ class CoarseProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         """Gradients of x, weight and bias in bfloat16; autograd gives them the dtype they need."""
         x, weight = ctx.saved_tensors
-        rows = gradient.flatten(0, -2)
+        rows = _rows(gradient)
         by_x = gradient @ weight.to(COARSE) if ctx.needs_input_grad[0] else None
-        by_weight = rows.T @ x.flatten(0, -2)
+        by_weight = rows.T @ _rows(x)
         return by_x, by_weight, rows.sum(0) if ctx.has_bias else None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(..., D) as (n, D)."""
+    return x.reshape(-1, x.shape[-1])
 
 
 class LeanLinear(nn.Linear):
