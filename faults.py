@@ -64,7 +64,7 @@ def too_long(name: str, frames: int) -> str:
 
 def lost_worker(error: BaseException) -> str:
     """What to say about a data worker that somebody killed, usually for want of memory."""
-    reason = " ".join(str(error).split()).partition(". ")[0]
+    reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
     if "bus error" in reason.lower():
         return f"{reason}: shared memory is too small (docker run --shm-size=8g), or --workers 0"
     return f"{reason}: usually for want of memory; fewer --workers, or a smaller --batch_size"

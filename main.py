@@ -267,7 +267,7 @@ def prepared(args: argparse.Namespace) -> tuple[Recipe, argparse.Namespace, Path
             setattr(args, name, value)
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: wanted 0 or more")
-    if args.save_every <= 0:
+    if not args.save_every > 0:  # NaN, too
         raise UserError(f"--save_every {args.save_every}: wanted minutes, more than 0")
     return recipe, args, writable_folder(args.out or f"runs/{recipe.dataset.name}")
 

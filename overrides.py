@@ -24,6 +24,7 @@ POSITIVE = (  # fields that are whole numbers from 1
     "model.fold", "model.d_model", "model.d_state", "model.d_conv", "model.expand",
     "model.moe_d_state", "model.moe_d_conv", "model.n_experts", "model.top_k", "model.n_heads",
     "model.n_kv_heads", "model.rope_rank", "model.d_ff", "train.epochs", "train.batch_size",
+    "train.accumulate",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "model.vertex_rank", "train.warmup_steps", "train.weight_decay", "train.w_vertex",

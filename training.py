@@ -182,8 +182,11 @@ class Run:
         position = plan.position
         try:
             several = list(islice(source, self.recipe.train.accumulate))
-        except UserError as error:  # the other processes have to hear of it
-            fault = str(error) if self.group.world == 1 else f"{self.group.place}: {error}"
+        except (UserError, RuntimeError, MemoryError, OSError) as error:
+            if not (fault := in_words(error, several)):
+                raise
+            if self.group.world > 1:  # all of them are to hear of it
+                fault = f"{self.group.place}: {fault}"
         try:
             return self._step(several, batches, fault)
         except (UserError, RuntimeError, MemoryError, OSError) as error:
@@ -216,12 +219,12 @@ class Run:
                 nets.best, clips, lips, self.device, self.group, closures,
                 lambda: self._save_if_due(batches),
             )  # fmt: skip
-        except UserError:
-            if self.group.world == 1:  # else not every process comes here
+            if not math.isfinite(found["lve"]):
+                raise Everywhere(f"epoch {self.epoch}: the validation error is not finite")
+        except UserError as error:
+            if isinstance(error, Everywhere) or self.group.world == 1:  # else others are elsewhere
                 self._save(batches)
             raise
-        if not math.isfinite(found["lve"]):
-            raise Everywhere(f"epoch {self.epoch}: the validation error is not finite")
         if found["choice"] < self.best:
             self.best = found["choice"]
             if self.group.is_first:

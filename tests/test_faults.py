@@ -106,6 +106,26 @@ def test_a_clip_that_breaks_in_the_night_costs_no_step(
     same("whole", "cut")
 
 
+def test_a_worker_killed_in_the_night_costs_no_step(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--out", "whole") == 0
+    real = PlannedLoader.__iter__
+
+    def loading(self: PlannedLoader) -> Any:
+        yield next(real(self))
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PlannedLoader, "__iter__", loading)
+        assert run("--out", "cut") == 2
+    error = capsys.readouterr().err
+    assert "is killed by signal: Killed: usually for want of memory" in error
+    assert torch.load("cut/last.pt", weights_only=True)["batches"]["position"] == 1
+    assert run("--out", "cut", "--resume") == 0
+    same("whole", "cut")
+
+
 def test_a_validation_clip_too_large_for_memory_is_named(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
