@@ -1,18 +1,30 @@
 """How fast the selective scan is, backend by backend, and how its time grows with the clip.
 
-    python -m benchmarks.bench_scan [--d_inner 1024] [--d_state 16] [--device cpu]
+    python -m benchmarks.bench_scan [--d_inner 1024] [--d_state 16] [--device cpu] [--rounds 9]
 
 Times one clip, forward and backward, at the width of the VOCASET recipe: on a CPU the processor
-time of one thread, which other programs hardly disturb, on a GPU wall time. The last line is JSON:
-speedup_1200 is the reference's time over the parallel scan's at 1,200 frames (40 s at 30 fps),
-growth_4800_over_1200 the parallel scan's own time at 4,800 frames over that at 1,200 (4 = linear).
+time of one thread, on a GPU wall time. Every case, a backend at a number of frames, has a process
+of its own, which keeps the memory that it has once got: without that a scan with large temporaries
+spends as long in page faults as in arithmetic, and how long depends on what ran before. All
+processes take turns, so that what else the machine does falls on all of them alike; figures are
+medians over the rounds, the quartiles behind them. Memory is what a case's process grew by over its
+inputs at the worst. The last line is JSON, of the backend that "auto" takes here: speedup_1200 is
+the reference's time over its own at 1,200 frames (40 s at 30 fps), growth_4800_over_1200 its time
+at 4,800 frames over that at 1,200 (4 = linear).
 """
 
 import argparse
 import json
+import multiprocessing
+import os
+import resource
+import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,9 +35,26 @@ from scan import resolve_backend, selective_scan
 FRAMES = (90, 300, 1200, 4800)
 REFERENCE_MAX_FRAMES = 1200  # beyond it the reference only costs patience and memory
 SPEED_FRAMES, GROWTH_FRAMES = 1200, 4800
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, what ru_maxrss counts in
+KEPT = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}  # glibc's
+WARM_UP = 3  # calls before the first that counts
 
-Times = dict[tuple[int, str], float]  # seconds by (frames, backend)
 Scan = Callable[[Sequence[Tensor], str], None]
+
+
+class Case(NamedTuple):
+    """What one process measures."""
+
+    frames: int
+    backend: str
+
+
+class Turn(NamedTuple):
+    """Seconds of one call forward, of one forward and backward; bytes above the inputs so far."""
+
+    forward: float
+    both: float
+    memory: int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,58 +62,102 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch finds no GPU here; use --device cpu")
-    torch.set_num_threads(1)
-    backends = available_backends(args.device)
+    if args.rounds < 1:
+        raise UserError(f"--rounds {args.rounds}: wanted 1 or more")
+    taken = resolve_backend("auto", torch.zeros(1, device=args.device))
+    backends = ["reference", "parallel"] + [taken] * (taken != "parallel")
+    cases = [
+        Case(frames, backend)
+        for frames in FRAMES
+        for backend in backends
+        if backend != "reference" or frames <= REFERENCE_MAX_FRAMES
+    ]
     print(f"one clip, d_inner {args.d_inner}, d_state {args.d_state}, {args.device}, ms")
-    forward, both = measure(backends, args)
-    print(f"{'frames':>7} {'backend':>10} {'forward':>9} {'fwd + bwd':>10} {'ns/state':>9}")
-    for (frames, backend), seconds in both.items():
-        per_state = seconds / (frames * args.d_inner * args.d_state)
-        print(f"{frames:7d} {backend:>10} {forward[frames, backend] * 1e3:9.1f} "
-              f"{seconds * 1e3:10.1f} {per_state * 1e9:9.2f}")  # fmt: skip
-    speedup = both[SPEED_FRAMES, "reference"] / both[SPEED_FRAMES, "parallel"]
-    growth = both[GROWTH_FRAMES, "parallel"] / both[SPEED_FRAMES, "parallel"]
+    print(f"{'frames':>7} {'backend':>10} {'forward':>8} {'fwd + bwd':>10} {'quartiles':>17} "
+          f"{'ns/state':>9} {'MB':>7}")  # fmt: skip
+    medians = {}
+    for case, turns in measure(cases, args).items():
+        forward = statistics.median(turn.forward for turn in turns)
+        both = [turn.both for turn in turns]
+        medians[case] = statistics.median(both)
+        low, _, high = statistics.quantiles(both, n=4) if len(both) > 1 else both * 3
+        per_state = medians[case] / (case.frames * args.d_inner * args.d_state)
+        memory = max(turn.memory for turn in turns)
+        print(f"{case.frames:7d} {case.backend:>10} {forward * 1e3:8.1f} "
+              f"{medians[case] * 1e3:10.1f} {low * 1e3:8.1f} {high * 1e3:8.1f} "
+              f"{per_state * 1e9:9.2f} {memory / 1e6:7.1f}")  # fmt: skip
+    own = medians[Case(SPEED_FRAMES, taken)]
+    speedup = medians[Case(SPEED_FRAMES, "reference")] / own
+    growth = medians[Case(GROWTH_FRAMES, taken)] / own
     print(
         json.dumps({"speedup_1200": round(speedup, 2), "growth_4800_over_1200": round(growth, 2)})
     )
-
-
-def measure(backends: Sequence[str], args: argparse.Namespace) -> tuple[Times, Times]:
-    """Seconds of forward alone and of forward plus backward, by (frames, backend).
-
-    The best of `args.repeats` rounds, each of which runs every case once, so that whatever else
-    the machine does falls on all of them alike; one more round before them warms up.
-    """
-    runs: dict[tuple[int, str, Scan], list[float]] = {}
-    for _ in range(args.repeats + 1):
-        for frames in FRAMES:
-            inputs = make_inputs(args.d_inner, args.d_state, frames, args.device)
-            for backend in backends:
-                if backend == "reference" and frames > REFERENCE_MAX_FRAMES:
-                    continue
-                for scan in (scan_forward, scan_both):
-                    seconds = elapsed(scan, inputs, backend)
-                    runs.setdefault((frames, backend, scan), []).append(seconds)
-    best = {case: min(seconds[1:]) for case, seconds in runs.items()}
-    forward = {case[:2]: seconds for case, seconds in best.items() if case[2] is scan_forward}
-    both = {case[:2]: seconds for case, seconds in best.items() if case[2] is scan_both}
-    return forward, both
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--d_inner", type=int, default=1024, help="channels (default: 1024)")
     parser.add_argument("--d_state", type=int, default=16, help="states a channel (default: 16)")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds to take the best of")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each case (default: 9)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser.parse_args(argv)
 
 
-def available_backends(device: str) -> list[str]:
-    """The backends that run on `device`, the reference first."""
-    probe = torch.zeros(1, device=device)
-    fused = resolve_backend("auto", probe) == "cuda"
-    return ["reference", "parallel"] + ["cuda"] * fused
+def measure(cases: Sequence[Case], args: argparse.Namespace) -> dict[Case, list[Turn]]:
+    """What every case's process measured, all in turns."""
+    context = multiprocessing.get_context("spawn")
+    running = []
+    with environment(KEPT):
+        for case in cases:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, case, args), daemon=True)
+            process.start()
+            theirs.close()  # else no end of file tells that the process has died
+            ours.recv()  # it is ready: one after the other, for each compiles and warms up
+            running.append((case, process, ours))
+    turns: dict[Case, list[Turn]] = {case: [] for case in cases}
+    for _ in range(args.rounds):
+        for case, _, pipe in running:
+            pipe.send(True)
+            turns[case].append(pipe.recv())
+    for _, process, pipe in running:
+        pipe.send(False)
+        process.join()
+    return turns
+
+
+def serve(pipe: Connection, case: Case, args: argparse.Namespace) -> None:
+    """One case's process: warm up, then a turn whenever the other end asks for one."""
+    torch.set_num_threads(1)
+    inputs = make_inputs(args.d_inner, args.d_state, case.frames, args.device)
+    scan_both(make_inputs(8, args.d_state, 8, args.device), case.backend)  # compiles kernels
+    start = peak(args.device)
+    for _ in range(WARM_UP):
+        scan_both(inputs, case.backend)
+    pipe.send("ready")
+    while pipe.recv():
+        forward = elapsed(scan_forward, inputs, case.backend)
+        both = elapsed(scan_both, inputs, case.backend)
+        pipe.send(Turn(forward, both, peak(args.device) - start))
+
+
+@contextmanager
+def environment(changes: dict[str, str]) -> Iterator[None]:
+    """Let processes started in here find these variables."""
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def peak(device: str) -> int:
+    """Bytes that this process, or PyTorch on the GPU, has taken at the most so far."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
 
 
 def make_inputs(d_inner: int, d_state: int, frames: int, device: str) -> list[Tensor]:
@@ -115,6 +188,8 @@ def elapsed(scan: Scan, inputs: Sequence[Tensor], backend: str) -> float:
     """Seconds of one call: processor time on a CPU, wall time to the last kernel on a GPU."""
     on_gpu = inputs[0].is_cuda
     clock = time.perf_counter if on_gpu else time.process_time
+    if on_gpu:
+        torch.cuda.synchronize()
     start = clock()
     scan(inputs, backend)
     if on_gpu:
