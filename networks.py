@@ -114,23 +114,36 @@ def load_encoder(model: JambaTalk, source: str) -> nn.Module:
 
 def memory(nets: Networks, optimizer: torch.optim.Optimizer) -> str:
     """Parameters and the memory that they take in training, in words."""
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    fixed = [p for p in nets.model.parameters() if not p.requires_grad]
-    fixed += nets.teacher.parameters()
+    trained, fixed = _parameters(nets, optimizer)
+    n_trained, n_fixed = (sum(p.numel() for p in part) / 1e6 for part in (trained, fixed))
+    whose = "the convolutions'; the teacher's were let go: the cache has what it hears"
+    if nets.teacher.model is not None:
+        whose = "the teacher's and the convolutions'"
+    return (
+        f"{n_trained:.1f} M parameters are trained, {n_fixed:.1f} M frozen ({whose}): "
+        f"{training_bytes(nets, optimizer) / 1e9:.1f} GB with gradients and Adam, activations apart"
+    )
+
+
+def training_bytes(nets: Networks, optimizer: torch.optim.Optimizer) -> int:
+    """What parameters, averages, gradients and moments take once all of them are there."""
+    trained, fixed = _parameters(nets, optimizer)
     average = nets.average.parameters() if nets.average is not None else ()
     compact = isinstance(optimizer, CompactAdamW)
-    n_bytes = sum(p.numel() * p.element_size() for p in (*trained, *fixed, *average))
+    total = sum(p.nbytes for p in (*trained, *fixed, *average))
     for p in trained:
         gradient, moment = p.grad_dtype or p.dtype, moment_dtype(p) if compact else p.dtype
-        n_bytes += p.numel() * (gradient.itemsize + 2 * moment.itemsize)
-    apart = "the convolutions'; the teacher's were let go: the cache has what it hears"
-    if nets.teacher.model is not None:
-        apart = "the teacher's and the convolutions'"
-    n_trained, n_fixed = (sum(p.numel() for p in part) / 1e6 for part in (trained, fixed))
-    return (
-        f"{n_trained:.1f} M parameters are trained, {n_fixed:.1f} M frozen ({apart}): "
-        f"{n_bytes / 1e9:.1f} GB with gradients and Adam, activations apart"
-    )
+        total += p.numel() * (gradient.itemsize + 2 * moment.itemsize)
+    return total
+
+
+def _parameters(
+    nets: Networks, optimizer: torch.optim.Optimizer
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Those that are trained, and those that are not."""
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    fixed = [p for p in nets.model.parameters() if not p.requires_grad]
+    return trained, [*fixed, *nets.teacher.parameters()]
 
 
 def start_average(nets: Networks, decay: float, steps: int) -> None:

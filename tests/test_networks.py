@@ -1,12 +1,23 @@
-"""Memory of a training."""
+"""Memory of a training, and what makes it lean."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from config import PROJECT_ROOT
+from compact_adam import CompactAdamW
+from config import PROJECT_ROOT, Recipe, TrainConfig
+from distributed import Group
+from hearing import Hearing
+from linear import make_lean
+from networks import make_optimizer, memory, training_bytes
+from tests.test_hearing import SOUNDS
+from tests.test_learning import networks
+from tests.test_resume import Killed, killed_after, run, same
+from tests.test_training import recipe as recipe  # the toy recipe and its data on disk
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 FAULTS_OF_A_LARGE_TENSOR = """
@@ -32,3 +43,57 @@ def test_large_tensors_have_large_pages(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
     assert faults("large") < 8_000 < faults("small")  # half: the system may lack free large pages
+
+
+def n_of(parameters) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def test_memory_is_counted_by_hand(tmp_path: Path) -> None:
+    """16 bytes a trained number, 4 a frozen one; lean matrices 12, those with coarse gradients 10;
+    nothing for a teacher that was let go."""
+    nets = networks()
+    make_lean(nets.model)
+    trained = [p for m in (nets.model, nets.reader) for p in m.parameters() if p.requires_grad]
+    frozen = n_of(p for p in nets.model.parameters() if not p.requires_grad)
+    teacher = n_of(nets.teacher.parameters())
+    plain, _ = make_optimizer(nets, TrainConfig(), 10)
+    assert training_bytes(nets, plain) == 16 * n_of(trained) + 4 * (frozen + teacher)
+    assert "(the teacher's and the convolutions')" in memory(nets, plain)
+    Hearing(nets, str(tmp_path)).fill(SOUNDS, Group())
+    assert training_bytes(nets, plain) == 16 * n_of(trained) + 4 * frozen
+    assert "the teacher's were let go" in memory(nets, plain)
+    lean, _ = make_optimizer(nets, TrainConfig(lean=True), 10, coarse=True)
+    assert isinstance(lean, CompactAdamW)
+    matrices = n_of(p for p in trained if p.ndim > 1)
+    linear = n_of(m.weight for m in nets.model.encoder.modules() if isinstance(m, nn.Linear))
+    wanted = 16 * n_of(trained) - 4 * matrices - 2 * linear + 4 * frozen
+    assert training_bytes(nets, lean) == wanted
+
+
+def test_gradients_are_coarse_only_where_asked() -> None:
+    for config, coarse, wanted in (
+        (TrainConfig(lean=True), True, {torch.float32, torch.bfloat16}),
+        (TrainConfig(lean=True), False, {torch.float32}),
+        (TrainConfig(), True, {torch.float32}),
+    ):
+        nets = networks()
+        make_lean(nets.model)
+        make_optimizer(nets, config, 10, coarse)
+        assert {p.grad_dtype for p in nets.model.parameters() if p.requires_grad} == wanted
+
+
+LEAN = ("--precision", "bf16", "--set", "train.lean=true")
+
+
+def test_a_lean_run_resumes_bit_equal(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("--out", "whole", *LEAN) == 0
+    with monkeypatch.context() as patched:
+        killed_after(patched, 3)
+        with pytest.raises(Killed):
+            run("--out", "cut", "--save_every", "0.0000001", *LEAN)
+    state = torch.load("cut/last.pt", weights_only=True)["moments"]
+    kinds = {kept[name].dtype for kept in state.values() for name in ("exp_avg", "exp_avg_sq")}
+    assert kinds == {torch.float32, torch.bfloat16}
+    assert run("--out", "cut", "--resume", *LEAN) == 0
+    same("whole", "cut")
