@@ -4,7 +4,8 @@ torch has no classes for most of these; they are told by what the errors say.
 """
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from errors import UserError
@@ -62,9 +63,22 @@ def too_long(name: str, frames: int) -> str:
     )
 
 
+@contextmanager
+def workers_told() -> Iterator[None]:
+    """Say in words that a data worker was killed: torch raises that wherever the process may be."""
+    try:
+        yield
+    except RuntimeError as error:
+        if LOST_WORKER not in str(error).lower():
+            raise
+        raise UserError(lost_worker(error)) from error
+
+
 def lost_worker(error: BaseException) -> str:
     """What to say about a data worker that somebody killed, usually for want of memory."""
     reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
     if "bus error" in reason.lower():
         return f"{reason}: shared memory is too small (docker run --shm-size=8g), or --workers 0"
+    if LOST_WORKER not in reason.lower():
+        reason = f"DataLoader worker is gone ({reason})"
     return f"{reason}: usually for want of memory; fewer --workers, or a smaller --batch_size"

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from batches import BatchPlan
 from errors import UserError
-from faults import out_of_memory, too_large
+from faults import lost_worker, out_of_memory, too_large
 from stopping import SIGNALS
 
 
@@ -70,10 +70,13 @@ class PlannedLoader:
         with _signals_held():  # workers start here
             source = iter(batches)
         _WORKERS.update(set(active_children()) - others)
-        for batch in source:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            for batch in source:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except (ConnectionError, EOFError) as error:  # a worker died while it handed a batch over
+            raise UserError(lost_worker(error)) from error
 
     def _collate(self, items: list[Any]) -> Any:
         """The batch, or the `UserError` that keeps it from being made."""

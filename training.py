@@ -23,7 +23,7 @@ from tqdm import tqdm
 from config import Recipe
 from distributed import Everywhere, Group
 from errors import UserError
-from faults import in_words
+from faults import in_words, workers_told
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import READER_FILE, load_characters, save_reader
 from networks import build, memory, pick_device, start_components
@@ -166,7 +166,7 @@ class Run:
             unit="clip", leave=False, mininterval=5, disable=not self.group.is_first,
         )  # fmt: skip
         source = iter(batches)
-        with bar:
+        with bar, workers_told():
             for step in range(done, self.steps):
                 for name, value in self._try_step(source, batches).items():
                     self.sums[name] = self.sums.get(name, 0.0) + value

@@ -13,7 +13,7 @@ import validation
 from batches import BucketedBatches
 from config import Recipe
 from errors import UserError
-from faults import in_words, lost_worker, out_of_memory, too_large
+from faults import in_words, lost_worker, out_of_memory, too_large, workers_told
 from planned_loader import PlannedLoader
 from tests.test_resume import run, same
 from tests.test_training import recipe as recipe  # the toy recipe and its data on disk
@@ -48,6 +48,21 @@ def test_a_killed_worker_is_told_with_its_remedy() -> None:
     assert "fewer --workers" in in_words(RuntimeError(killed), [])
     shared = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ..."
     assert "--shm-size" in lost_worker(RuntimeError(shared))
+    with pytest.raises(UserError, match="fewer --workers"), workers_told():
+        raise RuntimeError(killed)  # torch's handler of SIGCHLD, anywhere
+    with pytest.raises(RuntimeError, match="ours"), workers_told():
+        raise RuntimeError("ours")
+
+
+def test_a_worker_that_dies_while_it_hands_over_a_batch_is_told() -> None:
+    def collate(_: list[Any]) -> Any:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    class Numbers(list):
+        def set_epoch(self, epoch: int) -> None: ...
+
+    with pytest.raises(UserError, match=r"worker is gone .*reset by peer.*fewer --workers"):
+        list(PlannedLoader(Numbers([1]), BucketedBatches([1], 1, 0), collate))
 
 
 def test_a_batch_too_large_to_put_together_names_its_longest_clip() -> None:
