@@ -55,9 +55,11 @@ class CompiledScan(torch.autograd.Function):
         n_threads = _threads(u.shape, len(A))
         sums = [np.zeros((n_threads, *inputs[i].shape), F32) for i in (2, 3, 4, 5, 7)]
 
+        kernel = scan_kernels.backward()
+
         def run(thread: int, first: int, end: int) -> None:
             grad_A, grad_B, grad_C, grad_D, grad_bias = (total[thread] for total in sums)
-            scan_kernels.backward(
+            kernel(
                 *inputs, ctx.softened, starts, grad_y, grad_last, grad_u, grad_delta,
                 grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, first, end,
             )  # fmt: skip

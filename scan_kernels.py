@@ -13,6 +13,7 @@ the arrays they work on are made: else the compiler cannot tell that these do no
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numba
 import numpy as np
@@ -85,6 +86,14 @@ def sigmoid(x):
 
 
 @jit()
+def take_rates(A, first, width, rates):
+    """The exponents' slopes of a block's channels, for `exp2`."""
+    for n in range(len(A)):
+        for d in range(width):
+            rates[n, d] = A[n, first + d] * LOG2_E
+
+
+@jit()
 def begin(x, raw, bias, skip, softened, step, drive, out):
     """A frame's step sizes and drive, and the skip term as the first part of its output."""
     for d in range(len(x)):
@@ -131,7 +140,7 @@ def forward(u, delta, A, B, C, D, z, bias, softened, y, starts, last, first_job,
         p, q = block * LANES, min((block + 1) * LANES, channels)
         k = q - p
         h[:] = 0.0
-        rates[:, :k] = A[:, p:q] * LOG2_E
+        take_rates(A, p, k, rates)
         for t in range(frames):
             if len(starts) and t % CHUNK == 0:
                 starts[t // CHUNK, clip, :, p:q] = h[:, :k]
@@ -225,13 +234,7 @@ def remake(u, delta, B, C, D, bias, softened, h, decay, rates, work, clip, t, co
             expand(old, new, rate, rates, frame, n, q - p, B[clip, t + i, n], C[clip, t + i, n])
 
 
-@jit(
-    f"void({SEQUENCE}, {SEQUENCE}, {MATRIX}, {SEQUENCE}, {SEQUENCE}, {VECTOR}, {VIEW}, {VECTOR},"
-    f"boolean, {STATES}, {VIEW}, {VIEW}, {SEQUENCE}, {SEQUENCE}, {MATRIX}, {SEQUENCE}, {SEQUENCE},"
-    f"{VECTOR}, {SEQUENCE}, {VECTOR}, int64, int64)",
-    sums=True,
-)
-def backward(
+def walk_back(
     u, delta, A, B, C, D, z, bias, softened, starts, grad_y, grad_last,
     grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, first_job, end_job,
 ):  # fmt: skip
@@ -245,7 +248,7 @@ def backward(
         block, clip = divmod(job, clips)
         p, q = block * LANES, min((block + 1) * LANES, channels)
         k = q - p
-        rates[:, :k] = A[:, p:q] * LOG2_E
+        take_rates(A, p, k, rates)
         grad[:, :k] = grad_last[clip, :, p:q]
         sum_A[:] = 0.0
         for chunk in range(len(starts) - 1, -1, -1):
@@ -274,4 +277,17 @@ def backward(
                     u[clip, t, p:q], delta[clip, t, p:q], bias[p:q], D[p:q], softened, frame,
                     grad_u[clip, t, p:q], grad_delta[clip, t, p:q], grad_D[p:q], grad_bias[p:q],
                 )  # fmt: skip
-        grad_A[:, p:q] += sum_A[:, :k]
+        for n in range(len(A)):
+            for d in range(k):
+                grad_A[n, p + d] += sum_A[n, d]
+
+
+@cache
+def backward() -> Callable:
+    """`walk_back`, compiled when first asked for: who only predicts need not wait for it."""
+    signature = (
+        f"void({SEQUENCE}, {SEQUENCE}, {MATRIX}, {SEQUENCE}, {SEQUENCE}, {VECTOR}, {VIEW},"
+        f"{VECTOR}, boolean, {STATES}, {VIEW}, {VIEW}, {SEQUENCE}, {SEQUENCE}, {MATRIX},"
+        f"{SEQUENCE}, {SEQUENCE}, {VECTOR}, {SEQUENCE}, {VECTOR}, int64, int64)"
+    )
+    return jit(signature, sums=True)(walk_back)
