@@ -85,7 +85,7 @@ def sigmoid(x):
     return F32(1.0) / (F32(1.0) + exp2(-x * LOG2_E))
 
 
-@jit()
+@jit(inline=True)
 def take_rates(A, first, width, rates):
     """The exponents' slopes of a block's channels, for `exp2`."""
     for n in range(len(A)):
@@ -93,7 +93,7 @@ def take_rates(A, first, width, rates):
             rates[n, d] = A[n, first + d] * LOG2_E
 
 
-@jit()
+@jit(inline=True)
 def begin(x, raw, bias, skip, softened, step, drive, out):
     """A frame's step sizes and drive, and the skip term as the first part of its output."""
     for d in range(len(x)):
@@ -106,7 +106,7 @@ def begin(x, raw, bias, skip, softened, step, drive, out):
         out[d] = skip[d] * x[d]
 
 
-@jit()
+@jit(inline=True)
 def advance(h, rates, work, n, width, b, c):
     """One frame of state n, in place; what it gives is added to work[OUT]."""
     for d in range(width):
@@ -115,7 +115,7 @@ def advance(h, rates, work, n, width, b, c):
         work[OUT, d] += c * state
 
 
-@jit()
+@jit(inline=True)
 def gated(out, gate, y):
     """y = out · silu(gate)."""
     for d in range(len(y)):
@@ -201,7 +201,7 @@ def weigh(grad, h, rates, grad_A, work, n, width):
         grad_A[n, d] += work[STEP, d] * power
 
 
-@jit()
+@jit(inline=True)
 def ungate(gate, out, grad, grad_gate):
     """grad, of out · silu(gate), becomes that of out; fills grad_gate."""
     for d in range(len(grad)):
