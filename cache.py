@@ -243,7 +243,10 @@ def holdings(root: str | Path) -> list[Holding]:
     found = []
     for folder in Path(root).iterdir():
         if MAKER_FOLDER.fullmatch(folder.name) and (folder / MADE_BY).is_file():
-            sizes = [path.stat().st_size for path in folder.glob("*.npy")]
+            sizes = []
+            for path in folder.glob("*.npy"):
+                with suppress(FileNotFoundError):  # cleared or replaced by another process
+                    sizes.append(path.stat().st_size)
             made_by = (folder / MADE_BY).read_text(errors="replace").strip()
             found.append(Holding(folder, made_by, len(sizes), sum(sizes)))
     return sorted(found, key=lambda holding: -holding.n_bytes)
@@ -255,7 +258,7 @@ def clear(root: str | Path) -> None:
         for path in (*holding.folder.glob("*.npy"), *holding.folder.glob("*.tmp")):
             path.unlink(missing_ok=True)
         (holding.folder / MADE_BY).unlink(missing_ok=True)
-        if not any(holding.folder.iterdir()):
+        with suppress(OSError):  # it holds files of somebody's own, or a run has just written
             holding.folder.rmdir()
     (Path(root) / CONTENTS).unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ for the network: so crops and augmented clips are served by it, too.
 
 import os
 import struct
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 import audio_files
 from array_files import check_file
 from audio_files import read_audio
-from cache import Cache, NoCache, hash_file
+from cache import Cache, hash_file
 from config import SAMPLE_RATE
 from errors import UserError
 
@@ -30,7 +31,12 @@ class DecodedAudio:
     """`read_audio` with a memory on disk; folder: of the cache, None for none."""
 
     def __init__(self, folder: str | Path | None) -> None:
-        self.cache: Cache | NoCache = NoCache() if folder is None else Cache(folder, _made_by())
+        self.folder = folder
+
+    @cached_property
+    def cache(self) -> Cache:
+        """The cache, made with its folder when the first file needs it: plain wav never does."""
+        return Cache(self.folder, _made_by())
 
     def read(self, path: str | Path) -> NDArray[np.float32]:
         """Speech (S,) float32 at 16 kHz, the same bits with a cache and without; see `read_audio`.
@@ -38,7 +44,7 @@ class DecodedAudio:
         Raises `UserError` as that does, and for a file that changes while it is read.
         """
         path = check_file(path, "audio")
-        if isinstance(self.cache, NoCache) or is_plain(path):
+        if self.folder is None or is_plain(path):
             return read_audio(path)
         key = self.cache.content_key(path)
 

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 23}  # states of a chunk: 2 MB; 32 MB
 GROUP_ELEMENTS = 1 << 15  # on a CPU, states of one frame stepped at once: enough to fill a call
-MIN_CHUNK, MAX_CHUNK = 8, 256  # frames
+MIN_CHUNK, MAX_CHUNK = 8, 1024  # frames; on a GPU few chunks are few launches
 LOG2_E = math.log2(math.e)
 
 Part = tuple[slice, slice]  # clips and frames of a chunk
