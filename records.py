@@ -94,6 +94,7 @@ class Log:
         self._write()
         for name, value in row.items():
             self.events.add_scalar(name, value, row["epoch"])
+        self.events.flush()
         shown = (f"{k} {v:.4g}" for k, v in row.items() if not k.startswith("router"))
         left = (epochs - row["epoch"]) * row["seconds"]
         tqdm.write("  ".join(shown) + f"  {in_time(left)} left" * bool(left))

@@ -150,8 +150,10 @@ class Run:
         self.optimization.listen(self.options.cache, batches.items.sounds())
         self.say(f"memory: {memory(nets, self.optimization.optimizer)}")
         self.agreed, self.kept, self.saved = None, None, time.time()
-        if lack := room_for(self.folder, size_of(nets, self.optimization.optimizer)):
-            self.say(f"warning: {lack}")
+        if self.group.is_first:
+            size = size_of(nets, self.optimization.optimizer)
+            if lack := room_for(self.folder, size):
+                self.say(f"warning: {lack}")
 
     def _epoch(self, batches: PlannedLoader) -> dict[str, float]:
         """The rest of an epoch: means of every loss over its steps."""
@@ -267,7 +269,8 @@ class Run:
     def _save(self, batches: PlannedLoader, drawn: dict[str, Any] | None = None) -> None:
         """Write last.pt, on the first process, with the generators of all, now or as `drawn`."""
         states = self.group.gather(drawn or generators())
-        self.saved, self.kept = time.time(), None
+        self.saved = time.time()  # whatever the disk says, the same on every rank
+        self.kept = (self.epoch, batches.plan.epoch, batches.plan.position)
         if not self.group.is_first:
             return
         made = self.optimization
@@ -283,8 +286,6 @@ class Run:
         }
         if problem := save_state(self.folder / STATE_FILE, state):
             self.say(f"warning: {problem}")
-        else:
-            self.kept = (self.epoch, batches.plan.epoch, batches.plan.position)
 
     def _restore(self, state: dict[str, Any], batches: PlannedLoader) -> None:
         """Stand where `_save` stood."""
