@@ -54,7 +54,6 @@ class CompiledScan(torch.autograd.Function):
         grad_u, grad_delta, grad_z = np.empty_like(u), np.empty_like(u), np.empty(z.shape, F32)
         n_threads = _threads(u.shape, len(A))
         sums = [np.zeros((n_threads, *inputs[i].shape), F32) for i in (2, 3, 4, 5, 7)]
-
         kernel = scan_kernels.backward()
 
         def run(thread: int, first: int, end: int) -> None:
@@ -76,7 +75,10 @@ class CompiledScan(torch.autograd.Function):
 
 
 def _arrays(*given: Tensor | None) -> list[NDArray]:
-    """The scan's tensors as the kernels want them; D and bias of zeros, z empty where not given."""
+    """The scan's tensors as the kernels want them; D and bias of zeros, z empty where not given.
+
+    Float32 in order is taken as it is; half precision is widened, for the time of a call.
+    """
     u, delta, A, B, C, D, z, bias = (x if x is None else x.detach().float() for x in given)
     none = u.new_zeros(u.shape[-1])
     z = u.new_empty(0, 0, 0) if z is None else z  # read with its strides, the rest in order
