@@ -77,9 +77,11 @@ def build(recipe: Recipe, device: torch.device, n_lips: int) -> Networks:
     """The networks of a recipe, encoder and teacher loaded from `recipe.wav2vec2`.
 
     n_lips: vertices that the lip reader sees. Raises `UserError` when the pre-trained encoder
-    cannot be loaded or is of another shape.
+    cannot be loaded or is of another shape, or torch.compile does not work here.
     """
     spec, config = recipe.dataset, recipe.train
+    if config.compile:
+        check_compiler(device)
     model = JambaTalk(recipe.model)
     if config.checkpointing:
         model.checkpoint_activations()
@@ -91,11 +93,26 @@ def build(recipe: Recipe, device: torch.device, n_lips: int) -> Networks:
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
     nets = Networks(model, reader, teacher, average, spec.metres_per_unit / config.loss_unit)
     nets.source = recipe.wav2vec2
+    if config.compile:
+        for layer in model.encoder.body.encoder.layers:
+            layer.compile()  # in place: its state keeps its names
     if config.closure_gain:
         inner = load_region(spec.path(spec.inner_lips), spec.n_vertices)
         nets.inner_lips = torch.from_numpy(inner).to(device)
         nets.reach = CLOSURE_REACH_M / spec.metres_per_unit
     return nets
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise `UserError` where torch.compile, tried on a small function, does not work."""
+    try:
+        torch.compile(torch.nn.functional.gelu)(torch.ones(2, device=device))
+    except RuntimeError as error:  # what all of its errors are
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(
+            f"train.compile: torch.compile does not work here ({reason}); install a C++ compiler "
+            "(Linux: g++; with a GPU triton, too), or leave it false"
+        ) from error
 
 
 def load_encoder(model: JambaTalk, source: str) -> nn.Module:

@@ -1,5 +1,6 @@
 """Memory of a training, and what makes it lean."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from torch import nn
 from compact_adam import CompactAdamW
 from config import PROJECT_ROOT, Recipe, TrainConfig
 from distributed import Group
+from errors import UserError
 from hearing import Hearing
 from linear import make_lean
-from networks import make_optimizer, memory, training_bytes
+from networks import build, check_compiler, make_optimizer, memory, training_bytes
 from tests.test_hearing import SOUNDS
 from tests.test_learning import networks
 from tests.test_resume import Killed, killed_after, run, same
@@ -97,3 +99,29 @@ def test_a_lean_run_resumes_bit_equal(recipe: Recipe, monkeypatch: pytest.Monkey
     assert kinds == {torch.float32, torch.bfloat16}
     assert run("--out", "cut", "--resume", *LEAN) == 0
     same("whole", "cut")
+
+
+def test_without_a_compiler_compiling_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(_):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\n\nSet VERBOSE=1")
+
+    monkeypatch.setattr(torch, "compile", lambda _: fails)
+    with pytest.raises(UserError, match="No working C.. compiler found.; install") as caught:
+        check_compiler(torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_compiled_layers_keep_the_names_of_their_weights(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("networks.check_compiler", lambda _: None)
+    train = dataclasses.replace(recipe.train, compile=True, ema_decay=0.9)
+    device = torch.device("cpu")
+    compiled = build(dataclasses.replace(recipe, train=train), device, 3)
+    plain = build(recipe, device, 3)
+    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
+    layers = compiled.model.encoder.body.encoder.layers
+    assert all(layer._compiled_call_impl is not None for layer in layers)
+    assert len(layers) == recipe.model.encoder["num_hidden_layers"]
