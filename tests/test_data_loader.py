@@ -230,6 +230,17 @@ def test_an_item_is_every_second_frame_with_its_audio(spec: DatasetSpec) -> None
     assert abs(audio.mean()) < 1e-5 and audio.var() == pytest.approx(1.0, abs=1e-3)
 
 
+def test_sounds_are_those_of_the_items_and_of_whole_clips_alone(spec: DatasetSpec) -> None:
+    data = MeshSpeechDataset(spec, "train")
+    sounds = data.sounds()
+    assert len(sounds) == len(data)
+    for (key, audio), item in zip(sounds, data, strict=True):
+        assert key == item["key"]
+        np.testing.assert_array_equal(audio, item["audio"])
+    assert MeshSpeechDataset(spec, "train", crop_s=0.5).sounds() is None
+    assert MeshSpeechDataset(spec, "train", augment=lambda audio, _: audio).sounds() is None
+
+
 def test_audio_that_runs_on_is_cut_to_the_vertices(spec: DatasetSpec) -> None:
     path = Path(spec.root) / "vertices_npy/F1_TA_sentence03.npy"
     np.save(path, np.load(path)[:60])
