@@ -65,8 +65,10 @@ class RunLog:
 
     @property
     def best(self) -> int | None:
-        """Row of the lowest validation LVE, None where no epoch has one."""
-        return int(np.nanargmin(self.lve)) if np.isfinite(self.lve).any() else None
+        """Row of the model that was kept: the lowest val_choice, which a log without it took for
+        the LVE; None where no epoch has one."""
+        by = self.columns.get("val_choice", self.lve)
+        return int(np.nanargmin(by)) if np.isfinite(by).any() else None
 
     def values(self, column: str) -> NDArray[np.float64]:
         """What a panel shows of this run; NaN throughout where it has no such column."""

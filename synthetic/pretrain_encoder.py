@@ -11,6 +11,7 @@ import argparse
 import copy
 import json
 import math
+import shlex
 import shutil
 import sys
 import time
@@ -237,7 +238,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{args.encoder}: {n_million:.2f} M parameters, {pool.minutes:.0f} minutes of speech")
     plan = Plan(args.minutes, args.max_steps, args.learning_rate, args.batch_size, seed=args.seed)
     reader = fit(reader, pool, plan, log=lambda line: print(line, flush=True))
-    record = {"command": " ".join(sys.argv), "pool_minutes": round(pool.minutes, 1)}
+    said = shlex.join(sys.argv[1:] if argv is None else argv)
+    command = f"python -m synthetic.pretrain_encoder {said}".strip()
+    record = {"command": command, "pool_minutes": round(pool.minutes, 1)}
     save(reader, out, record | {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d")})
     print(out)
 

@@ -4,7 +4,6 @@ Writes synthetic/model.safetensors in half precision, and beside the benchmarks 
 its recipe and command, its log, its test table, its loss curves as a picture.
 """
 
-import csv
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from config import PROJECT_ROOT
 from errors import Parser, UserError, run_cli
 from jambatalk import load_checkpoint, save_checkpoint
+from plots import plot_runs
 
 MODEL = PROJECT_ROOT / "synthetic/model.safetensors"
 RECORDS = PROJECT_ROOT / "benchmarks/runs/synthetic"
@@ -35,33 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     RECORDS.mkdir(parents=True, exist_ok=True)
     for name in RECORD_FILES:
         shutil.copyfile(run / name, RECORDS / name)
-    plot_log(run / "log.csv", RECORDS / "losses.png")
+    plot_runs([run], RECORDS / "losses.png")
     print(f"{MODEL}: {size_mb:.1f} MB; record in {RECORDS}")
-
-
-def plot_log(log: Path, picture: Path) -> None:
-    """Draw every loss of log.csv over the epochs, each in a small plot of its own."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with open(log, newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] if name not in ("epoch", "seconds", "learning_rate")]
-    epochs = [int(row["epoch"]) for row in rows]
-    columns = 3
-    figure, axes = pyplot.subplots(-(-len(names) // columns), columns, figsize=(11, 7))
-    for name, axis in zip(names, axes.flat, strict=False):
-        axis.plot(epochs, [float(row[name]) for row in rows], color="#30506f")
-        axis.set_title(name, fontsize=10)
-        axis.grid(alpha=0.3)
-    for axis in axes.flat[len(names) :]:
-        axis.set_visible(False)
-    figure.supxlabel("epoch")
-    figure.tight_layout()
-    figure.savefig(picture, dpi=80)
-    pyplot.close(figure)
 
 
 if __name__ == "__main__":

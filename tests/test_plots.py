@@ -94,6 +94,14 @@ def test_an_epoch_without_a_finite_error_is_not_the_best(tmp_path: Path) -> None
     assert lost.best is None and cells(table([lost]).splitlines()[2])[2:4] == ["-", "-"]
 
 
+def test_the_best_epoch_is_the_one_whose_model_was_kept(tmp_path: Path) -> None:
+    log = write_run(tmp_path / "a") / "log.csv"
+    rows = log.read_text().splitlines()
+    choices = ["val_choice", *(str(10.0 - i) for i in range(len(rows) - 1))]  # the last is best
+    log.write_text("\n".join(f"{a},{b}" for a, b in zip(rows, choices, strict=True)))
+    assert read_run(tmp_path / "a").best == len(rows) - 2
+
+
 def test_a_picture_and_a_table_are_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
