@@ -6,6 +6,7 @@ alone and rounds it once more where the backward pass needs it, which gives the 
 an nn.Linear in all else: names, state and results without autocast.
 """
 
+import threading
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class CoarseProduct(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
         y = x.new_empty(*x.shape[:-1], len(weight))  # F.linear's is a view: not to be written into
-        rows, out, turned = _rows(x), _rows(y), weight.to(COARSE).T
+        rows, out, turned = _rows(x), _rows(y), _rounded(weight).T
         if bias is None:
             torch.mm(rows, turned, out=out)
         else:
@@ -38,9 +39,22 @@ class CoarseProduct(torch.autograd.Function):
         """Gradients of x, weight and bias in bfloat16; autograd gives them the dtype they need."""
         x, weight = ctx.saved_tensors
         rows = _rows(gradient)
-        by_x = gradient @ weight.to(COARSE) if ctx.needs_input_grad[0] else None
+        by_x = gradient @ _rounded(weight) if ctx.needs_input_grad[0] else None
         by_weight = rows.T @ _rows(x)
         return by_x, by_weight, rows.sum(0) if ctx.has_bias else None
+
+
+_SPACE = threading.local()  # one block a thread for the copy at hand: new memory costs more than it
+
+
+def _rounded(weight: Tensor) -> Tensor:
+    """A weight in bfloat16, until the next one of this thread is rounded."""
+    if torch.compiler.is_compiling():
+        return weight.to(COARSE)
+    size = weight.numel()
+    if len(getattr(_SPACE, "block", ())) < size:
+        _SPACE.block = torch.empty(size, dtype=COARSE)
+    return _SPACE.block[:size].view(weight.shape).copy_(weight)
 
 
 def _rows(x: Tensor) -> Tensor:
