@@ -100,7 +100,8 @@ def test_train_then_test_leaves_a_whole_run_folder(
     )
     rows = read_log(folder / "log.csv")
     assert [row["steps"] for row in rows] == ["1", "2"]  # two clips, two a step, one step an epoch
-    assert all(0 < float(row["clips_per_s"]) >= 2 / float(row["seconds"]) / 1.2 for row in rows)
+    for row in rows:  # an epoch may be over in less than the tenth of a second that is written
+        assert float(row["clips_per_s"]) >= 2 / max(float(row["seconds"]), 0.05) / 1.2
     assert list(folder.glob("events.*"))
     model, spec = load_checkpoint(folder / "best.safetensors")
     assert spec == recipe.dataset
