@@ -140,8 +140,9 @@ def joined() -> Iterator[Group]:
     over, whole = threading.Event(), True
     threading.Thread(target=_watch, args=(store, over), daemon=True).start()
     try:
-        with open(os.devnull, "w") as silence, redirect_stdout(
-            sys.stdout if group.is_first else silence
+        with (
+            open(os.devnull, "w") as silence,
+            redirect_stdout(sys.stdout if group.is_first else silence),
         ):
             yield group
     except (Exception, KeyboardInterrupt) as error:
