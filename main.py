@@ -28,7 +28,7 @@ DEFAULT_DATASET = "synthetic"
 SHORT = {  # flag that is short for a --set of the field of that name -> its help
     "epochs": "passes over the training data",
     "batch_size": "clips a step",
-    "steps_per_epoch": "steps of one epoch; 0 for all clips once",
+    "steps_per_epoch": "batches of one epoch; 0 for all clips once",
     "learning_rate": "of everything but the encoder",
     "encoder_learning_rate": "of the speech encoder",
     "closure_gain": "extra weight of the lips in frames where they touch",
@@ -89,6 +89,8 @@ def resolve(args: argparse.Namespace) -> Recipe:
         from dataset_folder import read_folder
 
         recipe, facts = read_folder(Path(name), args.base)
+        if args.mode == "test":  # the model's own counts, not what one would be trained with
+            facts = "\n".join(x for x in facts.splitlines() if x.split()[:1] != ["recipe"])
     else:
         raise UserError(
             f"--dataset {name}: neither a recipe ({', '.join(RECIPES)}) nor a folder of your data"
@@ -119,8 +121,8 @@ def recorded(args: argparse.Namespace) -> tuple[Recipe, argparse.Namespace]:
     if typed:
         raise UserError(f"--from repeats a run as it was; leave {', '.join(typed)} out")
     file = Path(args.source) / RECORD_FILE
-    if not args.out:
-        raise UserError(f"--from {args.source}: give --out a folder for the repetition")
+    if not args.out or Path(args.out).resolve() == Path(args.source).resolve():
+        raise UserError(f"--from {args.source}: give --out another folder for the repetition")
     try:
         record = json.loads(file.read_text())
         recipe, then = from_dict(Recipe, record["recipe"]), parse(record["arguments"])
@@ -137,7 +139,8 @@ def recorded(args: argparse.Namespace) -> tuple[Recipe, argparse.Namespace]:
         if (given := getattr(args, name)) is not None:
             setattr(then, name, given)
     then.precision = args.precision or precision  # what "auto" was there, it may not be here
-    then.out, then.mode, then.resume, then.split = args.out, args.mode, args.resume, args.split
+    then.mode = args.mode or then.mode
+    then.out, then.resume, then.split = args.out, args.resume, args.split
     return recipe, then
 
 
@@ -245,6 +248,7 @@ def test(checkpoint: Path, spec: DatasetSpec | None, out: Path, args: argparse.N
     import torch
 
     from jambatalk import load_checkpoint
+    from results import results_name
     from scoring import evaluate
 
     model, own = load_checkpoint(checkpoint)
@@ -252,11 +256,13 @@ def test(checkpoint: Path, spec: DatasetSpec | None, out: Path, args: argparse.N
     for field in ("n_vertices", "fps", "metres_per_unit"):
         has, wanted = getattr(spec, field), getattr(own, field)
         if has != wanted:
-            raise UserError(f"{checkpoint} is for {field} {wanted}; {spec.name} has {has}")
+            fix = f"; --init {checkpoint} trains one for these data" * (field == "metres_per_unit")
+            raise UserError(f"{checkpoint} is for {field} {wanted}; {spec.name} has {has}{fix}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     splits = test_splits(spec, args.split)
     print(evaluate(model.to(device), spec, splits, device, checkpoint, out, args.wav2vec2))
-    print(f"results: {out}/results.md, results.csv, results.json")
+    name = results_name(spec, splits)
+    print(f"results: {out}/{name}.md, {name}.csv, {name}.json")
 
 
 def prepared(args: argparse.Namespace) -> tuple[Recipe, argparse.Namespace, Path]:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from config import Recipe
+from config import ModelConfig, Recipe
 from distributed import Everywhere, Group
 from errors import UserError
 from networks import Networks
@@ -74,6 +74,22 @@ def differences(then: dict[str, Any], now: dict[str, Any], path: str = "") -> li
         elif name in then and _plain(old) != _plain(new) and where not in MAY_CHANGE:
             found.append((where, f"was {old}, is {new}"))
     return found
+
+
+def unlike(then: ModelConfig, now: ModelConfig) -> str:
+    """Why the weights of one network mean nothing in another, "" where they do.
+
+    Dropout and masking leave weights as they are, and so does the unit of the vertices: a head
+    with `units_per_metre` works in metres.
+    """
+    found = differences(dataclasses.asdict(then), dataclasses.asdict(now), "model.")
+    wrong = [
+        f"{name} {words}"
+        for name, words in found
+        if not name.endswith(("dropout", "units_per_metre", "layerdrop", "apply_spec_augment"))
+        and not name.startswith("model.encoder.mask_")
+    ]
+    return "; ".join(wrong[:4])
 
 
 def _plain(value: Any) -> Any:

@@ -33,7 +33,7 @@ from pretrained import find_source
 from preview import Previews
 from records import BEST_FILE, Log, set_aside, write_record
 from regions import find_region
-from resuming import pack, size_of, unpack
+from resuming import pack, size_of, unlike, unpack
 from run_state import STATE_FILE, disk, generators, room_for, save_state, set_generators
 from stopping import Stop, exit_code
 from validation import Closures, validate
@@ -83,8 +83,10 @@ class Run:
         self.say(f"network: {c.layout}, {c.d_model} wide, encoder {recipe.wav2vec2}")
         self.fresh = start is None
         if start is not None:
-            if start.config != self.nets.model.config:
-                raise UserError("--init: that model has other dimensions than the recipe's")
+            if wrong := unlike(start.config, self.nets.model.config):
+                raise UserError(
+                    f"--init: a model of another network: {wrong}; --set makes the recipe's alike"
+                )
             self.nets.model.load_state_dict(start.state_dict())
         self.best, self.epoch, self.sums = math.inf, 1, dict[str, float]()
         self.trained_s = 0.0  # spent on the steps of the epoch at hand, by earlier processes too

@@ -232,3 +232,16 @@ def test_summary_pools_frames_not_clips() -> None:
     ]  # fmt: skip
     total = scoring.summarise(rows)
     assert total["lve"] == 3.0 and total["fdd"] == 2.0 and total["lve_ratio"] == 3.0
+
+
+def test_init_takes_weights_that_fit_and_names_what_does_not(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--dataset", "toy", "--mode", "train", "--workers", "0", "--epochs", "1")
+    assert run(*flags, "--out", "first") == 0
+    init = (*flags, "--init", "first/best.safetensors", "--out", "second", "--set")
+    assert run(*init, "model.dropout=0.2", "model.units_per_metre=1000") == 0
+    assert run(*init, "model.n_heads=2") == 2
+    assert (
+        "--init: a model of another network: model.n_heads was 4, is 2" in capsys.readouterr().err
+    )
