@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from errors import UserError, run_cli
+from errors import run_cli
 
 BILABIALS = ("p", "b", "m")  # lips closed
 CLOSED_M = 0.0012  # metres between inner lips up to which a mouth is shut: 6 % of an open jaw
 STATIC_RATIO = 0.01  # of the region's width: lips that move less do not speak
+STATIC_SHARE = 0.25  # of the true lips' motion: lips that move more do speak, if softly
 MAX_LAG_S = 0.5  # s, a sync offset beyond it is another sentence
 FRAME_BLOCK = 64  # frames turned to float64 at a time
 
@@ -114,6 +115,17 @@ def is_static(vertices: NDArray, lips: NDArray) -> bool:
     """
     width = np.ptp(vertices[:, lips].mean(axis=0), axis=0).max()
     return motion_std(vertices, lips) < STATIC_RATIO * float(width)
+
+
+def stays_still(prediction: NDArray, truth: NDArray, lips: NDArray) -> bool:
+    """Whether predicted lips are static while the true ones move, by four times as much or more.
+
+    prediction, truth: (T, V, 3). Without the share, a clip of little motion, just above a hundredth
+    of the lips' width, would ring the alarm for a prediction that follows it just below.
+    """
+    if is_static(truth, lips) or not is_static(prediction, lips):
+        return False
+    return motion_std(prediction, lips) <= STATIC_SHARE * motion_std(truth, lips)
 
 
 def _check_same(prediction: NDArray, truth: NDArray) -> None:
@@ -281,19 +293,36 @@ def pool(clips: Sequence[ClipScores]) -> Scores:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, pair, score, print."""
     from mesh_files import load_templates
-    from prediction_folders import find_pairs, parse_arguments, parse_regions, read_pair, truth_step
+    from prediction_folders import (
+        check_step,
+        find_pairs,
+        is_far,
+        parse_arguments,
+        parse_regions,
+        read_pair,
+        truth_step,
+    )
 
     args = parse_arguments(argv)
     regions = parse_regions(args.regions)
     templates = load_templates(args.templates) if args.templates else {}
     pairs = find_pairs(Path(args.pred), Path(args.truth))
     step = truth_step(pairs)
-    clips = []
+    clips, far = [], []
     for pair in pairs:
         clip = read_pair(pair, step, regions, templates)
         clips.append(score_clip(clip.prediction, clip.truth, clip.template, clip.lips, clip.upper))
-        if not np.isfinite(clips[-1].mve):
-            raise UserError(f"{pair.prediction} or its truth: NaN or infinite coordinates")
+        if is_far(clips[-1].mve, clip.truth):
+            far.append(pair.prediction)
+    warning = check_step(pairs, step)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    if far:
+        print(
+            f"warning: {len(far)} of {len(pairs)} clips ({far[0].stem}, ...) are off by more than "
+            "a tenth of the face: another order of vertices, axes or place than the truth's",
+            file=sys.stderr,
+        )
     scores = pool(clips)
     if args.json:
         print(json.dumps(asdict(scores)))

@@ -19,6 +19,10 @@ from mesh_files import load_region
 
 REGIONS = ("lips", "upper")
 LENGTH_TOLERANCE = 0.15  # of a clip: how far prediction and decimated truth may differ in length
+LARGEST_STEP = 2  # VOCASET's 60 fps against 30; fewer frames than that are a clip cut short
+CLEAR = 0.1  # correlations of motion that differ by less do not tell two readings apart
+FIT_VERTICES = 500  # enough of a mesh for that
+FAR = 0.1  # of the face's diagonal: no mean error of a face over itself is as large
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -118,13 +122,18 @@ def load_vertices(path: Path) -> NDArray:
 
 
 def truth_step(pairs: Sequence[Pair]) -> int:
-    """k when the truth has k times the predictions' frame rate (VOCASET: 60 and 30 fps).
+    """1, or 2 when the truth has twice the predictions' frame rate (VOCASET: 60 and 30 fps).
 
-    Raises `UserError` naming a clip whose lengths do not agree with the others'.
+    Raises `UserError` naming a clip whose lengths do not agree with the others' or with either.
     """
     counts = [(len(load_vertices(p.prediction)), len(load_vertices(p.truth))) for p in pairs]
     step = statistics.mode(sorted(max(1, round(truth / pred)) for pred, truth in counts))
     for pair, (n_pred, n_truth) in zip(pairs, counts, strict=True):
+        if step > LARGEST_STEP and n_truth > LARGEST_STEP * n_pred:
+            raise UserError(
+                f"{pair.prediction}: {n_pred} frames; its truth has {n_truth}: cut short, or at "
+                "another frame rate; wanted the truth's rate or half of it"
+            )
         expected = -(-n_truth // step)
         if abs(n_pred - expected) > max(2, LENGTH_TOLERANCE * expected):
             raise UserError(
@@ -132,6 +141,63 @@ def truth_step(pairs: Sequence[Pair]) -> int:
                 f"{expected} at every frame in {step}: another clip or another frame rate"
             )
     return step
+
+
+def check_step(pairs: Sequence[Pair], step: int) -> str | None:
+    """None where the motion says that the truth has `step` times the frame rate, as the counts do.
+
+    The other reading of half as many frames is a prediction cut short. Each gives a correlation of
+    predicted and true motion over all clips: a warning is returned where they do not differ, as for
+    a face that never moves, and `UserError` is raised where frames cut short fit clearly better.
+    """
+    if step == 1:
+        return None
+    sums = np.zeros((2, 3))  # (sparse, cut) x (covariance, variances)
+    for pair in pairs:
+        prediction, truth = load_vertices(pair.prediction), load_vertices(pair.truth)
+        every = -(-truth.shape[1] // FIT_VERTICES)
+        sparse = truth[::step, ::every]
+        frames = min(len(prediction), len(sparse))
+        motion = _motion(prediction[:frames, ::every])
+        for row, meshes in zip(sums, (sparse, truth[:, ::every]), strict=True):
+            true_motion = _motion(meshes[:frames])
+            row += (
+                np.vdot(motion, true_motion),
+                np.vdot(motion, motion),
+                np.square(true_motion).sum(),
+            )
+    scales = np.sqrt(sums[:, 1] * sums[:, 2])
+    as_sparse, as_cut = sums[:, 0] / np.where(scales > 0, scales, 1.0)
+    if as_sparse > as_cut + CLEAR:
+        return None
+    first = pairs[0]
+    n_pred, n_truth = (len(load_vertices(path)) for path in (first.prediction, first.truth))
+    counts = f"{first.prediction}: {n_pred} frames; its truth has {n_truth}"
+    if as_cut > as_sparse + CLEAR:
+        raise UserError(
+            f"{counts}, and the motion fits their beginning (r {as_cut:.2f}) better than one frame "
+            f"in {step} (r {as_sparse:.2f}): cut short; predict whole clips"
+        )
+    return f"{counts}: taken as one frame in {step}; if these were cut short, this is wrong"
+
+
+def _motion(vertices: NDArray) -> NDArray[np.float64]:
+    """(T, V, 3) about each vertex's mean place."""
+    return vertices - vertices.mean(axis=0, dtype=np.float64)
+
+
+def is_far(error: float, truth: NDArray) -> bool:
+    """Whether a clip's mean vertex error is that of another face than `truth` (T, V, 3)."""
+    return error > FAR * float(np.linalg.norm(np.ptp(truth[0].astype(np.float64), axis=0)))
+
+
+def _check_finite(path: Path, vertices: NDArray) -> None:
+    for frame, mesh in enumerate(vertices):
+        if not np.isfinite(mesh).all():
+            raise UserError(
+                f"{path}: NaN or infinite coordinates, first in compared frame {frame}; "
+                "wanted numbers"
+            )
 
 
 @dataclass(frozen=True)
@@ -153,7 +219,8 @@ def read_pair(
 ) -> Clip:
     """The clip of a pair, one frame in `step` of the truth taken.
 
-    Raises `UserError` when the two differ in vertices or scale, or a region or template is wrong.
+    Raises `UserError` when the two differ in vertices or scale, hold NaN, or a region or template
+    is wrong.
     """
     prediction, truth = load_vertices(pair.prediction), load_vertices(pair.truth)[::step]
     n_vertices = truth.shape[1]
@@ -161,17 +228,20 @@ def read_pair(
         raise UserError(
             f"{pair.prediction}: {prediction.shape[1]} vertices; its truth has {n_vertices}"
         )
+    frames = min(len(prediction), len(truth))
+    prediction, truth = prediction[:frames], truth[:frames]
+    _check_finite(pair.prediction, prediction)
+    _check_finite(pair.truth, truth)
     extents = [float(np.ptp(mesh[0], axis=0).max()) for mesh in (prediction, truth)]
     if not 0.5 * extents[1] < extents[0] < 2 * extents[1]:
         raise UserError(
             f"{pair.prediction}: {extents[0]:.4g} across, its truth {extents[1]:.4g}: another unit"
         )
-    frames = min(len(prediction), len(truth))
     chosen = {name: load_region(file, n_vertices, key=name) for name, file in regions.items()}
     template = _template_of(pair, templates, n_vertices) if templates else None
     return Clip(
-        prediction=np.asarray(prediction[:frames]),
-        truth=np.asarray(truth[:frames]),
+        prediction=np.asarray(prediction),
+        truth=np.asarray(truth),
         template=template,
         lips=chosen.get("lips"),
         upper=chosen.get("upper"),

@@ -91,15 +91,16 @@ def mean_of_known(values: Sequence[float]) -> float:
 def table(total: dict[str, Any], spec: DatasetSpec, split: str) -> str:
     """The Markdown tables: per split, per subject, and under the published rows if there are any.
 
-    total: as `summarise` makes it, perhaps with "regions" {"lips": ..., "upper": ...} and the
-    line "reading".
+    total: as `summarise` makes it, perhaps with "checkpoint", "regions" {"lips": ..., "upper": ...}
+    and the line "reading".
     """
     regions = total.get("regions", {"lips": spec.lips_region, "upper": spec.upper_region})
     splits = total.get("splits", {split: total})
     everything = {"all": total} if len(splits) > 1 else {}
     lines = [
         f"{spec.name}, {split}: {total['clips']} clips, {total['frames']} frames, {spec.fps} fps; "
-        f"lips {regions['lips']}, upper {regions['upper']}; 1 unit = {_millimetres(spec):g} mm",
+        f"lips {regions['lips']}, upper {regions['upper']}; 1 unit = {_millimetres(spec):g} mm"
+        f"{'; model ' + total['checkpoint'] if 'checkpoint' in total else ''}",
         "",
         *split_lines(splits | everything, spec),
         "",
@@ -181,8 +182,8 @@ def measure_lines(total: dict[str, Any]) -> list[str]:
         lines.append(
             f"STATIC FACE in {len(names)} of {total['clips']} clips ({', '.join(names[:3])}"
             f"{', ...' if len(names) > 3 else ''}): the lips move by less than a hundredth of "
-            "their width while the truth's move more; usual causes: data in another unit, too "
-            "high an --encoder_learning_rate, too few epochs"
+            "their width and a quarter of what the truth's do; usual causes: data in another unit, "
+            "too high an --encoder_learning_rate, too few epochs"
         )
     return lines
 
@@ -206,15 +207,24 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def results_name(spec: DatasetSpec, splits: Sequence[str]) -> str:
+    """The files' name: "results" for all test splits of a data set, else with the splits' names.
+
+    So the scores of another split never take the place of the test's.
+    """
+    test = {split for split in spec.splits if split.startswith("test")}
+    return "results" if set(splits) == test else "_".join(["results", *splits])
+
+
 def write_results(
-    folder: Path, rows: list[dict[str, Any]], total: dict[str, Any], text: str
+    folder: Path, rows: list[dict[str, Any]], total: dict[str, Any], text: str, name: str
 ) -> None:
-    """results.json, results.csv and results.md in the run folder."""
+    """<name>.json, <name>.csv and <name>.md in the run folder."""
     folder.mkdir(parents=True, exist_ok=True)
     content = without_nan({"total": total, "clips": rows})
-    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
-    with open(folder / "results.csv", "w", newline="") as file:
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    with open(folder / f"{name}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    (folder / "results.md").write_text(text + "\n")
+    (folder / f"{name}.md").write_text(text + "\n")

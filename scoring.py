@@ -3,7 +3,8 @@
 Metrics are those of metrics.py; beside the model stands the motionless template, so that a number
 can be judged, and beside the predicted lips' readability that of the true ones. results.json and
 results.csv hold every clip, results.md the tables by split and subject and, for the data sets of
-the field, the published rows. Clips are predicted and scored one by one; no mesh is kept.
+the field, the published rows; splits other than the test ones have files of their own
+(results_val.md). Clips are predicted and scored one by one; no mesh is kept.
 """
 
 import json
@@ -25,7 +26,6 @@ from lip_reader import READER_FILE, LipJudge, edit_distance, load_reader
 from metrics import (
     CLOSED_M,
     closures,
-    is_static,
     jitter,
     lip_errors,
     lip_sync_offset_ms,
@@ -33,11 +33,12 @@ from metrics import (
     motionless,
     mouth_opening,
     mouth_opening_correlation,
+    stays_still,
     upper_face_dynamics_deviation,
 )
 from pretrained import load_pretrained
 from regions import find_region
-from results import UNITS, published_rows, summarise, table, write_results
+from results import UNITS, published_rows, results_name, summarise, table, write_results
 from wav2vec import TextTeacher
 
 
@@ -59,7 +60,7 @@ def evaluate(
     total |= {"reading": reading} | summarise(rows)
     total |= {"published": published_rows(spec, splits)}
     text = table(total, spec, total["split"])
-    write_results(out, rows, total, text)
+    write_results(out, rows, total, text, results_name(spec, splits))
     return text
 
 
@@ -151,7 +152,7 @@ def clip_scores(
         "mve_motionless": float(mean_vertex_errors(still, truth).mean()),
         "jitter": jitter(predicted, fps) if enough else math.nan,
         "jitter_truth": jitter(truth, fps) if enough else math.nan,
-        "static": is_static(predicted, lips) and not is_static(truth, lips),
+        "static": stays_still(predicted, truth, lips),
     }
 
 

@@ -25,6 +25,7 @@ from metrics import (
     mouth_opening_correlation,
     pool,
     score_clip,
+    stays_still,
     upper_face_dynamics_deviation,
 )
 
@@ -128,6 +129,22 @@ def test_the_static_alarm_rings_for_lips_that_hardly_move() -> None:
     assert motion_std(moving, np.array([0, 1])) == pytest.approx(1.0)
     assert not is_static(moving, np.array([0, 1]))
     assert is_static(motionless(template, 2) + (moving - template) * 0.4, np.array([0, 1]))
+
+
+def test_a_soft_voice_in_a_quiet_clip_is_no_static_face() -> None:
+    """Lips 50 wide: 0.5 is the bound of motion. The truth moves 0.6 about its mean."""
+    lips = np.array([0, 1])
+    truth = np.zeros((2, 2, 3))
+    truth[:, 1, 0] = 50.0
+    truth[1, :, 1] = 1.2
+    by_share = {}
+    for share in (0.0, 0.2, 0.3, 0.8):
+        prediction = truth.copy()
+        prediction[1, :, 1] *= share
+        assert is_static(prediction, lips)
+        by_share[share] = stays_still(prediction, truth, lips)
+    assert by_share == {0.0: True, 0.2: True, 0.3: False, 0.8: False}
+    assert not stays_still(truth[:1], truth[:1], lips)  # silence
 
 
 def test_mouth_opening_is_the_height_between_the_inner_lips() -> None:
@@ -363,7 +380,7 @@ def test_the_table_names_the_regions(folders: Path, capsys: pytest.CaptureFixtur
         ("F1_sentence01", lambda p: p[:, :-1], "6 vertices; its truth has 7"),
         ("F1_sentence01", lambda p: p * 1000, "another unit"),
         ("F1_sentence01", lambda p: p[:4], "4 frames; its truth has 18, 9 at every frame in 2"),
-        ("F1_sentence01", lambda p: p * np.nan, "another unit|NaN"),
+        ("F1_sentence01", lambda p: p * np.nan, "F1_.*NaN or infinite .* frame 0; wanted numbers"),
         ("F9_sentence01", lambda p: p, "F9_sentence01.npy: no truth of that name"),
         ("F1_sentence01", lambda p: p[:, :, :2], "6 vertices|wanted .T, V.3."),
     ],
@@ -379,6 +396,57 @@ def test_predictions_that_do_not_fit_are_named(
     np.save(folders / "pred" / f"{name}.npy", prediction)
     with pytest.raises(UserError, match=message):
         run(folders, capsys)
+
+
+def talk(folders: Path, change: Callable[[np.ndarray], np.ndarray]) -> list[str]:
+    """Truths of 60 frames of smooth random motion, predictions `change` of them; the flags."""
+    rng = np.random.default_rng(3)
+    for subject in SUBJECTS:
+        steps = rng.normal(size=(60, V, 3)).cumsum(0).astype(np.float32)
+        truth = rng.normal(0, 100, (V, 3)).astype(np.float32) + 0.1 * steps
+        np.save(folders / f"truth/{subject}_sentence01.npy", truth)
+        np.save(folders / f"pred/{subject}_sentence01.npy", change(truth))
+    return ["--pred", f"{folders}/pred", "--truth", f"{folders}/truth"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v[:30], "30 frames; its truth has 60, and the motion fits .* cut short"),
+        (lambda v: v[:20], "20 frames; its truth has 60: cut short, or at another frame rate"),
+        (lambda v: v[::3], "20 frames; its truth has 60: cut short, or at another frame rate"),
+    ],
+)
+def test_predictions_cut_short_are_no_lower_frame_rate(
+    change: Callable[[np.ndarray], np.ndarray], message: str, folders: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        main(talk(folders, change))
+
+
+def test_half_the_frame_rate_is_taken_where_the_motion_fits(
+    folders: Path, capsys: pytest.CaptureFixture
+) -> None:
+    main(talk(folders, lambda v: v[::2]))
+    shown = capsys.readouterr()
+    assert "one frame in 2 of the truth" in shown.out and not shown.err
+    main(talk(folders, lambda v: np.tile(v[:1], (30, 1, 1))))  # no motion to tell by
+    shown = capsys.readouterr()
+    assert "one frame in 2 of the truth" in shown.out
+    assert shown.err.startswith("warning: ") and "30 frames; its truth has 60:" in shown.err
+    assert "if these were cut short, this is wrong" in shown.err
+
+
+@pytest.mark.parametrize("change", [lambda v: v[:, ::-1], lambda v: v[:, :, [1, 2, 0]]])
+def test_another_order_of_vertices_or_axes_is_warned_of(
+    change: Callable[[np.ndarray], np.ndarray], folders: Path, capsys: pytest.CaptureFixture
+) -> None:
+    main([*talk(folders, change), "--json"])
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["clips"] == 2
+    assert shown.err.startswith("warning: 2 of 2 clips (F1_TA_sentence01, ...) are off by more")
+    main(talk(folders, lambda v: v + 1))
+    assert not capsys.readouterr().err
 
 
 def test_wrong_flags_are_one_clear_line(folders: Path, tmp_path: Path) -> None:

@@ -145,10 +145,23 @@ def test_files_hold_both_splits_every_clip_and_plain_json(
     assert (out / "results.md").read_text() == text + "\n"
 
 
+def test_another_split_leaves_the_tests_results_alone(spec: DatasetSpec, tmp_path: Path) -> None:
+    evaluate(spec, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("results*")}
+    path = tmp_path / "best.safetensors"
+    scoring.evaluate(Shifted(1.0), spec, ["test_b"], CPU, path, tmp_path)
+    after = {path.name: path.read_bytes() for path in tmp_path.glob("results*")}
+    assert before.items() <= after.items() and len(before) == 3
+    assert set(after) - set(before) == {f"results_test_b.{end}" for end in ("md", "csv", "json")}
+    assert results.results_name(spec, ["test_b", "test_a"]) == "results"
+    without = dataclasses.replace(spec, splits={"val": spec.splits["test_a"]})
+    assert results.results_name(without, ["val"]) == "results_val"
+
+
 def test_tables_name_unit_region_split_and_subject(spec: DatasetSpec, tmp_path: Path) -> None:
     lines = evaluate(spec, tmp_path).splitlines()
     assert lines[0].startswith("toy, test_a, test_b: 3 clips, 85 frames, 25 fps; lips lips.txt (3")
-    assert lines[0].endswith("1 unit = 1 mm")
+    assert lines[0].endswith(f"1 unit = 1 mm; model {tmp_path}/best.safetensors")
     assert "| split |  | LVE (mm²) | FDD (mm²) | abs. FDD (mm²) | MVE (mm) |" in lines[2]
     rows = [line.split(" | ") for line in lines if line.startswith("| test_b")]
     assert [row[1] for row in rows] == ["model", "motionless template", "captured truth", "F1"]
