@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from array_files import check_file
 from config import PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
-from errors import Parser, UserError, run_cli
+from errors import Parser, UserError, run_cli, writable_folder
 from speaker import appearance, choose_face, faces_of, load_model
 from synthetic.head import HEAD_FILE, channel_basis, load_head
 
@@ -64,11 +65,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dataset", choices=list(RECIPES),
         help="whose faces the published weights move; default: the one with as many vertices")
     add("--template", type=Path, metavar="FILE",
-        help="a neutral face of your own, .ply or .obj, in the topology of the model")
+        help="a neutral face of your own in the topology and unit of the model: .ply or .obj; "
+             "of a .pkl or .npz the first")
     add("--out", type=Path, metavar="FOLDER", default=Path("out"), help="default: out")
-    add("--fps", type=int, metavar="N",
+    add("--fps", type=whole, metavar="N",
         help="frames a second; other than the model's own, motion is interpolated linearly")
-    add("--size", type=int, metavar="PIXELS", default=800,
+    add("--size", type=whole, metavar="PIXELS", default=800,
         help="side of the square picture, even, 64 to 4096; default: 800")
     add("--background", metavar="COLOUR", default="white",
         help="a name, #rrggbb or r,g,b; default: white")
@@ -79,6 +81,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="add blinks, which no recording tells of (built-in synthetic head only)")
     return parser.parse_args(argv)
 # fmt: on
+
+
+def whole(text: str) -> int:
+    """The number in `text`; argparse makes one line of the refusal."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number is wanted") from None
 
 
 def check(args: argparse.Namespace) -> Plan:
@@ -97,11 +107,12 @@ def check(args: argparse.Namespace) -> Plan:
         ("--checkpoint", args.checkpoint),
         ("--template", args.template),
     ):
-        if path is not None and not path.is_file():
-            raise UserError(f"{flag} {path}: no such file; check the name")
+        if path is not None:
+            check_file(path, flag)
     nearest = next(folder for folder in (args.out, *args.out.absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+    if not nearest.is_dir():
         raise UserError(f"--out {args.out}: {nearest} is not a folder that can be written to")
+    writable_folder(nearest)
     if (args.out / f"{wav_path.stem}.mp4").resolve() == wav_path.resolve():
         raise UserError(f"--out {args.out}: the video would replace the recording {wav_path}")
     return Plan(

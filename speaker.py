@@ -1,6 +1,7 @@
 """Who speaks in a demo: the network of a checkpoint, a neutral face for it, how that looks."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from errors import UserError
 from prepared_data import locate_files
 from synthetic.head import HEAD_FILE, load_head
 
+USUAL_FACE_M = 0.25  # metres across: what to wish for where the model's own faces are not there
 WETNESS = {"eye": 1.0, "teeth": 0.35, "tongue": 0.35}  # of parts whose name has this in it
 
 
@@ -58,8 +60,10 @@ def choose_face(
         if len(template) != spec.n_vertices:
             raise UserError(
                 f"--template {own}: {len(template)} vertices, the model's topology "
-                f"({spec.name}) has {spec.n_vertices}; register your face to {spec.topology}"
+                f"({spec.name}) has {spec.n_vertices}; register your face to {spec.topology}, and "
+                "let nothing merge vertices on the way (trimesh.load: process=False)"
             )
+        check_own_face(spec, own, template)
         return name, template
     templates = templates_of(spec)
     name = subject or next(iter(templates))
@@ -71,6 +75,46 @@ def choose_face(
             f"{spec.n_vertices}; the file belongs to another data set"
         )
     return name, templates[name]
+
+
+def check_own_face(spec: DatasetSpec, own: Path, template: NDArray) -> None:
+    """Raise `UserError` where the face `own` (V, 3) is in another unit or order than the model's.
+
+    The model adds offsets in its own unit to its own vertices: on any other face they would be
+    invisible, or tear it apart. Its place does not matter. Where the model's templates are not
+    there, its size in metres alone is looked at.
+    """
+    from data_loader import FACE_M, misfit
+
+    extent = float(np.ptp(template, axis=0).max())
+    known = spec.path(spec.templates) == HEAD_FILE or spec.path(spec.templates).exists()
+    like = [t for t in templates_of(spec).values() if t.shape == template.shape] if known else []
+    usual = USUAL_FACE_M / spec.metres_per_unit
+    low, high = (limit / spec.metres_per_unit for limit in FACE_M)
+    if like:
+        sizes = [float(np.ptp(t, axis=0).max()) for t in like]
+        usual, low, high = sizes[0], 0.5 * min(sizes), 2.0 * max(sizes)
+    if not low < extent < high:
+        if extent == 0.0:
+            raise UserError(f"--template {own}: all its vertices are at one point; wanted a face")
+        raise UserError(
+            f"--template {own}: {extent:.4g} across, the model's faces are about {usual:.4g}: "
+            f"another unit; multiply its vertices by {unit_ratio(usual / extent):g}"
+        )
+    if like:
+        centred, model = template - template.mean(axis=0), like[0] - like[0].mean(axis=0)
+        problem = misfit(centred * (usual / extent), model)
+        if problem:
+            raise UserError(
+                f"--template {own}: {problem} or it is turned; wanted the vertices of "
+                f"{spec.topology} in its order, y up, the face towards +z"
+            )
+
+
+def unit_ratio(ratio: float) -> float:
+    """The power of ten near `ratio`, as units differ by one; else `ratio` to two digits."""
+    power = 10.0 ** round(math.log10(ratio))
+    return power if 0.7 < ratio / power < 1.4 else float(f"{ratio:.2g}")
 
 
 def templates_of(spec: DatasetSpec) -> dict[str, NDArray[np.float32]]:

@@ -189,7 +189,7 @@ def test_bad_recordings_are_refused_in_one_line(run, tmp_path):
         (tmp_path / name).write_bytes(content)
         assert words in refusal(run("--wav_path", tmp_path / name))
     assert "no such file" in refusal(run("--wav_path", tmp_path / "missing.wav"))
-    assert "no such file" in refusal(run("--wav_path", tmp_path))
+    assert "is a folder" in refusal(run("--wav_path", tmp_path))
     noise(tmp_path / "short.wav", 0.02)
     assert "20 ms" in refusal(run("--wav_path", tmp_path / "short.wav"))
     wave = np.full(8_000, np.nan)
@@ -220,18 +220,59 @@ def test_a_template_of_another_topology_names_both_counts(run, tmp_path):
     (tmp_path / "tri.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     line = refusal(run("--wav_path", wav, "--template", tmp_path / "tri.obj"))
     assert "3 vertices" in line and str(len(load_head().colors)) in line
+    assert "process=False" in line
+
+
+def write_face(path, vertices):
+    """An .obj of `vertices` (V, 3) without faces."""
+    path.write_text("".join("v {:.7g} {:.7g} {:.7g}\n".format(*v) for v in vertices))
+    return path
+
+
+def test_a_template_in_another_unit_is_refused_before_anything_is_predicted(
+    run, tmp_path, monkeypatch
+):
+    def never(*_):
+        raise AssertionError("predicted for nothing")
+        yield
+
+    monkeypatch.setattr(demo, "predict", never)
+    wav, ada = noise(tmp_path / "a.wav", 0.5), load_head().templates["ada"]  # in metres
+    for scale, fix in ((1000, "0.001"), (100, "0.01"), (0.001, "1000"), (5.4, "0.19")):
+        face = write_face(tmp_path / "me.obj", scale * ada)
+        line = refusal(run("--wav_path", wav, "--template", face))
+        assert line.endswith(f"another unit; multiply its vertices by {fix}")
+        size = np.ptp(ada, axis=0).max()
+        assert f"{scale * size:.4g} across" in line and f"about {size:.4g}" in line
+    flat = write_face(tmp_path / "me.obj", 0 * ada)
+    assert "at one point" in refusal(run("--wav_path", wav, "--template", flat))
+
+
+def test_a_template_in_another_order_is_refused_and_one_elsewhere_is_not(run, tmp_path):
+    wav, ada = noise(tmp_path / "a.wav", 0.3), load_head().templates["ada"]
+    shuffled = write_face(tmp_path / "me.obj", np.random.default_rng(0).permutation(ada))
+    assert "another order" in refusal(run("--wav_path", wav, "--template", shuffled))
+    aside = write_face(tmp_path / "me.obj", ada + [3.0, 0.0, 0.0])
+    code, _, error, _ = run("--wav_path", wav, "--template", aside, "--no_video")
+    assert code == 0, error
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--fps", "0"], "1 to 240"),
+        (["--fps", "29.97"], "29.97: a whole number is wanted"),
         (["--size", "801"], "even number"),
         (["--background", "nice"], "is no colour"),
         (["--renderer", "crayon"], "no renderer 'crayon'"),
         (["--subject", "ada", "--template", "x.ply"], "give one of them"),
         (["--checkpoint", "missing.safetensors"], "no such file"),
         (["--out", __file__], "is not a folder"),
+        pytest.param(
+            ["--out", "/proc/nowhere"],
+            "cannot be written",
+            marks=pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc here"),
+        ),
     ],
 )
 def test_wrong_flags_are_refused(run, arguments, words):

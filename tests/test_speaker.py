@@ -153,6 +153,15 @@ def test_a_template_with_faces_is_enough(recipes, run, tmp_path):
     assert code == 0 and last.endswith("a.npy")
 
 
+def test_without_the_models_templates_the_size_in_metres_tells_the_unit(recipes, tmp_path):
+    spec = recipes["BIG_6"]  # a metre a unit, no templates there
+    pyramid = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 1]], np.float32)
+    for scale in (0.2, 1.0):
+        speaker.check_own_face(spec, tmp_path, scale * pyramid)
+    with pytest.raises(UserError, match=r"200 across.*about 0.25: .* by 0.001"):
+        speaker.check_own_face(spec, tmp_path, 200 * pyramid)
+
+
 @pytest.mark.parametrize(
     ("template", "dataset", "fps"),
     [("vocaset/FLAME_sample.ply", "vocaset", 30), ("biwi6/templates/M3.obj", "BIWI", 25)],
