@@ -144,11 +144,12 @@ class BucketedBatches(BatchPlan):
         world: int = 1,
         shuffle: bool = True,
         steps: int = 0,
+        names: Sequence[str] = (),
     ) -> None:
         super().__init__(batch_size, seed, rank, world)
         if steps and not shuffle:
             raise ValueError(f"{steps} steps an epoch are drawn; they come shuffled")
-        self.steps = steps
+        self.steps, self.names = steps, tuple(names)
         self.lengths = np.asarray(lengths, dtype=np.float64)
         if self.lengths.ndim != 1 or not len(self.lengths) or not (self.lengths > 0).all():
             raise ValueError(f"lengths: shape {self.lengths.shape}; wanted (clips,), all > 0")
@@ -189,8 +190,9 @@ class BucketedBatches(BatchPlan):
         return 1.0 - counted / loaded
 
     def identity(self) -> dict[str, int | str]:
-        """See `BatchPlan.identity`; the clips are told by their number and lengths."""
-        digest = hashlib.sha256(self.lengths.tobytes()).hexdigest()[:12]
+        """See `BatchPlan.identity`; the clips are told by number, lengths and names."""
+        told = self.lengths.tobytes() + "\n".join(self.names).encode()
+        digest = hashlib.sha256(told).hexdigest()[:12]
         identity = super().identity() | {"steps": len(self)}
         return identity | {"clips": f"{len(self.lengths)} of lengths {digest}"}
 

@@ -6,6 +6,7 @@ of the teacher.
 
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,7 @@ class Hearing:
             self.cache = Cache(folder, {
                 "what": "teacher's features and text; frozen convolutions if shared",
                 "precision": str(dtype), "device": self.device.type, "torch": torch.__version__,
+                "transformers": version("transformers"),
                 "model": self.weights, "settings": self.teacher.model.config.to_json_string(),
             })  # fmt: skip
         self._round()

@@ -207,7 +207,7 @@ def training_batches(
     )
     plan = BucketedBatches(
         data.lengths(), config.batch_size, config.seed, group.rank, group.world,
-        steps=config.steps_per_epoch,
+        steps=config.steps_per_epoch, names=[name for name, _ in data.clips],
     )  # fmt: skip
     if group.is_first:
         print(data.summary())

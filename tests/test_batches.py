@@ -259,6 +259,7 @@ def test_a_state_of_another_run_is_one_line_and_changes_nothing(lengths: np.ndar
         (BucketedBatches(lengths, 8, 2, 0, 2), "with seed 1, this run has 2; give the same --seed"),
         (BucketedBatches(lengths[1:], 8, 1, 0, 2), "the training clips are others than then"),
         (BucketedBatches(lengths + 1, 8, 1, 0, 2), "the training clips are others than then"),
+        (BucketedBatches(lengths, 8, 1, 0, 2, names=["a"]), "the training clips are others"),
         (MixedPlan(317, 40, 8, 1, 0, 2), "with steps 20, this run has 40"),
     ):
         with pytest.raises(UserError) as error:
