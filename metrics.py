@@ -308,10 +308,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     templates = load_templates(args.templates) if args.templates else {}
     pairs = find_pairs(Path(args.pred), Path(args.truth))
     step = truth_step(pairs)
-    clips, far = [], []
+    clips, far, missing = [], [], 0
     for pair in pairs:
         clip = read_pair(pair, step, regions, templates)
         clips.append(score_clip(clip.prediction, clip.truth, clip.template, clip.lips, clip.upper))
+        missing += clip.missing
         if is_far(clips[-1].mve, clip.truth):
             far.append(pair.prediction)
     warning = check_step(pairs, step)
@@ -328,6 +329,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(asdict(scores)))
         return
     print(_table(scores, regions, step, bool(templates)))
+    if missing:
+        print(f"{missing} frames of the truth are behind the end of their prediction: not compared")
     left = set(Path(args.truth).rglob("*.npy")) - {pair.truth for pair in pairs}
     if left:
         print(f"{len(left)} clips of --truth have no prediction ({min(left).stem}, ...)")

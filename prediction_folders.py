@@ -204,7 +204,8 @@ def _check_finite(path: Path, vertices: NDArray) -> None:
 class Clip:
     """A pair's meshes over the frames that both have, and what of the regions was given.
 
-    prediction, truth: (T, V, 3) in one unit; template: (V, 3); lips, upper: vertex indices.
+    prediction, truth: (T, V, 3) in one unit; template: (V, 3); lips, upper: vertex indices;
+    missing: frames of the truth behind the prediction's last.
     """
 
     prediction: NDArray
@@ -212,6 +213,7 @@ class Clip:
     template: NDArray | None
     lips: NDArray | None
     upper: NDArray | None
+    missing: int
 
 
 def read_pair(
@@ -229,6 +231,7 @@ def read_pair(
             f"{pair.prediction}: {prediction.shape[1]} vertices; its truth has {n_vertices}"
         )
     frames = min(len(prediction), len(truth))
+    missing = len(truth) - frames
     prediction, truth = prediction[:frames], truth[:frames]
     _check_finite(pair.prediction, prediction)
     _check_finite(pair.truth, truth)
@@ -245,6 +248,7 @@ def read_pair(
         template=template,
         lips=chosen.get("lips"),
         upper=chosen.get("upper"),
+        missing=missing,
     )
 
 

@@ -437,6 +437,15 @@ def test_half_the_frame_rate_is_taken_where_the_motion_fits(
     assert "if these were cut short, this is wrong" in shown.err
 
 
+def test_frames_behind_a_predictions_end_are_counted(
+    folders: Path, capsys: pytest.CaptureFixture
+) -> None:
+    main(talk(folders, lambda v: v[:57]))  # 3 of 60 in each of two clips
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == "2 clips, 114 frames; every frame of the truth compared"
+    assert lines[-1].startswith("6 frames of the truth are behind the end of their prediction")
+
+
 @pytest.mark.parametrize("change", [lambda v: v[:, ::-1], lambda v: v[:, :, [1, 2, 0]]])
 def test_another_order_of_vertices_or_axes_is_warned_of(
     change: Callable[[np.ndarray], np.ndarray], folders: Path, capsys: pytest.CaptureFixture
