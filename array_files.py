@@ -6,6 +6,7 @@ that knows numpy arrays and plain containers alone, so that no file can run code
 
 import codecs
 import collections
+import json
 import pickle
 import tokenize
 import zipfile
@@ -29,6 +30,13 @@ BROKEN_PICKLE = (
     OverflowError,
     MemoryError,  # a length of which the damage made an absurd one
 )
+MODEL_FILES = {  # key in the header of a .safetensors that the project writes -> what the file is
+    "jambatalk": "our own model; nothing to convert, demo.py takes it as it is",
+    "lip_reader": "the lip reader; give best.safetensors beside it",
+    "jambatalk-release": "published weights as release.py converts them, which demo.py takes",
+}
+MODEL_WANTED = "main.py writes one, best.safetensors in the run's folder"
+MAX_HEADER = 100_000_000  # bytes, of a .safetensors: its own reader's limit
 # numpy parses the header of an .npy as Python; damaged ones fail in Python's tokenizer, too.
 BROKEN_NPY = (
     OSError,
@@ -51,6 +59,33 @@ def check_file(path: str | Path, what: str) -> Path:
     if path.stat().st_size == 0:
         raise UserError(f"{what} {path}: the file is empty; copy or download it again")
     return path
+
+
+def other_model_file(path: Path) -> str:
+    """What `path`, not the model file wanted, seems to be, and what to give; "" if unclear.
+
+    Looks at the beginning of a .safetensors and at the keys of a file of torch.save; runs nothing.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+        if head[8:] == b"{":
+            try:
+                length = min(int.from_bytes(head[:8], "little"), MAX_HEADER)
+                names = json.loads(b"{" + file.read(length - 1)).get("__metadata__", {})
+            except ValueError:
+                return ""  # cut off
+            return next((words for name, words in MODEL_FILES.items() if name in names), "")
+    if not head.startswith(b"PK"):
+        return f"not a model file; {MODEL_WANTED}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            keys = [n for n in archive.namelist() if n.endswith("/data.pkl")]
+            if keys and b"generators" in archive.read(keys[0]):
+                return "a training state; give best.safetensors beside it"
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return ""
+    what = "a file of torch.save, which demo.py takes if published" if keys else "a zip archive"
+    return f"{what}; {MODEL_WANTED}"
 
 
 def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from array_files import check_file, other_model_file
 from config import DatasetSpec, ModelConfig
 from errors import UserError
 from mamba import NORM_EPS, MambaLayer
@@ -241,19 +242,18 @@ def load_checkpoint(path: str | Path) -> tuple[JambaTalk, DatasetSpec]:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
+    path = check_file(path, "checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"checkpoint {path}: not a whole .safetensors file ({error})") from error
+        found = other_model_file(path) or f"not a whole .safetensors file ({error})"
+        raise UserError(f"checkpoint {path}: {found}") from error
     if header is None:
-        raise UserError(
-            f"checkpoint {path}: no {HEADER} header; main.py writes model files that have one"
-        )
+        found = other_model_file(path)
+        wanted = f"no {HEADER} header; main.py writes model files that have one"
+        raise UserError(f"checkpoint {path}: {found or wanted}")
     try:
         values = json.loads(header)
         model = JambaTalk(from_dict(ModelConfig, values["model"]))

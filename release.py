@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from array_files import check_file, other_model_file
 from config import XLSR_LARGE, ModelConfig
 from errors import Parser, UserError, run_cli, writable_folder
 from overrides import from_dict
@@ -42,9 +43,7 @@ def load_release(
     """
     if isinstance(source, Mapping):
         return _build(select_weights(source), encoder_config)
-    path = Path(source)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
+    path = check_file(source, "checkpoint")
     read = _read_pth if _is_zip(path) or path.suffix in (".pth", ".pt") else _read_safetensors
     weights, config = read(path)
     try:
@@ -93,6 +92,8 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], None]:
             f"checkpoint {path}: damaged or cut off at {size:.0f} MB (the published files have "
             "3,107 and 3,248); download it again"
         ) from error
+    if isinstance(state, Mapping) and "generators" in state:
+        raise UserError(f"checkpoint {path}: {other_model_file(path)}")
     if not isinstance(state, Mapping):
         raise UserError(f"checkpoint {path}: holds a {type(state).__name__}; wanted a state dict")
     try:
@@ -109,13 +110,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             if header is None:
-                raise UserError(
-                    f"checkpoint {path}: no {HEADER} header; python release.py convert writes one"
-                )
+                found = other_model_file(path)
+                wanted = f"no {HEADER} header; python release.py convert writes one"
+                raise UserError(f"checkpoint {path}: {found or wanted}")
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         return weights, from_dict(ModelConfig, json.loads(header)["model"])
     except (SafetensorError, OSError) as error:
-        raise UserError(f"checkpoint {path}: not a whole .safetensors file ({error})") from error
+        found = other_model_file(path) or f"not a whole .safetensors file ({error})"
+        raise UserError(f"checkpoint {path}: {found}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"checkpoint {path}: its header makes no model ({error})") from error
 

@@ -290,7 +290,10 @@ def test_the_recording_is_never_replaced(run, tmp_path):
 
 def test_a_file_that_is_no_model_is_refused(run, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"no weights")
-    assert "x.safetensors" in refusal(run("--checkpoint", tmp_path / "x.safetensors"))
+    line = refusal(run("--checkpoint", tmp_path / "x.safetensors"))
+    assert "x.safetensors: not a model file" in line
+    torch.save({"generators": {}, "epoch": 1}, tmp_path / "last.pt")
+    assert "a training state" in refusal(run("--checkpoint", tmp_path / "last.pt"))
 
 
 def test_a_renderer_that_cannot_draw_stops_before_the_network_works(run, tmp_path, monkeypatch):

@@ -150,11 +150,27 @@ def test_foreign_and_broken_files_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_checkpoint(tmp_path / "none")
     (tmp_path / "junk").write_bytes(b"not a model")
-    with pytest.raises(UserError, match="not a whole"):
+    with pytest.raises(UserError, match="junk: not a model file"):
         load_checkpoint(tmp_path / "junk")
+    with pytest.raises(UserError, match="is a folder"):
+        load_checkpoint(tmp_path)
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign")
     with pytest.raises(UserError, match="no jambatalk header"):
         load_checkpoint(tmp_path / "foreign")
+    content = (tmp_path / "foreign").read_bytes()
+    for name, length in (("body", len(content) - 1), ("header", 20)):
+        (tmp_path / name).write_bytes(content[:length])
+        with pytest.raises(UserError, match="not a whole"):
+            load_checkpoint(tmp_path / name)
+    save_file({"x": torch.zeros(1)}, tmp_path / "reader", metadata={"lip_reader": "{}"})
+    with pytest.raises(UserError, match="the lip reader; give best.safetensors"):
+        load_checkpoint(tmp_path / "reader")
+    torch.save({"generators": {}, "model": {"x": torch.zeros(1)}}, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="a training state; give best.safetensors beside it"):
+        load_checkpoint(tmp_path / "last.pt")
+    torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="a file of torch.save"):
+        load_checkpoint(tmp_path / "x.pth")
     header = json.dumps({"model": {"surprise": 1}, "dataset": {}})
     save_file({"x": torch.zeros(1)}, tmp_path / "newer", metadata={"jambatalk": header})
     with pytest.raises(UserError, match="surprise"):

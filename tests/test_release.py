@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import release
 import release_network
@@ -367,6 +368,9 @@ def bad_files(folder, published):
     torch.save(state | {"mamba.A_log": torch.zeros(32)}, folder / "flat.pth")
     torch.save(state | {"unknown.weight": torch.zeros(3)}, folder / "more.pth")
     (folder / "x.safetensors").write_bytes(b"no weights")
+    torch.save({"generators": {}, "epoch": 3, "model": state}, folder / "last.pt")
+    save_file({"x": torch.zeros(1)}, folder / "own.safetensors", metadata={"jambatalk": "{}"})
+    (folder / "folder.pth").mkdir()
     return {
         "page.pth": "web page",
         "short.pth": "damaged or cut off at 0 MB",
@@ -379,7 +383,10 @@ def bad_files(folder, published):
         "shape.pth": "mamba.D: found (31,), wanted (32,)",
         "flat.pth": "too few dimensions",
         "more.pth": "unknown.weight: found (3,), wanted none",
-        "x.safetensors": "not a whole .safetensors",
+        "x.safetensors": "not a model file",
+        "last.pt": "a training state; give best.safetensors beside it",
+        "own.safetensors": "our own model; nothing to convert",
+        "folder.pth": "is a folder",
         "missing.pth": "no such file",
     }
 
