@@ -55,7 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--from", dest="source", metavar="RUN",
                         help="repeat the run of that folder, into --out")  # fmt: skip
     parser.add_argument("--plot", nargs="+", metavar="RUN",
-                        help="draw the curves of runs into --out")  # fmt: skip
+                        help="draw the curves of runs into the picture --out")  # fmt: skip
     parser.add_argument("--resume", action="store_true",
                         help="go on from <out>/last.pt if there is one")  # fmt: skip
     parser.add_argument("--save_every", type=float, metavar="MINUTES",

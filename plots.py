@@ -92,7 +92,7 @@ def plot_runs(folders: Sequence[str | Path], out: str | Path) -> Path:
         out.with_suffix(".md").write_text(table(runs) + "\n")
     except OSError as error:
         raise UserError(f"--plot: {out}: cannot be written ({error.strerror})") from error
-    print(table(runs))
+    print(f"{table(runs)}\n{out}, {out.with_suffix('.md')}")
     return out
 
 
