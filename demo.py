@@ -112,7 +112,10 @@ def check(args: argparse.Namespace) -> Plan:
     nearest = next(folder for folder in (args.out, *args.out.absolute().parents) if folder.exists())
     if not nearest.is_dir():
         raise UserError(f"--out {args.out}: {nearest} is not a folder that can be written to")
-    writable_folder(nearest)
+    try:
+        writable_folder(nearest)
+    except UserError as error:
+        raise UserError(f"--out {args.out}: {error}") from error
     if (args.out / f"{wav_path.stem}.mp4").resolve() == wav_path.resolve():
         raise UserError(f"--out {args.out}: the video would replace the recording {wav_path}")
     return Plan(
