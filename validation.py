@@ -16,7 +16,7 @@ from errors import UserError
 from faults import out_of_memory, too_long
 from jambatalk import JambaTalk
 from losses import closure_weight
-from metrics import is_static, lip_errors, mean_vertex_errors, motion_std
+from metrics import lip_errors, mean_vertex_errors, motion_std, stays_still
 from moe import TopKRouter
 
 STATIC_MOTION = 0.02  # of the recorded lips' motion: less is none
@@ -95,7 +95,7 @@ def score(
         "mve": float(mean_vertex_errors(predicted, truth).mean()),
         "std": motion_std(predicted, lips),
         "true_std": motion_std(truth, lips),
-        "static": float(is_static(predicted, lips) and not is_static(truth, lips)),
+        "static": float(stays_still(predicted, truth, lips)),
     }
 
 

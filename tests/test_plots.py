@@ -108,7 +108,8 @@ def test_a_picture_and_a_table_are_written(
     folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", EPOCHS[1:])]
     out = plot_runs(folders, tmp_path / "pictures/two.png")
     assert out == tmp_path / "pictures/two.png"
-    assert capsys.readouterr().out == out.with_suffix(".md").read_text()
+    said = capsys.readouterr().out
+    assert said == out.with_suffix(".md").read_text() + f"{out}, {out.with_suffix('.md')}\n"
     picture = imread(out)[..., :3]  # (H, W, 3), 0 to 1
     assert picture.shape[0] > 500 and picture.shape[1] > 1000
     for colour in ((0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)):  # a line of each run, in its colour
