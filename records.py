@@ -96,8 +96,8 @@ class Log:
             self.events.add_scalar(name, value, row["epoch"])
         self.events.flush()
         shown = (f"{k} {v:.4g}" for k, v in row.items() if not k.startswith("router"))
-        left = (epochs - row["epoch"]) * row["seconds"]
-        tqdm.write("  ".join(shown) + f"  {in_time(left)} left" * bool(left))
+        left = epochs - row["epoch"]
+        tqdm.write("  ".join(shown) + f"  {in_time(left * row['seconds'])} left" * (left > 0))
 
     def _write(self) -> None:
         """Write log.csv under another name first: a kill must not leave half of its rows."""
