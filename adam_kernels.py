@@ -5,10 +5,11 @@ them again takes three times as long. bfloat16 is the upper half of float32, her
 are flat and of one length; a weight's step does not depend on the others, so threads may share it.
 """
 
-from collections.abc import Callable
+from functools import partial
 
-import numba
 import numpy as np
+
+from compiling import compiled
 
 F32, U16, U32 = np.float32, np.uint16, np.uint32
 HALF, SHIFT, ONE = U32(0x7FFF), U32(16), U32(1)  # just under half of what is cut off
@@ -16,18 +17,7 @@ NAN = U16(0x7FC0)
 NUMBERS = "float32, float32, float32, float32, float32, float32, float32"
 
 
-def jit(signature: str = "") -> Callable:
-    """`numba.njit` with fused multiply-adds, cached on disk where some folder can be written."""
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-    given = (signature,) if signature else ()
-
-    def compiled(function: Callable) -> Callable:
-        try:
-            return numba.njit(*given, cache=True, **options)(function)
-        except RuntimeError:  # "cannot cache function: no locator available"
-            return numba.njit(*given, **options)(function)
-
-    return compiled
+jit = partial(compiled, fastmath={"contract"})  # with fused multiply-adds
 
 
 @jit()

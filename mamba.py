@@ -12,7 +12,9 @@ Glossary, the paper's and mamba_ssm's names:
     A_log       log(-A), A the diagonal, negative state matrix
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,7 @@ from scan import resolve_backend, selective_scan
 
 NORM_EPS = 1e-5  # of every RMSNorm, as mamba_ssm's
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes, mamba_ssm's Mamba
+FUSED_TAPS = (2, 3, 4)  # of causal_conv1d's kernel: https://github.com/Dao-AILab/causal-conv1d
 
 
 class Mamba(nn.Module):
@@ -75,8 +78,7 @@ class Mamba(nn.Module):
         the end of a clip never reaches its real frames.
         """
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, d_inner) each
-        u = self.conv1d(u.transpose(1, 2))[..., : x.shape[1]]  # (B, d_inner, T)
-        u = F.silu(u.transpose(1, 2).contiguous())  # (B, T, d_inner), as the scan walks it
+        u = self.convolve(u)
         rank, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = F.linear(rank, self.dt_proj.weight)  # (B, T, d_inner); the scan adds the bias
         y = selective_scan(
@@ -92,6 +94,28 @@ class Mamba(nn.Module):
             backend=self.backend,
         )
         return self.out_proj(y.transpose(1, 2))
+
+    def convolve(self, u: Tensor) -> Tensor:
+        """silu of the causal convolution of (B, T, d_inner), contiguous, as the scan walks it.
+
+        On a GPU by causal_conv1d's fused kernel, where it is installed and has that many taps.
+        """
+        fused = _fused_convolution() if u.is_cuda and self.d_conv in FUSED_TAPS else None
+        u = u.transpose(1, 2)  # (B, d_inner, T)
+        if fused is not None and self.backend in ("auto", "cuda"):
+            y = fused(u, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
+            return y.transpose(1, 2).contiguous()
+        return F.silu(self.conv1d(u)[..., : u.shape[2]].transpose(1, 2).contiguous())
+
+
+@functools.cache
+def _fused_convolution() -> Callable | None:
+    """causal_conv1d's kernel, or None where it is not installed (it is an optional extra)."""
+    try:
+        from causal_conv1d import causal_conv1d_fn
+    except ImportError:
+        return None
+    return causal_conv1d_fn
 
 
 def set_scan_backend(model: nn.Module, backend: str) -> None:

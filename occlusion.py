@@ -10,7 +10,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from raster import dot, jit, rasterise, row, surface_normals
+from compiling import compiled
+from raster import dot, rasterise, row, surface_normals
 
 OPENNESS_DIRECTIONS = 96
 OPENNESS_MAP = 192  # side of the depth pictures that openness is measured in
@@ -21,7 +22,7 @@ MOUTH_DIRECTIONS = 16
 MOUTH_RADII = (0.008, 0.016, 0.028, 0.044)  # of the picture's side: up to a wide open mouth's
 
 
-@jit
+@compiled()
 def add_visible(
     screen: NDArray,
     normals: NDArray,
@@ -89,7 +90,7 @@ def _smooth(values: NDArray, faces: NDArray) -> NDArray:
     return np.where(counts > 0, sums / np.maximum(counts, 1.0), values)
 
 
-@jit
+@compiled()
 def _between(depth, x, y):
     """The depth picture at (x, y) samples, bilinear: what moves past a point must not flicker."""
     last = depth.shape[0] - 1
@@ -101,7 +102,7 @@ def _between(depth, x, y):
     return upper + down * (lower - upper)
 
 
-@jit
+@compiled()
 def open_mouth(
     screen: NDArray, depth: NDArray, focal: float, resting: NDArray, openness: NDArray
 ) -> None:

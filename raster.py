@@ -10,47 +10,40 @@ right, y down, in samples (2 × 2 a pixel); its third component w grows towards 
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from compiling import compiled
 
 SAMPLES = 2  # a pixel's side in samples
 
 
-def jit(function):
-    """`numba.njit`, cached on disk where some folder can be written, else compiled every time."""
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # "cannot cache function: no locator available"
-        return numba.njit(nogil=True, error_model="numpy")(function)
-
-
-@jit
+@compiled()
 def row(array, i):
     """The first three numbers of array[i], as a tuple: kernels think in points, not indices."""
     return array[i, 0], array[i, 1], array[i, 2]
 
 
-@jit
+@compiled()
 def dot(a, b):
     """Scalar product of two triples."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-@jit
+@compiled()
 def scaled(a, factor):
     """A triple times a number."""
     return a[0] * factor, a[1] * factor, a[2] * factor
 
 
-@jit
+@compiled()
 def unit(a):
     """A triple with length 1; (0, 0, 0) stays as it is."""
     length = math.sqrt(dot(a, a))
     return scaled(a, 1.0 / length if length > 0.0 else 0.0)
 
 
-@jit
+@compiled()
 def surface_normals(
     points: NDArray, faces: NDArray, face_normals: NDArray, vertex_normals: NDArray
 ) -> None:
@@ -78,7 +71,7 @@ def surface_normals(
         vertex_normals[i, 0], vertex_normals[i, 1], vertex_normals[i, 2] = normal
 
 
-@jit
+@compiled()
 def _clip_span(x0, y0, x1, y1, area, y, first, last):
     """The part of [first, last] in row y on the inner side of the edge 0-1 (widened by 1e-6)."""
     slope = y1 - y0
@@ -94,7 +87,7 @@ def _clip_span(x0, y0, x1, y1, area, y, first, last):
     return crossing - 1e-6 if crossing - 1e-6 > first else first, last
 
 
-@jit
+@compiled()
 def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray) -> None:
     """Fill the z-buffer: (N, N) `depth`, the largest w at a sample, and `face_ids`.
 

@@ -1,6 +1,6 @@
 """The state that a stopped training run goes on from: written whole or not at all.
 
-`last.pt` holds weights, optimizer, schedule, scaler, generators, epoch and position, best value:
+`last.pt` holds weights, optimizer, schedule, generators, epoch and position, best value:
 tensors and plain containers only, so that it loads with `weights_only=True` and runs no code.
 """
 

@@ -15,9 +15,10 @@ import math
 from collections.abc import Callable
 from functools import cache
 
-import numba
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
+
+from compiling import compiled
 
 LANES = 256  # channels a block: 16 kB of states at N = 16
 CHUNK = 16  # frames whose states backward makes again at once: 0.5 MB with their decays, the L2
@@ -40,22 +41,13 @@ STATES, VIEW = "float32[:,:,:,::1]", "float32[:,:,:]"
 
 
 def jit(signature: str = "", inline: bool = False, sums: bool = False) -> Callable:
-    """`numba.njit` with fused multiply-adds, cached on disk where some folder can be written.
+    """`compiled` with fused multiply-adds.
 
     inline: put the body in the caller's place, who then says `sums` for it. sums: let sums over
     channels be taken in any order, as vectors do.
     """
-    options = {"nogil": True, "error_model": "numpy", "inline": "always" if inline else "never"}
-    options["fastmath"] = {"contract", "reassoc", "nsz"} if sums else {"contract"}
-    given = (signature,) if signature else ()
-
-    def compiled(function: Callable) -> Callable:
-        try:
-            return numba.njit(*given, cache=True, **options)(function)
-        except RuntimeError:  # "cannot cache function: no locator available"
-            return numba.njit(*given, **options)(function)
-
-    return compiled
+    fastmath = {"contract", "reassoc", "nsz"} if sums else {"contract"}
+    return compiled(signature, inline="always" if inline else "never", fastmath=fastmath)
 
 
 @jit()

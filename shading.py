@@ -11,7 +11,8 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from raster import SAMPLES, dot, jit, linear_to_srgb, rasterise, row, scaled, surface_normals, unit
+from compiling import compiled
+from raster import SAMPLES, dot, linear_to_srgb, rasterise, row, scaled, surface_normals, unit
 
 ENCODE_STEPS = 4096
 
@@ -39,13 +40,13 @@ BOUNCE = 0.9  # share of a wall's light that meets the next wall; 1 would divide
 SHADE = 0.16  # share of a lamp's light that reaches the most enclosed point
 
 
-@jit
+@compiled()
 def _wrapped(cosine, wrap):
     """Diffuse light at that cosine of its angle, let round the terminator by `wrap`."""
     return max((cosine + wrap) / (1.0 + wrap), 0.0)
 
 
-@jit
+@compiled()
 def _open_light(openness, albedo):
     """Share of the surrounding light that arrives in a crease, bounces between its walls included.
 
@@ -55,7 +56,7 @@ def _open_light(openness, albedo):
     return openness / (1.0 - BOUNCE * albedo * (1.0 - openness))
 
 
-@jit
+@compiled()
 def _half_cosine_squared(normal, view, light):
     """Squared cosine between the normal and the half vector of view and light (Blinn), from 0."""
     along = normal[0] * (view[0] + light[0]) + normal[1] * (view[1] + light[1])
@@ -63,7 +64,7 @@ def _half_cosine_squared(normal, view, light):
     return along * along / (2.0 + 2.0 * dot(view, light) + 1e-12)
 
 
-@jit
+@compiled()
 def _diffuse(c, albedo, key, fill, rim, up, openness):
     """Diffuse light of colour channel c from the cosines of three lamps and the surroundings."""
     lamps = KEY[c] * _wrapped(key, WRAP[c]) + FILL[c] * _wrapped(fill, WRAP[c])
@@ -74,7 +75,7 @@ def _diffuse(c, albedo, key, fill, rim, up, openness):
     )
 
 
-@jit
+@compiled()
 def _gleam(normal, view, openness, gloss):
     """What the surface mirrors of the lamps: (of the key light, of the sky)."""
     key = _half_cosine_squared(normal, view, KEY_DIRECTION) ** 6
@@ -87,7 +88,7 @@ def _gleam(normal, view, openness, gloss):
     return lamps, GRAZING * grazing**4 * openness
 
 
-@jit
+@compiled()
 def _knee(light):
     """`light` with everything above 0.75 rolled off towards 1 instead of clipped."""
     if light <= 0.75:
@@ -95,7 +96,7 @@ def _knee(light):
     return 1.0 - 0.25 * math.exp((0.75 - light) / 0.25)
 
 
-@jit
+@compiled()
 def _light_point(normal, view, albedo, openness, gloss, front):
     """Linear light that leaves a point towards the viewer, (r, g, b) 0..1; unit normal and view."""
     key, fill = dot(normal, KEY_DIRECTION), dot(normal, FILL_DIRECTION)
@@ -113,7 +114,7 @@ def _light_point(normal, view, albedo, openness, gloss, front):
     )
 
 
-@jit
+@compiled()
 def _mix(array, at, weights, column):
     """Three columns of `array` from `column` on, mixed from the rows `at` by the weights."""
     a, b, c = at
@@ -125,7 +126,7 @@ def _mix(array, at, weights, column):
     )
 
 
-@jit
+@compiled()
 def _shade_face(f, x, y, screen, view, faces, normals, surface):
     """Linear (r, g, b) of face f where the sample-space point (x, y) sees it."""
     at = row(faces, f)
@@ -148,7 +149,7 @@ def _shade_face(f, x, y, screen, view, faces, normals, surface):
     return _light_point(normal, to_viewer, albedo, openness, gloss, front)
 
 
-@jit
+@compiled()
 def _empty(line, column, face_ids):
     """Whether a pixel shows nothing but background."""
     for k in range(SAMPLES * SAMPLES):
@@ -157,7 +158,7 @@ def _empty(line, column, face_ids):
     return True
 
 
-@jit
+@compiled()
 def _one_patch(line, column, depth, face_ids, face_normals):
     """Whether the four samples of a pixel lie on one smooth patch, so that one shading will do."""
     first, w = face_ids[line, column], depth[line, column]
@@ -175,7 +176,7 @@ def _one_patch(line, column, depth, face_ids, face_normals):
     return True
 
 
-@jit
+@compiled()
 def shade(
     screen: NDArray,
     view: NDArray,

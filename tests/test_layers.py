@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    ("errors",),
+    ("compiling", "errors"),
     ("config", "dataset_json", "scan_chunked", "scan_kernels"),
     (
         "adam_kernels",

@@ -109,6 +109,20 @@ def test_setting_an_absent_backend_fails_at_once(monkeypatch):
         set_scan_backend(Mamba(8), "cuda")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_the_fused_convolution_agrees_forward_and_backward():
+    pytest.importorskip("causal_conv1d")
+    block = make(lambda: Mamba(64)).cuda()
+    found = []
+    for backend in ("auto", "reference"):  # the second convolves with torch
+        block.backend = backend
+        u = torch.linspace(-2, 2, 2 * 37 * 128, device="cuda").view(2, 37, 128).requires_grad_()
+        y = block.convolve(u)
+        wanted = (u, block.conv1d.weight, block.conv1d.bias)
+        found.append([y, *torch.autograd.grad(y.square().sum(), wanted)])
+    assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
 def test_layer_without_its_branches_is_the_identity():
     layer = MambaLayer(8, 9)
     torch.nn.init.zeros_(layer.mamba.out_proj.weight)
