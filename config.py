@@ -37,7 +37,7 @@ class Box:
 class DatasetSpec:
     """A data set on disk: `<root>/wav`, `<root>/vertices_npy`, templates, topology, regions.
 
-    `prepared_data.locate` finds files that lie elsewhere than is said here.
+    `dataset.prepared.locate` finds files that lie elsewhere than is said here.
     """
 
     name: str

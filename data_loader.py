@@ -18,38 +18,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from array_files import load_npy
-from audio_files import (
+from common.errors import UserError
+from common.failures import too_long
+from config import SAMPLE_RATE, DatasetSpec
+from dataset.prepared import find_audio, find_clips
+from files.arrays import load_npy
+from files.meshes import load_templates
+from speech.audio import (
     MIN_SAMPLES,
-    load_wav,
     normalise,
     read_audio,
-    resample_audio,
 )
-from config import SAMPLE_RATE, DatasetSpec
-from decoded_audio import DecodedAudio
-from errors import UserError
-from faults import too_long
-from mesh_files import load_faces, load_mesh, load_region, load_templates
-from prepared_data import find_audio, find_clips
-from speech_features import AUDIO_FPS, HOP, WINDOW, mesh_frames
+from speech.decoded_audio import DecodedAudio
+from speech.features import AUDIO_FPS, HOP, WINDOW, mesh_frames
 
 FACE_M = (0.02, 10.0)  # metres, what a template may be across: units a thousandfold off are not
 MAX_SHIFT = 1.0  # of a face's size, by which a clip may begin away from its template
 MAX_APART = 0.2  # of a face's size, the mean distance of a clip's vertices from the template's
 
-__all__ = [
-    "MeshSpeechDataset",
-    "collate",
-    "load_faces",
-    "load_mesh",
-    "load_region",
-    "load_templates",
-    "load_wav",
-    "normalise",
-    "read_audio",
-    "resample_audio",
-]
+
+def load_wav(path: str | Path) -> NDArray[np.float32]:
+    """Speech (S,) float32 at 16 kHz with zero mean and unit variance over the clip.
+
+    See `read_audio` for formats and errors. A silent file gives zeros.
+    """
+    return normalise(read_audio(path))
 
 
 def samples_for(frames: int, fps: int) -> int:

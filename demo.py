@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from array_files import check_file
+from common.errors import Parser, UserError, run_cli, writable_folder
 from config import PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
-from errors import Parser, UserError, run_cli, writable_folder
-from speaker import appearance, choose_face, faces_of, load_model
+from files.arrays import check_file
+from rendering.face import appearance, choose_face, faces_of, load_model
 from synthetic.head import HEAD_FILE, channel_basis, load_head
 
 DEMO_FOLDER = PROJECT_ROOT / "demo/wav"
@@ -45,7 +45,7 @@ class Plan:
     fps: int | None
     size: int
     background: str
-    renderer: str  # a key of render.RENDERERS
+    renderer: str  # a key of `renderer.RENDERERS`
     video: bool
     blink: bool
 
@@ -93,7 +93,7 @@ def whole(text: str) -> int:
 
 def check(args: argparse.Namespace) -> Plan:
     """The plan of a run. Raises `UserError` for all that can be seen wrong without loading much."""
-    from render import check_size, choose_renderer, parse_colour
+    from rendering.renderer import check_size, choose_renderer, parse_colour
 
     check_size(args.size)
     parse_colour(args.background)
@@ -198,7 +198,7 @@ def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, 
 
 def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]):
     """The `Renderer` of the plan; fails here, before the network's work, where it cannot draw."""
-    from render import Renderer
+    from rendering.renderer import Renderer
 
     return Renderer(
         faces_of(spec, plan.template),
@@ -212,7 +212,7 @@ def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]):
 
 def draw(plan: Plan, renderer, vertices: NDArray, fps: int) -> None:
     """Draw `vertices` (T, V, 3) and mux them with the recording into `<out>/<name>.mp4`."""
-    from render import write_video
+    from rendering.renderer import write_video
 
     frames = renderer.frames(vertices, workers=min(RENDER_THREADS, os.cpu_count() or 1))
     progress = tqdm(frames, total=len(vertices), desc=f"drawing ({plan.renderer})", unit="frame")

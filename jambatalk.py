@@ -21,22 +21,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from array_files import check_file, other_model_file
+from common.errors import UserError
+from common.overrides import from_dict
 from config import DatasetSpec, ModelConfig
-from errors import UserError
-from mamba import NORM_EPS, MambaLayer
-from moe import MoEMambaLayer
-from overrides import from_dict
-from transformer import TransformerLayer
-from wav2vec import (
-    AUDIO_FPS,
-    SpeechEncoder,
-    fold,
-    frame_lengths,
-    length_mask,
-    mesh_frames,
-    resample,
-)
+from files.arrays import check_file, other_model_file
+from layers.mamba import NORM_EPS, MambaLayer
+from layers.moe import MoEMambaLayer
+from layers.transformer import TransformerLayer
+from speech.features import AUDIO_FPS, fold, frame_lengths, length_mask, mesh_frames, resample
+from wav2vec import SpeechEncoder
 
 WINDOW_S, OVERLAP_S = 12, 2  # long audio is predicted in windows of 12 s that cross-fade over 2 s
 HEADER = "jambatalk"  # key of the JSON in a model file's header

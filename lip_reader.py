@@ -20,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from errors import UserError
-from transformer import TransformerLayer
-from wav2vec import AUDIO_FPS, TextTeacher, length_mask, resample
+from common.errors import UserError
+from layers.transformer import TransformerLayer
+from speech.features import AUDIO_FPS, length_mask, resample
+from wav2vec import TextTeacher
 
 CENTIMETRES = 100.0  # in a metre: lip offsets in centimetres are near 1, which layers like
 READER_FILE = "reader.safetensors"  # beside the run's best.safetensors
@@ -186,7 +187,7 @@ def edit_distance(read: Sequence[int], heard: Sequence[int]) -> int:
     return costs[-1]
 
 
-class LipJudge:
+class LipReadingScorer:
     """Reads lips with a trained reader and counts its errors against what the teacher hears."""
 
     def __init__(self, saved: SavedReader, teacher: TextTeacher, device: torch.device) -> None:

@@ -12,17 +12,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.errors import Parser, UserError, run_cli, writable_folder
+from common.overrides import from_dict, override, parse_settings, with_base
+from common.stop_signals import Stop, stopping
 from config import RECIPES, DatasetSpec, Recipe
-from distributed import Group, from_environment, joined
-from errors import Parser, UserError, run_cli, writable_folder
-from overrides import from_dict, override, parse_settings, with_base
-from prepared_data import locate
-from pretrained import find_source, shown_source
-from regions import FIELDS, look_up
-from stopping import Stop, stopping
+from dataset.prepared import locate
+from dataset.regions import FIELDS, look_up
+from speech.pretrained import find_source, shown_source
+from training.processes import Group, from_environment, joined
 
 if TYPE_CHECKING:
-    from planned_loader import PlannedLoader
+    from dataset.batch_loader import PlannedLoader
 
 DEFAULT_DATASET = "synthetic"
 SHORT = {  # flag that is short for a --set of the field of that name -> its help
@@ -86,9 +86,12 @@ def resolve(args: argparse.Namespace) -> Recipe:
         recipe = RECIPES[name]
         recipe = with_base(recipe.dataset, RECIPES[args.base]) if args.base else recipe
     elif Path(name).is_dir():
-        from dataset_folder import read_folder
+        from data_loader import MeshSpeechDataset
+        from dataset.own_folder import read_folder
 
         recipe, facts = read_folder(Path(name), args.base)
+        for split in recipe.dataset.splits:
+            MeshSpeechDataset(recipe.dataset, split)  # raises for clips that do not fit
         if args.mode == "test":  # the model's own counts, not what one would be trained with
             facts = "\n".join(x for x in facts.splitlines() if x.split()[:1] != ["recipe"])
     else:
@@ -113,7 +116,7 @@ def recorded(args: argparse.Namespace) -> tuple[Recipe, argparse.Namespace]:
 
     Flags given now that leave the computation as it is go before those of then.
     """
-    from records import DIFF_FILE, RECORD_FILE, git
+    from training.run_log import DIFF_FILE, RECORD_FILE, git
 
     fixed = ("dataset", "base", "wav2vec2", "init", "checkpoint")
     typed = [f"--{name}" for name in fixed if getattr(args, name)]
@@ -187,10 +190,10 @@ def training_batches(
 
     cache: folder in which decoded audio is kept.
     """
-    from augment import augment
-    from batches import BucketedBatches
     from data_loader import MeshSpeechDataset, collate
-    from planned_loader import PlannedLoader
+    from dataset.batch_loader import PlannedLoader
+    from dataset.batch_plan import BucketedBatches
+    from speech.augment import augment
 
     config = recipe.train
     if recipe.dataset.speech_pool and config.steps_per_epoch:
@@ -218,10 +221,10 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group, sto
     """Train into `out`; `out`/best.safetensors is the best model of validation."""
     from data_loader import MeshSpeechDataset
     from jambatalk import load_checkpoint
-    from networks import large_pages
-    from pretrained import encoder_of
-    from resuming import find_state, longer
-    from training import Options, Run
+    from speech.pretrained import encoder_of
+    from training.networks import large_pages
+    from training.resume import find_state, longer_run_hint
+    from training.run import Options, Run
 
     large_pages()
     encoder = encoder_of(recipe.wav2vec2, recipe.model.encoder)
@@ -229,7 +232,7 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group, sto
     state = find_state(out, recipe, group) if args.resume else None
     epochs = recipe.train.epochs
     if state is not None and state["epoch"] > epochs:
-        print(f"finished: all {epochs} epochs of {out} are done; {longer(out, 'N')}")
+        print(f"finished: all {epochs} epochs of {out} are done; {longer_run_hint(out, 'N')}")
         return
     start = load_checkpoint(args.init)[0] if args.init and state is None else None
     cache = None if args.cache == "off" else args.cache
@@ -247,9 +250,9 @@ def test(checkpoint: Path, spec: DatasetSpec | None, out: Path, args: argparse.N
     """Score a model file on splits of a data set (None: its own); print and write the table."""
     import torch
 
+    from evaluation.results import results_name
+    from evaluation.scoring import evaluate
     from jambatalk import load_checkpoint
-    from results import results_name
-    from scoring import evaluate
 
     model, own = load_checkpoint(checkpoint)
     spec = spec or found(own, "")
@@ -289,7 +292,7 @@ def check_clips(recipe: Recipe, args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.plot:
-        from plots import plot_runs
+        from training.plots import plot_runs
 
         plot_runs(args.plot, args.out or "runs/plot.png")
         return
@@ -300,9 +303,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with stopping() as stop:
         with joined() as group:
             recipe, args, out = prepared(args)
-            from run_state import alone_in  # torch comes along: not before flags are checked
+            from training.state_file import (
+                folder_lock,  # torch comes along: not before flags are checked
+            )
 
-            with alone_in(out) if group.is_first else nullcontext():
+            with folder_lock(out) if group.is_first else nullcontext():
                 if args.mode is None:
                     check_clips(recipe, args)
                 train(recipe, out, args, group, stop)

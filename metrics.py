@@ -10,16 +10,14 @@ sums run in float64. To score folders of anybody's .npy predictions:
     python metrics.py --pred DIR --truth DIR --regions lips=FILE upper=FILE --templates FILE
 """
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from errors import run_cli
+from common.errors import run_cli
 
 BILABIALS = ("p", "b", "m")  # lips closed
 CLOSED_M = 0.0012  # metres between inner lips up to which a mouth is shut: 6 % of an open jaw
@@ -290,70 +288,7 @@ def pool(clips: Sequence[ClipScores]) -> Scores:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, pair, score, print."""
-    from mesh_files import load_templates
-    from prediction_folders import (
-        check_step,
-        find_pairs,
-        is_far,
-        parse_arguments,
-        parse_regions,
-        read_pair,
-        truth_step,
-    )
-
-    args = parse_arguments(argv)
-    regions = parse_regions(args.regions)
-    templates = load_templates(args.templates) if args.templates else {}
-    pairs = find_pairs(Path(args.pred), Path(args.truth))
-    step = truth_step(pairs)
-    clips, far, missing = [], [], 0
-    for pair in pairs:
-        clip = read_pair(pair, step, regions, templates)
-        clips.append(score_clip(clip.prediction, clip.truth, clip.template, clip.lips, clip.upper))
-        missing += clip.missing
-        if is_far(clips[-1].mve, clip.truth):
-            far.append(pair.prediction)
-    warning = check_step(pairs, step)
-    if warning:
-        print(f"warning: {warning}", file=sys.stderr)
-    if far:
-        print(
-            f"warning: {len(far)} of {len(pairs)} clips ({far[0].stem}, ...) are off by more than "
-            "a tenth of the face: another order of vertices, axes or place than the truth's",
-            file=sys.stderr,
-        )
-    scores = pool(clips)
-    if args.json:
-        print(json.dumps(asdict(scores)))
-        return
-    print(_table(scores, regions, step, bool(templates)))
-    if missing:
-        print(f"{missing} frames of the truth are behind the end of their prediction: not compared")
-    left = set(Path(args.truth).rglob("*.npy")) - {pair.truth for pair in pairs}
-    if left:
-        print(f"{len(left)} clips of --truth have no prediction ({min(left).stem}, ...)")
-
-
-def _table(scores: Scores, regions: dict[str, str], step: int, has_templates: bool) -> str:
-    """The scores as lines for a person, each with its unit and its region file."""
-    lips, upper = (regions.get(name, f"no {name}=FILE given") for name in ("lips", "upper"))
-    upper += "" if has_templates else "; no --templates given"
-    rows = [
-        ("LVE", scores.lve, "unit²", lips),
-        ("FDD", scores.fdd, "unit²", upper),
-        ("|FDD|", scores.abs_fdd, "unit²", upper),
-        ("MVE", scores.mve, "unit", "all vertices"),
-    ]
-    lines = [
-        f"{name:6}{'-' if value is None else format(value, '.4e'):>12} {unit:6} {region}"
-        for name, value, unit, region in rows
-    ]
-    kept = "every frame" if step == 1 else f"one frame in {step}"
-    lines.append(f"{scores.clips} clips, {scores.frames} frames; {kept} of the truth compared")
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
+    from evaluation.score_folders import main
+
     sys.exit(run_cli(main))

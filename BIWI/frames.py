@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from errors import UserError
+from common.errors import UserError
 
 BYTES_A_VERTEX = 12
 COUNT_TYPES = {0: None, 4: "<u4", 8: "<u8"}  # bytes before the coordinates -> what they are

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from common.errors import UserError, writable_folder
 from config import BIWI, BIWI_6, PROJECT_ROOT
-from errors import UserError, writable_folder
-from mesh_files import load_npy, load_templates
+from files.arrays import load_npy
+from files.meshes import load_templates
 from vocaset.process_voca_data import renamed
 
 TEMPLATES = ("templates.pkl", "templates")  # a file of all, or a folder of meshes

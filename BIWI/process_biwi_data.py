@@ -35,7 +35,6 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also run as a plain script
 
-from audio_files import read_audio
 from BIWI.frames import in_order, normalise, read_frames
 from BIWI.prepared import (
     default_root,
@@ -48,9 +47,10 @@ from BIWI.prepared import (
     write_ply,
     write_templates,
 )
+from common.errors import Parser, UserError, run_cli, writable_folder
 from config import BIWI, PROJECT_ROOT, SAMPLE_RATE
-from errors import Parser, UserError, run_cli, writable_folder
-from mesh_files import load_mesh
+from files.meshes import load_mesh
+from speech.audio import read_audio
 from vocaset.process_voca_data import renamed, trim
 
 RAW_FOLDERS = ("BIWI/data/raw", "BIWI/data", "BIWI")  # searched when --raw is not given

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT
 from demo import bundled_recording
-from errors import Parser, UserError, run_cli
 
 WARM_UP_S, CLIP_S = 0.5, 10.0
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, what ru_maxrss counts in

@@ -21,15 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.bench_lips import CHECKPOINT, groups, model_predictor
-from benchmarks.lips import FPS, LipScores, judge_curves_on_head, judge_meshes, load_real_clips
+from benchmarks.lips import FPS, LipScores, judge_curves_on_head, judge_meshes
+from benchmarks.real_speech import load_real_clips
+from common.errors import Parser, UserError, run_cli
 from config import ENCODERS, PROJECT_ROOT
-from data_loader import normalise
-from errors import Parser, UserError, run_cli
-from synthetic.head import load_head
-from synthetic.phones import PHONES
-from synthetic.pretrain_encoder import PhoneReader, Plan, fit
-from synthetic.speech import N_CHANNELS, SpeechPool
-from wav2vec import (
+from speech.audio import normalise
+from speech.features import (
     AUDIO_FPS,
     MEL_HOP,
     ContextLayer,
@@ -40,6 +37,10 @@ from wav2vec import (
     normalise_over_time,
     povey_window,
 )
+from synthetic.head import load_head
+from synthetic.phones import PHONES
+from synthetic.pretrain_encoder import PhoneReader, Plan, fit
+from synthetic.speech import N_CHANNELS, SpeechPool
 
 WIDTH, N_LAYERS = 192, 5
 KINDS = ("mel_conv", *sorted(ENCODERS))

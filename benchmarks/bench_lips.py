@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.lips import LipScores, judge_meshes, rule_curves
 from benchmarks.real_speech import EXTRA_FOLDER, Clip, load_real_clips
+from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT, SAMPLE_RATE
-from errors import Parser, UserError, run_cli
 from synthetic.coarticulation import CHANNELS
 from synthetic.head import Head, channel_basis, load_head
 from synthetic.phones import Segment
@@ -88,8 +88,8 @@ def model_predictor(path: Path, subject: str | None, head: Head) -> tuple[Predic
     """(audio (S,) -> vertices (T, V, 3), template (V, 3)) of a checkpoint."""
     import torch
 
-    from data_loader import normalise
     from jambatalk import load_checkpoint
+    from speech.audio import normalise
 
     subject = subject or list(head.templates)[-1]
     if subject not in head.templates:

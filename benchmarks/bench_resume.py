@@ -38,7 +38,7 @@ from benchmarks.watched_run import (
     steps_of,
     write_data,
 )
-from errors import Parser, UserError, run_cli
+from common.errors import Parser, UserError, run_cli
 
 SAVE_EVERY_MIN = 0.002
 HASH_SEEDS = (1, 2, 3)  # of the interpreters, which take turns
@@ -142,7 +142,7 @@ class Trial:
 
     def inspect(self, killed_s: float) -> Kill:
         """What is on disk after a kill."""
-        from run_state import STATE_FILE, load_state
+        from training.state_file import STATE_FILE, load_state
 
         watch, fault, steps = self.watch, "", 0
         if (self.cut / STATE_FILE).exists():
@@ -196,7 +196,7 @@ class Trial:
 
     def differences(self) -> list[str]:
         """In what the two runs' outcomes differ, and files that are left half written."""
-        from records import LOG_FILE, read_log
+        from training.run_log import LOG_FILE, read_log
 
         whole, cut = self.folder / "whole", self.cut
         logs = [read_log(folder / LOG_FILE) for folder in (whole, cut)]
@@ -209,7 +209,7 @@ class Trial:
 
 def whole_records(folder: Path, epochs: int) -> str:
     """What is wrong with log.csv and run.json beside a state of `epochs` epochs; "" if nothing."""
-    from records import LOG_FILE, RECORD_FILE, read_log
+    from training.run_log import LOG_FILE, RECORD_FILE, read_log
 
     rows = read_log(folder / LOG_FILE)
     if [row["epoch"] for row in rows[:epochs]] != [str(i + 1) for i in range(epochs)]:

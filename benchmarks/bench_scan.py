@@ -29,8 +29,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from errors import Parser, UserError, run_cli
-from scan import resolve_backend, selective_scan
+from common.errors import Parser, UserError, run_cli
+from layers.selective_scan import resolve_backend, selective_scan
 
 FRAMES = (90, 300, 1200, 4800)
 REFERENCE_MAX_FRAMES = 1200  # beyond it the reference only costs patience and memory

@@ -36,11 +36,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from batches import BatchPlan, BucketedBatches
 from benchmarks.fabricate import Face, make_egg, move, speak
+from common.errors import Parser, UserError, run_cli
 from config import ENCODERS, PROJECT_ROOT, RECIPES, SAMPLE_RATE, ModelConfig, TrainConfig
-from data_loader import collate, mesh_frames, normalise, samples_for
-from errors import Parser, UserError, run_cli
+from data_loader import collate, samples_for
+from dataset.batch_plan import BatchPlan, BucketedBatches
+from speech.audio import normalise
+from speech.features import mesh_frames
 
 SEED = 1
 FPS, V, N_LIPS = 30, 5_023, 254  # of VOCASET and FLAME's lips
@@ -112,10 +114,10 @@ def make_clip(number: int, face: Face, seconds: float) -> dict[str, Any]:
 
 
 def our_pass(part: Part, folder: Path, lean: bool) -> Callable[[], None]:
-    """A function that trains our network once on every clip, as `training.Run` does."""
-    from distributed import Group
-    from networks import build, large_pages, pick_device
-    from optimization import Optimization
+    """A function that trains our network once on every clip, as `training.run.Run` does."""
+    from training.networks import build, large_pages, pick_device
+    from training.processes import Group
+    from training.step import Optimization
 
     large_pages()
     lips = lip_vertices()
@@ -136,7 +138,7 @@ def our_pass(part: Part, folder: Path, lean: bool) -> Callable[[], None]:
     def one_pass() -> None:
         plan.set_epoch(plan.epoch + 1)
         for batch in batches:
-            optimization.step([batch], plan, fault="", wishes=())
+            optimization.step([batch], plan, fault="", stop_requests=())
 
     return one_pass
 
@@ -213,7 +215,7 @@ def write_encoder(part: Part, folder: Path) -> None:
     from transformers import Wav2Vec2Config
     from transformers.utils.logging import disable_progress_bar
 
-    from wav2vec import build_ctc
+    from speech.bodies import build_ctc
 
     disable_progress_bar()
     torch.manual_seed(SEED)

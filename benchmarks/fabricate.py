@@ -32,9 +32,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from common.errors import Parser, UserError, run_cli, writable_folder
 from config import RECIPES, DatasetSpec
-from errors import Parser, UserError, run_cli, writable_folder
-from mesh_files import load_mesh
+from files.meshes import load_mesh
 
 SEED = 1
 MOUTH_OPENS_M = 0.008  # of the lower lip at full loudness

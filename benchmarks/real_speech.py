@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
 from config import PROJECT_ROOT, SAMPLE_RATE
-from data_loader import read_audio
-from errors import UserError
+from speech.audio import read_audio
 from synthetic.phones import PHONE_INDEX, Segment
 
 LIBRIVOX_FOLDER = PROJECT_ROOT / "demo/wav"

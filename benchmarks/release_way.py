@@ -1,8 +1,8 @@
 """How the public JambaTalk release trains, in plain PyTorch: the other side of `bench_train`.
 
 Written from what is known of the release (its published weights' names and shapes, and what it
-does when run), not from its code. `ReleaseNetwork` is `release_network.ReleasedJambaTalk` with what
-only training has; its parameters have the names and shapes of the published files. Each point
+does when run), not from its code. `ReleaseNetwork` is `released.network.ReleasedJambaTalk` with
+what only training has; its parameters have the names and shapes of the published files. Each point
 that costs time or memory says what the release does there. Where that is not known the cheaper
 way is taken: the fixed teacher makes no graph, gradients are not clipped, the balance loss that
 the release throws away is not even computed.
@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import ModelConfig
-from mamba import set_scan_backend
-from release_network import Mixture, ReleasedJambaTalk, stretched_frames
-from speech_features import fold
-from wav2vec import build_ctc
+from layers.mamba import set_scan_backend
+from released.network import Mixture, ReleasedJambaTalk, stretched_frames
+from speech.bodies import build_ctc
+from speech.features import fold
 
 W_VERTEX, W_VELOCITY, W_LATENT, W_CTC = 1000.0, 1000.0, 0.001, 0.0001  # as the paper
 LEARNING_RATE = 1e-4

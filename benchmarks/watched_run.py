@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import UserError, run_cli
 from config import PROJECT_ROOT
-from errors import UserError, run_cli
 
 FPS, V, SAMPLES_A_FRAME = 30, 60, 1_600 // 3
 EPOCHS, TRAIN_CLIPS, BATCH_SIZE = 60, 16, 2
@@ -96,7 +96,7 @@ class Watch:
 
 def observe(watch: Watch) -> None:
     """Make the training of this process tell `watch` what it does."""
-    import training
+    from training import run
 
     def within(phase: str, function: Callable) -> Callable:
         def told(*args: Any, **kwargs: Any) -> Any:
@@ -123,12 +123,12 @@ def observe(watch: Watch) -> None:
         watch.checked_s = now
         save_if_due(run, batches)
 
-    write_state, save_if_due = training.save_state, training.Run._save_if_due
-    training.save_state = within("state", save_state)
-    training.save_checkpoint = within("model", training.save_checkpoint)
-    training.Run._save_if_due = check
-    training.Run._validate = within("validation", training.Run._validate)
-    training.Log.add = within("log", training.Log.add)
+    write_state, save_if_due = run.save_state, run.Run._save_if_due
+    run.save_state = within("state", save_state)
+    run.save_checkpoint = within("model", run.save_checkpoint)
+    run.Run._save_if_due = check
+    run.Run._validate = within("validation", run.Run._validate)
+    run.Log.add = within("log", run.Log.add)
 
 
 def steps_of(state: dict[str, Any]) -> int:
@@ -241,7 +241,7 @@ def load_libraries() -> None:
     import transformers
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
-    import training  # noqa: F401
+    from training import run  # noqa: F401
 
     transformers.Wav2Vec2ForCTC  # noqa: B018  # loaded when first named
     transformers.utils.logging.disable_progress_bar()

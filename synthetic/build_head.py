@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import Parser, run_cli
 from config import PROJECT_ROOT
-from errors import Parser, run_cli
 from synthetic.base_mesh import Anny
 from synthetic.head_paint import Palette, lip_region, lip_strength, paint
 from synthetic.head_parts import Arch, brow_outline, dental_arch, eyeball, tongue

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from batches import BatchPlan
 from config import Recipe
 from data_loader import MeshSpeechDataset, collate
-from planned_loader import PlannedLoader
+from dataset.batch_loader import PlannedLoader
+from dataset.batch_plan import BatchPlan
 from synthetic.coarticulation import CHANNELS, style_of
 from synthetic.head import channel_basis, load_head
 from synthetic.speech import SpeechPool
@@ -108,7 +108,7 @@ class MixedBatches(PlannedLoader):
     """
 
     def __init__(self, recipe: Recipe, workers: int = 1, rank: int = 0, world: int = 1) -> None:
-        from augment import augment
+        from speech.augment import augment
 
         config = recipe.train
         corpus = MeshSpeechDataset(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import Parser, UserError, run_cli, writable_folder
 from config import PROJECT_ROOT, SAMPLE_RATE
-from errors import Parser, UserError, run_cli, writable_folder
 
 SUBJECTS = ("ada", "ben")
 CLIP_S = 2.0
@@ -25,8 +25,8 @@ def write_example(folder: Path, n_clips: int) -> None:
     import torch
     import trimesh
 
-    from audio_files import normalise, read_audio
     from jambatalk import load_checkpoint
+    from speech.audio import normalise, read_audio
     from synthetic.head import load_head
 
     model, _ = load_checkpoint(PROJECT_ROOT / "synthetic/model.safetensors")

@@ -12,8 +12,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from common.errors import UserError
 from config import PROJECT_ROOT
-from errors import UserError
 
 HEAD_FILE = PROJECT_ROOT / "synthetic/head.npz"
 SIDES = ("Left", "Right")  # ARKit's suffixes

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT
-from errors import Parser, UserError, run_cli
 from synthetic.coarticulation import CHANNELS, curves, loudness, style_of
 from synthetic.head import Head, channel_basis, load_head
 from synthetic.neural_voices import KOKORO_VOICES_VARIABLE

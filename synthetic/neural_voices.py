@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from errors import UserError
+from common.errors import UserError
 from synthetic.phones import Segment, merge_segments, segments_from_tokens
 
 NEURAL_RATE = 24_000  # Hz, of both models

@@ -27,13 +27,14 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
+from common.errors import Parser, UserError, run_cli, writable_folder
 from config import ENCODERS, PROJECT_ROOT
-from errors import Parser, UserError, run_cli, writable_folder
+from speech.bodies import build_ctc
+from speech.features import AUDIO_FPS, SpeechFeatures
 from synthetic.filterbank import init_filterbank
 from synthetic.phones import PHONES
 from synthetic.speech import N_CHANNELS, SpeechPool
-from training import pick_device
-from wav2vec import AUDIO_FPS, SpeechFeatures, build_ctc
+from training.networks import pick_device
 
 W_PHONE, W_CURVE, W_CURVE_VELOCITY = 0.7, 1.0, 1.0
 BRANCH_ENDS = (

@@ -23,7 +23,7 @@ from numpy.lib.format import open_memmap
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from errors import UserError
+from common.errors import UserError
 from synthetic.neural_voices import HELD_OUT_VOICES
 from synthetic.phones import Segment
 from synthetic.sentences import read_sentences

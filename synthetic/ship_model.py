@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT
-from errors import Parser, UserError, run_cli
 from jambatalk import load_checkpoint, save_checkpoint
-from plots import plot_runs
+from training.plots import plot_runs
 
 MODEL = PROJECT_ROOT / "synthetic/model.safetensors"
 RECORDS = PROJECT_ROOT / "benchmarks/runs/synthetic"

@@ -12,10 +12,10 @@ import numpy as np
 import soxr
 from numpy.random import Generator
 
-from augment import augment
+from common.errors import UserError
 from config import SAMPLE_RATE
-from data_loader import normalise
-from errors import UserError
+from speech.audio import normalise
+from speech.augment import augment
 from synthetic.coarticulation import CHANNELS, LOUDNESS_HZ, NEUTRAL, Style, curves, loudness
 from synthetic.phones import PHONE_INDEX, Segment
 from synthetic.speech_pool import read_clip, read_index

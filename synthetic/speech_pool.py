@@ -18,8 +18,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from common.errors import UserError
 from config import SAMPLE_RATE
-from errors import UserError
 from synthetic.pauses import settle_pauses
 from synthetic.phones import Segment
 from synthetic.sentences import draw_text

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from scipy.signal import resample_poly
 
+from common.errors import UserError
 from config import SAMPLE_RATE
-from errors import UserError
 from synthetic.alignment import refine
 from synthetic.classic_voices import EspeakVoices, FestivalVoices, FliteVoices
 from synthetic.neural_voices import HibariVoices, KokoroVoices, missing_package

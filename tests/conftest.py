@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from config import Recipe
+
 torch.set_num_threads(1)  # small tensors: a second thread only gets in the way
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -23,3 +25,15 @@ def shared_data() -> Path:
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""
     return np.random.default_rng(7)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The toy recipe, registered as "toy", its data on disk; the test runs in `tmp_path`."""
+    import main
+    from tests.toy import toy_recipe
+
+    toy = toy_recipe(tmp_path)
+    monkeypatch.setitem(main.RECIPES, "toy", toy)
+    monkeypatch.chdir(tmp_path)
+    return toy

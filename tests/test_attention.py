@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import attention
-from attention import attend
-from wav2vec import build_body
+from layers import attention
+from layers.attention import attend
+from speech.bodies import build_body
 
 B, H, T, D = 2, 3, 11, 8
 

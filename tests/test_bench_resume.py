@@ -9,7 +9,7 @@ import pytest
 from benchmarks import watched_run
 from benchmarks.bench_resume import HASH_SEEDS, OUTCOME, Trial, whole_records
 from benchmarks.watched_run import EPOCHS, STEPS, steps_of
-from run_state import generators, save_state
+from training.state_file import generators, save_state
 
 
 def state(epoch: int, plan_epoch: int, position: int) -> dict:
@@ -109,7 +109,7 @@ def test_differing_outcomes_are_named(tmp_path: Path) -> None:
 
 
 def test_made_data_are_data_of_ones_own(tmp_path: Path) -> None:
-    from dataset_folder import read_folder
+    from dataset.own_folder import read_folder
 
     watched_run.write_data(tmp_path / "data")
     recipe, _ = read_folder(tmp_path / "data")

@@ -14,9 +14,9 @@ import soundfile
 from BIWI.frames import normalise, parse_vl, surface_area
 from BIWI.prepared import default_root, place, prepared_templates
 from BIWI.process_biwi_data import find_raw, main, process
+from common.errors import UserError
 from config import BIWI, BIWI_6, PROJECT_ROOT
-from errors import UserError
-from mesh_files import load_mesh, load_region
+from files.meshes import load_mesh, load_region
 
 # A pyramid on a square: V = 5, F = 6.
 SCAN = np.array([[0, 0, 0], [60, 0, 0], [60, 60, 0], [0, 60, 0], [30, 30, 50]], np.float32)
@@ -287,7 +287,7 @@ def test_a_prepared_folder_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_biwi_6_is_known_by_its_vertices_and_its_lips(shared_data: Path, tmp_path: Path) -> None:
-    from mesh_files import load_templates
+    from files.meshes import load_templates
 
     theirs = load_templates(shared_data / "biwi6/templates")
     source = prepared(tmp_path / "Biwi_6", theirs, BIWI_6.n_vertices)

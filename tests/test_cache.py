@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-import cache as cache_module
-from cache import Cache, NoCache, clear, holdings, main, model_key
-from errors import UserError, run_cli
+from common.errors import UserError, run_cli
+from files import cache as cache_module
+from files.cache import Cache, NoCache, clear, holdings, main, model_key
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKER = {"what": "teacher", "model": "abc"}
@@ -148,7 +148,7 @@ def test_a_mapped_entry_outlives_its_replacement(tmp_path: Path, features: Maker
 LIMITED = """
 import resource, signal, sys
 import numpy as np
-import cache
+from files import cache
 cache.KEEP_FREE_BYTES = 0
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 kept = cache.Cache(sys.argv[1], {"what": "test"})
@@ -192,7 +192,7 @@ def test_a_folder_that_cannot_be_written_is_one_line() -> None:
 SHARING = """
 import sys
 import numpy as np
-import cache
+from files import cache
 cache.KEEP_FREE_BYTES = 0
 kept = cache.Cache(sys.argv[1], {"what": "test"})
 for i in range(60):
@@ -212,7 +212,7 @@ def test_processes_share_a_folder(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 import numpy as np
-import cache
+from files import cache
 cache.KEEP_FREE_BYTES = 0
 kept = cache.Cache(sys.argv[1], {"what": "test"})
 kept.get("first", lambda: np.zeros(9))
@@ -380,5 +380,5 @@ def test_no_folder_to_report_on_is_one_line(
 
 
 def test_the_cache_needs_no_torch() -> None:
-    child = python("import cache, sys; assert 'torch' not in sys.modules")
+    child = python("import sys; from files import cache; assert 'torch' not in sys.modules")
     assert child.wait() == 0

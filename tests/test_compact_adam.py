@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adam_kernels import rounded, widened
-from compact_adam import CompactAdamW, clip_gradients
+from training.adam_kernels import rounded, widened
+from training.compact_adam import CompactAdamW, clip_gradients
 
 BETAS, RATE = (0.9, 0.98), 1e-2
 SHAPES = ((37, 53), (11,), (5, 7, 3))

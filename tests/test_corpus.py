@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from config import SAMPLE_RATE
 from data_loader import load_wav
-from errors import UserError
 from synthetic import make_corpus, raw_corpus, sentences, speech_pool, voices
 from synthetic.alignment import refine
 from synthetic.classic_voices import segments_from_ends

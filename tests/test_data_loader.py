@@ -11,20 +11,13 @@ import pytest
 import soundfile
 import torch
 
-from batches import BucketedBatches
+from common.errors import UserError
 from config import DatasetSpec, Split
-from data_loader import (
-    MeshSpeechDataset,
-    collate,
-    load_wav,
-    mesh_frames,
-    normalise,
-    read_audio,
-    resample_audio,
-    samples_for,
-)
-from errors import UserError
-from planned_loader import PlannedLoader
+from data_loader import MeshSpeechDataset, collate, load_wav, samples_for
+from dataset.batch_loader import PlannedLoader
+from dataset.batch_plan import BucketedBatches
+from speech.audio import normalise, read_audio, resample_audio
+from speech.features import mesh_frames
 
 V = 7
 RATES = (8_000, 11_025, 16_000, 22_000, 22_050, 44_100, 48_000, 96_000)

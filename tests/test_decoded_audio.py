@@ -10,15 +10,15 @@ import pytest
 import soundfile
 import torch
 
-import cache as cache_module
-import decoded_audio
-from audio_files import read_audio
-from batches import BucketedBatches
+from common.errors import UserError
 from config import DatasetSpec, Split
 from data_loader import MeshSpeechDataset, collate
-from decoded_audio import DecodedAudio, is_plain
-from errors import UserError
-from planned_loader import PlannedLoader
+from dataset.batch_loader import PlannedLoader
+from dataset.batch_plan import BucketedBatches
+from files import cache as cache_module
+from speech import decoded_audio
+from speech.audio import read_audio
+from speech.decoded_audio import DecodedAudio, is_plain
 
 V = 7
 
@@ -121,9 +121,9 @@ def test_other_code_or_packages_decode_anew(
 ) -> None:
     path = sound(tmp_path / "x.wav", 22_000)
     DecodedAudio(tmp_path / "cache").read(path)
-    code = Path(decoded_audio.audio_files.__file__).read_text()
+    code = Path(decoded_audio.audio.__file__).read_text()
     (tmp_path / "other.py").write_text(f"{code}\nKAISER_BETA = 9.0\n")
-    monkeypatch.setattr(decoded_audio.audio_files, "__file__", str(tmp_path / "other.py"))
+    monkeypatch.setattr(decoded_audio.audio, "__file__", str(tmp_path / "other.py"))
     DecodedAudio(tmp_path / "cache").read(path)
     monkeypatch.setattr(decoded_audio, "version", lambda package: "99")
     DecodedAudio(tmp_path / "cache").read(path)

@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 import demo
+from common.errors import EXIT_BAD_INPUT, UserError, run_cli
 from config import SAMPLE_RATE, DatasetSpec, ModelConfig
-from errors import EXIT_BAD_INPUT, UserError, run_cli
 from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
 from synthetic.head import load_head
 
@@ -297,7 +297,7 @@ def test_a_file_that_is_no_model_is_refused(run, tmp_path):
 
 
 def test_a_renderer_that_cannot_draw_stops_before_the_network_works(run, tmp_path, monkeypatch):
-    import render
+    from rendering import renderer
 
     def refuse(*_):
         raise UserError("renderer gpu: no OpenGL 3.3 context")
@@ -306,7 +306,7 @@ def test_a_renderer_that_cannot_draw_stops_before_the_network_works(run, tmp_pat
         raise AssertionError("predicted for nothing")
         yield
 
-    monkeypatch.setitem(render.RENDERERS, "software", refuse)
+    monkeypatch.setitem(renderer.RENDERERS, "software", refuse)
     monkeypatch.setattr(demo, "predict", never)
     wav = noise(tmp_path / "a.wav", 0.5)
     assert "no OpenGL" in refusal(run("--wav_path", wav, "--renderer", "software"))
@@ -323,19 +323,19 @@ def test_motion_that_is_not_finite_is_refused(run, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_drawing_leaves_nothing(run, tmp_path, monkeypatch):
-    import render
+    from rendering import renderer
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(render.Renderer, "frame", interrupt)
+    monkeypatch.setattr(renderer.Renderer, "frame", interrupt)
     code, _, _, out = run("--wav_path", noise(tmp_path / "a.wav", 0.5))
     assert code == 130 and list(out.iterdir()) == []
 
 
 def test_flags_are_checked_before_anything_slow_is_loaded():
     code = (
-        "import sys, demo\nfrom errors import run_cli\n"
+        "import sys, demo\nfrom common.errors import run_cli\n"
         "assert run_cli(demo.main, ['--wav_path', 'missing.wav']) == 2\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )

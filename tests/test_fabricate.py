@@ -13,9 +13,9 @@ from benchmarks.fabricate import cast, fabricate, main, make_egg
 from BIWI.frames import parse_vl
 from BIWI.prepared import place, prepared_templates
 from BIWI.process_biwi_data import process as process_biwi
+from common.errors import UserError
 from config import BIWI, BIWI_6, VOCASET, DatasetSpec
-from errors import UserError
-from mesh_files import load_mesh
+from files.meshes import load_mesh
 from vocaset.process_voca_data import process as process_vocaset
 
 V = 211

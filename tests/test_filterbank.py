@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from augment import equalise
 from config import ENCODERS, PROJECT_ROOT
 from data_loader import load_wav
+from speech.augment import equalise
+from speech.features import log_mel, mel_filters, normalise_over_time, povey_window
 from synthetic.filterbank import init_filterbank
 from synthetic.pretrain_encoder import phone_ctc
-from wav2vec import log_mel, mel_filters, normalise_over_time, povey_window
 
 
 @pytest.fixture(scope="module")

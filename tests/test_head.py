@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from errors import UserError
+from common.errors import UserError
 from synthetic.head import HEAD_FILE, channel_basis, load_head
 
 GAP_AT_REST = 3e-4  # metres

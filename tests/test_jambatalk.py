@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 import jambatalk
+from common.errors import UserError
 from config import SYNTHETIC, ModelConfig
-from errors import UserError
 from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
-from wav2vec import mesh_frames
+from speech.features import mesh_frames
 
 V = 7
 ENCODER = dict(

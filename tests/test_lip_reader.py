@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from errors import UserError
+from common.errors import UserError
 from lip_reader import (
-    LipJudge,
     LipReader,
+    LipReadingScorer,
     SavedReader,
     edit_distance,
     load_characters,
@@ -116,9 +116,9 @@ def test_edit_distance_is_the_recursion(rng: np.random.Generator) -> None:
         assert edit_distance(a, b) == slow(tuple(a), tuple(b)) == edit_distance(b, a)
 
 
-def judge_of(reader: LipReader, characters: Sequence[str] = "_abcdef") -> LipJudge:
+def judge_of(reader: LipReader, characters: Sequence[str] = "_abcdef") -> LipReadingScorer:
     saved = SavedReader(reader, np.array([6, 0, 3, 2, 5]), "lips.txt", "enc", tuple(characters))
-    return LipJudge(saved, Teacher(), torch.device("cpu"))
+    return LipReadingScorer(saved, Teacher(), torch.device("cpu"))
 
 
 def test_the_judge_hears_the_audio_and_reads_only_the_lips(
@@ -149,4 +149,4 @@ def test_a_teacher_of_another_kind_is_refused(reader: LipReader) -> None:
     teacher.width = WIDTH + 1
     saved = SavedReader(reader, np.arange(L), "lips.txt", "enc/other", ())
     with pytest.raises(UserError, match="teacher enc/other: .*12.*it learnt .*11"):
-        LipJudge(saved, teacher, torch.device("cpu"))
+        LipReadingScorer(saved, teacher, torch.device("cpu"))

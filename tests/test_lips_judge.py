@@ -15,7 +15,7 @@ from benchmarks.real_speech import (
     read_transcripts,
     spoken_words,
 )
-from errors import UserError
+from common.errors import UserError
 from synthetic.coarticulation import CHANNELS
 from synthetic.head import channel_basis, load_head
 from synthetic.phones import Segment

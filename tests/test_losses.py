@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import losses
 from config import TrainConfig
-from losses import (
+from training import losses
+from training.losses import (
     MeshSums,
     Sizes,
     closure_weight,

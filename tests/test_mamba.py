@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from errors import UserError
-from mamba import Mamba, MambaLayer, set_scan_backend
+from common.errors import UserError
+from layers.mamba import Mamba, MambaLayer, set_scan_backend
 
 
 def make(module, seed=0):
@@ -104,7 +104,7 @@ def test_scan_backend_is_set_on_every_block_and_stays_out_of_the_state_dict():
 
 
 def test_setting_an_absent_backend_fails_at_once(monkeypatch):
-    monkeypatch.setattr("scan._fused_scan", lambda: None)
+    monkeypatch.setattr("layers.selective_scan._fused_scan", lambda: None)
     with pytest.raises(UserError, match="needs mamba_ssm"):
         set_scan_backend(Mamba(8), "cuda")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from errors import UserError
-from mesh_files import load_region
+from common.errors import UserError
+from evaluation.score_folders import main
+from files.meshes import load_region
 from metrics import (
     closure_rate,
     closures,
@@ -17,7 +18,6 @@ from metrics import (
     jitter,
     lip_sync_offset_ms,
     lip_vertex_error,
-    main,
     mean_vertex_error,
     motion_std,
     motionless,

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moe import MixtureOfExperts, MoEMambaLayer, TopKRouter, balance_loss
+from layers.moe import MixtureOfExperts, MoEMambaLayer, TopKRouter, balance_loss
 
 SIZES = [(2, 2), (2, 1), (5, 2), (5, 5)]  # n_experts, top_k
 

@@ -9,22 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from compact_adam import CompactAdamW
+from common.errors import UserError
 from config import PROJECT_ROOT, Recipe, TrainConfig
-from distributed import Group
-from errors import UserError
-from hearing import Hearing
-from linear import make_lean
-from networks import build, check_compiler, make_optimizer, memory, training_bytes
-from tests.test_hearing import SOUNDS
-from tests.test_learning import networks
-from tests.test_resume import Killed, killed_after, run, same
-from tests.test_training import recipe as recipe  # the toy recipe and its data on disk
+from layers.lean_linear import make_lean
+from tests.toy import SOUNDS, Killed, killed_after, networks, run_toy, same
+from training.compact_adam import CompactAdamW
+from training.networks import build, check_compiler, make_optimizer, memory, training_bytes
+from training.processes import Group
+from training.teacher_targets import Hearing
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 FAULTS_OF_A_LARGE_TENSOR = """
 import resource, sys, torch
-from networks import large_pages
+from training.networks import large_pages
 if sys.argv[1] == "large":
     large_pages()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -89,15 +86,15 @@ LEAN = ("--precision", "bf16", "--set", "train.lean=true")
 
 
 def test_a_lean_run_resumes_bit_equal(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("--out", "whole", *LEAN) == 0
+    assert run_toy("--out", "whole", *LEAN) == 0
     with monkeypatch.context() as patched:
         killed_after(patched, 3)
         with pytest.raises(Killed):
-            run("--out", "cut", "--save_every", "0.0000001", *LEAN)
+            run_toy("--out", "cut", "--save_every", "0.0000001", *LEAN)
     state = torch.load("cut/last.pt", weights_only=True)["moments"]
     kinds = {kept[name].dtype for kept in state.values() for name in ("exp_avg", "exp_avg_sq")}
     assert kinds == {torch.float32, torch.bfloat16}
-    assert run("--out", "cut", "--resume", *LEAN) == 0
+    assert run_toy("--out", "cut", "--resume", *LEAN) == 0
     same("whole", "cut")
 
 
@@ -116,7 +113,7 @@ def test_without_a_compiler_compiling_is_refused_in_one_line(
 def test_compiled_layers_keep_the_names_of_their_weights(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("networks.check_compiler", lambda _: None)
+    monkeypatch.setattr("training.networks.check_compiler", lambda _: None)
     train = dataclasses.replace(recipe.train, compile=True, ema_decay=0.9)
     device = torch.device("cpu")
     compiled = build(dataclasses.replace(recipe, train=train), device, 3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
-import occlusion
+from rendering import occlusion
 
 SIDE = 256  # samples of the depth picture
 FOCAL = 256.0  # samples: at distance 10, a sample is 10 / 256 wide

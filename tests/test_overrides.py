@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from common.errors import UserError
+from common.overrides import PARTS, check, from_dict, override, parse_settings, with_base
 from config import LAYOUTS, RECIPES, DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
-from errors import UserError
-from overrides import PARTS, check, from_dict, override, parse_settings, with_base
 
 
 def changed(*settings: str, recipe: str = "vocaset") -> Recipe:

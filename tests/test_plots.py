@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from errors import UserError, run_cli
-from plots import RunLog, plot_runs, progress_of, read_run, table
+from common.errors import UserError, run_cli
+from training.plots import RunLog, plot_runs, progress_of, read_run, table
 
 EPOCHS = [  # seconds, val_lve in m², loss, ctc
     (60, 4e-6, 8.0, 2.0),

@@ -9,9 +9,9 @@ import soundfile
 import torch
 from torch.utils.data import Dataset
 
+from common.errors import run_cli
 from config import ENCODERS, RECIPES
-from errors import run_cli
-from pretrained import load_pretrained
+from speech.pretrained import load_pretrained
 from synthetic import crops, pretrain_encoder
 from synthetic.phones import PHONES
 from synthetic.pretrain_encoder import PhoneReader, phone_ctc

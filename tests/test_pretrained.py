@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import UserError
 from config import ENCODERS, XLSR_LARGE
-from errors import UserError
-from pretrained import encoder_of, find_source, load_config, load_pretrained
-from wav2vec import SpeechEncoder, TextTeacher, build_body
+from speech.bodies import build_body
+from speech.pretrained import encoder_of, find_source, load_config, load_pretrained
+from wav2vec import SpeechEncoder, TextTeacher
 
 SMALL = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,

@@ -12,13 +12,12 @@ import torch
 import trimesh
 
 import main
-import preview
+from common.errors import UserError, run_cli
 from config import Recipe
-from errors import UserError, run_cli
 from jambatalk import load_checkpoint
-from preview import Previews, strip
-from tests.test_training import V
-from tests.test_training import recipe as recipe  # the toy recipe and its data on disk
+from tests.toy import V
+from training import preview
+from training.preview import Previews, strip
 
 SIZE = 64
 

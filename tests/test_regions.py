@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import regions
+from common.errors import UserError
 from config import BIWI, BIWI_6, VOCASET, Box, DatasetSpec
-from errors import UserError
-from mesh_files import load_region, load_templates
-from regions import about_nose, find_region, inside
+from dataset import regions
+from dataset.regions import about_nose, find_region, inside
+from files.meshes import load_region, load_templates
 
 V = 8
 

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from benchmarks import release_way
 from benchmarks.release_way import DispatchedMixture, ReleaseNetwork, make_adam, train_clip
 from config import RECIPES, ModelConfig
-from release_network import Mixture, ReleasedJambaTalk
+from released.network import Mixture, ReleasedJambaTalk
 
 V, LIPS, SAMPLES = 7, torch.tensor([1, 4]), 24_000
 KEYS = Path(__file__).resolve().parents[2] / "shared/reference/published_vocaset_keys.txt"

@@ -1,320 +1,210 @@
-"""Stopped anywhere, resumed, a run gives bit for bit what it would have given in one go."""
+"""A state goes on only with the run that it is of; moments belong to parameters, not to places."""
 
-import csv
-import json
-import os
-import resource
-import signal
+import copy
 import subprocess
 import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-import main
-import training
-from config import Recipe, TrainConfig
-from errors import run_cli
-from networks import make_optimizer
-from tests.test_training import recipe as recipe  # the toy recipe and its data on disk
-
-FLAGS = ["--dataset", "toy", "--mode", "train", "--workers", "0", "--precision", "fp32",
-         "--epochs", "3", "--batch_size", "1"]  # fmt: skip
-
-
-def run(*argv: str) -> int:
-    return run_cli(main.main, [*FLAGS, *argv])
+from common.errors import UserError
+from config import Recipe
+from tests.toy import Killed, killed_after, run_toy, same
+from training import state_file
+from training.processes import Group, SharedUserError
+from training.resume import find_state, pack, unpack
+from training.run_log import set_aside
+from training.state_file import folder_lock, generators, save_state
 
 
-CHILD = """
-import sys
-sys.path.insert(0, {root!r})
-import torch
-import main, pretrained
-torch.set_num_threads(1)
-recipe = torch.load({file!r}, weights_only=False)  # written by the test itself
-main.RECIPES["toy"] = recipe
-pretrained.encoder_of = lambda source, default: default
-from errors import run_cli
-sys.exit(run_cli(main.main, sys.argv[1:]))
-"""
-ALONE = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+def networks() -> SimpleNamespace:
+    """Two layers of one shape and one of another, in place of networks."""
+    torch.manual_seed(3)
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    return SimpleNamespace(model=model, reader=nn.Linear(5, 2), average=None)
 
 
-def child(recipe: Recipe, folder: Path, *argv: str) -> list[str]:
-    """The command of a run in a process of its own, of which `recipe` is the "toy"."""
-    root = str(Path(__file__).resolve().parents[1])
-    torch.save(recipe, folder / "recipe.pt")
-    (folder / "child.py").write_text(CHILD.format(root=root, file=str(folder / "recipe.pt")))
-    return [sys.executable, str(folder / "child.py"), *FLAGS, *argv]
+def optimized(nets: SimpleNamespace, backwards: bool = False) -> tuple[Any, Any]:
+    """An optimizer of all parameters, from the first or from the last on, and its schedule."""
+    order = [*nets.model.parameters(), *nets.reader.parameters()][:: -1 if backwards else 1]
+    optimizer = torch.optim.AdamW(order, lr=0.1)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
 
 
-def outcome(folder: str) -> tuple[dict, list[dict]]:
-    """Weights of the best model, and the log without times."""
-    with open(Path(folder) / "log.csv") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        del row["seconds"], row["clips_per_s"]
-    return load_file(Path(folder) / "best.safetensors"), rows
+def step(nets: SimpleNamespace, optimizer: Any, schedule: Any) -> None:
+    optimizer.zero_grad()
+    hidden = nets.model["b"](nets.model["a"](torch.ones(1, 3)))
+    (hidden.square().sum() + nets.reader(torch.ones(1, 5)).square().sum()).backward()
+    optimizer.step()
+    schedule.step()
 
 
-def same(one: str, other: str) -> None:
-    (weights, rows), (others, other_rows) = outcome(one), outcome(other)
-    assert rows == other_rows
-    assert weights.keys() == others.keys()
-    assert all(torch.equal(value, others[name]) for name, value in weights.items())
+def test_moments_are_those_of_their_parameters_in_whatever_order() -> None:
+    nets = networks()
+    optimizer, schedule = optimized(nets)
+    step(nets, optimizer, schedule)
+    state = copy.deepcopy(pack(nets, optimizer, schedule))  # as from a file
+    resumed = networks()
+    other, other_schedule = optimized(resumed, backwards=True)
+    unpack(state, resumed, other, other_schedule)
+    assert other.param_groups[0]["lr"] == 0.05
+    for _ in range(3):
+        step(nets, optimizer, schedule)
+        step(resumed, other, other_schedule)
+    for mine, theirs in zip(nets.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
-class Killed(Exception):
-    """Stands for a kill: nothing of the run gets to finish."""
+def older_state(nets: SimpleNamespace, backwards: bool) -> dict[str, Any]:
+    """As it was saved before moments had names."""
+    optimizer, schedule = optimized(nets, backwards)
+    step(nets, optimizer, schedule)
+    state = pack(nets, optimizer, schedule) | {"optimizer": optimizer.state_dict()}
+    del state["moments"]
+    return state
 
 
-def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """The next run dies in the step after that many."""
-    real, count = training.Run._step, [0]
-
-    def step(self, *args):
-        count[0] += 1
-        if count[0] > steps:
-            raise Killed
-        return real(self, *args)
-
-    monkeypatch.setattr(training.Run, "_step", step)
+def test_an_older_state_is_taken_where_it_fits_and_refused_in_one_line_where_not() -> None:
+    nets = networks()
+    unpack(older_state(networks(), False), nets, *optimized(nets))
+    with pytest.raises(UserError, match=r"exp_avg of model.a.weight is \(2,\), wanted \(3, 3\)"):
+        unpack(older_state(networks(), True), nets, *optimized(nets))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 5])  # two an epoch: inside, at the end, in a later one
-def test_a_killed_run_resumes_bit_equal(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, steps: int
+def test_moments_of_another_network_are_one_line() -> None:
+    nets = networks()
+    optimizer, schedule = optimized(nets)
+    step(nets, optimizer, schedule)
+    state = pack(nets, optimizer, schedule)
+    state["moments"]["model.c.weight"] = state["moments"].pop("model.b.weight")
+    with pytest.raises(UserError, match="of model.c.weight .* wanted none"):
+        unpack(state, nets, optimizer, schedule)
+
+
+@dataclass(frozen=True)
+class OfTwo(Group):
+    """Rank 0 of two, the other of which does not see the folder."""
+
+    world: int = 2
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, (False, "process 1 of 2 on elsewhere")]
+
+
+def test_a_state_that_one_rank_does_not_see_is_told_not_waited_for(
+    recipe: Recipe, tmp_path: Path
 ) -> None:
-    assert run("--out", "whole") == 0
+    save_state(tmp_path / "last.pt", {"generators": [generators()]})
+    with pytest.raises(
+        SharedUserError, match="1 of 2 processes, not for process 1 of 2 on elsewhere"
+    ):
+        find_state(tmp_path, recipe, OfTwo())
+    assert find_state(tmp_path / "none", recipe, OfTwo()) is None
+
+
+def test_a_finished_run_says_so_and_how_to_train_on(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_toy("--out", "a", "--epochs", "2") == 0
+    before = Path("a/last.pt").read_bytes()
+    capsys.readouterr()
+    assert run_toy("--out", "a", "--epochs", "2", "--resume") == 0
+    said = capsys.readouterr().out
+    assert "finished: all 2 epochs of a are done" in said and "resumed" not in said
+    assert run_toy("--out", "a", "--epochs", "4", "--resume") == 2
+    error = capsys.readouterr().err
+    assert "train.epochs was 2, is 4" in error
+    assert "--init a/best.safetensors --epochs 4 --out NEW" in error and error.count("\n") == 1
+    assert Path("a/last.pt").read_bytes() == before
+
+
+def test_where_a_run_goes_on_is_told(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for steps, said in ((2, "epoch 2 of 3, 0 of 2 batches used"), (3, "epoch 2 of 3, 1 of 2")):
+        with monkeypatch.context() as patched:
+            killed_after(patched, steps)
+            with pytest.raises(Killed):
+                run_toy("--out", "a", "--save_every", "0.0000001")
+            with pytest.raises(Killed):
+                killed_after(patched, 0)
+                run_toy("--out", "a", "--resume")
+        assert f"resumed: {said}" in capsys.readouterr().out
+
+
+def test_another_precision_is_told(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with monkeypatch.context() as patched:
-        killed_after(patched, steps)
+        killed_after(patched, 2)
         with pytest.raises(Killed):
-            run("--out", "cut", "--save_every", "0.0000001")
-    assert run("--out", "cut", "--resume") == 0
-    same("whole", "cut")
+            run_toy("--out", "a")
+        with pytest.raises(Killed):
+            killed_after(patched, 0)
+            run_toy("--out", "a", "--resume", "--precision", "bf16")
+    said = capsys.readouterr().out
+    assert "warning: precision was torch.float32, is torch.bfloat16: training goes on" in said
 
 
-def test_state_between_saves_is_done_again(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed three steps in, with a state at the end of the first epoch only."""
-    assert run("--out", "whole") == 0
+def test_an_earlier_run_is_set_aside_not_overwritten(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who forgets --resume must not lose a night's work."""
+    assert run_toy("--out", "a") == 0
+    kept = {name: Path("a", name).read_bytes() for name in ("last.pt", "best.safetensors")}
+    assert run_toy("--out", "a", "--epochs", "1") == 0
+    assert "an earlier run in this folder was moved to a/earlier_1" in capsys.readouterr().out
+    for name, content in kept.items():
+        assert Path("a/earlier_1", name).read_bytes() == content
+    assert len(list(Path("a/earlier_1").glob("events.*"))) == len(list(Path("a").glob("events.*")))
+    Path("a/earlier_1/last.pt").replace("a/last.pt")  # by a user who wants it back
+    Path("a/earlier_1/run.json").replace("a/run.json")
+    assert run_toy("--out", "a", "--resume") == 0
+
+
+def test_a_folder_without_a_model_is_not_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("epoch\n")
+    assert set_aside(tmp_path) is None and (tmp_path / "log.csv").exists()
+
+
+def test_two_processes_do_not_train_into_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_file, "PATIENCE_S", 0.0)
+    code = (
+        "import fcntl, sys, time\nfile = open(sys.argv[1], 'a')\nfcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True)\ntime.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / state_file.LOCK_FILE)]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        taken = pytest.raises(UserError, match="another process trains into this folder")
+        with taken, folder_lock(tmp_path):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with folder_lock(tmp_path):  # the system has freed it
+        pass
+
+
+def test_a_killed_run_goes_on_from_a_state_of_places(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was begun before moments had names."""
+    assert run_toy("--out", "whole") == 0
     with monkeypatch.context() as patched:
         killed_after(patched, 3)
         with pytest.raises(Killed):
-            run("--out", "cut")
-    assert run("--out", "cut", "--resume") == 0
+            run_toy("--out", "cut", "--save_every", "0.0000001")
+    state = torch.load("cut/last.pt", weights_only=True)
+    state["best"] = state.pop("best_choice")
+    torch.save(state, "cut/last.pt")
+    assert run_toy("--out", "cut", "--resume") == 0
     same("whole", "cut")
-
-
-def test_a_kill_while_the_log_is_written_leaves_the_log(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run("--out", "whole") == 0
-    real, count = csv.DictWriter.writerows, [0]
-
-    def writerows(self, rows):
-        count[0] += 1
-        if count[0] == 3:  # of the second epoch; the first writing is that of no rows
-            raise Killed
-        return real(self, rows)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(csv.DictWriter, "writerows", writerows)
-        with pytest.raises(Killed):
-            run("--out", "cut")
-    assert len(outcome("cut")[1]) == 1
-    assert run("--out", "cut", "--resume") == 0
-    same("whole", "cut")
-
-
-def test_a_disk_without_room_for_the_model_is_one_line(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Files of more than 16 KiB are refused: state and model, not the log."""
-    assert run("--out", "whole") == 0
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    real = training.Run._validate
-
-    def validate(self, *args):
-        if self.epoch == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, before[1]))
-            self.best = float("inf")
-        return real(self, *args)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training.Run, "_validate", validate)
-        try:
-            assert run("--out", "cut") == 2
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    error = capsys.readouterr().err
-    assert "cut: cannot be written" in error and error.count("\n") == 1
-    assert not list(Path("cut").glob("*.tmp"))
-    assert run("--out", "cut", "--resume") == 0
-    same("whole", "cut")
-
-
-def test_sigterm_saves_and_ends_well(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("--out", "whole") == 0
-    real = training.Run._step
-
-    def step(self, *args):
-        os.kill(os.getpid(), signal.SIGTERM)  # in the middle of the first step
-        return real(self, *args)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training.Run, "_step", step)
-        with pytest.raises(SystemExit) as stopped:
-            run("--out", "cut")
-    assert stopped.value.code == 0
-    assert "goes on with --resume" in capsys.readouterr().out
-    assert (Path("cut") / "last.pt").exists()
-    assert run("--out", "cut", "--resume") == 0
-    same("whole", "cut")
-
-
-def test_sigterm_to_workers_too_saves_and_ends_well(recipe: Recipe, tmp_path: Path) -> None:
-    """Schedulers tell every process; one that loads data must not take the run with it."""
-    command = child(recipe, tmp_path, "--out", "cut", "--workers", "1", "--epochs", "100000")
-    out = tmp_path / "out.txt"
-    with open(out, "w") as file:
-        going = subprocess.Popen(
-            command, stdout=file, stderr=file, env=ALONE, start_new_session=True
-        )
-    for _ in range(600):  # a minute; the second epoch's row says that training is under way
-        if going.poll() is not None or "epoch 2" in out.read_text():
-            break
-        time.sleep(0.1)
-    os.killpg(going.pid, signal.SIGTERM)
-    assert going.wait(timeout=60) == 0, out.read_text()[-2000:]
-    assert "goes on with --resume" in out.read_text()
-    assert (Path("cut") / "last.pt").exists()
-
-
-def test_resuming_with_other_flags_is_one_line(
-    recipe: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("--out", "a") == 0
-    before = (Path("a") / "last.pt").read_bytes()
-    capsys.readouterr()
-    for flags, said in (
-        (["--learning_rate", "0.5"], "train.learning_rate was 0.003, is 0.5"),
-        (["--batch_size", "2"], "train.batch_size was 1, is 2"),
-        (["--set", "model.n_experts=3"], "model.n_experts was 2, is 3"),
-    ):
-        assert run("--out", "a", "--resume", *flags) == 2
-        error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1
-    assert (Path("a") / "last.pt").read_bytes() == before
-    (Path("a") / "last.pt").write_bytes(before[:1000])
-    assert run("--out", "a", "--resume") == 2
-    assert "not a state of a run" in capsys.readouterr().err
-
-
-def test_resume_without_a_state_begins(recipe: Recipe) -> None:
-    assert run("--out", "a", "--resume") == 0
-    assert (Path("a") / "best.safetensors").exists()
-
-
-def test_a_run_is_repeated_from_its_folder(
-    recipe: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("--out", "first", "--learning_rate", "1e-3", "--seed", "5") == 0
-    assert run_cli(main.main, ["--from", "first", "--mode", "train", "--out", "again"]) == 0
-    same("first", "again")
-    capsys.readouterr()
-    for flags, said in (
-        (["--from", "first"], "give --out"),
-        (["--from", "nowhere", "--out", "x"], "wanted the folder of a run"),
-        (["--from", "first", "--out", "x", "--epochs", "9"], "leave --epochs 9 out"),
-        (["--from", "first", "--out", "x", "--base", "BIWI"], "leave --base out"),
-    ):
-        assert run_cli(main.main, flags) == 2
-        error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1
-
-
-def test_flags_beside_from_go_before_those_of_then(recipe: Recipe) -> None:
-    assert run("--out", "a", "--workers", "0", "--cache", "off", "--epochs", "1") == 0
-    record = json.loads(Path("a/run.json").read_text())
-    for typed, (workers, precision, cache, minutes) in (
-        ([], (0, "fp32", "off", 10.0)),
-        (["--workers", "3", "--cache", "b", "--save_every", "2"], (3, "fp32", "b", 2.0)),
-        (["--precision", "bf16"], (0, "bf16", "off", 10.0)),
-    ):
-        args = main.parse(["--from", "a", "--out", "b", *typed])
-        found, args, out = main.prepared(args)
-        assert found.train.epochs == 1 and str(out) == "b"
-        assert (args.workers, args.precision) == (workers, precision)
-        assert (args.cache, args.save_every) == (cache, minutes)
-    # "auto" repeats what it was on the machine of then
-    record["arguments"], record["precision"] = ["--dataset", "toy"], "bfloat16"
-    Path("a/run.json").write_text(json.dumps(record))
-    assert main.prepared(main.parse(["--from", "a", "--out", "b"]))[1].precision == "bf16"
-
-
-def test_accumulated_batches_give_the_losses_of_a_large_one(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quiet(monkeypatch, recipe)
-    assert run("--out", "large", "--batch_size", "2") == 0
-    assert run("--out", "small", "--batch_size", "1", "--set", "train.accumulate=2") == 0
-    alike("large", "small")
-
-
-def quiet(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
-    """The toy recipe without anything random in a step."""
-    import dataclasses
-
-    encoder = recipe.model.encoder | dict(
-        apply_spec_augment=False, hidden_dropout=0.0, attention_dropout=0.0, layerdrop=0.0,
-        activation_dropout=0.0, feat_proj_dropout=0.0,
-    )  # fmt: skip
-    still = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder=encoder))
-    monkeypatch.setitem(main.RECIPES, "toy", still)
-    monkeypatch.setattr("pretrained.encoder_of", lambda source, default: default)
-
-
-def alike(one: str, other: str) -> None:
-    """Equal losses, to rounding, in every epoch."""
-    (_, rows), (_, others) = outcome(one), outcome(other)
-    for row, theirs in zip(rows, others, strict=True):
-        for name in ("loss", "vertex", "velocity", "lips", "latent", "ctc", "balance", "val_lve"):
-            assert float(row[name]) == pytest.approx(float(theirs[name]), rel=2e-3), name
-
-
-def test_two_processes_give_the_losses_of_one(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """torchrun over gloo: the same global batch, the same losses and validation, one writer."""
-    quiet(monkeypatch, recipe)
-    assert run("--out", "one", "--batch_size", "2") == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = torchrun + child(main.RECIPES["toy"], tmp_path, "--out", "two")[1:]
-    done = subprocess.run(command, capture_output=True, text=True, env=ALONE, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    alike("one", "two")
-    assert done.stdout.count("best model of validation") == 1
-
-
-def test_optimizer_orders_parameters_as_the_networks_do() -> None:
-    # Moments are stored by position. An order that differed between processes gave a resumed run
-    # the moments of other parameters, or crashed inside the fused AdamW.
-    model, reader = nn.Module(), nn.ModuleDict({f"norm_{i}": nn.LayerNorm(3) for i in range(11)})
-    model.encoder = nn.Linear(2, 3)
-    model.norms = nn.ModuleDict({f"norm_{i}": nn.LayerNorm(5) for i in range(13)})
-    model.head = nn.Linear(5, 7)
-    nets = SimpleNamespace(model=model, reader=reader)
-    optimizer, _ = make_optimizer(nets, TrainConfig(), steps=17)
-    named = [*model.named_parameters(), *reader.named_parameters()]
-    place = {id(p): number for number, (_, p) in enumerate(named)}
-    for group in optimizer.param_groups:
-        places = [place[id(p)] for p in group["params"]]
-        assert places == sorted(places)

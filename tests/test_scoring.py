@@ -12,10 +12,9 @@ import pytest
 import soundfile
 import torch
 
-import results
-import scoring
+from common.errors import UserError
 from config import DatasetSpec, Split
-from errors import UserError
+from evaluation import results, scoring
 from lip_reader import LipReader, save_reader
 
 V = 11

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-import augment
-from errors import UserError
+from common.errors import UserError
+from speech import augment
 from synthetic.coarticulation import CHANNEL_INDEX
 from synthetic.phones import PHONE_INDEX, Segment
 from synthetic.speech import SpeechPool, phones_at, played

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from transformer import GroupedQueryAttention, LowRankRotary, TransformerLayer, attend
+from layers.transformer import GroupedQueryAttention, LowRankRotary, TransformerLayer, attend
 
 
 def make_rotary(d_head=8, rank=3, learnt=False):

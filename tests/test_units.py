@@ -12,9 +12,9 @@ import soundfile
 import torch
 
 import main
+from common.errors import run_cli
+from common.overrides import with_base
 from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
-from errors import run_cli
-from overrides import with_base
 from synthetic.pretrain_encoder import PhoneReader, save
 
 V = 13

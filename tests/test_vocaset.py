@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from common.errors import UserError
 from config import PROJECT_ROOT
-from errors import UserError
 from vocaset import process_voca_data
 from vocaset.process_voca_data import StreamingUnpickler, main, process
 

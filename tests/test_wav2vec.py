@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from config import ENCODERS
-from errors import UserError
-from pretrained import load_pretrained
-from wav2vec import (
-    SpeechEncoder,
-    TextTeacher,
+from speech.bodies import build_body
+from speech.features import (
     audio_frames,
-    build_body,
     fold,
     log_mel,
     mel_filters,
@@ -23,6 +20,8 @@ from wav2vec import (
     receptive_field,
     resample,
 )
+from speech.pretrained import load_pretrained
+from wav2vec import SpeechEncoder, TextTeacher
 
 TINY = {
     "wav2vec2": dict(

@@ -29,10 +29,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also run as a plain script
 
+from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT, VOCASET
-from errors import Parser, UserError, run_cli
-from mesh_files import find_known, load_npy, load_pickle, load_templates
-from prepared_data import has_clips
+from dataset.prepared import has_clips
+from files.arrays import find_known, load_npy, load_pickle
+from files.meshes import load_templates
 
 SOURCE_FPS = 60  # VOCASET's capture rate
 VERTS, INDEX, AUDIO, TEMPLATES = RAW_FILES = (
@@ -109,7 +110,7 @@ class StreamingUnpickler(pickle._Unpickler):
         self._scratch = scratch
 
     def find_class(self, module: str, name: str) -> Any:
-        """See `mesh_files.find_known`; numpy's two ways to make an array are replaced."""
+        """See `files.meshes.find_known`; numpy's two ways to make an array are replaced."""
         known = find_known(module, name)
         if name == "_reconstruct":
             return lambda *_: SpilledArray(self._scratch)

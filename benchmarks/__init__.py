@@ -1,0 +1,1 @@
+"""One script for each question; RESULTS.md keeps the answers."""

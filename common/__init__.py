@@ -1,0 +1,1 @@
+"""Errors, overrides, signals, devices and whole files: what every other wing uses."""

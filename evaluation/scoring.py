@@ -1,0 +1,209 @@
+"""The test mode: every clip of a split predicted and scored, the table written to the run folder.
+
+Metrics are those of metrics.py; beside the model stands the motionless template, so that a number
+can be judged, and beside the predicted lips' readability that of the true ones. results.json and
+results.csv hold every clip, results.md the tables by split and subject and, for the data sets of
+the field, the published rows; splits other than the test ones have files of their own
+(results_val.md). Clips are predicted and scored one by one; no mesh is kept.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from common.errors import UserError
+from config import DatasetSpec
+from data_loader import MeshSpeechDataset
+from dataset.regions import find_region
+from evaluation.results import UNITS, published_rows, results_name, summarise, table, write_results
+from files.meshes import load_region
+from jambatalk import JambaTalk
+from lip_reader import READER_FILE, LipReadingScorer, edit_distance, load_reader
+from metrics import (
+    CLOSED_M,
+    closures,
+    jitter,
+    lip_errors,
+    lip_sync_offset_ms,
+    mean_vertex_errors,
+    motionless,
+    mouth_opening,
+    mouth_opening_correlation,
+    stays_still,
+    upper_face_dynamics_deviation,
+)
+from speech.pretrained import load_pretrained
+from wav2vec import TextTeacher
+
+
+def evaluate(
+    model: JambaTalk, spec: DatasetSpec, splits: Sequence[str], device: torch.device,
+    checkpoint: Path, out: Path, teacher: str | None = None,
+) -> str:  # fmt: skip
+    """Score a model on splits of its data set, write the results into `out`, return the table.
+
+    The lip reader is looked for beside `checkpoint`; `teacher` replaces the CTC model it names.
+    """
+    for split in splits:
+        MeshSpeechDataset(spec, split)  # what is missing says so before the first clip is scored
+    judge, reading = find_judge(checkpoint.parent / READER_FILE, spec, device, teacher)
+    rows = [row for s in splits for row in score_split(model, spec, s, device, judge)]
+    total = {"checkpoint": str(checkpoint), "dataset": spec.name, "split": ", ".join(splits)}
+    total |= {"metres_per_unit": spec.metres_per_unit, "units": UNITS}
+    total |= {"regions": {which: region_of(spec, which)[1] for which in ("lips", "upper")}}
+    total |= {"reading": reading} | summarise(rows)
+    total |= {"published": published_rows(spec, splits)}
+    text = table(total, spec, total["split"])
+    write_results(out, rows, total, text, results_name(spec, splits))
+    return text
+
+
+def find_judge(
+    path: Path, spec: DatasetSpec, device: torch.device, teacher: str | None = None
+) -> tuple[LipReadingScorer | None, str]:
+    """The lip reader that training left at `path` with its teacher, and one line that says so.
+
+    Where one of the two cannot be had there is no judge, and the line says why.
+    """
+    try:
+        saved = load_reader(path)
+        if saved.lips.max() >= spec.n_vertices:
+            raise UserError(f"lip reader {path}: it is of another topology")
+        source = teacher or saved.teacher
+        judge = LipReadingScorer(saved, TextTeacher(load_pretrained(source)), device)
+    except UserError as error:
+        return None, f"no character error rate: {error}"
+    return judge, (
+        f"character error rate: {path} on {len(saved.lips)} lip vertices ({saved.region}), "
+        f"against the text that {source} hears"
+    )
+
+
+def region_of(spec: DatasetSpec, which: str) -> tuple[NDArray[np.int64], str]:
+    """The vertices (n,) of the data set's region "lips" or "upper", and what tables call it."""
+    region = find_region(spec, which)
+    counted = "vertices" in region.source
+    size = "" if counted else f" ({len(region.indices)} vertices)"
+    return region.indices, f"{region.source}{size}"
+
+
+def score_split(
+    model: JambaTalk, spec: DatasetSpec, split: str, device: torch.device,
+    judge: LipReadingScorer | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One row a clip, model and motionless template; lengths in the data set's unit."""
+    data = MeshSpeechDataset(spec, split)
+    measure = ClipScorer(spec, judge)
+    rows = []
+    for index in tqdm(range(len(data)), desc=f"{spec.name} {split}", mininterval=5):
+        rows.append({"split": split} | measure.clip(model, data[index], device))
+    return rows
+
+
+class ClipScorer:
+    """What is measured on every clip of a data set: regions, inner lips, phones, lip reader."""
+
+    def __init__(self, spec: DatasetSpec, judge: LipReadingScorer | None) -> None:
+        self.spec, self.judge = spec, judge
+        self.lips, self.upper = region_of(spec, "lips")[0], region_of(spec, "upper")[0]
+        self.inner = None
+        if spec.inner_lips:
+            self.inner = load_region(spec.path(spec.inner_lips), spec.n_vertices)
+        self.phones = load_phones(spec)
+
+    def clip(self, model: JambaTalk, item: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """The row of one item of `MeshSpeechDataset`, its speech given to the model."""
+        audio = torch.from_numpy(item["audio"]).to(device)
+        template = torch.from_numpy(item["template"]).to(device)
+        predicted = model.predict(audio, template).cpu().numpy()
+        frames = min(len(predicted), item["frames"])
+        predicted, truth = predicted[:frames], item["vertices"][:frames]
+        row = {"clip": item["name"], "subject": item["subject"], "frames": frames}
+        row |= clip_scores(predicted, truth, item["template"], self.lips, self.upper, self.spec.fps)
+        if self.inner is not None:
+            segments = self.phones.get(item["name"], [])
+            row |= mouth_scores(predicted, truth, self.inner, segments, self.spec)
+        if self.judge is not None:
+            row |= reading_scores(self.judge, item["audio"], predicted, truth, item["template"])
+        return row
+
+
+def clip_scores(
+    predicted: np.ndarray, truth: np.ndarray, template: np.ndarray,
+    lips: np.ndarray, upper: np.ndarray, fps: int,
+) -> dict[str, Any]:  # fmt: skip
+    """LVE, FDD, MVE of a prediction (T, V, 3), and of the template that does not move; jitter."""
+    still = motionless(template, len(truth))
+    enough = len(truth) > 2  # frames, for an acceleration
+    fdd = upper_face_dynamics_deviation(predicted, truth, template, upper)
+    return {
+        "lve": float(lip_errors(predicted, truth, lips).mean()),
+        "fdd": fdd,
+        "abs_fdd": abs(fdd),
+        "mve": float(mean_vertex_errors(predicted, truth).mean()),
+        "lve_motionless": float(lip_errors(still, truth, lips).mean()),
+        "fdd_motionless": upper_face_dynamics_deviation(still, truth, template, upper),
+        "mve_motionless": float(mean_vertex_errors(still, truth).mean()),
+        "jitter": jitter(predicted, fps) if enough else math.nan,
+        "jitter_truth": jitter(truth, fps) if enough else math.nan,
+        "static": stays_still(predicted, truth, lips),
+    }
+
+
+def mouth_scores(
+    predicted: np.ndarray, truth: np.ndarray, inner: np.ndarray, segments: list, spec: DatasetSpec
+) -> dict[str, Any]:
+    """Mouth opening against the truth's, and closures on p, b, m where the phones are known."""
+    threshold = CLOSED_M / spec.metres_per_unit
+    opening = mouth_opening(predicted, int(inner[0]), int(inner[1]))
+    wanted = mouth_opening(truth, int(inner[0]), int(inner[1]))
+    shut = closures(opening, segments, threshold, spec.fps)
+    return {
+        "opening_r": mouth_opening_correlation(opening, wanted),
+        "sync_ms": lip_sync_offset_ms(opening, wanted, spec.fps),
+        "closures": len(shut),
+        "closed": int(shut.sum()),
+        "closed_truth": int(closures(wanted, segments, threshold, spec.fps).sum()),
+    }
+
+
+def load_phones(spec: DatasetSpec) -> dict[str, list]:
+    """Clip -> [[phone, start_s, end_s], ...] of `spec.phones`; empty when the set has none."""
+    if not spec.phones:
+        return {}
+    path = spec.path(spec.phones)
+    if not path.exists():
+        raise UserError(f"{path}: no such file; make the data: python -m synthetic.make_corpus")
+    found = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            found[row["name"]] = row["segments"]
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{path}, line {number}: not a JSON object with name and segments; make it again"
+            ) from error
+    return found
+
+
+def reading_scores(
+    judge: LipReadingScorer, audio: NDArray, predicted: NDArray, truth: NDArray, template: NDArray
+) -> dict[str, Any]:
+    """Character error rates of predicted, true and motionless lips; NaN when nothing is heard."""
+    heard, n_audio_frames = judge.hear(audio)
+    still = motionless(template, len(truth))
+    read = {
+        end: judge.read(vertices, template, n_audio_frames)
+        for end, vertices in (("", predicted), ("_truth", truth), ("_motionless", still))
+    }
+    row: dict[str, Any] = {"characters": len(heard)}
+    for end, text in read.items():
+        row[f"cer{end}"] = edit_distance(text, heard) / len(heard) if heard else math.nan
+    return row | {"heard": judge.spell(heard), "read": judge.spell(read[""])}

@@ -1,0 +1,257 @@
+"""Meshes, templates and regions that data sets and people bring, read with suspicion.
+
+Meshes keep their vertex order and count whatever texture coordinates they carry: V vertices,
+F faces.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import UserError
+from files.arrays import (
+    RestrictedUnpickler,
+    check_file,
+    find_known,
+    load_npy,
+    load_npz,
+    load_pickle,
+)
+
+__all__ = [
+    "RestrictedUnpickler",
+    "check_file",
+    "find_known",
+    "load_faces",
+    "load_mesh",
+    "load_npy",
+    "load_pickle",
+    "load_region",
+    "load_templates",
+    "split_key",
+]
+
+MESH_SUFFIXES = (".ply", ".obj")
+
+
+def load_mesh(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """(vertices (V, 3) float32, faces (F, 3) int32) of a .ply or .obj, in the order of the file.
+
+    Polygons become triangle fans. Texture coordinates and normals are ignored: they never split a
+    vertex, so V is what the file says. A point cloud has F = 0.
+    """
+    path = check_file(path, "mesh")
+    suffix = path.suffix.lower()
+    if suffix not in MESH_SUFFIXES:
+        raise UserError(f"mesh {path}: format {suffix or 'without a suffix'}; wanted .ply or .obj")
+    read = _read_ply if suffix == ".ply" else _read_obj
+    try:
+        vertices, faces = read(path)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError) as error:
+        raise UserError(f"mesh {path}: broken {suffix} file: {error}") from error
+    if len(vertices) == 0:
+        raise UserError(f"mesh {path}: holds no vertices; is it a mesh?")
+    if not np.isfinite(vertices).all():
+        raise UserError(f"mesh {path}: {_count_bad(vertices)} coordinates are NaN or infinite")
+    if len(faces) and (faces.min() < 0 or faces.max() >= len(vertices)):
+        raise UserError(
+            f"mesh {path}: a face names vertex {faces.max()} but there are {len(vertices)}"
+        )
+    return vertices, faces
+
+
+def _count_bad(values: NDArray) -> int:
+    return int(np.size(values) - np.isfinite(values).sum())
+
+
+def _read_ply(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    from trimesh.exchange.ply import load_ply
+    from trimesh.geometry import triangulate_quads
+
+    with path.open("rb") as file:
+        declared = re.search(rb"element vertex (\d+)", file.read(65536))
+        file.seek(0)
+        # fix_texture would split vertices at texture seams.
+        content = load_ply(file, fix_texture=False)
+    vertices = np.asarray(content["vertices"], dtype=np.float32)
+    if declared is None or vertices.shape != (int(declared[1]), 3):
+        raise ValueError(f"header and content disagree on the vertices ({vertices.shape})")
+    faces = content.get("faces")
+    if faces is None or len(faces) == 0:
+        return vertices, np.zeros((0, 3), np.int32)
+    return vertices, np.asarray(triangulate_quads(faces), dtype=np.int32)
+
+
+def _read_obj(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    vertices: list[list[float]] = []
+    faces: list[tuple[int, int, int]] = []
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
+    for line in text.splitlines():
+        kind, *words = line.split() or [""]
+        if kind == "v":
+            if len(words) < 3:
+                raise ValueError(f"the line '{line.strip()}' lacks coordinates")
+            vertices.append([float(word) for word in words[:3]])
+        elif kind == "f":
+            numbers = [int(word.split("/")[0]) for word in words]
+            # 1 is the first vertex, -1 the latest one.
+            corners = [n - 1 if n > 0 else len(vertices) + n for n in numbers]
+            faces += [(corners[0], a, b) for a, b in zip(corners[1:], corners[2:], strict=False)]
+    return (
+        np.array(vertices, dtype=np.float32).reshape(-1, 3),
+        np.array(faces, dtype=np.int32).reshape(-1, 3),
+    )
+
+
+def load_faces(path: str | Path) -> NDArray[np.int32]:
+    """Triangles (F, 3) int32 of a .ply or .obj, or the array `faces` of an .npz."""
+    path = check_file(path, "topology")
+    if path.suffix.lower() == ".npz":
+        arrays = load_npz(path, "topology")
+        if "faces" not in arrays:
+            raise UserError(f"topology {path}: has no array 'faces', only {_names(arrays)}")
+        faces = np.asarray(arrays["faces"])
+    else:
+        faces = load_mesh(path)[1]
+    if faces.ndim != 2 or faces.shape[1] != 3 or len(faces) == 0:
+        raise UserError(f"topology {path}: faces have shape {faces.shape}; wanted (F, 3)")
+    return faces.astype(np.int32)
+
+
+def load_templates(path: str | Path) -> dict[str, NDArray[np.float32]]:
+    """Subject -> neutral mesh (V, 3) float32, in the data set's own unit.
+
+    `path`: a .pkl of {subject: (V, 3) or (V*3,)} as VOCASET and BIWI bring it; an .npz with one
+    array a subject (and perhaps `faces`), or with `subjects` (N,), `template_mean` (V, 3) and
+    `template_offsets` (N, V, 3) like synthetic/head.npz; a folder of <subject>.ply/.obj; or one
+    such mesh. Raises `UserError` when the meshes do not all have the same V.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in MESH_SUFFIXES)
+        if not files:
+            raise UserError(f"templates {path}: the folder holds no .ply or .obj")
+        templates = {file.stem: load_mesh(file)[0] for file in files}
+    else:
+        templates = _templates_of_file(check_file(path, "templates"))
+    counts = {name: len(vertices) for name, vertices in templates.items()}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"templates {path}: the meshes differ in their vertices: {counts}")
+    return templates
+
+
+def _templates_of_file(path: Path) -> dict[str, NDArray[np.float32]]:
+    suffix = path.suffix.lower()
+    if suffix in MESH_SUFFIXES:
+        return {path.stem: load_mesh(path)[0]}
+    if suffix == ".npz":
+        content: Any = _templates_of_npz(load_npz(path, "templates"))
+    elif suffix == ".pkl":
+        content = load_pickle(path, "templates")
+    else:
+        raise UserError(f"templates {path}: wanted .pkl, .npz, .ply, .obj or a folder of meshes")
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"templates {path}: wanted a dict of subject -> mesh")
+    return {_text(k): _template_array(path, _text(k), v) for k, v in content.items()}
+
+
+def _templates_of_npz(arrays: dict[str, NDArray]) -> dict[str, NDArray]:
+    if {"subjects", "template_mean", "template_offsets"} <= set(arrays):
+        meshes = arrays["template_mean"] + arrays["template_offsets"].astype(np.float32)
+        return dict(zip(map(str, arrays["subjects"]), meshes, strict=True))
+    return {name: array for name, array in arrays.items() if name != "faces"}
+
+
+def _template_array(path: Path, subject: str, value: Any) -> NDArray[np.float32]:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or array.size == 0 or array.size % 3:
+        raise UserError(f"templates {path}: {subject} is no (V, 3) array of numbers")
+    if not np.isfinite(array).all():
+        raise UserError(f"templates {path}: {subject} has {_count_bad(array)} NaN coordinates")
+    return np.ascontiguousarray(array.reshape(-1, 3), dtype=np.float32)
+
+
+def _text(key: Any) -> str:
+    return key.decode("latin1") if isinstance(key, bytes) else str(key)
+
+
+def _names(mapping: dict[Any, Any]) -> str:
+    return ", ".join(sorted(map(_text, mapping)))
+
+
+def load_region(path: str | Path, n_vertices: int, key: str | None = None) -> NDArray[np.int64]:
+    """Vertex indices (n,) int64 of a region, in the order of the file.
+
+    `path`: .txt or .csv (indices between commas or white space), .npy (indices, or a mask of V
+    values), .pkl (list, array, or a dict of them), .npz, or .mat (counted from 1, as MATLAB
+    does). `key` picks from files that hold several, like FLAME_masks.pkl's "lips"; it is not
+    needed where there is one. "FLAME_masks.pkl:lips" names both at once. Raises `UserError` when
+    an index does not fit a mesh of `n_vertices`.
+    """
+    path, named_key = split_key(Path(path))
+    path, key = check_file(path, "region"), named_key or key
+    array = np.asarray(_read_region(path, key)).ravel()
+    if array.size == n_vertices > 2 and np.isin(array, (0, 1)).all():
+        array = np.flatnonzero(array)
+    if array.size == 0:
+        raise UserError(f"region {path}: holds no vertices")
+    if array.dtype.kind not in "iu":
+        raise UserError(f"region {path}: holds {array.dtype} values; wanted vertex indices")
+    indices = array.astype(np.int64)
+    if indices.min() < 0 or indices.max() >= n_vertices:
+        worst = indices.min() if indices.min() < 0 else indices.max()
+        raise UserError(
+            f"region {path}: index {worst} does not fit a mesh of {n_vertices} vertices; "
+            "the file belongs to another topology"
+        )
+    return indices
+
+
+def split_key(path: Path) -> tuple[Path, str | None]:
+    """(FLAME_masks.pkl, "lips") of FLAME_masks.pkl:lips; key None where none is named."""
+    if ":" in path.name and not path.exists():
+        name, _, key = path.name.rpartition(":")
+        return path.with_name(name), key
+    return path, None
+
+
+def _read_region(path: Path, key: str | None) -> Any:
+    suffix = path.suffix.lower()
+    if suffix in (".txt", ".csv"):
+        words = re.split(r"[\s,;]+", path.read_text(encoding="utf-8", errors="replace").strip())
+        try:
+            return np.array([int(word) for word in words if word], dtype=np.int64)
+        except ValueError as error:
+            raise UserError(f"region {path}: wanted whole numbers: {error}") from error
+    if suffix == ".npy":
+        return load_npy(path, "region")
+    if suffix == ".pkl":
+        content = load_pickle(path, "region")
+        return _pick(content, path, key) if isinstance(content, dict) else content
+    if suffix == ".npz":
+        return _pick(load_npz(path, "region"), path, key)
+    if suffix == ".mat":
+        return _pick(_load_mat(path), path, key).astype(np.int64) - 1
+    raise UserError(f"region {path}: wanted .txt, .npy, .npz, .pkl or .mat")
+
+
+def _load_mat(path: Path) -> dict[str, NDArray]:
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path)
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+        raise UserError(f"region {path}: not a readable .mat: {error}") from error
+    return {name: value for name, value in content.items() if not name.startswith("__")}
+
+
+def _pick(content: dict[Any, Any], path: Path, key: str | None) -> Any:
+    named = {_text(name): value for name, value in content.items()}
+    if key in named:
+        return named[key]
+    if len(named) == 1:
+        return next(iter(named.values()))
+    raise UserError(f"region {path}: no region '{key}' in it; it has {_names(named)}")

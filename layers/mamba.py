@@ -1,0 +1,164 @@
+"""The Mamba block and the decoder's Mamba layer (Gu and Dao, 2023, arXiv 2312.00752).
+
+Parameter names, shapes and initialisation are mamba_ssm's, so that weights move between the two
+unchanged; the scan itself, with its backends, is in `scan`.
+
+Glossary, the paper's and mamba_ssm's names:
+    d_model     D, width of the layer's input and output
+    d_inner     expand · d_model, channels of the scan
+    d_state     N, numbers of state a channel
+    d_conv      taps of the causal depthwise convolution before the scan
+    dt_rank     width through which the step sizes delta are projected
+    A_log       log(-A), A the diagonal, negative state matrix
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layers.selective_scan import resolve_backend, selective_scan
+
+NORM_EPS = 1e-5  # of every RMSNorm, as mamba_ssm's
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes, mamba_ssm's Mamba
+FUSED_TAPS = (2, 3, 4)  # of causal_conv1d's kernel: https://github.com/Dao-AILab/causal-conv1d
+
+
+class Mamba(nn.Module):
+    """The Mamba block; parameter names, shapes and initialisation of mamba_ssm's Mamba (simple).
+
+    `backend` is a run-time choice (`set_scan_backend`) and no part of the state dict.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.d_state, self.d_conv = d_state, d_conv
+        self.d_inner = expand * d_model
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+        self.backend = "auto"
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        self.conv1d = nn.Conv1d(
+            self.d_inner, self.d_inner, d_conv, padding=d_conv - 1, groups=self.d_inner
+        )
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
+        self.D = nn.Parameter(torch.empty(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """mamba_ssm's scheme: A = -(1..N) a channel, D = 1, steps log-uniform in [1e-3, 1e-1].
+
+        Linear layers and the convolution keep PyTorch's default, as there.
+        """
+        bound = self.dt_rank**-0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        log_range = math.log(DT_MAX) - math.log(DT_MIN)
+        step = torch.exp(torch.rand(self.d_inner) * log_range + math.log(DT_MIN)).clamp(DT_FLOOR)
+        self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus' inverse
+        self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
+        nn.init.ones_(self.D)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return (B, T, d_model) for x (B, T, d_model).
+
+        mask is accepted as every layer does and not needed: the block is causal, so padding at
+        the end of a clip never reaches its real frames.
+        """
+        u, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, d_inner) each
+        u = self.convolve(u)
+        rank, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = F.linear(rank, self.dt_proj.weight)  # (B, T, d_inner); the scan adds the bias
+        y = selective_scan(
+            u.transpose(1, 2),
+            delta.transpose(1, 2),
+            -torch.exp(self.A_log),
+            B.transpose(1, 2),
+            C.transpose(1, 2),
+            self.D,
+            z=z.transpose(1, 2),
+            delta_bias=self.dt_proj.bias,
+            delta_softplus=True,
+            backend=self.backend,
+        )
+        return self.out_proj(y.transpose(1, 2))
+
+    def convolve(self, u: Tensor) -> Tensor:
+        """silu of the causal convolution of (B, T, d_inner), contiguous, as the scan walks it.
+
+        On a GPU by causal_conv1d's fused kernel, where it is installed and has that many taps.
+        """
+        fused = _fused_convolution() if u.is_cuda and self.d_conv in FUSED_TAPS else None
+        u = u.transpose(1, 2)  # (B, d_inner, T)
+        if fused is not None and self.backend in ("auto", "cuda"):
+            y = fused(u, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
+            return y.transpose(1, 2).contiguous()
+        return F.silu(self.conv1d(u)[..., : u.shape[2]].transpose(1, 2).contiguous())
+
+
+@functools.cache
+def _fused_convolution() -> Callable | None:
+    """causal_conv1d's kernel, or None where it is not installed (it is an optional extra)."""
+    try:
+        from causal_conv1d import causal_conv1d_fn
+    except ImportError:
+        return None
+    return causal_conv1d_fn
+
+
+def set_scan_backend(model: nn.Module, backend: str) -> None:
+    """Let every Mamba block of `model` scan with `backend`; raises as `resolve_backend`."""
+    resolve_backend(backend)
+    for module in model.modules():
+        if isinstance(module, Mamba):
+            module.backend = backend
+
+
+class MLP(nn.Module):
+    """(..., d_model) -> (..., d_model) through d_ff with GELU; dropout after the activation."""
+
+    def __init__(self, d_model: int, d_ff: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, d_ff)
+        self.down = nn.Linear(d_ff, d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.dropout(F.gelu(self.up(x))))
+
+
+class MambaLayer(nn.Module):
+    """x + Mamba(RMSNorm(x)), then + MLP(RMSNorm(x)) (the paper's Mamba layer)."""
+
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.mamba_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
+        self.mamba = Mamba(d_model, d_state, d_conv, expand)
+        self.mlp_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
+        self.mlp = MLP(d_model, d_ff, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x: (B, T, d_model).  mask: (B, T) bool, True on real frames; padding at the end only."""
+        x = x + self.dropout(self.mamba(self.mamba_norm(x), mask))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -1,0 +1,1 @@
+"""The published checkpoints and the network that they need."""

@@ -1,0 +1,268 @@
+"""Published weights: the files vocaset.pth and biwi.pth of the public JambaTalk release.
+
+`load_release("vocaset.pth")` makes `released.network.ReleasedJambaTalk` of one;
+`python release.py convert vocaset.pth vocaset.safetensors [--half]` keeps what prediction needs.
+Such a file holds 3.1 GB of weights, of which a frozen text encoder and a lip Transformer are for
+training only; those stay on the disk.
+"""
+
+import dataclasses
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError, writable_folder
+from common.overrides import from_dict
+from config import XLSR_LARGE, ModelConfig
+from files.arrays import check_file, other_model_file
+from released.network import ReleasedJambaTalk
+
+HEADER = "jambatalk-release"  # key of the JSON in a converted file's header
+UNUSED = ("text_encoder.", "transformer.", "lip_map.", "lm_head.")  # training only
+KINDS = {1: ("MEAEME", 8, 30), 2: ("MEMEAEMEME", 4, 25)}  # features a frame: steps, heads, fps
+D_HEAD_ENCODER = 64  # of every wav2vec 2.0 up to "large"
+
+
+def load_release(
+    source: str | Path | Mapping[str, Tensor], encoder_config: Any = None
+) -> ReleasedJambaTalk:
+    """The network of a published .pth, of a converted .safetensors or of a state dict; eval mode.
+
+    All dimensions are read off the weights' shapes; `encoder_config`, a Wav2Vec2Config or one as a
+    dict, is needed where the encoder is not of wav2vec 2.0's usual build (64 channels a head,
+    strides 5, 2, 2, 2, 2, 2, 2). Weights of a .pth stay mapped to the file, so that only those used
+    are ever read; nothing is unpickled but tensors. Raises `UserError` for a file that is missing,
+    damaged or no such model, `ValueError` for such a state dict.
+    """
+    if isinstance(source, Mapping):
+        return _build(select_weights(source), encoder_config)
+    path = check_file(source, "checkpoint")
+    read = _read_pth if _is_zip(path) or path.suffix in (".pth", ".pt") else _read_safetensors
+    weights, config = read(path)
+    try:
+        return _build(weights, encoder_config, config)
+    except ValueError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
+
+
+def is_release(path: str | Path) -> bool:
+    """Whether `path` looks like a published .pth or a file that `convert` made of one."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if path.suffix in (".pth", ".pt") or _is_zip(path):
+        return True
+    try:
+        with safe_open(path, framework="pt") as file:
+            return HEADER in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def _is_zip(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _read_pth(path: Path) -> tuple[dict[str, Tensor], None]:
+    """The needed weights of a published file, mapped, not read."""
+    if not _is_zip(path):
+        raise UserError(
+            f"checkpoint {path}: no .pth as torch.save writes it since PyTorch 1.6; perhaps a web "
+            "page was saved instead of the file: download it again"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"checkpoint {path}: holds more than weights, and code in files is never run"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        size = path.stat().st_size / 1e6
+        raise UserError(
+            f"checkpoint {path}: damaged or cut off at {size:.0f} MB (the published files have "
+            "3,107 and 3,248); download it again"
+        ) from error
+    if isinstance(state, Mapping) and "generators" in state:
+        raise UserError(f"checkpoint {path}: {other_model_file(path)}")
+    if not isinstance(state, Mapping):
+        raise UserError(f"checkpoint {path}: holds a {type(state).__name__}; wanted a state dict")
+    try:
+        return select_weights(state), None
+    except ValueError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
+    """Weights and config of a file written by `convert`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            if header is None:
+                found = other_model_file(path)
+                wanted = f"no {HEADER} header; python release.py convert writes one"
+                raise UserError(f"checkpoint {path}: {found or wanted}")
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        return weights, from_dict(ModelConfig, json.loads(header)["model"])
+    except (SafetensorError, OSError) as error:
+        found = other_model_file(path) or f"not a whole .safetensors file ({error})"
+        raise UserError(f"checkpoint {path}: {found}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"checkpoint {path}: its header makes no model ({error})") from error
+
+
+def select_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What prediction needs of a published state dict, under today's names, nothing copied.
+
+    The positional convolution's weight norm was saved as weight_g and weight_v by older PyTorch.
+    Raises `ValueError` where a value is no tensor or the names are not the release's.
+    """
+    older = {".weight_g": ".parametrizations.weight.original0",
+             ".weight_v": ".parametrizations.weight.original1"}  # fmt: skip
+    weights = {}
+    for name, value in state.items():
+        if str(name).startswith(UNUSED):
+            continue
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(f"'{name}' is no weight; wanted a state dict of the JambaTalk release")
+        for ending, today in older.items():
+            if name.endswith(ending):
+                name = name.removesuffix(ending) + today
+        weights[name] = value
+    return weights
+
+
+def _build(
+    weights: dict[str, Tensor],
+    encoder_config: Any,
+    config: ModelConfig | None = None,
+) -> ReleasedJambaTalk:
+    """The network around `weights`, which become its parameters; `ValueError` where they do not."""
+    config = config or read_config(weights, encoder_config)
+    with torch.device("meta"):
+        model = ReleasedJambaTalk(config)
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"{len(wrong)} weights do not fit the release's network, first {name}: "
+            f"found {found.get(name, 'none')}, wanted {wanted.get(name, 'none')}"
+        )
+    model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
+    return model.eval()
+
+
+def read_config(weights: Mapping[str, Tensor], encoder_config: Any = None) -> ModelConfig:
+    """The network's dimensions from the shapes of its weights; `ValueError` where one is missing.
+
+    One audio feature a frame means VOCASET's build (30 fps, 8 heads), two mean BIWI's (25 fps, 4
+    heads).
+    """
+    shape = {name: tuple(value.shape) for name, value in weights.items()}
+    try:
+        encoder = read_encoder(shape) if encoder_config is None else as_dict(encoder_config)
+        d_model, width = shape["audio_feature_map.weight"]
+        (encoder_width,) = shape["audio_encoder.encoder.layer_norm.weight"]
+        k, rest = divmod(width, encoder_width)
+        if rest or k not in KINDS:
+            raise ValueError(
+                f"audio_feature_map.weight is {d_model} x {width} for an encoder of width "
+                f"{encoder_width}; wanted one or two features a frame"
+            )
+        layout, n_heads, fps = KINDS[k]
+        return ModelConfig(
+            encoder=encoder,
+            n_vertices=shape["vertice_map_r.weight"][0] // 3,
+            fps=fps,
+            fold=k,
+            layout=layout,
+            d_model=d_model,
+            d_state=shape["mamba.A_log"][1],
+            d_conv=shape["mamba.conv1d.weight"][2],
+            expand=shape["mamba.A_log"][0] // d_model,
+            moe_d_state=shape["mamba_moe.mamba.A_log"][1],
+            moe_d_conv=shape["mamba_moe.mamba.conv1d.weight"][2],
+            n_experts=shape["mamba_moe.moe.experts.w1"][0],
+            top_k=shape["mamba_moe.moe.experts.w1"][0],
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            rope_rank=shape["transformer_decoder.lrl_rope.proj.0.weight"][0],
+            d_ff=shape["transformer_decoder.linear1.weight"][0],
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"no weight {error}; wanted a state dict of the JambaTalk release"
+        ) from error
+    except IndexError as error:
+        raise ValueError("a weight has too few dimensions for the release's network") from error
+
+
+def as_dict(encoder_config: Any) -> dict[str, Any]:
+    """A Wav2Vec2Config, or one as a dict, as `ModelConfig.encoder` wants it."""
+    given = encoder_config if isinstance(encoder_config, Mapping) else encoder_config.to_dict()
+    return {"model_type": "wav2vec2"} | dict(given)
+
+
+def read_encoder(shape: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """XLSR_LARGE with the dimensions that the shapes of `audio_encoder.*` tell; `KeyError`."""
+    prefix = "audio_encoder."
+    convolutions = [
+        shape[name] for i in range(len(shape))
+        if (name := f"{prefix}feature_extractor.conv_layers.{i}.conv.weight") in shape
+    ]  # fmt: skip
+    n_layers = sum(name.endswith("final_layer_norm.weight") for name in shape)
+    position = shape[f"{prefix}encoder.pos_conv_embed.conv.parametrizations.weight.original1"]
+    return XLSR_LARGE | {
+        "conv_dim": [s[0] for s in convolutions],
+        "conv_kernel": [s[2] for s in convolutions],
+        "hidden_size": position[0],
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": max(position[0] // D_HEAD_ENCODER, 1),
+        "intermediate_size": shape[
+            f"{prefix}encoder.layers.0.feed_forward.intermediate_dense.weight"
+        ][0],
+        "num_conv_pos_embeddings": position[2],
+        "num_conv_pos_embedding_groups": position[0] // position[1],
+    }
+
+
+def convert(source: str | Path, target: str | Path, half: bool = False) -> None:
+    """Write what prediction needs of a published file as .safetensors, with its config as JSON.
+
+    half: in float16, read back as float32. The file appears under its name when it is whole.
+    Raises `UserError` as `load_release` does, and where the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    target = Path(target)
+    if target.suffix != ".safetensors":
+        raise UserError(f"output {target}: its name must end in .safetensors")
+    writable_folder(target.parent)
+    model = load_release(source)
+    header = {"model": dataclasses.asdict(model.config)}
+    dtype = torch.float16 if half else torch.float32
+    weights = {name: value.to(dtype).contiguous() for name, value in model.state_dict().items()}
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        save_file(weights, temporary, metadata={HEADER: json.dumps(header)})
+        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"output {target}: cannot be written ({error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,265 @@
+"""The `software` renderer's light: per-pixel shading of what `raster.rasterise` found.
+
+A pixel is shaded once where its samples lie on one smooth patch and once a sample where they do
+not, so silhouettes, lips and lids get clean edges and everything else costs one shading. Light is
+summed linearly and encoded as sRGB at the end. Coordinates as in raster.py.
+"""
+
+import math
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.numba_jit import compiled
+from rendering.raster import (
+    SAMPLES,
+    dot,
+    linear_to_srgb,
+    rasterise,
+    row,
+    scaled,
+    surface_normals,
+    unit,
+)
+
+ENCODE_STEPS = 4096
+
+BACK_FACE = 0.22  # the inside of a surface, e.g. the head's seen through the mouth, stays dark
+SAME_PATCH_COS = 0.9  # samples whose triangles are this parallel may share one shading
+SAME_PATCH_DEPTH = 0.004  # and whose distances differ by no more than this share
+
+
+def _unit(x: float, y: float, z: float) -> tuple[float, float, float]:
+    length = math.sqrt(x * x + y * y + z * z)
+    return x / length, y / length, z / length
+
+
+# A portrait studio: (r, g, b) of each lamp, and where it stands in view space.
+KEY_DIRECTION, KEY = _unit(-0.58, 0.58, 0.57), (1.12, 1.05, 0.97)
+FILL_DIRECTION, FILL = _unit(0.80, 0.05, 0.60), (0.17, 0.20, 0.26)
+RIM_DIRECTION, RIM = _unit(0.65, 0.45, -0.61), (0.55, 0.55, 0.58)
+CATCH_DIRECTION = _unit(-0.30, 0.28, 0.91)  # the window that the eyes mirror
+SKY, GROUND = (0.23, 0.24, 0.27), (0.13, 0.095, 0.08)
+WRAP = (0.42, 0.30, 0.25)  # skin scatters light past the terminator, red the farthest
+SKIN_KEY, SKIN_OIL, SKIN_FILL = 0.075, 0.055, 0.02  # broad and narrow gleam of skin
+CATCH, CATCH_FROM, CATCH_EDGE = 1.1, 0.985, 0.007  # squared cosines: a window with soft edge
+WET_KEY, GRAZING = 0.10, 0.32  # gleam of wet surfaces; of the sky on edges seen from the side
+BOUNCE = 0.9  # share of a wall's light that meets the next wall; 1 would divide 0 by 0
+SHADE = 0.16  # share of a lamp's light that reaches the most enclosed point
+
+
+@compiled()
+def _wrapped(cosine, wrap):
+    """Diffuse light at that cosine of its angle, let round the terminator by `wrap`."""
+    return max((cosine + wrap) / (1.0 + wrap), 0.0)
+
+
+@compiled()
+def _open_light(openness, albedo):
+    """Share of the surrounding light that arrives in a crease, bounces between its walls included.
+
+    A geometric series: what does not come from the sky comes from the wall, times its albedo. So
+    creases of skin turn warm, not grey.
+    """
+    return openness / (1.0 - BOUNCE * albedo * (1.0 - openness))
+
+
+@compiled()
+def _half_cosine_squared(normal, view, light):
+    """Squared cosine between the normal and the half vector of view and light (Blinn), from 0."""
+    along = normal[0] * (view[0] + light[0]) + normal[1] * (view[1] + light[1])
+    along = max(along + normal[2] * (view[2] + light[2]), 0.0)
+    return along * along / (2.0 + 2.0 * dot(view, light) + 1e-12)
+
+
+@compiled()
+def _diffuse(c, albedo, key, fill, rim, up, openness):
+    """Diffuse light of colour channel c from the cosines of three lamps and the surroundings."""
+    lamps = KEY[c] * _wrapped(key, WRAP[c]) + FILL[c] * _wrapped(fill, WRAP[c])
+    lamps += RIM[c] * _wrapped(rim, 0.0)
+    surroundings = GROUND[c] + (SKY[c] - GROUND[c]) * up
+    return albedo * (
+        lamps * (SHADE + (1.0 - SHADE) * openness) + surroundings * _open_light(openness, albedo)
+    )
+
+
+@compiled()
+def _gleam(normal, view, openness, gloss):
+    """What the surface mirrors of the lamps: (of the key light, of the sky)."""
+    key = _half_cosine_squared(normal, view, KEY_DIRECTION) ** 6
+    fill = _half_cosine_squared(normal, view, FILL_DIRECTION) ** 6
+    skin = SKIN_KEY * key + SKIN_OIL * key**5 + SKIN_FILL * fill
+    window = _half_cosine_squared(normal, view, CATCH_DIRECTION)
+    wet = CATCH * min(max((window - CATCH_FROM) / CATCH_EDGE, 0.0), 1.0) + WET_KEY * key**3
+    grazing = max(1.0 - dot(normal, view), 0.0)
+    lamps = (SHADE + (1.0 - SHADE) * openness) * (skin * openness * (1.0 - gloss) + wet * gloss)
+    return lamps, GRAZING * grazing**4 * openness
+
+
+@compiled()
+def _knee(light):
+    """`light` with everything above 0.75 rolled off towards 1 instead of clipped."""
+    if light <= 0.75:
+        return light
+    return 1.0 - 0.25 * math.exp((0.75 - light) / 0.25)
+
+
+@compiled()
+def _light_point(normal, view, albedo, openness, gloss, front):
+    """Linear light that leaves a point towards the viewer, (r, g, b) 0..1; unit normal and view."""
+    key, fill = dot(normal, KEY_DIRECTION), dot(normal, FILL_DIRECTION)
+    rim, up = dot(normal, RIM_DIRECTION), 0.5 + 0.5 * normal[1]
+    red = _diffuse(0, albedo[0], key, fill, rim, up, openness)
+    green = _diffuse(1, albedo[1], key, fill, rim, up, openness)
+    blue = _diffuse(2, albedo[2], key, fill, rim, up, openness)
+    if not front:
+        return BACK_FACE * red, BACK_FACE * green, BACK_FACE * blue
+    lamp, sky = _gleam(normal, view, openness, gloss)
+    return (
+        _knee(red + lamp * KEY[0] + sky * SKY[0]),
+        _knee(green + lamp * KEY[1] + sky * SKY[1]),
+        _knee(blue + lamp * KEY[2] + sky * SKY[2]),
+    )
+
+
+@compiled()
+def _mix(array, at, weights, column):
+    """Three columns of `array` from `column` on, mixed from the rows `at` by the weights."""
+    a, b, c = at
+    ka, kb, kc = weights
+    return (
+        ka * array[a, column] + kb * array[b, column] + kc * array[c, column],
+        ka * array[a, column + 1] + kb * array[b, column + 1] + kc * array[c, column + 1],
+        ka * array[a, column + 2] + kb * array[b, column + 2] + kc * array[c, column + 2],
+    )
+
+
+@compiled()
+def _shade_face(f, x, y, screen, view, faces, normals, surface):
+    """Linear (r, g, b) of face f where the sample-space point (x, y) sees it."""
+    at = row(faces, f)
+    xa, ya, wa = row(screen, at[0])
+    xb, yb, wb = row(screen, at[1])
+    xc, yc, wc = row(screen, at[2])
+    # Barycentric in the picture, then divided by the distance: true to perspective.
+    ka = ((xb - x) * (yc - y) - (xc - x) * (yb - y)) * wa
+    kb = ((xc - x) * (ya - y) - (xa - x) * (yc - y)) * wb
+    kc = ((xa - x) * (yb - y) - (xb - x) * (ya - y)) * wc
+    weights = scaled((ka, kb, kc), 1.0 / (ka + kb + kc))
+    # Counter-clockwise in view space is clockwise in the picture, whose y points down.
+    front = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya) < 0.0
+    normal = unit(_mix(normals, at, weights, 0))
+    if not front:
+        normal = scaled(normal, -1.0)
+    to_viewer = unit(scaled(_mix(view, at, weights, 0), -1.0))
+    albedo = _mix(surface, at, weights, 0)
+    openness, gloss, _ = _mix(surface, at, weights, 3)
+    return _light_point(normal, to_viewer, albedo, openness, gloss, front)
+
+
+@compiled()
+def _empty(line, column, face_ids):
+    """Whether a pixel shows nothing but background."""
+    for k in range(SAMPLES * SAMPLES):
+        if face_ids[line + k // SAMPLES, column + k % SAMPLES] >= 0:
+            return False
+    return True
+
+
+@compiled()
+def _one_patch(line, column, depth, face_ids, face_normals):
+    """Whether the four samples of a pixel lie on one smooth patch, so that one shading will do."""
+    first, w = face_ids[line, column], depth[line, column]
+    if first < 0:
+        return False
+    for k in range(1, SAMPLES * SAMPLES):
+        i, j = line + k // SAMPLES, column + k % SAMPLES
+        f = face_ids[i, j]
+        if f == first:
+            continue
+        if f < 0 or abs(depth[i, j] - w) > SAME_PATCH_DEPTH * w:
+            return False
+        if dot(row(face_normals, f), row(face_normals, first)) < SAME_PATCH_COS:
+            return False
+    return True
+
+
+@compiled()
+def shade(
+    screen: NDArray,
+    view: NDArray,
+    faces: NDArray,
+    face_normals: NDArray,
+    normals: NDArray,
+    surface: NDArray,
+    depth: NDArray,
+    face_ids: NDArray,
+    background: NDArray,
+    encode: NDArray,
+    image: NDArray,
+) -> None:
+    """Fill `image` (H, W, 3) uint8 from what `rasterise` found on (2 H, 2 W) samples.
+
+    screen, view: (V, 3) the vertices in sample and view space; normals: (V, 3) unit;
+    surface: (V, 6) linear r, g, b, openness (1 in the open, 0 enclosed), gloss (1 wet, 0 skin), 0;
+    background: (3,) linear; encode: (n,) uint8, the sRGB code of the light i / (n - 1).
+    """
+    top_code, behind = encode.shape[0] - 1, (background[0], background[1], background[2])
+    for i in range(image.shape[0]):
+        for j in range(image.shape[1]):
+            line, column = i * SAMPLES, j * SAMPLES
+            if _empty(line, column, face_ids):
+                light = behind
+            elif _one_patch(line, column, depth, face_ids, face_normals):
+                f = face_ids[line, column]
+                light = _shade_face(
+                    f, column + 0.5, line + 0.5, screen, view, faces, normals, surface
+                )
+            else:
+                red, green, blue = 0.0, 0.0, 0.0
+                for k in range(SAMPLES * SAMPLES):
+                    y, x = line + k // SAMPLES, column + k % SAMPLES
+                    f, r, g, b = face_ids[y, x], behind[0], behind[1], behind[2]
+                    if f >= 0:
+                        r, g, b = _shade_face(
+                            f, x + 0.5, y + 0.5, screen, view, faces, normals, surface
+                        )
+                    red, green, blue = red + r, green + g, blue + b
+                light = scaled((red, green, blue), 1.0 / (SAMPLES * SAMPLES))
+            for c in range(3):
+                # Written so that NaN counts as dark: as an index it would read anywhere.
+                level = min(light[c], 1.0) if light[c] > 0.0 else 0.0
+                image[i, j, c] = encode[int(level * top_code + 0.5)]
+
+
+class SoftwareBackend:
+    """Draws with py on the CPU; may be called from several threads."""
+
+    threadsafe = True
+
+    def __init__(self, faces: NDArray, camera, background: NDArray) -> None:
+        self.faces, self.camera = faces, camera
+        self.background = background
+        codes = linear_to_srgb(np.linspace(0.0, 1.0, ENCODE_STEPS))
+        self.encode = np.round(255 * codes).astype(np.uint8)
+        self.buffers = threading.local()
+
+    def draw(self, view: NDArray, surface: NDArray) -> NDArray:
+        """The picture (H, W, 3) uint8 of vertices (V, 3) in view space; surface as for `shade`."""
+        size = self.camera.size
+        screen = self.camera.project(view, SAMPLES)
+        if not hasattr(self.buffers, "depth"):
+            side = size * SAMPLES
+            self.buffers.depth = np.empty((side, side), np.float32)
+            self.buffers.face_ids = np.empty((side, side), np.int32)
+        depth, face_ids = self.buffers.depth, self.buffers.face_ids
+        face_normals, normals = np.empty((len(self.faces), 3)), np.empty((len(view), 3))
+        surface_normals(view, self.faces, face_normals, normals)
+        rasterise(screen, self.faces, depth, face_ids)
+        image = np.empty((size, size, 3), np.uint8)
+        shade(
+            screen, view, self.faces, face_normals, normals, surface,
+            depth, face_ids, self.background, self.encode, image,
+        )  # fmt: skip
+        return image

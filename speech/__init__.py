@@ -1,0 +1,1 @@
+"""Recordings to 16 kHz audio, audio to features, and the pre-trained encoders."""

@@ -1,0 +1,1 @@
+"""The CC0 head, the speech corpus and the shipped model."""

@@ -1,0 +1,111 @@
+"""Processes that train together end together, with one line from the one that failed."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from training.processes import Group, SharedUserError, from_environment, joined
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_LOCALID")
+
+
+def environment(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_world_without_a_rank_is_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Schedulers export WORLD_SIZE for their own ends."""
+    environment(monkeypatch, WORLD_SIZE="4")
+    with joined() as group:
+        assert group == Group()
+    assert "WORLD_SIZE is 4 but RANK is not set: one process trains" in capsys.readouterr().out
+    for values in ({}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": "1", "RANK": "0"}):
+        environment(monkeypatch, **values)
+        assert from_environment() == Group()
+    assert not capsys.readouterr().out
+
+
+def test_a_scheduler_may_leave_the_local_rank_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    environment(monkeypatch, WORLD_SIZE="4", RANK="3", **there)
+    assert from_environment() == Group(3, 4, 0)
+    environment(monkeypatch, WORLD_SIZE="4", RANK="3", SLURM_LOCALID="1", **there)
+    assert from_environment() == Group(3, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR and MASTER_PORT not set"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "wanted a rank from 0 to 1"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "wanted whole numbers"),
+    ],
+)
+def test_half_an_environment_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], said: str
+) -> None:
+    environment(monkeypatch, **values)
+    with pytest.raises(UserError, match=said):
+        from_environment()
+
+
+FAILING = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+from training.processes import joined
+from common.errors import UserError, run_cli
+
+def main(_):
+    with joined() as group:
+        print("rank", group.rank, "is here", flush=True)
+        group.sum(torch.ones(1))
+        if group.rank == 1:
+            raise UserError("the disk is full")
+        group.sum(torch.ones(1))  # would wait for rank 1 for half an hour
+
+sys.exit(run_cli(main))
+"""
+
+
+def test_what_ends_one_process_ends_all_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    there = os.environ | {
+        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    begun = time.monotonic()
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "failing.py")], env=there | {"RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2]
+    assert [out for out, _ in said] == ["rank 0 is here\n", ""]
+    (line,) = [line for _, err in said for line in err.splitlines() if "W1" not in line]
+    assert line == f"error: process 1 of 2 on {socket.gethostname()}: the disk is full"
+    assert time.monotonic() - begun < 60  # and torch's import on a busy machine
+
+
+def test_a_fault_that_all_know_needs_no_place() -> None:
+    assert issubclass(SharedUserError, UserError)
+    assert Group(1, 3).place.startswith("process 1 of 3 on ")
+    assert Group().add([1, 2.5], None) == [1, 2.5]  # alone: no device is asked

@@ -1,0 +1,338 @@
+"""Pictures and videos: coverage, depth, light, steadiness, bad meshes, nothing half-written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import soundfile
+import trimesh
+
+from common.errors import UserError
+from rendering import raster
+from rendering.renderer import (
+    Camera,
+    Renderer,
+    check_size,
+    choose_renderer,
+    parse_colour,
+    write_video,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+
+
+@pytest.fixture(scope="module")
+def ball():
+    """(faces, vertices) of a unit sphere, finer than a pixel's effect at the sizes used here."""
+    mesh = trimesh.creation.icosphere(subdivisions=4)
+    return np.asarray(mesh.faces), np.asarray(mesh.vertices)
+
+
+def draw(ball, size=128, **options):
+    faces, vertices = ball
+    return Renderer(faces, vertices, size=size, **options).frame(vertices)
+
+
+# ---- colours -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["white", "#ffffff", "ffffff", "255,255,255", (255, 255, 255)])
+def test_colour_can_be_written_in_several_ways(text):
+    assert parse_colour(text) == WHITE
+
+
+@pytest.mark.parametrize("text", ["whitish", "#fff", "1,2", "1,2,300", "1,2,x", "", "ffffgg"])
+def test_wrong_colour_is_named(text):
+    with pytest.raises(UserError, match="is no colour"):
+        parse_colour(text)
+
+
+def test_srgb_follows_the_standard_and_back():
+    # IEC 61966-2-1 by hand: ((0.5 + 0.055) / 1.055) ** 2.4 = 0.21404
+    assert raster.srgb_to_linear(0.5) == pytest.approx(0.21404, abs=1e-5)
+    values = np.linspace(0, 1, 101)
+    np.testing.assert_allclose(
+        raster.linear_to_srgb(raster.srgb_to_linear(values)), values, atol=1e-6
+    )
+
+
+def test_background_keeps_its_exact_colour(ball):
+    assert tuple(draw(ball, background="#123456")[0, 0]) == (0x12, 0x34, 0x56)
+
+
+# ---- the z-buffer ------------------------------------------------------------------------------
+
+
+def rasterise(points, faces, side):
+    depth, ids = np.empty((side, side), np.float32), np.empty((side, side), np.int32)
+    raster.rasterise(np.array(points, float), np.array(faces, np.int32), depth, ids)
+    return depth, ids
+
+
+def test_triangles_that_share_edges_leave_no_crack():
+    generator = np.random.default_rng(3)
+    centre = generator.uniform(5, 8, size=2)
+    angles = np.sort(generator.uniform(0, 2 * np.pi, size=11))
+    rim = centre + 40 * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # past the picture
+    points = [(*centre, 1.0), *((x, y, 1.0) for x, y in rim)]
+    fan = [(0, i + 1, (i + 1) % 11 + 1) for i in range(11)]
+    assert (rasterise(points, fan, 13)[1] >= 0).all()
+    assert (rasterise(points, [f[::-1] for f in fan], 13)[1] >= 0).all()
+
+
+def test_only_samples_inside_a_triangle_are_covered():
+    # Right angle at (2, 2), legs of 6: the centres with x + y <= 10 are inside.
+    _, ids = rasterise([(2, 2, 1), (8, 2, 1), (2, 8, 1)], [(0, 1, 2)], 10)
+    y, x = np.mgrid[:10, :10] + 0.5
+    np.testing.assert_array_equal(ids >= 0, (x > 2) & (y > 2) & (x + y <= 10))
+
+
+def test_depth_is_linear_across_a_triangle_and_the_nearest_wins():
+    near = [(0, 0, 1.0), (20, 0, 3.0), (0, 20, 5.0)]  # w = 1 + x / 10 + y / 5
+    far = [(x, y, 0.5) for x, y, _ in near]
+    for first, second, expected in ((near, far, 0), (far, near, 1)):
+        depth, ids = rasterise([*first, *second], [(0, 1, 2), (3, 4, 5)], 9)
+        y, x = np.mgrid[:9, :9] + 0.5
+        np.testing.assert_allclose(depth, 1 + x / 10 + y / 5, rtol=1e-5)
+        assert (ids == expected).all()
+
+
+def test_normals_of_a_sphere_point_along_its_radii(ball):
+    faces, vertices = ball
+    normals = np.empty_like(vertices)
+    raster.surface_normals(vertices, faces, np.empty((len(faces), 3)), normals)
+    assert (normals * vertices).sum(axis=1).min() > 0.999
+
+
+# ---- the camera --------------------------------------------------------------------------------
+
+
+def test_a_sphere_fills_the_disc_that_perspective_wants(ball):
+    size, camera = 200, Camera(ball[1], 200)
+    image = draw(ball, size=size, background=BLACK)
+    radius = camera.focal_px * np.tan(np.arcsin(1 / camera.distance))
+    assert (image > 0).any(axis=2).sum() == pytest.approx(np.pi * radius**2, rel=0.03)
+    assert 0.4 < radius / size < 0.5  # fills the picture, stays inside
+
+
+def test_the_unit_of_the_mesh_does_not_matter(ball):
+    faces, vertices = ball
+    difference = draw(ball).astype(int) - draw((faces, 1000 * vertices + 500))
+    assert abs(difference).max() <= 3
+
+
+def test_frames_are_steady_and_threads_change_nothing(ball):
+    faces, vertices = ball
+    renderer = Renderer(faces, vertices, size=96)
+    sequence = vertices * np.linspace(0.8, 1.0, 7)[:, None, None]
+    alone = list(renderer.frames(sequence))
+    together = list(renderer.frames(sequence, workers=3))
+    np.testing.assert_array_equal(alone, together)
+    np.testing.assert_array_equal(alone[6], renderer.frame(vertices))
+
+
+def test_yaw_shows_the_side():
+    mesh = trimesh.creation.box(extents=(0.2, 1.0, 1.0))
+    renderer = Renderer(mesh.faces, mesh.vertices, size=64, background=BLACK)
+    narrow, wide = (renderer.frame(mesh.vertices, yaw=yaw) for yaw in (0, 90))
+    assert (wide > 0).any(axis=2).sum() > 3 * (narrow > 0).any(axis=2).sum()
+
+
+# ---- light -------------------------------------------------------------------------------------
+
+
+def test_the_inside_of_a_surface_is_dark(ball):
+    faces, vertices = ball
+    bowl = faces[(vertices[faces][:, :, 2] < 0.1).all(axis=1)]  # open towards the viewer
+    front = faces[(vertices[faces][:, :, 2] > -0.1).all(axis=1)]
+    inside = Renderer(bowl, vertices, size=64, background=BLACK).frame(vertices)
+    outside = Renderer(front, vertices, size=64, background=BLACK).frame(vertices)
+    middle = slice(28, 36)
+    light = [raster.srgb_to_linear(i[middle, middle] / 255).mean() for i in (inside, outside)]
+    assert light[0] < 0.25 * light[1]
+
+
+def test_white_walls_of_a_closed_room_are_not_a_number_of_bounces(ball):
+    # Albedo 1 and no opening: the geometric series of bounces would be 0 / 0.
+    from rendering import shading
+
+    assert shading._open_light(0.0, 1.0) == 0.0
+    assert shading._open_light(1.0, 1.0) == 1.0
+
+
+def test_a_mesh_that_is_inside_out_is_turned_round(ball):
+    faces, vertices = ball
+    np.testing.assert_array_equal(draw(ball), draw((faces[:, ::-1], vertices)))
+
+
+def test_edges_are_anti_aliased(ball):
+    grey = draw(ball, background=BLACK, colors=np.ones_like(ball[1])).mean(axis=2)
+    row = grey[64]
+    lit = np.flatnonzero(row)
+    assert 0 < row[lit[0]] < 0.9 * row[lit[0] + 2]
+
+
+def test_colours_reach_the_picture_and_gloss_adds_a_highlight(ball):
+    vertices = ball[1]
+    red = draw(ball, colors=np.tile([0.8, 0.1, 0.1], (len(vertices), 1)))
+    assert red[64, 64, 0] > 2 * red[64, 64, 1]
+    dark = np.full_like(vertices, 0.1)
+    wet = draw(ball, background=BLACK, colors=dark, gloss=np.ones(len(vertices)))
+    dry = draw(ball, background=BLACK, colors=dark)
+    assert wet.max() > 200 > dry.max()
+
+
+# ---- bad meshes --------------------------------------------------------------------------------
+
+
+def test_nan_vertices_are_refused(ball):
+    faces, vertices = ball
+    renderer = Renderer(faces, vertices, size=64)
+    broken = vertices.copy()
+    broken[5, 1] = np.nan
+    with pytest.raises(UserError, match="1 vertices that are not finite"):
+        renderer.frame(broken)
+    with pytest.raises(UserError, match="the template holds 1 vertices"):
+        Renderer(faces, broken)
+
+
+def test_wrong_shapes_are_programming_errors(ball):
+    faces, vertices = ball
+    with pytest.raises(ValueError, match="template"):
+        Renderer(faces, vertices, size=64).frame(vertices[:-1])
+    with pytest.raises(ValueError, match="faces index"):
+        Renderer(faces, vertices[:-1])
+    with pytest.raises(ValueError, match="colors"):
+        Renderer(faces, vertices, colors=np.ones((3, 3)))
+    with pytest.raises(ValueError, match="colors"):
+        Renderer(faces, vertices, colors=255 * np.ones_like(vertices))
+
+
+def test_a_template_without_extent_is_refused(ball):
+    with pytest.raises(UserError, match="no extent"):
+        Renderer(ball[0], np.ones_like(ball[1]))
+
+
+WILD_MESHES = """
+import numpy as np, trimesh
+from rendering.renderer import Renderer
+mesh = trimesh.creation.icosphere(subdivisions=1)
+mesh = mesh + trimesh.creation.icosphere(subdivisions=1, radius=0.5)  # white and enclosed
+white = np.ones_like(mesh.vertices)
+renderer = Renderer(mesh.faces, mesh.vertices, size=64, colors=white, gloss=white[:, 0])
+generator = np.random.default_rng(0)
+for scale in (1e-30, 1.0, 30.0, 1e30, 1e150, 1e300):
+    for offset in ([0, 0, 0], [50, -30, 0], [0, 0, 5.5], [0, 0, 500], [-1e9, 1e9, 1e9]):
+        for noise in (0.0, 3.0):
+            wild = mesh.vertices * scale + offset
+            renderer.frame(wild + noise * generator.normal(size=wild.shape))
+print(renderer.frame(mesh.vertices + [0, 0, 500]).min(), renderer.frame(mesh.vertices).min() < 255)
+"""
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code], cwd=ROOT,
+        capture_output=True, text=True, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_wild_meshes_stay_within_bounds(tmp_path):
+    done = run_python(WILD_MESHES, NUMBA_BOUNDSCHECK="1", NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.stdout.split() == ["255", "True"], done.stderr  # behind the viewer: background
+
+
+def test_drawing_works_where_no_cache_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    done = run_python(
+        "from rendering import raster\nimport numpy as np\n"
+        "raster.rasterise(np.zeros((3, 3)), np.zeros((1, 3), np.int32),"
+        " np.zeros((2, 2), np.float32), np.zeros((2, 2), np.int32)); print('drawn')",
+        NUMBA_CACHE_DIR=str(tmp_path / "file" / "cache"),
+    )
+    assert done.stdout.strip() == "drawn", done.stderr
+
+
+def test_unknown_renderers_and_sizes_are_refused():
+    with pytest.raises(UserError, match="no renderer 'opengl'; give auto, software, gpu"):
+        choose_renderer("opengl")
+    with pytest.raises(UserError, match="no renderer 'opengl'"):
+        Renderer(np.eye(3, dtype=int), np.eye(3), renderer="opengl")
+    for size in (0, 63, 801, 10_000):
+        with pytest.raises(UserError, match="even number of pixels"):
+            check_size(size)
+
+
+# ---- videos ------------------------------------------------------------------------------------
+
+
+def pictures(n_frames, size=64):
+    """Frames whose grey level tells their number."""
+    return [np.full((size, size, 3), 40 + 10 * t, np.uint8) for t in range(n_frames)]
+
+
+def tone(path, seconds, channels=1, rate=22_050):
+    wave = 0.3 * np.sin(2 * np.pi * 220 * np.arange(int(seconds * rate)) / rate)
+    soundfile.write(path, np.tile(wave[:, None], (1, channels)), rate)
+    return path
+
+
+def read_back(path):
+    reader = imageio_ffmpeg.read_frames(str(path))
+    facts = next(reader)
+    width, height = facts["size"]
+    frames = [np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in reader]
+    return facts, frames
+
+
+def sound_of(path):
+    """Seconds of sound that ffmpeg decodes from a video."""
+    done = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-vn", "-ac", "1",
+         "-ar", "16000", "-f", "f32le", "-"],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    return np.frombuffer(done.stdout, "<f4")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_video_holds_every_frame_and_the_sound_cut_to_them(tmp_path, channels):
+    path = tmp_path / "a.mp4"
+    write_video(path, pictures(20), 20, 25, tone(tmp_path / "a.wav", 3.0, channels))
+    facts, frames = read_back(path)
+    assert facts["codec"] == "h264" and facts["fps"] == 25 and len(frames) == 20
+    levels = [frame.mean() for frame in frames]
+    np.testing.assert_allclose(levels, [40 + 10 * t for t in range(20)], atol=2)
+    assert len(sound_of(path)) / 16_000 == pytest.approx(0.8, abs=0.025)  # a packet of AAC
+    assert np.abs(sound_of(path)).max() > 0.2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "a.wav"]
+
+
+def test_video_without_sound(tmp_path):
+    write_video(tmp_path / "a.mp4", iter(pictures(3)), 3, 30)
+    assert len(read_back(tmp_path / "a.mp4")[1]) == 3
+
+
+def test_a_failed_video_leaves_nothing_behind(tmp_path):
+    path, bad = tmp_path / "a.mp4", tmp_path / "bad.wav"
+    bad.write_bytes(b"no sound at all")
+    with pytest.raises(UserError, match="ffmpeg cannot write"):
+        write_video(path, pictures(9), 9, 30, bad)
+    with pytest.raises(ValueError, match="5 frames announced, 3 came"):
+        write_video(path, pictures(3), 5, 30)
+    with pytest.raises(ValueError, match="frame"):
+        write_video(path, [*pictures(2), *pictures(1, size=32)], 3, 30)
+
+    def interrupted():
+        yield from pictures(4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_video(path, interrupted(), 9, 30)
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.wav"]

@@ -1,0 +1,132 @@
+"""Asked to stop, a run saves and ends at once, wherever it is, and goes on as if never asked."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import main
+from common.stop_signals import Stop, stopping
+from config import Recipe, Split
+from tests.toy import run_toy, same
+from training import preview, validation
+from training import run as training_run
+from training.preview import Previews
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def signalled(function: Callable, number: int) -> Callable:
+    """`function`, during whose every call the process gets a signal."""
+
+    def called(*args: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return function(*args)
+
+    return called
+
+
+def stopped(*argv: str) -> int | str | None:
+    """The exit code of a run that ends as asked."""
+    with pytest.raises(SystemExit) as end:
+        run_toy("--out", "cut", *argv)
+    return end.value.code
+
+
+def test_sigterm_in_validation_ends_within_a_clip(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = recipe.dataset.splits | {"val": Split(("b",), (1, 2, 3))}
+    spec = dataclasses.replace(recipe.dataset, splits=splits)
+    monkeypatch.setitem(main.RECIPES, "toy", dataclasses.replace(recipe, dataset=spec))
+    assert run_toy("--out", "whole") == 0
+    scored = []
+    real = validation.score
+    with monkeypatch.context() as patched:
+        told = signalled(real, signal.SIGTERM)
+        patched.setattr(validation, "score", lambda *args: scored.append(1) or told(*args))
+        assert stopped() == 0
+    assert len(scored) == 1
+    state = torch.load("cut/last.pt", weights_only=True)
+    assert state["epoch"] == state["batches"]["epoch"] == 1 and state["batches"]["position"] == 2
+    assert run_toy("--out", "cut", "--resume") == 0
+    same("whole", "cut")
+
+
+def test_ctrl_c_saves_and_ends_with_130(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_toy("--out", "whole") == 0
+    capfd.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(training_run.Run, "_step", signalled(training_run.Run._step, signal.SIGINT))
+        assert stopped() == 130
+    said = capfd.readouterr()
+    assert "stopping: the state is saved first" in said.out and "Traceback" not in said.err
+    assert "cut/last.pt goes on with --resume" in said.out
+    assert run_toy("--out", "cut", "--resume") == 0
+    same("whole", "cut")
+
+
+def test_a_film_gives_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    films = Previews.__new__(Previews)
+    films.possible, films.folder, drawn = True, tmp_path, []
+
+    def film(self: Previews, *_: Any) -> None:
+        self.renderer = type("", (), {"frame": lambda _, mesh: drawn.append(mesh)})()
+        list(self._pairs(range(9), range(9)))
+
+    monkeypatch.setattr(Previews, "_film", film)
+    monkeypatch.setattr(preview.np, "concatenate", lambda *_, **__: None)
+    assert films.add(None, 1, None, unwanted=lambda: len(drawn) >= 6) is None
+    assert len(drawn) == 6  # three pairs, then no more
+
+
+def test_before_the_first_step_sigterm_ends_with_0_at_once() -> None:
+    code = (
+        "import os, signal, time\nfrom common.stop_signals import stopping\n"
+        "with stopping():\n os.kill(os.getpid(), signal.SIGTERM)\n time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "stopped as asked: nothing was to be saved\n"
+
+
+def test_a_second_ctrl_c_ends_at_once_but_not_its_echo() -> None:
+    with stopping() as stop:
+        with stop.saving():
+            for _ in range(2):  # of the terminal, and passed on by torchrun
+                os.kill(os.getpid(), signal.SIGINT)
+            assert stop.interrupted and stop.asked
+            stop.asked_s -= 10  # later
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):  # nothing is saved outside of the steps
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping() as stop, stop.saving():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with stopping() as stop, stop.saving():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.terminated
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_nobody_has_asked_yet() -> None:
+    assert not Stop().asked

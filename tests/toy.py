@@ -1,0 +1,182 @@
+"""What tests share: a toy data set and recipe on disk, tiny networks, and runs of them."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+import main
+from common.errors import run_cli
+from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
+from jambatalk import JambaTalk
+from lip_reader import LipReader
+from speech.bodies import build_ctc
+from speech.features import mesh_frames
+from synthetic.pretrain_encoder import PhoneReader, save
+from training import run as training_run
+from training.networks import Networks
+from wav2vec import TextTeacher
+
+V, LIPS = 11, torch.tensor([2, 3, 7])
+TINY = dict(
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+    conv_dim=[16] * 7, num_conv_pos_embedding_groups=2, num_conv_pos_embeddings=16,
+    vocab_size=7, pad_token_id=0, apply_spec_augment=False, hidden_dropout=0.0,
+    attention_dropout=0.0, activation_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0,
+)  # fmt: skip
+ENCODERS = {
+    "group": TINY | dict(feat_extract_norm="group", do_stable_layer_norm=False),
+    "layer": TINY | dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True),
+    "context": TINY | dict(feat_extract_norm="group", do_stable_layer_norm=True, context_layers=2),
+}
+TRAIN = TrainConfig(w_vertex=10.0, w_velocity=10.0, w_lips=5.0, w_latent=1.0, w_ctc=0.1,
+                    closure_gain=2.0)  # fmt: skip
+ENCODER = dict(
+    model_type="wav2vec2", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=2,
+    feat_extract_norm="layer", do_stable_layer_norm=True, apply_spec_augment=True,
+    mask_time_length=3,
+)  # fmt: skip
+FLAGS = ["--dataset", "toy", "--mode", "train", "--workers", "0", "--precision", "fp32",
+         "--epochs", "3", "--batch_size", "1"]  # fmt: skip
+
+
+def write_clips(root: Path) -> None:
+    """Two subjects, three sentences: tones whose loudness opens the mouth (vertices 3 to 5)."""
+    rng = np.random.default_rng(0)
+    (root / "wav").mkdir(parents=True)
+    (root / "vertices_npy").mkdir()
+    templates = {name: rng.uniform(-0.1, 0.1, (V, 3)).astype(np.float32) for name in "ab"}
+    np.savez(root / "templates.npz", **templates)
+    lines = []
+    for subject, template in templates.items():
+        for sentence in (1, 2, 3):
+            name = f"{subject}_sentence{sentence:02d}"
+            time = np.arange(16_000 + 640) / 16_000
+            loud = np.clip(np.sin(2 * np.pi * (1 + sentence) * time), 0, 1)
+            audio = loud * np.sin(2 * np.pi * 200 * time) * 0.5
+            soundfile.write(root / f"wav/{name}.wav", audio.astype(np.float32), 16_000)
+            frames = np.arange(60) / 60
+            opening = np.interp(frames, time, loud)[:, None] * 0.02
+            vertices = np.tile(template, (60, 1, 1))
+            vertices[:, 3:5, 1] -= opening
+            np.save(root / f"vertices_npy/{name}.npy", vertices.reshape(60, -1).astype(np.float32))
+            lines.append(json.dumps({"name": name, "segments": [["p", 0.6, 0.7]]}))
+    (root / "phones.jsonl").write_text("\n".join(lines) + "\n")
+    for name, rows in (("lips", [3, 4, 5]), ("upper", [0, 1]), ("inner", [5, 3])):
+        (root / f"{name}.txt").write_text("\n".join(map(str, rows)) + "\n")
+
+
+def toy_recipe(folder: Path) -> Recipe:
+    """A tiny recipe for two subjects; its data and encoder are written into `folder`."""
+    root = folder / "data"
+    write_clips(root)
+    torch.manual_seed(0)
+    save(PhoneReader(ENCODER), folder / "encoder", {})
+    spec = DatasetSpec(
+        name="toy", root=str(root), fps=30, source_fps=60, n_vertices=V, metres_per_unit=1.0,
+        templates=str(root / "templates.npz"), topology="", lips_region=str(root / "lips.txt"),
+        upper_region=str(root / "upper.txt"), inner_lips=str(root / "inner.txt"),
+        phones=str(root / "phones.jsonl"),
+        splits={"train": Split(("a",), (1, 2)), "val": Split(("b",), (1,)),
+                "test": Split(("b",), (2, 3))},
+    )  # fmt: skip
+    model = ModelConfig(encoder=ENCODER, n_vertices=V, fps=30, fold=2, layout="MEA", d_model=24,
+                        d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2, d_ff=32,
+                        rope_rank=3, vertex_rank=2)  # fmt: skip
+    train = TrainConfig(epochs=2, batch_size=2, learning_rate=3e-3, warmup_steps=2, w_lips=100.0,
+                        closure_gain=1.0, ema_decay=0.5)  # fmt: skip
+    return Recipe(spec, model, train, str(folder / "encoder"))
+
+
+def networks(kind: str = "layer") -> Networks:
+    from transformers import Wav2Vec2Config
+
+    torch.manual_seed(0)
+    encoder = ENCODERS[kind] | {"model_type": "wav2vec2"}
+    model = JambaTalk(ModelConfig(
+        encoder=encoder, n_vertices=V, fps=30, fold=2, layout="MEA", d_model=24, d_state=4,
+        moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2, d_ff=32, rope_rank=3,
+    ))  # fmt: skip
+    torch.nn.init.normal_(model.head.offsets.weight, std=0.02)
+    ctc = build_ctc(Wav2Vec2Config(**ENCODERS[kind]))
+    ctc.wav2vec2.load_state_dict(model.encoder.body.state_dict())
+    model.encoder.freeze_features()
+    reader = LipReader(len(LIPS), 32, 7, 30, d_model=32)
+    return Networks(model, reader, TextTeacher(ctc), None, 1.0, torch.tensor([2, 7]), 0.1)
+
+
+def clip(seconds: float, seed: int) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    n = int(16_000 * seconds)
+    frames = mesh_frames(n, 30)
+    return {
+        "names": [f"clip{seed}"],
+        "audio": torch.randn(1, n, generator=generator),
+        "audio_samples": torch.tensor([n]),
+        "template": torch.randn(1, V, 3, generator=generator),
+        "vertices": torch.randn(1, frames, V, 3, generator=generator),
+        "frames": torch.tensor([frames]),
+    }
+
+
+def together(*clips: dict) -> dict:
+    def pad(name: str) -> torch.Tensor:
+        rows = [c[name][0] for c in clips]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+    return {
+        "names": [c["names"][0] for c in clips],
+        "audio": pad("audio"),
+        "audio_samples": torch.cat([c["audio_samples"] for c in clips]),
+        "template": torch.cat([c["template"] for c in clips]),
+        "vertices": pad("vertices"),
+        "frames": torch.cat([c["frames"] for c in clips]),
+    }
+
+
+CLIPS = [clip(1.5, 1), clip(0.7, 2), clip(1.1, 3)]
+KEYS = ["one", "two", "three"]
+SOUNDS = [(key, c["audio"][0].numpy()) for key, c in zip(KEYS, CLIPS, strict=True)]
+
+
+def run_toy(*argv: str) -> int:
+    return run_cli(main.main, [*FLAGS, *argv])
+
+
+def outcome(folder: str) -> tuple[dict, list[dict]]:
+    """Weights of the best model, and the log without times."""
+    with open(Path(folder) / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        del row["seconds"], row["clips_per_s"]
+    return load_file(Path(folder) / "best.safetensors"), rows
+
+
+def same(one: str, other: str) -> None:
+    (weights, rows), (others, other_rows) = outcome(one), outcome(other)
+    assert rows == other_rows
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(value, others[name]) for name, value in weights.items())
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing of the run gets to finish."""
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """The next run dies in the step after that many."""
+    real, count = training_run.Run._step, [0]
+
+    def step(self, *args):
+        count[0] += 1
+        if count[0] > steps:
+            raise Killed
+        return real(self, *args)
+
+    monkeypatch.setattr(training_run.Run, "_step", step)

@@ -1,0 +1,1 @@
+"""A training run: objective, optimizer, state on disk, logs, previews."""

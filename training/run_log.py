@@ -1,0 +1,170 @@
+"""What a run leaves for people to read: run.json, log.csv, TensorBoard events, warnings."""
+
+import csv
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from config import PROJECT_ROOT, Recipe
+
+if TYPE_CHECKING:  # logs are read without torch
+    import torch
+
+LOG_FILE, RECORD_FILE, DIFF_FILE = "log.csv", "run.json", "changes.diff"
+BEST_FILE = "best.safetensors"
+WORTH_KEEPING = (BEST_FILE, "last.pt")
+OF_A_RUN = (
+    *WORTH_KEEPING, "reader.safetensors", LOG_FILE, RECORD_FILE, DIFF_FILE, "previews",
+    "results.*", "events.out.tfevents.*",
+)  # fmt: skip
+STATIC_AFTER = 3  # epochs before which lips that do not move yet are no cause for alarm
+STATIC_EVERY = 10  # epochs between two alarms
+DIVERGED = 3.0  # times the best validation error so far
+
+
+def write_record(
+    folder: Path,
+    recipe: Recipe,
+    arguments: Sequence[str],
+    *,
+    device: "torch.device",
+    precision: "torch.dtype",
+    world: int = 1,
+) -> None:
+    """run.json and, where the code differs from its commit, changes.diff: what this run was."""
+    import torch
+
+    diff = git("diff", "HEAD")
+    record = {
+        "command": shlex.join(["main.py", *arguments]),
+        "arguments": list(arguments),
+        "commit": git("rev-parse", "HEAD"),
+        "changed_files": git("diff", "--name-only", "HEAD").splitlines(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "processes": world,
+        "precision": str(precision).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "recipe": dataclasses.asdict(recipe),
+    }
+    (folder / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    (folder / DIFF_FILE).unlink(missing_ok=True)
+    if diff:
+        (folder / DIFF_FILE).write_text(diff + "\n")
+
+
+def git(*args: str) -> str:
+    """What git says about the project; "" where there is no git or no repository."""
+    command = ["git", "-C", str(PROJECT_ROOT), *args]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
+class Log:
+    """A row an epoch: log.csv, TensorBoard scalars, a line on the screen, alarms.
+
+    done: epochs of an earlier part of this run; its rows up to there are kept, others dropped.
+    """
+
+    def __init__(self, folder: Path, done: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / LOG_FILE
+        self.rows = [row for row in read_log(self.path) if int(row["epoch"]) <= done]
+        self.events = SummaryWriter(folder, purge_step=done + 1)
+        self._write()
+
+    def add(self, row: dict[str, float], epochs: int) -> None:
+        """Note an epoch; `epochs` of the whole run. Raises `OSError` when the disk is full."""
+        self._alarm(row, epochs)
+        self.rows.append({name: str(value) for name, value in row.items()})
+        self._write()
+        for name, value in row.items():
+            self.events.add_scalar(name, value, row["epoch"])
+        self.events.flush()
+        shown = (f"{k} {v:.4g}" for k, v in row.items() if not k.startswith("router"))
+        left = epochs - row["epoch"]
+        tqdm.write(
+            "  ".join(shown) + f"  {format_duration(left * row['seconds'])} left" * (left > 0)
+        )
+
+    def _write(self) -> None:
+        """Write log.csv under another name first: a kill must not leave half of its rows."""
+        names = {name: None for row in self.rows for name in row}  # in order, each once
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        with open(partial, "w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            if names:
+                writer.writeheader()
+            writer.writerows(self.rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.path)
+
+    def _alarm(self, row: dict[str, float], epochs: int) -> None:
+        epoch = int(row["epoch"])
+        due = epoch in (STATIC_AFTER, epochs) or epoch % STATIC_EVERY == 0
+        if due and row.get("val_static") == 1:
+            tqdm.write(
+                f"warning: epoch {epoch}: STATIC FACE, the predicted lips move "
+                f"{row['val_motion']:.2%} of what the recorded ones do in every validation clip. "
+                "Try a lower --encoder_learning_rate (or 0), a lower --learning_rate, more epochs; "
+                "check that vertices and templates have one scale and belong together"
+            )
+        before = [float(old["val_lve"]) for old in self.rows if old.get("val_lve")]
+        if before and row["val_lve"] > DIVERGED * min(before):
+            tqdm.write(
+                f"warning: epoch {epoch}: DIVERGING, the validation error is "
+                f"{row['val_lve'] / min(before):.1f} times the best one so far; the best model is "
+                "kept. Try a lower --learning_rate"
+            )
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        self.events.close()
+
+
+def format_duration(seconds: float) -> str:
+    """A span of time as a person says it: 40 s, 12 min, 3.4 h, 2.1 days."""
+    for size, unit, digits in ((86_400, "days", 1), (3_600, "h", 1), (60, "min", 0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move what an earlier run has left in a folder into a folder of its own there; where to.
+
+    None where there was no model and no state: nothing that took a night.
+    """
+    if not any((folder / name).exists() for name in WORTH_KEEPING):
+        return None
+    number = 1
+    while (aside := folder / f"earlier_{number}").exists():
+        number += 1
+    aside.mkdir()
+    for name in OF_A_RUN:
+        for file in folder.glob(name):
+            file.rename(aside / file.name)
+    return aside
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Rows of a log.csv, all values as strings; [] where there is none."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
