@@ -219,10 +219,10 @@ def training_batches(
 
 def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group, stop: Stop) -> None:
     """Train into `out`; `out`/best.safetensors is the best model of validation."""
+    from common.device import large_pages
     from data_loader import MeshSpeechDataset
     from jambatalk import load_checkpoint
     from speech.pretrained import encoder_of
-    from training.networks import large_pages
     from training.resume import find_state, longer_run_hint
     from training.run import Options, Run
 

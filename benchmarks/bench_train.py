@@ -115,7 +115,8 @@ def make_clip(number: int, face: Face, seconds: float) -> dict[str, Any]:
 
 def our_pass(part: Part, folder: Path, lean: bool) -> Callable[[], None]:
     """A function that trains our network once on every clip, as `training.run.Run` does."""
-    from training.networks import build, large_pages, pick_device
+    from common.device import large_pages, pick_device
+    from training.networks import build
     from training.processes import Group
     from training.step import Optimization
 

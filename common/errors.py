@@ -27,6 +27,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; {self.prog} --help lists the flags")
 
 
+def reason_of(error: BaseException, length: int = 160) -> str:
+    """The reason that an exception gives, in one line: the system's words for an `OSError`, else
+    the first line of its message, else its type."""
+    text = (getattr(error, "strerror", None) or str(error)).strip()
+    return text.splitlines()[0][:length] if text else type(error).__name__
+
+
 def writable_folder(path: str | Path) -> Path:
     """Make the folder `path` if need be; raises `UserError` where it cannot be written into."""
     path = Path(path)
@@ -36,7 +43,7 @@ def writable_folder(path: str | Path) -> Path:
             pass
     except OSError as error:
         raise UserError(
-            f"folder {path}: cannot be written ({error.strerror}); name another"
+            f"folder {path}: cannot be written ({reason_of(error)}); name another"
         ) from error
     return path
 

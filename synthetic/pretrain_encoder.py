@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
+from common.device import pick_device
 from common.errors import Parser, UserError, run_cli, writable_folder
 from config import ENCODERS, PROJECT_ROOT
 from speech.bodies import build_ctc
@@ -34,7 +35,6 @@ from speech.features import AUDIO_FPS, SpeechFeatures
 from synthetic.filterbank import init_filterbank
 from synthetic.phones import PHONES
 from synthetic.speech import N_CHANNELS, SpeechPool
-from training.networks import pick_device
 
 W_PHONE, W_CURVE, W_CURVE_VELOCITY = 0.7, 1.0, 1.0
 BRANCH_ENDS = (

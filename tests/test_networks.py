@@ -21,7 +21,7 @@ from training.teacher_targets import Hearing
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 FAULTS_OF_A_LARGE_TENSOR = """
 import resource, sys, torch
-from training.networks import large_pages
+from common.device import large_pages
 if sys.argv[1] == "large":
     large_pages()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

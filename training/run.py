@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from common.device import pick_device
 from common.errors import UserError
 from common.failures import in_words, workers_told
 from common.stop_signals import Stop, exit_code
@@ -29,7 +30,7 @@ from dataset.regions import find_region
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import READER_FILE, load_characters, save_reader
 from speech.pretrained import find_source
-from training.networks import build, memory, pick_device, start_components
+from training.networks import build, memory, start_components
 from training.preview import Previews
 from training.processes import Group, SharedUserError
 from training.resume import model_mismatch, pack, size_of, unpack
