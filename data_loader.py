@@ -24,13 +24,9 @@ from config import SAMPLE_RATE, DatasetSpec
 from dataset.prepared import find_audio, find_clips
 from files.arrays import load_npy
 from files.meshes import load_templates
-from speech.audio import (
-    MIN_SAMPLES,
-    normalise,
-    read_audio,
-)
+from speech.audio import normalise, read_audio
 from speech.decoded_audio import DecodedAudio
-from speech.features import AUDIO_FPS, HOP, WINDOW, mesh_frames
+from speech.timing import MIN_SAMPLES, mesh_frames, samples_for
 
 FACE_M = (0.02, 10.0)  # metres, what a template may be across: units a thousandfold off are not
 MAX_SHIFT = 1.0  # of a face's size, by which a clip may begin away from its template
@@ -43,12 +39,6 @@ def load_wav(path: str | Path) -> NDArray[np.float32]:
     See `read_audio` for formats and errors. A silent file gives zeros.
     """
     return normalise(read_audio(path))
-
-
-def samples_for(frames: int, fps: int) -> int:
-    """The fewest samples S for which `mesh_frames(S, fps) >= frames`."""
-    audio_frames = -(-frames * AUDIO_FPS // fps)
-    return WINDOW + HOP * (audio_frames - 1)
 
 
 class MeshSpeechDataset(Dataset):

@@ -28,7 +28,8 @@ from files.arrays import check_file, other_model_file
 from layers.mamba import NORM_EPS, MambaLayer
 from layers.moe import MoEMambaLayer
 from layers.transformer import TransformerLayer
-from speech.features import AUDIO_FPS, fold, frame_lengths, length_mask, mesh_frames, resample
+from speech.features import fold, length_mask, resample
+from speech.timing import AUDIO_FPS, frame_lengths, mesh_frames
 from wav2vec import SpeechEncoder
 
 WINDOW_S, OVERLAP_S = 12, 2  # long audio is predicted in windows of 12 s that cross-fade over 2 s

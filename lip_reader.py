@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from layers.transformer import TransformerLayer
-from speech.features import AUDIO_FPS, length_mask, resample
+from speech.features import length_mask, resample
+from speech.timing import AUDIO_FPS
 from wav2vec import TextTeacher
 
 CENTIMETRES = 100.0  # in a metre: lip offsets in centimetres are near 1, which layers like
@@ -202,20 +203,22 @@ class LipReadingScorer:
         self.reader, self.teacher = saved.reader.to(device).eval(), teacher.to(device)
 
     @torch.inference_mode()
-    def hear(self, audio: NDArray[np.float32]) -> tuple[list[int], int]:
+    def transcribe_audio(self, audio: NDArray[np.float32]) -> tuple[list[int], int]:
         """The teacher's text of a normalised clip (S,), as character indices, and its A frames."""
         _, logits = self.teacher(torch.from_numpy(audio)[None].to(self.device))
-        return self.teacher.text(logits)[0].tolist(), logits.shape[1]
+        return self.teacher.decode_text(logits)[0].tolist(), logits.shape[1]
 
     @torch.inference_mode()
-    def read(self, vertices: NDArray, template: NDArray, n_audio_frames: int) -> list[int]:
+    def transcribe_lips(
+        self, vertices: NDArray, template: NDArray, n_audio_frames: int
+    ) -> list[int]:
         """What the reader makes of the lips of (T, V, 3) over a template (V, 3)."""
         offsets = vertices[:, self.saved.lips] - template[self.saved.lips]  # (T, L, 3)
         offsets = torch.from_numpy(offsets.astype(np.float32))[None].to(self.device)
         _, logits = self.reader(offsets, n_audio_frames)
-        return self.teacher.text(logits)[0].tolist()
+        return self.teacher.decode_text(logits)[0].tolist()
 
-    def spell(self, text: Sequence[int]) -> str:
+    def to_string(self, text: Sequence[int]) -> str:
         """Characters of a text; phones, which have several letters, with spaces between."""
         names = self.saved.characters
         words = [names[index] if index < len(names) else f"<{index}>" for index in text]

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from layers import attention
 from speech.bodies import build_body
-from speech.features import AUDIO_FPS, SpeechFeatures, fold, frame_lengths, length_mask, resample
+from speech.features import SpeechFeatures, fold, length_mask, resample
+from speech.timing import AUDIO_FPS, frame_lengths
 
 
 class SpeechEncoder(nn.Module):
@@ -81,23 +82,24 @@ class TextTeacher(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.hold(model)
+        self.set_model(model)
         self.features = SpeechFeatures(self.body)
         self.width = model.config.hidden_size
         reads = model.lm_head is not None
         self.n_characters = model.config.vocab_size if reads else 1
         self.blank = model.config.pad_token_id if reads else 0
 
-    def hold(self, model: nn.Module | None) -> None:
-        """Hear with that model from now on, or with none: its memory is free until the next."""
-        self.model = model
-        self.body = None if model is None else getattr(model, model.base_model_prefix)
-        if model is None:
-            gc.collect()  # the parts of transformers' models refer to each other in circles
-        else:
-            model.requires_grad_(False).eval()
-            if model.config.model_type == "wav2vec2":
-                attention.use_in(self.body)
+    def set_model(self, model: nn.Module) -> None:
+        """Use this CTC model, frozen, from now on."""
+        self.model = model.requires_grad_(False).eval()
+        self.body = getattr(model, model.base_model_prefix)
+        if model.config.model_type == "wav2vec2":
+            attention.use_in(self.body)
+
+    def release_model(self) -> None:
+        """Free the model's memory; `set_model` must follow before the next call."""
+        self.model = self.body = None
+        gc.collect()  # transformers' models contain reference cycles
 
     def round_weights(self, dtype: torch.dtype) -> None:
         """Hold the weights of linear layers in the dtype to which autocast rounds them anyway.
@@ -132,8 +134,11 @@ class TextTeacher(nn.Module):
             return hidden, hidden.new_zeros(*hidden.shape[:2], 1)
         return hidden, self.model.lm_head(hidden)
 
-    def text(self, logits: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
-        """Greedy CTC reading of (B, A, K) logits: a (n,) int64 tensor of characters a clip."""
+    def decode_text(self, logits: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
+        """Greedy CTC decoding of (B, A, K) logits: one (n,) int64 tensor of characters per clip.
+
+        lengths: (B,) audio frames of each clip, all A when None.
+        """
         best = logits.argmax(-1)
         clips = [row if lengths is None else row[: int(lengths[i])] for i, row in enumerate(best)]
         merged = [torch.unique_consecutive(clip) for clip in clips]

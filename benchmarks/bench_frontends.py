@@ -27,16 +27,15 @@ from common.errors import Parser, UserError, run_cli
 from config import ENCODERS, PROJECT_ROOT
 from speech.audio import normalise
 from speech.features import (
-    AUDIO_FPS,
     MEL_HOP,
     ContextLayer,
-    audio_frames,
     fold,
     log_mel,
     mel_filters,
     normalise_over_time,
     povey_window,
 )
+from speech.timing import AUDIO_FPS, audio_frames
 from synthetic.head import load_head
 from synthetic.phones import PHONES
 from synthetic.pretrain_encoder import PhoneReader, Plan, fit

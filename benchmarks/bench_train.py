@@ -39,10 +39,10 @@ from torch import Tensor
 from benchmarks.fabricate import Face, make_egg, move, speak
 from common.errors import Parser, UserError, run_cli
 from config import ENCODERS, PROJECT_ROOT, RECIPES, SAMPLE_RATE, ModelConfig, TrainConfig
-from data_loader import collate, samples_for
+from data_loader import collate
 from dataset.batch_plan import BatchPlan, BucketedBatches
 from speech.audio import normalise
-from speech.features import mesh_frames
+from speech.timing import mesh_frames, samples_for
 
 SEED = 1
 FPS, V, N_LIPS = 30, 5_023, 254  # of VOCASET and FLAME's lips

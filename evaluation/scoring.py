@@ -197,13 +197,13 @@ def reading_scores(
     judge: LipReadingScorer, audio: NDArray, predicted: NDArray, truth: NDArray, template: NDArray
 ) -> dict[str, Any]:
     """Character error rates of predicted, true and motionless lips; NaN when nothing is heard."""
-    heard, n_audio_frames = judge.hear(audio)
+    heard, n_audio_frames = judge.transcribe_audio(audio)
     still = motionless(template, len(truth))
     read = {
-        end: judge.read(vertices, template, n_audio_frames)
+        end: judge.transcribe_lips(vertices, template, n_audio_frames)
         for end, vertices in (("", predicted), ("_truth", truth), ("_motionless", still))
     }
     row: dict[str, Any] = {"characters": len(heard)}
     for end, text in read.items():
         row[f"cer{end}"] = edit_distance(text, heard) / len(heard) if heard else math.nan
-    return row | {"heard": judge.spell(heard), "read": judge.spell(read[""])}
+    return row | {"heard": judge.to_string(heard), "read": judge.to_string(read[""])}

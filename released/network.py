@@ -30,7 +30,8 @@ from config import ModelConfig
 from layers.mamba import Mamba
 from layers.transformer import ROTARY_BASE, attend
 from speech.bodies import build_body
-from speech.features import AUDIO_FPS, HOP, WINDOW, audio_frames, fold
+from speech.features import fold
+from speech.timing import AUDIO_FPS, HOP, WINDOW, audio_frames
 
 EXPERT_GROWTH = 4  # an expert's inner width / D
 CHUNK_S = 20  # the encoder's convolutions run over so much audio at once

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from config import SAMPLE_RATE
 from files.arrays import check_file
+from speech.timing import MIN_SAMPLES
 
-ENCODER_WINDOW, ENCODER_HOP = 400, 320  # samples, wav2vec 2.0
-MIN_SAMPLES = ENCODER_WINDOW + ENCODER_HOP  # two windows: the least that makes a frame at 25 fps
 RATES = (4_000, 384_000)  # Hz, what is believed of a header
 BLOCK_SAMPLES = 1 << 20  # samples a channel read at once, so that 8 channels cost no memory
 ZERO_CROSSINGS = 32  # of the resampling filter, each side

@@ -14,30 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from config import SAMPLE_RATE
+from speech.timing import AUDIO_FPS, WINDOW, audio_frames, frame_lengths
 
-AUDIO_FPS = 50  # Hz, wav2vec 2.0: 16,000 / 320
-HOP = 320  # samples between two audio frames
-WINDOW = 400  # samples an audio frame of wav2vec 2.0 sees
 MEL_HOP, MEL_BINS, MEL_FFT = 160, 80, 512  # w2v-BERT 2.0: 10 ms hop, 80 bands, 512-point FFT
 PCM_SCALE = 2.0**15  # Kaldi computes energies of 16 bit integers
 MEL_FLOOR = 1.192092955078125e-07  # Kaldi's float epsilon
-
-
-def audio_frames(n_samples: int) -> int:
-    """Number of 50 Hz frames A of a clip: (S - 400) // 320 + 1; the remainder is dropped."""
-    if n_samples < WINDOW:
-        raise ValueError(f"{n_samples} samples are fewer than one window of {WINDOW}")
-    return (n_samples - WINDOW) // HOP + 1
-
-
-def frame_lengths(n_samples: Tensor) -> Tensor:
-    """`audio_frames` of a (B,) tensor of sample counts."""
-    return (n_samples - WINDOW) // HOP + 1
-
-
-def mesh_frames(n_samples: int, fps: int) -> int:
-    """Number of mesh frames T = A * fps // 50 that the network predicts for a clip."""
-    return audio_frames(n_samples) * fps // AUDIO_FPS
 
 
 def resample(

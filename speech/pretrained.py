@@ -93,7 +93,7 @@ def load_config(source: str) -> Any:
     from transformers.utils import logging
 
     from speech.bodies import ctc_class
-    from speech.features import HOP
+    from speech.timing import HOP
 
     logging.disable_progress_bar()  # of "Loading weights"
     for name in HUB_LOGGERS:  # an error of ours says it in one line

@@ -31,7 +31,8 @@ from common.device import pick_device
 from common.errors import Parser, UserError, run_cli, writable_folder
 from config import ENCODERS, PROJECT_ROOT
 from speech.bodies import build_ctc
-from speech.features import AUDIO_FPS, SpeechFeatures
+from speech.features import SpeechFeatures
+from speech.timing import AUDIO_FPS
 from synthetic.filterbank import init_filterbank
 from synthetic.phones import PHONES
 from synthetic.speech import N_CHANNELS, SpeechPool

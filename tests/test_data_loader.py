@@ -13,11 +13,11 @@ import torch
 
 from common.errors import UserError
 from config import DatasetSpec, Split
-from data_loader import MeshSpeechDataset, collate, load_wav, samples_for
+from data_loader import MeshSpeechDataset, collate, load_wav
 from dataset.batch_loader import PlannedLoader
 from dataset.batch_plan import BucketedBatches
 from speech.audio import normalise, read_audio, resample_audio
-from speech.features import mesh_frames
+from speech.timing import mesh_frames, samples_for
 
 V = 7
 RATES = (8_000, 11_025, 16_000, 22_000, 22_050, 44_100, 48_000, 96_000)

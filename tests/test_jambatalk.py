@@ -11,7 +11,7 @@ import jambatalk
 from common.errors import UserError
 from config import SYNTHETIC, ModelConfig
 from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
-from speech.features import mesh_frames
+from speech.timing import mesh_frames
 
 V = 7
 ENCODER = dict(

@@ -37,7 +37,7 @@ class Teacher(torch.nn.Module):
         logits = torch.nn.functional.one_hot(audio.long(), K).float()
         return torch.zeros(*audio.shape, WIDTH), logits
 
-    def text(self, logits: torch.Tensor) -> list[torch.Tensor]:
+    def decode_text(self, logits: torch.Tensor) -> list[torch.Tensor]:
         merged = [torch.unique_consecutive(row) for row in logits.argmax(-1)]
         return [row[row != self.blank] for row in merged]
 
@@ -125,23 +125,23 @@ def test_the_judge_hears_the_audio_and_reads_only_the_lips(
     reader: LipReader, rng: np.random.Generator
 ) -> None:
     judge = judge_of(reader)
-    heard, n_audio_frames = judge.hear(np.array([0, 2, 2, 0, 2, 5], np.float32))
-    assert (heard, n_audio_frames, judge.spell(heard)) == ([2, 2, 5], 6, "bbe")
+    heard, n_audio_frames = judge.transcribe_audio(np.array([0, 2, 2, 0, 2, 5], np.float32))
+    assert (heard, n_audio_frames, judge.to_string(heard)) == ([2, 2, 5], 6, "bbe")
     template = rng.normal(size=(8, 3)).astype(np.float32)
     vertices = (template + rng.normal(size=(13, 8, 3))).astype(np.float32)
-    read = judge.read(vertices, template, 26)
+    read = judge.transcribe_lips(vertices, template, 26)
     vertices[:, [1, 4, 7]] += 5.0  # no lips
-    assert judge.read(vertices, template, 26) == read
-    assert judge.read(vertices + 2, template + 2, 26) == read
+    assert judge.transcribe_lips(vertices, template, 26) == read
+    assert judge.transcribe_lips(vertices + 2, template + 2, 26) == read
     with torch.no_grad():
         offsets = torch.from_numpy(vertices - template)[None, :, [6, 0, 3, 2, 5]]
-        expected = Teacher().text(reader(offsets, 26)[1])[0].tolist()
+        expected = Teacher().decode_text(reader(offsets, 26)[1])[0].tolist()
     assert read == expected
 
 
 def test_phones_are_spelt_with_spaces_and_unknown_characters_by_number(reader: LipReader) -> None:
-    assert judge_of(reader, ["sil", "aa", "b"]).spell([1, 2, 6]) == "aa b <6>"
-    assert judge_of(reader, ["<pad>", "a", "b"]).spell([2, 1, 2]) == "bab"
+    assert judge_of(reader, ["sil", "aa", "b"]).to_string([1, 2, 6]) == "aa b <6>"
+    assert judge_of(reader, ["<pad>", "a", "b"]).to_string([2, 1, 2]) == "bab"
 
 
 def test_a_teacher_of_another_kind_is_refused(reader: LipReader) -> None:

@@ -94,7 +94,7 @@ def test_a_body_without_a_ctc_head_has_features_and_no_text(
     assert said.count("\n") == 1 and "no CTC head (lm_head), so it reads no text" in said
     features, logits = teacher(torch.randn(1, 8_000))
     assert features.shape == (1, 24, 32) and logits.shape == (1, 24, 1)
-    assert len(teacher.text(logits)[0]) == 0
+    assert len(teacher.decode_text(logits)[0]) == 0
 
 
 def test_spec_augment_leaves_clips_shorter_than_its_mask_whole() -> None:

@@ -205,14 +205,14 @@ class ScriptedJudge:
     def __init__(self, heard: list[int], *texts: list[int]) -> None:
         self.heard, self.texts = heard, list(texts)
 
-    def hear(self, audio: np.ndarray) -> tuple[list[int], int]:
+    def transcribe_audio(self, audio: np.ndarray) -> tuple[list[int], int]:
         return self.heard, 9
 
-    def read(self, vertices: np.ndarray, template: np.ndarray, n_audio_frames: int) -> list[int]:
+    def transcribe_lips(self, vertices: np.ndarray, template: np.ndarray, n_audio_frames: int) -> list[int]:
         assert n_audio_frames == 9
         return self.texts.pop(0)
 
-    def spell(self, text: list[int]) -> str:
+    def to_string(self, text: list[int]) -> str:
         return "".join(map(str, text))
 
 

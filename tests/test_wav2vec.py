@@ -10,17 +10,16 @@ from common.errors import UserError
 from config import ENCODERS
 from speech.bodies import build_body
 from speech.features import (
-    audio_frames,
     fold,
     log_mel,
     mel_filters,
-    mesh_frames,
     normalise_over_time,
     povey_window,
     receptive_field,
     resample,
 )
 from speech.pretrained import load_pretrained
+from speech.timing import audio_frames, mesh_frames
 from wav2vec import SpeechEncoder, TextTeacher
 
 TINY = {
@@ -141,6 +140,6 @@ def test_teacher_stays_in_evaluation_mode_and_reads_greedily() -> None:
     logits = torch.full((1, 6, 40), -1.0)
     for frame, character in enumerate([0, 7, 7, 0, 7, 3]):
         logits[0, frame, character] = 1.0
-    assert teacher.text(logits)[0].tolist() == [7, 7, 3]
+    assert teacher.decode_text(logits)[0].tolist() == [7, 7, 3]
     audio = torch.randn(1, 4_000)
     torch.testing.assert_close(teacher(audio)[0], teacher(audio)[0], rtol=0, atol=0)

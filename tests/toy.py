@@ -16,7 +16,7 @@ from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
 from jambatalk import JambaTalk
 from lip_reader import LipReader
 from speech.bodies import build_ctc
-from speech.features import mesh_frames
+from speech.timing import mesh_frames
 from synthetic.pretrain_encoder import PhoneReader, save
 from training import run as training_run
 from training.networks import Networks

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from config import TrainConfig
-from speech.features import frame_lengths, length_mask
+from speech.features import length_mask
+from speech.timing import frame_lengths
 from training.losses import (
     Sizes,
     closure_weight,

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from files.cache import Cache, NoCache, model_key
-from speech.features import frame_lengths
 from speech.pretrained import load_pretrained
+from speech.timing import frame_lengths
 from training.networks import Networks
 from training.processes import Group
 
@@ -75,7 +75,7 @@ class Hearing:
         group.gather(None)  # whoever comes first waits here, for then little is left to hear
         kept += self._keep(sounds, [index for share in shares[1:] for index in share], group)
         if all(kept):
-            self.teacher.hold(None)
+            self.teacher.release_model()
 
     def _keep(self, sounds: Sounds, indices: Sequence[int], group: Group) -> list[bool]:
         """Have clips in the cache; which of them then are."""
@@ -115,7 +115,7 @@ class Hearing:
         with torch.autocast(self.device.type, self.dtype, enabled=lower):
             conv = teacher.features.convolve(teacher.body, audio, lengths)
             features, logits = teacher(audio, lengths, conv)
-        texts = teacher.text(logits, None if lengths is None else frame_lengths(lengths))
+        texts = teacher.decode_text(logits, None if lengths is None else frame_lengths(lengths))
         return Heard(conv.float() if self.shared else None, features.float(), texts)
 
     def _hear_clip(self, key: str, audio: Tensor) -> dict[str, Tensor]:
@@ -145,7 +145,7 @@ class Hearing:
                 f"--wav2vec2 {self.source}: its weights changed while the run needed them (the "
                 "cache has lost an entry); put them back, then --resume"
             )
-        self.teacher.hold(model)
+        self.teacher.set_model(model)
         self._round()
 
     def _round(self) -> None:
