@@ -12,6 +12,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 from common.errors import Parser, UserError, run_cli, writable_folder
 from common.overrides import from_dict, override, parse_settings, with_base
 from common.stop_signals import Stop, stopping

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 from numpy.typing import NDArray
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 from common.errors import Parser, run_cli
 from released.weights import convert
 from released.weights import load_release as load_release

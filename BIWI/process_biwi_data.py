@@ -29,11 +29,13 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also run as a plain script
+
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also run as a plain script
 
 from BIWI.frames import in_order, normalise, read_frames
 from BIWI.prepared import (

@@ -15,6 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 import soundfile
 

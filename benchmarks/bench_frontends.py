@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 import torch
 from torch import Tensor, nn

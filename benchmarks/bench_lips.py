@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 
 from benchmarks.lips import LipScores, judge_meshes, rule_curves

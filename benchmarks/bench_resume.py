@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 
 from benchmarks.watched_run import (

@@ -26,6 +26,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import torch
 from torch import Tensor
 

@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 import torch
 from torch import Tensor

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 
 from common.errors import UserError, run_cli

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 
 from common.errors import Parser, run_cli

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 from tqdm import tqdm
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT
 from jambatalk import load_checkpoint, save_checkpoint

@@ -1,5 +1,7 @@
 """Every script, as typed: bad input is one line on stderr and exit code 2; help is help."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +40,7 @@ def test_bad_input_is_one_line_and_exit_code_2(script: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--dataset", "no/such"], "--dataset no/such: neither a recipe (synthetic, vocaset, BIWI"),
         (["--dataset", "vocaset", "--set", "model.n_head=4"], "did you mean model.n_heads"),
@@ -50,10 +52,10 @@ def test_bad_input_is_one_line_and_exit_code_2(script: str, tmp_path: Path) -> N
         (["--from", "nowhere"], "--from nowhere/run.json"),
     ],
 )
-def test_main_says_in_one_line_and_at_once_what_it_lacks(
-    flags: list[str], said: str, tmp_path: Path
+def test_main_reports_bad_flags_in_one_line_before_torch_is_imported(
+    flags: list[str], message: str, tmp_path: Path
 ) -> None:
-    """At once: before torch and transformers are imported, which takes ten seconds on a laptop."""
+    """Importing torch and transformers takes ten seconds on a laptop."""
     code = (
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport main\n"
         "code = main.run_cli(main.main)\n"
@@ -63,14 +65,14 @@ def test_main_says_in_one_line_and_at_once_what_it_lacks(
     command = [sys.executable, "-c", code, *flags, "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert said in done.stderr and done.stdout == "[]\n"
+    assert message in done.stderr and done.stdout == "[]\n"
 
 
 def test_help_names_the_flags_that_users_of_this_field_know() -> None:
     assert {"--dataset", "--mode", "--wav2vec2"} <= set(typed("main.py", "--help").stdout.split())
-    said = typed("demo.py", "--help").stdout
+    demo_help = typed("demo.py", "--help").stdout
     for flag in ("--wav_path", "--subject", "--checkpoint", "--template", "--out", "--no_video"):
-        assert flag in said
+        assert flag in demo_help
 
 
 @pytest.mark.parametrize("script", ["demo.py", "metrics.py", "-m benchmarks.bench_scan"])
@@ -78,3 +80,72 @@ def test_a_flag_that_does_not_exist_is_one_line(script: str) -> None:
     done = typed(script, "--frobnicate", "1")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+BARE_SCRIPTS = [
+    *sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text()),
+    "vocaset/process_voca_data.py",
+    "BIWI/process_biwi_data.py",
+    "-m synthetic.make_corpus",
+    "-m benchmarks.bench_scan",
+]
+
+
+def without_packages(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter with the standard library alone (-S: no site-packages)."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, "-S", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("script", BARE_SCRIPTS)
+def test_a_missing_package_is_one_line_with_the_remedy(script: str) -> None:
+    done = without_packages(*script.split(), "--help")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: package ") and done.stderr.count("\n") == 1
+    assert f"not installed for {sys.executable}; " in done.stderr
+    assert "the project's environment: " in done.stderr and "activate" in done.stderr
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project of one script, run.py, whose imports are to be appended."""
+    (tmp_path / "common").mkdir()
+    shutil.copy(ROOT / "common/interpreter.py", tmp_path / "common")
+    (tmp_path / "requirements.txt").write_text("torch==2.13.0\nimageio-ffmpeg>=0.5.1\n")
+    (tmp_path / "run.py").write_text("import common.interpreter\n")
+    return tmp_path
+
+
+def error_of(project: Path, line: str) -> str:
+    with (project / "run.py").open("a") as file:
+        file.write(line)
+    done = without_packages("run.py", folder=project)
+    assert done.returncode == (2 if done.stderr.startswith("error: ") else 1)
+    return done.stderr
+
+
+def test_an_environment_that_exists_is_to_be_activated(project: Path) -> None:
+    (project / ".venv").mkdir()
+    error = error_of(project, "import imageio_ffmpeg")
+    assert error.startswith("error: package imageio_ffmpeg: not installed for ")
+    assert error.split("; ")[1] in (
+        "activate the project's environment: source .venv/bin/activate\n",
+        "activate the project's environment: .venv\\Scripts\\activate\n",
+    )
+
+
+def test_an_environment_that_does_not_exist_is_to_be_made(project: Path) -> None:
+    assert "make demo, or python -m venv .venv, " in error_of(project, "import torch.nn")
+
+
+@pytest.mark.parametrize("line", ["import common.gone", "import gone", "1 / 0"])
+def test_errors_of_the_project_itself_keep_their_traceback(project: Path, line: str) -> None:
+    assert error_of(project, line).startswith("Traceback")
+
+
+def test_an_old_python_is_one_line(project: Path) -> None:
+    error = error_of(project, "import sys; sys.version_info = (3, 8, 1)\nint | None and list[gone]")
+    assert error.startswith("error: Python 3.8, expected 3.10 or newer; set up the project's")

@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also run as a plain script
+
+import common.interpreter  # noqa: F401  first: explains missing packages
+
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also run as a plain script
 
 from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT, VOCASET
