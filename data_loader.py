@@ -21,16 +21,13 @@ from torch.utils.data import Dataset
 from common.errors import UserError
 from common.failures import too_long
 from config import SAMPLE_RATE, DatasetSpec
+from dataset.faces import FACE_M, misfit
 from dataset.prepared import find_audio, find_clips
 from files.arrays import load_npy
 from files.meshes import load_templates
 from speech.audio import normalise, read_audio
 from speech.decoded_audio import DecodedAudio
 from speech.timing import MIN_SAMPLES, mesh_frames, samples_for
-
-FACE_M = (0.02, 10.0)  # metres, what a template may be across: units a thousandfold off are not
-MAX_SHIFT = 1.0  # of a face's size, by which a clip may begin away from its template
-MAX_APART = 0.2  # of a face's size, the mean distance of a clip's vertices from the template's
 
 
 def load_wav(path: str | Path) -> NDArray[np.float32]:
@@ -246,31 +243,6 @@ class Sounds(Sequence[tuple[str, NDArray[np.float32]]]):
 def key_of(audio: NDArray[np.float32]) -> str:
     """Under which is kept what is heard of an unchanged clip."""
     return hashlib.sha256(audio).hexdigest()
-
-
-def misfit(face: NDArray, template: NDArray) -> str:
-    """What is wrong with a captured face (V, 3) for its template (V, 3), in words; "" if nothing.
-
-    A head may turn and move a little; a face of another scale, place or order of vertices would
-    only teach the network noise.
-    """
-    size = np.ptp(template, axis=0).max()
-    extent = np.ptp(face, axis=0).max()
-    if not 0.5 * size < extent < 2.0 * size:
-        return f"is {extent:.4g} across, its template {size:.4g}: another scale or another mesh"
-    shift = face.mean(axis=0) - template.mean(axis=0)
-    if np.linalg.norm(shift) > MAX_SHIFT * size:
-        return (
-            f"lies {np.linalg.norm(shift):.4g} from its template, which is {size:.4g} across: "
-            "bring both to one place"
-        )
-    apart = np.linalg.norm(face - shift - template, axis=1).mean()
-    if apart > MAX_APART * size:
-        return (
-            f"has its vertices {apart:.4g} from those of its template on average, which is "
-            f"{size:.4g} across: they stand in another order"
-        )
-    return ""
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

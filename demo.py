@@ -23,8 +23,10 @@ from tqdm import tqdm
 
 from common.errors import Parser, UserError, run_cli, writable_folder
 from config import PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
+from dataset.faces import choose_face, faces_of
 from files.arrays import check_file
-from rendering.face import appearance, choose_face, faces_of, load_model
+from rendering.animation import count_frames
+from rendering.face import appearance
 from synthetic.head import HEAD_FILE, channel_basis, load_head
 
 DEMO_FOLDER = PROJECT_ROOT / "demo/wav"
@@ -144,27 +146,6 @@ def bundled_recording() -> Path:
     return recordings[0]
 
 
-def cover(
-    predicted: Iterator[NDArray], model_fps: int, fps: int, n_frames: int
-) -> Iterator[NDArray]:
-    """`n_frames` meshes (V, 3) at `fps` from the `predicted` ones at `model_fps`.
-
-    Between the model's frames motion is linear; after its last one the pose is held.
-    """
-    here = next(predicted)
-    after, index = next(predicted, here), 0
-    for frame in range(n_frames):
-        whole, rest = divmod(frame * model_fps, fps)
-        while index < whole:
-            here, after, index = after, next(predicted, after), index + 1
-        yield here if rest == 0 else here + np.float32(rest / fps) * (after - here)
-
-
-def count_frames(samples: int, fps: int) -> int:
-    """How many frames cover `samples` of sound at 16 kHz: a begun frame counts."""
-    return -(-samples * fps // SAMPLE_RATE)
-
-
 def blink_curve(n_frames: int, fps: int, seed: int = 1) -> NDArray[np.float32]:
     """(n_frames,) lid closure, 0 open to 1 shut, of a person who blinks at ease."""
     generator = np.random.default_rng(seed)
@@ -193,8 +174,6 @@ def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, 
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for mesh in meshes:
-            if not np.isfinite(mesh).all():
-                raise UserError("the model's motion is not finite; its checkpoint must be broken")
             file.write(np.ascontiguousarray(mesh, dtype="<f4").data)
 
 
@@ -222,22 +201,14 @@ def draw(plan: Plan, renderer, vertices: NDArray, fps: int) -> None:
     write_video(path, progress, len(vertices), fps, plan.wav_path)
 
 
-def predict(model, audio: NDArray, template: NDArray) -> Iterator[NDArray]:
-    """The model's meshes (V, 3), one after the other, at its own rate."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    sound, face = torch.from_numpy(audio).to(device), torch.from_numpy(template).to(device)
-    for chunk in model.to(device).stream(sound, face):
-        yield from chunk.cpu().numpy()
-
-
 def run(plan: Plan) -> Path:
     """Read, predict, draw, write; the path of the video, or of the vertices with --no_video."""
     from data_loader import load_wav
+    from jambatalk import load_checkpoint
 
     audio = load_wav(plan.wav_path)
-    model, spec = load_model(plan.checkpoint, plan.dataset)
+    checkpoint = load_checkpoint(plan.checkpoint, plan.dataset)
+    spec = checkpoint.spec
     if plan.blink and spec.path(spec.topology) != HEAD_FILE:
         raise UserError(f"--blink: only the synthetic head can, this model is for {spec.name}")
     name, template = choose_face(spec, plan.subject, plan.template)
@@ -245,7 +216,7 @@ def run(plan: Plan) -> Path:
     n_frames = count_frames(len(audio), fps)
     seconds = len(audio) / SAMPLE_RATE
     print(f"{plan.wav_path}: {seconds:.2f} s for the face {name}, {n_frames} frames at {fps} fps")
-    meshes = cover(predict(model, audio, template), spec.fps, fps, n_frames)
+    meshes = checkpoint.meshes(audio, template, fps)
     if plan.blink:
         meshes = with_blinks(meshes, n_frames, fps)
     return write(plan, spec, (name, template), meshes, n_frames)

@@ -10,28 +10,36 @@ B batch, S samples at 16 kHz, T mesh frames, V vertices, D decoder width, k·C e
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from common.errors import UserError
+from common.device import pick_device
+from common.errors import UserError, reason_of
 from common.overrides import from_dict
-from config import DatasetSpec, ModelConfig
+from config import PROJECT_ROOT, DatasetSpec, ModelConfig
 from files.arrays import check_file, other_model_file
-from layers.mamba import NORM_EPS, MambaLayer
+from files.models import save_model_file
+from layers import NORM_EPS
+from layers.lean_linear import CoarseBackward
+from layers.mamba import MambaLayer
 from layers.moe import MoEMambaLayer
 from layers.transformer import TransformerLayer
+from rendering.animation import count_frames, resample_motion
 from speech.features import fold, length_mask, resample
 from speech.timing import AUDIO_FPS, frame_lengths, mesh_frames
 from wav2vec import SpeechEncoder
 
+if TYPE_CHECKING:
+    from released.network import ReleasedJambaTalk
+
+DEFAULT_CHECKPOINT = PROJECT_ROOT / "synthetic/model.safetensors"
 WINDOW_S, OVERLAP_S = 12, 2  # long audio is predicted in windows of 12 s that cross-fade over 2 s
 HEADER = "jambatalk"  # key of the JSON in a model file's header
 
@@ -47,31 +55,6 @@ def make_layer(kind: str, config: ModelConfig) -> nn.Module:
     if kind == "A":
         return TransformerLayer(c.d_model, c.d_ff, c.n_heads, c.n_kv_heads, c.rope_rank, c.dropout)
     raise ValueError(f"layout letter {kind!r}; wanted M, E or A")
-
-
-class CoarseBackward(torch.autograd.Function):
-    """x · Wᵀ + b in float32, whose gradients by x and W are computed in bfloat16, as autocast's.
-
-    What is shown needs the digits; the gradient of a layer this wide is a sum over thousands of
-    vertices or frames, accumulated in float32, and is rounded to bfloat16 one layer further down.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """x: (B, T, D); weight: (3V, D); bias: (3V,). Returns (B, T, 3V)."""
-        ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of x, weight and bias, float32."""
-        x, weight = ctx.saved_tensors
-        gradient = gradient.flatten(0, -2)  # (B·T, 3V)
-        coarse = gradient.bfloat16()
-        by_x = (coarse @ weight.bfloat16()).float().view_as(x)
-        by_weight = (coarse.T @ x.flatten(0, -2).bfloat16()).float()
-        return by_x, by_weight, gradient.sum(0)
 
 
 class VertexHead(nn.Module):
@@ -205,6 +188,34 @@ class JambaTalk(nn.Module):
         return torch.cat(list(self.stream(audio, template)))
 
 
+class Checkpoint(NamedTuple):
+    """A trained model and the data set that it was trained on: `model, spec = load_checkpoint()`.
+
+    model: a `JambaTalk`, or a `released.network.ReleasedJambaTalk` for published weights.
+    """
+
+    model: "JambaTalk | ReleasedJambaTalk"
+    spec: DatasetSpec
+
+    def meshes(
+        self, audio: NDArray[np.float32], template: NDArray[np.float32], fps: int
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield vertices (V, 3) at `fps` frames a second that cover the whole clip, in order.
+
+        audio: (S,) as `data_loader.load_wav` returns it; template: (V, 3) in the data set's unit.
+        Runs on the GPU if there is one. Raises `UserError` where the motion is not finite.
+        """
+        device = pick_device()[0]
+        inputs = (torch.from_numpy(array).to(device) for array in (audio, template))
+        chunks = self.model.to(device).stream(*inputs)
+        predicted = (mesh for chunk in chunks for mesh in chunk.cpu().numpy())
+        n_frames = count_frames(len(audio), fps)
+        for mesh in resample_motion(predicted, self.spec.fps, fps, n_frames):
+            if not np.isfinite(mesh).all():
+                raise UserError("the predicted motion is not finite; use another checkpoint")
+            yield mesh
+
+
 def save_checkpoint(
     path: str | Path, model: JambaTalk, spec: DatasetSpec, half: bool = False
 ) -> None:
@@ -212,51 +223,62 @@ def save_checkpoint(
 
     half: store weights as float16 (they are read back as float32).
     """
-    from safetensors.torch import save_file
-
-    path = Path(path)
     header = {"model": dataclasses.asdict(model.config), "dataset": dataclasses.asdict(spec)}
     dtype = torch.float16 if half else torch.float32
     weights = {
         name: value.detach().to("cpu", dtype).contiguous()
         for name, value in model.state_dict().items()
     }
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(weights, temporary, metadata={HEADER: json.dumps(header)})
-    temporary.chmod(0o644)  # safetensors makes files that only their owner can read
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    save_model_file(path, weights, HEADER, header)
 
 
-def load_checkpoint(path: str | Path) -> tuple[JambaTalk, DatasetSpec]:
-    """The model of a file written by `save_checkpoint`, in evaluation mode, and its data spec.
+def load_checkpoint(path: str | Path | None = None, dataset: str | None = None) -> Checkpoint:
+    """The model and data set of a checkpoint, in evaluation mode on the CPU.
 
-    No flag, no network, nothing unpickled. Raises `UserError` for a missing or foreign file.
+    path: a file that `save_checkpoint` wrote, or the authors' published weights (vocaset.pth,
+    biwi.pth, or what release.py makes of them); None loads the bundled model. dataset: a key of
+    `config.RECIPES`, needed only where published weights fit several data sets. Nothing is
+    downloaded or unpickled. Raises `UserError` for a file that is missing, damaged or of another
+    kind, and for a `dataset` that the model is not for.
     """
+    from released.topology import published_dataset
+    from released.weights import is_release, load_release
+
+    path = DEFAULT_CHECKPOINT if path is None else Path(path)
+    if is_release(path):
+        model = load_release(path)
+        return Checkpoint(model, published_dataset(path, dataset, model.config))
+    checkpoint = _load_own(check_file(path, "checkpoint"))
+    if dataset not in (None, checkpoint.spec.name):
+        raise UserError(f"dataset {dataset}: {path} is a model for {checkpoint.spec.name}")
+    return checkpoint
+
+
+def _load_own(path: Path) -> Checkpoint:
+    """The content of a file that `save_checkpoint` wrote."""
     from safetensors import SafetensorError, safe_open
 
-    path = check_file(path, "checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        found = other_model_file(path) or f"not a whole .safetensors file ({error})"
-        raise UserError(f"checkpoint {path}: {found}") from error
+        kind = other_model_file(path) or f"not a whole .safetensors file ({reason_of(error)})"
+        raise UserError(f"checkpoint {path}: {kind}") from error
     if header is None:
-        found = other_model_file(path)
-        wanted = f"no {HEADER} header; main.py writes model files that have one"
-        raise UserError(f"checkpoint {path}: {found or wanted}")
+        kind = other_model_file(path) or f"no {HEADER} header, which main.py writes"
+        raise UserError(f"checkpoint {path}: {kind}; give a model file of this project")
     try:
         values = json.loads(header)
         model = JambaTalk(from_dict(ModelConfig, values["model"]))
         spec = from_dict(DatasetSpec, values["dataset"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"checkpoint {path}: its header makes no model ({error})") from error
+        raise UserError(
+            f"checkpoint {path}: its header does not describe a model ({reason_of(error)})"
+        ) from error
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"checkpoint {path}: weights do not fit its config ({reason})") from error
-    return model.eval(), spec
+    return Checkpoint(model.eval(), spec)

@@ -223,7 +223,7 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group, sto
     """Train into `out`; `out`/best.safetensors is the best model of validation."""
     from common.device import large_pages
     from data_loader import MeshSpeechDataset
-    from jambatalk import load_checkpoint
+    from jambatalk import JambaTalk, load_checkpoint
     from speech.pretrained import encoder_of
     from training.resume import find_state, longer_run_hint
     from training.run import Options, Run
@@ -236,7 +236,9 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace, group: Group, sto
     if state is not None and state["epoch"] > epochs:
         print(f"finished: all {epochs} epochs of {out} are done; {longer_run_hint(out, 'N')}")
         return
-    start = load_checkpoint(args.init)[0] if args.init and state is None else None
+    start = load_checkpoint(args.init).model if args.init and state is None else None
+    if not isinstance(start, JambaTalk | None):
+        raise UserError(f"--init {args.init}: published weights cannot be trained further")
     cache = None if args.cache == "off" else args.cache
     validation = MeshSpeechDataset(recipe.dataset, "val", cache=cache)
     batches = training_batches(recipe, args.workers, group, cache)

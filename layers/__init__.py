@@ -1,1 +1,3 @@
-"""The decoder's layers and the selective scan; they take plain numbers, never a config."""
+"""The decoder's layers and the selective scan. They take plain numbers, never a config."""
+
+NORM_EPS = 1e-5  # of every RMSNorm in the decoder, as mamba_ssm's

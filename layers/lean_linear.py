@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -60,6 +61,32 @@ def _rounded(weight: Tensor) -> Tensor:
 def _rows(x: Tensor) -> Tensor:
     """(..., D) as (n, D)."""
     return x.reshape(-1, x.shape[-1])
+
+
+class CoarseBackward(torch.autograd.Function):
+    """x · Wᵀ + b in float32, with the gradients of x and W computed in bfloat16 as by autocast.
+
+    The output of the vertex head needs float32: bfloat16 would move vertices by 0.4 %. Its
+    gradients are sums over thousands of vertices or frames, accumulated in float32, and the layer
+    below rounds them to bfloat16 in any case.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x: (B, T, D); weight: (3V, D); bias: (3V,). Returns (B, T, 3V)."""
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, weight and bias, float32."""
+        x, weight = ctx.saved_tensors
+        gradient = gradient.flatten(0, -2)  # (B·T, 3V)
+        coarse = gradient.bfloat16()
+        by_x = (coarse @ weight.bfloat16()).float().view_as(x)
+        by_weight = (coarse.T @ x.flatten(0, -2).bfloat16()).float()
+        return by_x, by_weight, gradient.sum(0)
 
 
 class LeanLinear(nn.Linear):

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layers import NORM_EPS
 from layers.selective_scan import resolve_backend, selective_scan
 
-NORM_EPS = 1e-5  # of every RMSNorm, as mamba_ssm's
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes, mamba_ssm's Mamba
 FUSED_TAPS = (2, 3, 4)  # of causal_conv1d's kernel: https://github.com/Dao-AILab/causal-conv1d
 

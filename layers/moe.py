@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers.mamba import MLP, NORM_EPS, Mamba
+from layers import NORM_EPS
+from layers.mamba import MLP, Mamba
 
 
 class TopKRouter(nn.Module):

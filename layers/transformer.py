@@ -14,9 +14,8 @@ Glossary:
 import torch
 from torch import Tensor, nn
 
-from layers import attention
+from layers import NORM_EPS, attention
 
-NORM_EPS = 1e-5  # of every RMSNorm, as in mamba.py
 ROTARY_BASE = 10_000.0  # RoFormer (arXiv 2104.09864), equation 15
 
 

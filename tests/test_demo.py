@@ -14,7 +14,7 @@ import torch
 import demo
 from common.errors import EXIT_BAD_INPUT, UserError, run_cli
 from config import SAMPLE_RATE, DatasetSpec, ModelConfig
-from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
+from jambatalk import Checkpoint, JambaTalk, load_checkpoint, save_checkpoint
 from synthetic.head import load_head
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,22 +150,6 @@ def test_blinks_shut_the_eyes_and_nothing_else(run, tmp_path):
 # ---- time --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("samples", "fps", "frames"), [(16_000, 30, 30), (16_001, 30, 31), (1_600, 25, 3), (1, 60, 1)]
-)
-def test_frames_cover_the_sound(samples, fps, frames):
-    assert demo.count_frames(samples, fps) == frames
-
-
-def test_other_rates_interpolate_linearly_and_hold_the_end():
-    ramp = np.arange(4, dtype=np.float32).reshape(4, 1, 1)  # frame t is at t
-    double = np.ravel(list(demo.cover(iter(ramp), 30, 60, 9)))
-    np.testing.assert_allclose(double, [0, 0.5, 1, 1.5, 2, 2.5, 3, 3, 3])
-    slower = np.ravel(list(demo.cover(iter(ramp), 30, 20, 3)))
-    np.testing.assert_allclose(slower, [0, 1.5, 3])
-    np.testing.assert_array_equal(list(demo.cover(iter(ramp), 30, 30, 4)), ramp)
-
-
 def test_a_blink_shuts_fast_and_opens_whole():
     curve = demo.blink_curve(60 * 100, 100)
     assert curve.max() > 0.99 and curve.min() == 0.0
@@ -236,7 +220,7 @@ def test_a_template_in_another_unit_is_refused_before_anything_is_predicted(
         raise AssertionError("predicted for nothing")
         yield
 
-    monkeypatch.setattr(demo, "predict", never)
+    monkeypatch.setattr(Checkpoint, "meshes", never)
     wav, ada = noise(tmp_path / "a.wav", 0.5), load_head().templates["ada"]  # in metres
     for scale, fix in ((1000, "0.001"), (100, "0.01"), (0.001, "1000"), (5.4, "0.19")):
         face = write_face(tmp_path / "me.obj", scale * ada)
@@ -307,17 +291,16 @@ def test_a_renderer_that_cannot_draw_stops_before_the_network_works(run, tmp_pat
         yield
 
     monkeypatch.setitem(renderer.RENDERERS, "software", refuse)
-    monkeypatch.setattr(demo, "predict", never)
+    monkeypatch.setattr(Checkpoint, "meshes", never)
     wav = noise(tmp_path / "a.wav", 0.5)
     assert "no OpenGL" in refusal(run("--wav_path", wav, "--renderer", "software"))
 
 
 def test_motion_that_is_not_finite_is_refused(run, tmp_path, monkeypatch):
     def broken(model, audio, template):
-        yield template
-        yield np.full_like(template, np.nan)
+        yield torch.stack([template, torch.full_like(template, torch.nan)])
 
-    monkeypatch.setattr(demo, "predict", broken)
+    monkeypatch.setattr(JambaTalk, "stream", broken)
     wav = noise(tmp_path / "a.wav", 0.5)
     assert "not finite" in refusal(run("--wav_path", wav))
 

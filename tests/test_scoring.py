@@ -208,7 +208,9 @@ class ScriptedJudge:
     def transcribe_audio(self, audio: np.ndarray) -> tuple[list[int], int]:
         return self.heard, 9
 
-    def transcribe_lips(self, vertices: np.ndarray, template: np.ndarray, n_audio_frames: int) -> list[int]:
+    def transcribe_lips(
+        self, vertices: np.ndarray, template: np.ndarray, n_audio_frames: int
+    ) -> list[int]:
         assert n_audio_frames == 9
         return self.texts.pop(0)
 

@@ -12,8 +12,8 @@ WINGS = (  # left to right; a module of the root is a wing of its own
     ("speech",),
     ("dataset", "wav2vec"),
     ("data_loader", "lip_reader"),
-    ("jambatalk", "released"),
-    ("rendering", "metrics"),
+    ("rendering", "released"),
+    ("jambatalk", "metrics"),
     ("evaluation", "synthetic"),
     ("training",),
 )

@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 
 from common.errors import UserError
 from config import DatasetSpec
+from dataset.faces import faces_of
 from dataset.prepared import find_audio
 from jambatalk import JambaTalk
-from rendering.face import appearance, faces_of
+from rendering.face import appearance
 from rendering.renderer import Renderer, write_video
 
 FOLDER = "previews"
@@ -94,7 +95,7 @@ class Previews:
 
     def _make_renderer(self, clip: dict[str, Any]) -> Renderer:
         spec, template = self.spec, clip["template"]
-        faces = faces_of(spec, None)
+        faces = faces_of(spec)
         if faces.max() >= len(template):
             raise UserError(
                 f"topology {spec.topology}: triangles of vertex {faces.max()}, the data have "
