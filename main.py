@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import common.interpreter  # noqa: F401  first: explains missing packages
 
 from common.errors import Parser, UserError, run_cli, writable_folder
-from common.overrides import from_dict, override, parse_settings, with_base
+from common.overrides import from_dict, override, parse_settings
 from common.stop_signals import Stop, stopping
 from config import RECIPES, DatasetSpec, Recipe
+from dataset.base_recipe import with_base
 from dataset.prepared import locate
 from dataset.regions import FIELDS, look_up
 from speech.pretrained import find_source, shown_source

@@ -1,8 +1,8 @@
-"""The contract for bad input: one clear line on stderr, exit code 2, nothing lost.
+"""How bad input is reported: one line on stderr, exit code 2, no results overwritten.
 
-`UserError` says that the outside world is wrong (a file, a flag, a missing package); its message
-names what, where, what was found, what was wanted and how to mend it. Every other exception is a
-bug of ours and keeps its traceback.
+`UserError` means that something outside the program is wrong: a file, a flag, a missing package.
+Its message names the object, the place, what was expected, what was found and the remedy. Every
+other exception is a bug in this project and keeps its traceback.
 """
 
 import argparse
@@ -17,25 +17,29 @@ EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
 
 
 class UserError(Exception):
-    """Bad input from outside; the message is one line meant for the person at the keyboard."""
+    """Bad input from outside; the message is one line for the person who ran the command."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of flags whose complaints are one line, as all bad input is here: a `UserError`."""
+    """An argument parser that raises `UserError` instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; {self.prog} --help lists the flags")
 
 
 def reason_of(error: BaseException, length: int = 160) -> str:
-    """The reason that an exception gives, in one line: the system's words for an `OSError`, else
-    the first line of its message, else its type."""
-    text = (getattr(error, "strerror", None) or str(error)).strip()
+    """The reason for an exception in one line of at most `length` characters.
+
+    The text of the operating system (`OSError`) or of libsndfile, which leaves out the path; else
+    the first line of the message; else the name of the exception's type.
+    """
+    texts = (getattr(error, name, None) for name in ("strerror", "error_string"))
+    text = (next(filter(None, texts), None) or str(error)).strip()
     return text.splitlines()[0][:length] if text else type(error).__name__
 
 
 def writable_folder(path: str | Path) -> Path:
-    """Make the folder `path` if need be; raises `UserError` where it cannot be written into."""
+    """Make the folder `path` if needed; raises `UserError` if no file can be written there."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -43,7 +47,7 @@ def writable_folder(path: str | Path) -> Path:
             pass
     except OSError as error:
         raise UserError(
-            f"folder {path}: cannot be written ({reason_of(error)}); name another"
+            f"folder {path}: cannot be written ({reason_of(error)}); choose another folder"
         ) from error
     return path
 

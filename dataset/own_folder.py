@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from common.overrides import override, with_base
+from common.overrides import override
 from common.paths import relative_to_project
 from config import RECIPES, DatasetSpec, Recipe, Split
+from dataset.base_recipe import with_base
 from dataset.own_settings import chosen_splits, read_json, settings_of
 from dataset.prepared import AUDIO_SUFFIXES, clip_rate, subject_of
 from dataset.regions import look_up

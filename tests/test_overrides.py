@@ -1,4 +1,4 @@
-"""--set field=value: every kind of field, and what is said of those that do not fit."""
+"""--set field=value: every type of field, and the messages for values that do not fit."""
 
 import dataclasses
 import json
@@ -6,15 +6,16 @@ import json
 import pytest
 
 from common.errors import UserError
-from common.overrides import PARTS, check, from_dict, override, parse_settings, with_base
+from common.overrides import PARTS, check, from_dict, override, parse_settings
 from config import LAYOUTS, RECIPES, DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
+from dataset.base_recipe import with_base
 
 
 def changed(*settings: str, recipe: str = "vocaset") -> Recipe:
     return override(RECIPES[recipe], parse_settings(settings))
 
 
-def test_fields_are_set_by_path_or_by_a_name_that_is_unique() -> None:
+def test_fields_are_set_by_path_or_by_a_unique_name() -> None:
     recipe = changed("train.epochs=3", "model.n_kv_heads=8", "rope_rank=8", "n_experts=4")
     assert recipe.train.epochs == 3
     c = recipe.model
@@ -38,11 +39,11 @@ def test_fields_are_set_by_path_or_by_a_name_that_is_unique() -> None:
 def test_values_get_the_type_of_their_field(
     setting: str, part: str, field: str, value: object
 ) -> None:
-    found = getattr(getattr(changed(setting), part), field)
-    assert found == value and type(found) is type(value)
+    parsed = getattr(getattr(changed(setting), part), field)
+    assert parsed == value and type(parsed) is type(value)
 
 
-def test_entries_of_dicts_are_set_alone() -> None:
+def test_single_keys_of_dict_fields_are_set() -> None:
     recipe = changed(
         "model.encoder.hidden_size=32",
         'dataset.splits.dev={"subjects": ["a"], "sentences": [1, 2], "prefix": "e"}',
@@ -53,7 +54,7 @@ def test_entries_of_dicts_are_set_alone() -> None:
 
 
 @pytest.mark.parametrize("variant", LAYOUTS)
-def test_ablated_orders_go_by_their_letter(variant: str) -> None:
+def test_ablations_are_set_by_their_letter(variant: str) -> None:
     """[first] A [second] and one more, as the poster draws them, for N = 1 and N = 2."""
     first = {"A": "ME", "B": "EM", "C": "ME", "D": "EM"}[variant]
     second = {"A": "EME", "B": "EME", "C": "MEM", "D": "MEM"}[variant]
@@ -64,56 +65,56 @@ def test_ablated_orders_go_by_their_letter(variant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
         ("train.epoch=3", "no such field; did you mean train.epochs"),
         ("n_kvheads=2", "did you mean model.n_kv_heads"),
         ("model.fsp=25", "did you mean dataset.fps or model.fps?"),
-        ("model.xyzzy=2", "no such field; config.py lists them"),
+        ("model.xyzzy=2", "no such field; config.py lists the fields"),
         ("fps=25", "dataset.fps or model.fps? give the whole path"),
-        ("train.epochs", "wanted field=value, as in train.epochs=3"),
-        ("train.epochs=2.5", "wanted a whole number"),
-        ("train.epochs=0", "wanted 1 or more"),
-        ("train.seed=-1", "wanted 0 or more"),
-        ("train.learning_rate=fast", "wanted a number"),
-        ("train.learning_rate=1.5", "wanted 0 to 1"),
-        ("train.learning_rate=nan", "wanted 0 to 1"),
-        ("train.grad_clip=0", "wanted more than 0"),
-        ("train.augment=perhaps", "wanted true or false"),
-        ("dataset.other_roots=[1]", "wanted texts between commas"),
-        ("model.encoder=7", "wanted a JSON object"),
-        ("model.d_model.x=7", "has no parts; it is a whole number"),
-        ('dataset.splits={"train": 3}', "does not fit the field"),
+        ("train.epochs", "expected field=value, as in train.epochs=3"),
+        ("train.epochs=2.5", "expected an integer"),
+        ("train.epochs=0", "expected 1 or more"),
+        ("train.seed=-1", "expected 0 or more"),
+        ("train.learning_rate=fast", "expected a number"),
+        ("train.learning_rate=1.5", "expected 0 or more and less than 1"),
+        ("train.learning_rate=nan", "expected 0 or more and less than 1"),
+        ("train.grad_clip=0", "expected more than 0"),
+        ("train.augment=perhaps", "expected true or false"),
+        ("dataset.other_roots=[1]", "expected comma-separated words"),
+        ("model.encoder=7", "expected a JSON object"),
+        ("model.d_model.x=7", "the field has no keys; it is an integer"),
+        ('dataset.splits={"train": 3}', "does not match the field"),
         ('dataset.splits.train={"people": ["a"]}', "unknown field(s) people"),
         ("model.layout=MXA", "letters M (Mamba), E (MoE-Mamba), A (Transformer)"),
-        ("model.n_heads=7", "wanted a divisor of d_model 512"),
-        ("model.n_heads=512", "to be even"),
-        ("model.n_kv_heads=3", "wanted a divisor of n_heads 8"),
-        ("model.rope_rank=0", "wanted 1 or more"),
+        ("model.n_heads=7", "expected a divisor of d_model 512"),
+        ("model.n_heads=512", "an even d_model / n_heads"),
+        ("model.n_kv_heads=3", "expected a divisor of n_heads 8"),
+        ("model.rope_rank=0", "expected 1 or more"),
         ("model.top_k=3", "at most n_experts 2"),
-        ("model.fps=25", "the frame rate of the data, dataset.fps 30"),
-        ("model.n_vertices=7", "dataset.n_vertices 5023"),
+        ("model.fps=25", "expected dataset.fps, 30"),
+        ("model.n_vertices=7", "expected dataset.n_vertices, 5023"),
         ("dataset.source_fps=50", "a multiple of fps 30"),
-        ("train.closure_gain=9", "does not say where its inner lips are"),
+        ("train.closure_gain=9", "expected 0, as vocaset has no dataset.inner_lips"),
     ],
 )
-def test_what_does_not_fit_is_one_line_that_begins_with_what_was_typed(
-    setting: str, said: str
+def test_a_value_that_does_not_fit_is_one_line_that_begins_with_the_flag(
+    setting: str, message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
         changed(setting)
-    message = str(caught.value)
-    assert said in message and "\n" not in message
-    assert message.startswith(f"--set {setting}")
+    error = str(caught.value)
+    assert message in error and "\n" not in error
+    assert error.startswith(f"--set {setting}")
 
 
-def test_every_recipe_makes_a_network() -> None:
+def test_every_recipe_passes_the_check() -> None:
     for recipe in RECIPES.values():
         check(recipe)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_survive_a_trip_through_json(name: str) -> None:
+def test_recipes_are_rebuilt_from_json(name: str) -> None:
     for part, cls in PARTS.items():
         value = getattr(RECIPES[name], part)
         again = from_dict(cls, json.loads(json.dumps(dataclasses.asdict(value))))
@@ -122,20 +123,20 @@ def test_recipes_survive_a_trip_through_json(name: str) -> None:
         assert again == value
 
 
-def test_json_of_another_version_is_said_to_be_one() -> None:
+def test_json_of_another_version_is_an_error_that_says_so() -> None:
     with pytest.raises(UserError, match="TrainConfig: unknown field.*momentum; .*another version"):
         from_dict(TrainConfig, {"momentum": 0.9})
     with pytest.raises(UserError, match="DatasetSpec.*missing.*another version"):
         from_dict(DatasetSpec, {"name": "x"})
 
 
-def test_another_base_lends_its_network_at_the_data_s_size() -> None:
+def test_with_base_takes_the_network_at_the_size_of_the_data() -> None:
     spec = RECIPES["BIWI"].dataset
     small = with_base(spec, RECIPES["synthetic"])
     check(small)
     assert (small.model.n_vertices, small.model.fps, small.model.d_model) == (23_370, 25, 128)
     assert small.model.fold == 2  # 50 Hz, wav2vec 2.0's own
     assert small.wav2vec2 == "synthetic/encoder"
-    assert small.train.closure_gain == 0  # nobody says where BIWI's inner lips are
+    assert small.train.closure_gain == 0  # BIWI has no inner_lips
     paper = with_base(dataclasses.replace(spec, fps=60, source_fps=60), RECIPES["vocaset"])
     assert paper.model.fold == 1

@@ -85,7 +85,7 @@ def test_wrong_flags_are_one_line(recipe: Recipe, capsys: pytest.CaptureFixture[
         (["--seed", "-1"], "--seed -1"),
         (["--workers", "-1"], "--workers -1"),
         (["--save_every", "nan"], "--save_every nan: wanted minutes"),
-        (["--set", "train.accumulate=0"], "--set train.accumulate=0: wanted 1 or more"),
+        (["--set", "train.accumulate=0"], "--set train.accumulate=0: expected 1 or more"),
         (["--learning_rate", "-0.1"], "--learning_rate -0.1"),
         (["--split", "dev"], "--split dev: toy has train, val, test"),
         (["--checkpoint", "x.safetensors"], "goes with --mode test"),

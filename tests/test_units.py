@@ -13,8 +13,8 @@ import torch
 
 import main
 from common.errors import run_cli
-from common.overrides import with_base
 from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
+from dataset.base_recipe import with_base
 from synthetic.pretrain_encoder import PhoneReader, save
 
 V = 13
