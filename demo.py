@@ -193,7 +193,7 @@ def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]):
 
 def draw(plan: Plan, renderer, vertices: NDArray, fps: int) -> None:
     """Draw `vertices` (T, V, 3) and mux them with the recording into `<out>/<name>.mp4`."""
-    from rendering.renderer import write_video
+    from rendering.video import write_video
 
     frames = renderer.frames(vertices, workers=min(RENDER_THREADS, os.cpu_count() or 1))
     progress = tqdm(frames, total=len(vertices), desc=f"drawing ({plan.renderer})", unit="frame")

@@ -1,1 +1,1 @@
-"""Meshes to pictures and video."""
+"""Meshes to frames and frames to video."""

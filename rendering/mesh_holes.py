@@ -1,12 +1,14 @@
-"""Meshes as they come, made fit to be drawn; the vertices that a model predicts stay untouched.
+"""Repairs of meshes for drawing: doubled faces are dropped, open mouths and eyes are filled.
 
-Some topologies have faces twice, once inside out, which flickers (BIWI of 3,895 vertices). Masks,
-meshes of the face's front alone (both BIWI), are open at the eyes and the mouth, and a white
-background shining through the lips reads as teeth; through FLAME's lips one sees the back of the
-head. `HoleFill` stands behind such holes: a dark cavity that moves with the lips, and eyeballs.
-Heads with a mouth of their own stay as they are.
+The vertices that a model predicts stay as they are.
 
-V vertices, F faces, N vertices of a hole's rim; y up, the face towards +z.
+Some topologies contain faces twice, once inside out, which flickers (BIWI of 3,895 vertices). Both
+BIWI topologies are masks (the front of the face alone) and open at the eyes and the mouth: a white
+background seen through the lips looks like teeth. FLAME is open at the lips: through them the back
+of the head is seen. `HoleFill` adds a dark cavity that moves with the lips, and eyeballs. Heads
+with a mouth of their own get nothing. From the side (beyond about 45°) the eyes of masks stay open.
+
+V vertices, F faces, N vertices of a boundary loop (the rim of a hole); y up, the face towards +z.
 """
 
 from dataclasses import dataclass
@@ -14,21 +16,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-HOLE = 0.35  # of the mesh's extent: smaller rims are holes, larger ones its border
-MASK_HEIGHT = 0.5  # a mesh whose outer rim is taller than this share of it is a mask, no head
-MOUTH_RINGS = 4  # of vertices between the lips and the cavity's end
+HOLE = 0.35  # share of the mesh's extent below which a boundary loop is a hole, not its border
+MASK_HEIGHT = 0.5  # share of the mesh's height above which its border makes it a mask, not a head
+MOUTH_RINGS = 4  # rings of vertices between the lips and the cavity's end
 MOUTH_DEPTH = 0.3  # of the mouth's width
 MOUTH_COLOUR = (0.30, 0.13, 0.12)  # sRGB
-EYE_AXES = np.array([0.75, 0.48, 0.40])  # half axes of an eyeball, of the distance of its corners:
-# wider than a real one, so that it fills the corners, too
+# Half axes of an eyeball as shares of the distance between the eye's corners. It is wider than a
+# real eyeball so that it fills the corners, too.
+EYE_AXES = np.array([0.75, 0.48, 0.40])
 EYE_GRID = 24, 16  # meridians and parallels
-EYE_COLOUR = (0.82, 0.73, 0.67)  # sRGB, a little lighter than clay: a statue's
+EYE_COLOUR = (0.82, 0.73, 0.67)  # sRGB, a little lighter than clay, as a statue's
 
 
 def drop_doubles(faces: NDArray, template: NDArray) -> NDArray:
-    """`faces` (F, 3) with every triangle once; of two that face apart, the one like its neighbours.
+    """`faces` (F, 3) with every triangle once.
 
-    template: (V, 3).
+    Of two copies that face opposite ways the one that agrees with its neighbours stays. template:
+    (V, 3).
     """
     _, group, count = np.unique(
         np.sort(faces, axis=1), axis=0, return_inverse=True, return_counts=True
@@ -49,25 +53,25 @@ def drop_doubles(faces: NDArray, template: NDArray) -> NDArray:
 
 
 def boundary_loops(faces: NDArray) -> list[NDArray]:
-    """Closed loops (N,) of vertex indices along the mesh's open edges, as their faces run."""
+    """Closed loops (N,) of vertex indices along open edges, in the direction of the faces."""
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).astype(np.int64)
     n = edges.max(initial=0) + 1
-    alone = ~np.isin(edges[:, 0] * n + edges[:, 1], edges[:, 1] * n + edges[:, 0])
-    after = dict(edges[alone].tolist())
+    is_open = ~np.isin(edges[:, 0] * n + edges[:, 1], edges[:, 1] * n + edges[:, 0])
+    next_vertex = dict(edges[is_open].tolist())
     loops = []
-    while after:
-        start, here = after.popitem()
+    while next_vertex:
+        start, here = next_vertex.popitem()
         loop = [start]
-        while here != start and here in after:
+        while here != start and here in next_vertex:
             loop.append(here)
-            here = after.pop(here)
+            here = next_vertex.pop(here)
         if here == start and len(loop) > 2:
             loops.append(np.array(loop))
     return loops
 
 
 class HoleFill:
-    """What stands behind the holes of a face: vertices and faces of its own, or none.
+    """A mouth cavity and eyeballs behind the holes of a face; nothing where it has no such holes.
 
     faces: (F, 3), counter-clockwise from outside; template: (V, 3).
     """
@@ -76,21 +80,21 @@ class HoleFill:
         self.mouths: list[NDArray] = []
         self.eyes: list[Eye] = []
         loops = sorted(boundary_loops(faces), key=lambda loop: -_extent(template[loop]))
-        inner = [loop for loop in loops if _extent(template[loop]) < HOLE * _extent(template)]
-        inner.sort(key=lambda loop: template[loop, 1].mean())
-        if len(loops) == 2 and len(inner) == 1:  # a head, open at the neck and the lips: FLAME
-            self.mouths = inner
-        elif inner and np.ptp(template[loops[0], 1]) > MASK_HEIGHT * np.ptp(template[:, 1]):
-            self.mouths = inner[:1]  # the lowest hole
-            self.eyes = [eye_behind(rim, template) for rim in inner[1:]]
+        holes = [loop for loop in loops if _extent(template[loop]) < HOLE * _extent(template)]
+        holes.sort(key=lambda loop: template[loop, 1].mean())
+        if len(loops) == 2 and len(holes) == 1:  # a head, open at the neck and the lips: FLAME
+            self.mouths = holes
+        elif holes and np.ptp(template[loops[0], 1]) > MASK_HEIGHT * np.ptp(template[:, 1]):
+            self.mouths = holes[:1]  # the lowest hole
+            self.eyes = [eye_behind(rim, template) for rim in holes[1:]]
 
-    def vertices(self, mesh: NDArray) -> NDArray:
-        """`mesh` (V, 3) with the backing's own vertices after it."""
+    def append_vertices(self, mesh: NDArray) -> NDArray:
+        """The vertices of a mesh (V, 3), followed by those of its cavity and eyeballs."""
         eyes = [eye.ball + (mesh[eye.corners] - eye.at).mean(axis=0) for eye in self.eyes]
         return np.concatenate([mesh, *(_cavity(mesh[rim]) for rim in self.mouths), *eyes])
 
-    def faces(self, faces: NDArray, n_vertices: int) -> NDArray:
-        """`faces` (F, 3) int32 of a mesh of `n_vertices` with those of the backing after them."""
+    def append_faces(self, faces: NDArray, n_vertices: int) -> NDArray[np.int32]:
+        """The faces (F, 3) of a mesh of `n_vertices`, followed by those of cavity and eyeballs."""
         parts, start = [faces], n_vertices
         for rim in self.mouths:
             parts.append(_cavity_faces(len(rim)) + start)
@@ -100,8 +104,8 @@ class HoleFill:
             start += len(eye.ball)
         return np.concatenate(parts).astype(np.int32)
 
-    def colours(self, colours: NDArray) -> NDArray:
-        """`colours` (V, 3) sRGB with those of the backing after them."""
+    def append_colours(self, colours: NDArray) -> NDArray:
+        """The colours (V, 3) sRGB of a mesh, followed by those of its cavity and eyeballs."""
         mouth = sum(MOUTH_RINGS * len(rim) + 1 for rim in self.mouths)
         eyes = sum(len(eye.ball) for eye in self.eyes)
         return np.concatenate(
@@ -115,7 +119,7 @@ def _extent(points: NDArray) -> float:
 
 
 def _cavity(rim: NDArray) -> NDArray:
-    """(MOUTH_RINGS · N + 1, 3): from the lips' rim (N, 3) back to a point behind its middle."""
+    """(MOUTH_RINGS · N + 1, 3): rings from the rim (N, 3) back to a point behind its middle."""
     middle, back = rim.mean(axis=0), [0.0, 0.0, -MOUTH_DEPTH * np.ptp(rim[:, 0])]
     shares = np.arange(MOUTH_RINGS)[:, None, None] / MOUTH_RINGS
     rings = rim + shares * (middle - rim) + (1.0 - (1.0 - shares) ** 2) * back
@@ -123,7 +127,7 @@ def _cavity(rim: NDArray) -> NDArray:
 
 
 def _cavity_faces(n: int) -> NDArray:
-    """Triangles of a cavity whose rim of n vertices runs as the faces outside of it do."""
+    """Triangles of `_cavity` for a rim of n vertices in the order of `boundary_loops`."""
     here = np.arange(n)
     following = np.roll(here, -1)
     parts = []
@@ -135,7 +139,7 @@ def _cavity_faces(n: int) -> NDArray:
 
 
 def _strip(here: NDArray, following: NDArray, step: int) -> list[NDArray]:
-    """Two triangles for each (here, following) and their partners, `step` vertices further."""
+    """Two triangles between each edge (here, following) and the edge `step` indices further on."""
     return [
         np.stack([following, here, here + step], axis=1),
         np.stack([following, here + step, following + step], axis=1),
@@ -144,7 +148,7 @@ def _strip(here: NDArray, following: NDArray, step: int) -> list[NDArray]:
 
 @dataclass(frozen=True)
 class Eye:
-    """An eyeball: `ball` (n, 3) when the vertices `corners` (2,) are `at` (2, 3)."""
+    """An eyeball `ball` (n, 3) for the vertices `corners` (2,) of an eye when these are at `at`."""
 
     ball: NDArray
     corners: NDArray
@@ -154,7 +158,7 @@ class Eye:
 def eye_behind(rim: NDArray, template: NDArray) -> Eye:
     """The eyeball that touches the lids `rim` (N,) of the template (V, 3) from behind.
 
-    It keeps its place between the eye's corners whatever the lids do.
+    It moves with the corners of the eye and not with the lids.
     """
     lids = template[rim]
     corners = rim[[lids[:, 0].argmin(), lids[:, 0].argmax()]]
@@ -167,7 +171,7 @@ def eye_behind(rim: NDArray, template: NDArray) -> Eye:
     local = (lids - middle) @ frame.T / (width * EYE_AXES)
     inside = (local[:, :2] ** 2).sum(axis=1) < 1.0
     front = np.sqrt(1.0 - (local[inside, :2] ** 2).sum(axis=1))
-    behind = (local[inside, 2] - front).min()  # every lid stays before the ball
+    behind = (local[inside, 2] - front).min()  # every lid stays in front of the ball
     ball = (_unit_ball() + [0.0, 0.0, behind]) * (width * EYE_AXES)
     return Eye(ball @ frame + middle, corners, template[corners])
 

@@ -1,8 +1,9 @@
-"""Openness: how much of its surroundings a point of the surface sees (ambient occlusion).
+"""Openness: the share of its surroundings that is visible from a point (ambient occlusion).
 
-`measure_openness` looks at the neutral face once, from all around. Teeth, tongue and the inside of
-the lips see nothing there; how much light falls on them depends on the mouth of each frame, so
-`open_mouth` looks again, from the viewer's side, at those points only.
+`measure_openness` computes it once, for the neutral face and from all directions. There teeth,
+tongue and the inside of the lips are enclosed; how much light reaches them depends on the mouth of
+each frame. So `open_mouth` computes the openness of these points again in every frame, from the
+viewer's side.
 """
 
 import math
@@ -14,12 +15,12 @@ from common.numba_jit import compiled
 from rendering.raster import dot, rasterise, row, surface_normals
 
 OPENNESS_DIRECTIONS = 96
-OPENNESS_MAP = 192  # side of the depth pictures that openness is measured in
-SOFTNESS = 0.012  # of the head's radius: what a surface may lie behind another and still get light
-ENCLOSED = 0.3  # points less open than this in the neutral face are looked at in every frame
-MOUTH_MAP = 256  # side of the depth picture for that
+OPENNESS_MAP = 192  # side of the depth pictures for `measure_openness`, in samples
+SOFTNESS = 0.012  # of the head's radius: depth behind another surface at which light begins to fade
+ENCLOSED = 0.3  # points less open than this in the neutral face are computed anew in every frame
+MOUTH_MAP = 256  # side of the depth picture for `open_mouth`, in samples
 MOUTH_DIRECTIONS = 16
-MOUTH_RADII = (0.008, 0.016, 0.028, 0.044)  # of the picture's side: up to a wide open mouth's
+MOUTH_RADII = (0.008, 0.016, 0.028, 0.044)  # of the picture's side, up to that of a wide open mouth
 
 
 @compiled()
@@ -29,14 +30,15 @@ def add_visible(
     depth: NDArray,
     direction: tuple[float, float, float],
     softness: float,
-    seen: NDArray,
+    visible: NDArray,
     total: NDArray,
 ) -> None:
-    """Add to `seen` and `total` (V,) how much of the light from `direction` reaches each vertex.
+    """Add to `visible` (V,) the light from `direction` that reaches each vertex.
 
-    screen: (V, 3) x, y, w of an orthographic picture taken from `direction` (unit), with its
-    z-buffer `depth`; both sums are weighted by the cosine to the vertex normal. A vertex that is
-    up to `softness` behind the nearest surface is lit, from twice that on it is hidden.
+    `total` (V,) is increased by the light that would reach it without any occlusion; both are
+    weighted by the cosine to the vertex normal. screen: (V, 3) x, y, w of an orthographic picture
+    taken from `direction` (unit), with its z-buffer `depth`. A vertex up to `softness` behind the
+    nearest surface is lit; from twice that depth on it is hidden.
     """
     height, width = depth.shape
     for v in range(screen.shape[0]):
@@ -46,13 +48,14 @@ def add_visible(
         x, y, w = row(screen, v)
         nearest = depth[min(max(int(y), 0), height - 1), min(max(int(x), 0), width - 1)]
         total[v] += cosine
-        seen[v] += cosine * min(max(2.0 - (nearest - w) / softness, 0.0), 1.0)
+        visible[v] += cosine * min(max(2.0 - (nearest - w) / softness, 0.0), 1.0)
 
 
 def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
-    """(V,) how much of the sky above each vertex of the template is free: 1 open, 0 enclosed.
+    """(V,) share of the sky above each vertex that no face (F, 3) hides: 1 free, 0 enclosed.
 
-    Ambient occlusion from small orthographic depth pictures out of evenly spread directions.
+    template: (V, 3). Ambient occlusion from small orthographic depth pictures, taken from evenly
+    spread directions.
     """
     centre = (template.min(axis=0) + template.max(axis=0)) / 2
     radius = np.linalg.norm(template - centre, axis=1).max()
@@ -61,7 +64,7 @@ def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
     surface_normals(points, faces, np.empty((len(faces), 3)), normals)
     depth = np.empty((OPENNESS_MAP, OPENNESS_MAP), np.float32)
     face_ids = np.empty((OPENNESS_MAP, OPENNESS_MAP), np.int32)
-    seen, total = np.zeros(len(points)), np.zeros(len(points))
+    visible, total = np.zeros(len(points)), np.zeros(len(points))
     for k in range(OPENNESS_DIRECTIONS):
         # Fibonacci sphere.
         height = 1 - (2 * k + 1) / OPENNESS_DIRECTIONS
@@ -73,10 +76,10 @@ def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
         up = np.cross(direction, right)
         screen = np.stack([points @ right, -(points @ up), points @ direction], axis=1)
         screen[:, :2] = (screen[:, :2] + 1.0) * OPENNESS_MAP / 2
-        screen[:, 2] += 2.0  # positive, as the z-buffer wants it
+        screen[:, 2] += 2.0  # `rasterise` draws positive w only
         rasterise(screen, faces, depth, face_ids)
-        add_visible(screen, normals, depth, tuple(direction), SOFTNESS, seen, total)
-    openness = np.where(total > 0, seen / np.maximum(total, 1e-9), 0.0)
+        add_visible(screen, normals, depth, tuple(direction), SOFTNESS, visible, total)
+    openness = np.where(total > 0, visible / np.maximum(total, 1e-9), 0.0)
     return _smooth(openness, faces)
 
 
@@ -92,7 +95,7 @@ def _smooth(values: NDArray, faces: NDArray) -> NDArray:
 
 @compiled()
 def _between(depth, x, y):
-    """The depth picture at (x, y) samples, bilinear: what moves past a point must not flicker."""
+    """The depth picture at (x, y) samples, interpolated bilinearly so that nothing flickers."""
     last = depth.shape[0] - 1
     x, y = min(max(x - 0.5, 0.0), last - 1e-3), min(max(y - 0.5, 0.0), last - 1e-3)
     i, j = int(y), int(x)
@@ -106,11 +109,11 @@ def _between(depth, x, y):
 def open_mouth(
     screen: NDArray, depth: NDArray, focal: float, resting: NDArray, openness: NDArray
 ) -> None:
-    """Fill `openness` (V,): `resting` in the open, and what the frame shows for enclosed points.
+    """Fill `openness` (V,): that of this frame for enclosed points, `resting` for all others.
 
-    screen: (V, 3) and depth (N, N) as of `rasterise`, w = 1 / distance; focal: the focal length in
-    samples. In every direction of the picture the steepest thing in front bounds the sky; a point
-    gets the mean share of sky that is left.
+    resting: (V,) openness of the neutral face; screen: (V, 3) and depth: (N, N) as for `rasterise`;
+    focal: the focal length in samples. In every direction of the picture the steepest surface in
+    front of the point limits the sky; a point's openness is the mean share of sky that is left.
     """
     side = depth.shape[0]
     for v in range(screen.shape[0]):
@@ -130,6 +133,6 @@ def open_mouth(
                     steepest = max(steepest, rise)
             sky += 1.0 - steepest / math.sqrt(1.0 + steepest * steepest)
         sky /= MOUTH_DIRECTIONS
-        # Towards the threshold the resting value takes over, so that no border shows.
+        # Blends into the resting value towards the threshold, so that there is no visible border.
         trust = 1.0 - resting[v] / ENCLOSED
         openness[v] = trust * sky + (1.0 - trust) * resting[v]

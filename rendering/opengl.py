@@ -1,8 +1,9 @@
 """Renderers that need OpenGL and an optional package: `gpu` (moderngl) and `pyrender`.
 
-`gpu` draws the light of `rendering.shading`, number for number, in a fragment shader. `auto` takes
-it only where a real GPU answers. `pyrender` is there to compare with the field's usual pictures.
-Both say why and stop where they cannot draw; neither ever gives a black frame.
+`gpu` computes the light of `rendering.shading` in a fragment shader, with the same constants;
+`auto` uses it only on a hardware GPU. `pyrender` exists for comparison with the field's usual
+pictures. Where one of them cannot draw, it raises `UserError` with the reason and never returns a
+black frame.
 """
 
 import importlib.util
@@ -14,14 +15,14 @@ import types
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import UserError
+from common.errors import UserError, reason_of
 from config import PROJECT_ROOT
 from rendering import shading
 from rendering.raster import linear_to_srgb, surface_normals
 
 PACKAGES = {  # renderer: the package it needs, and how to get it
     "gpu": ("moderngl", "pip install moderngl"),
-    # pyrender asks for a PyOpenGL that lacks a function it needs; the later one wins.
+    # The PyOpenGL version that pyrender requires lacks a function it needs; a later one has it.
     "pyrender": (
         "pyrender",
         "pip install pyrender==0.1.45, then pip install PyOpenGL==3.1.10",
@@ -44,7 +45,7 @@ void main() {
 }
 """
 
-# The light of `rendering.shading`, whose functions carry the reasons; its numbers are #defines.
+# The light of `rendering.shading`, which explains each term; its constants become #defines.
 FRAGMENT_SHADER = """
 #version 330
 %s
@@ -93,14 +94,14 @@ print(open_context().info["GL_RENDERER"])
 
 
 def check_installed(name: str) -> None:
-    """Raise `UserError` with the install line where the package of renderer `name` is missing."""
+    """Raise `UserError` with the install line if the package of renderer `name` is missing."""
     package, install = PACKAGES[name]
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"renderer {name}: it needs {package}; {install}")
+        raise UserError(f"renderer {name}: {package} is not installed; {install}")
 
 
 def gpu_answers() -> bool:
-    """Whether a real GPU draws; asked in a child process with a time limit, as drivers hang."""
+    """Whether a hardware GPU draws; tried in a child process, because drivers may hang or crash."""
     if importlib.util.find_spec("moderngl") is None:
         return False
     try:
@@ -119,7 +120,7 @@ def gpu_answers() -> bool:
 
 
 def open_context():
-    """An OpenGL 3.3 context without a window. Raises `UserError` where there is none."""
+    """An OpenGL 3.3 context without a window. Raises `UserError` where none can be created."""
     import moderngl
 
     reasons = []
@@ -127,15 +128,15 @@ def open_context():
         try:
             return moderngl.create_context(standalone=True, require=330, **options)
         except Exception as error:  # moderngl raises bare Exception and ctypes errors alike
-            reasons.append(f"{options.get('backend', 'the display')}: {error}")
+            reasons.append(f"{options.get('backend', 'the display')}: {reason_of(error)}")
     raise UserError(
         f"renderer gpu: no OpenGL 3.3 context ({'; '.join(reasons)}); "
-        "install the GPU's driver (with libEGL), or take --renderer software"
+        "install the GPU's driver (with libEGL), or use --renderer software"
     )
 
 
 class GpuBackend:
-    """Draws with moderngl, in the thread that made it."""
+    """Draws with moderngl; only the thread that created it may use it."""
 
     threadsafe = False
 
@@ -152,7 +153,7 @@ class GpuBackend:
             self.context.buffer(np.ascontiguousarray(faces, dtype="i4").tobytes()),
         )
         samples = min(MULTISAMPLES, self.context.max_samples)
-        # Half floats hold linear light, so samples are averaged before they are encoded.
+        # Half floats hold linear light: samples are averaged before they are encoded as sRGB.
         self.canvas = self.context.framebuffer(
             self.context.renderbuffer(self.size, 4, samples=samples, dtype="f2"),
             self.context.depth_renderbuffer(self.size, samples=samples),
@@ -183,7 +184,7 @@ class GpuBackend:
 
 
 def _defines() -> str:
-    """`rendering.shading`'s numbers as preprocessor lines."""
+    """The constants of `rendering.shading` as preprocessor lines."""
     lines = []
     for name in SHARED_NUMBERS:
         value = getattr(shading, name)
@@ -193,7 +194,7 @@ def _defines() -> str:
 
 
 def _projection(camera) -> NDArray:
-    """(4, 4) from view space to OpenGL's clip space, for the same picture as `Camera.project`."""
+    """(4, 4) from view space to OpenGL's clip space, equivalent to `Camera.project`."""
     scale = 2.0 * camera.focal_px / camera.size
     near, far = camera.near, 100.0 * camera.distance
     return np.array(
@@ -207,7 +208,7 @@ def _projection(camera) -> NDArray:
 
 
 class PyrenderBackend:
-    """Draws with pyrender: its own light, the same camera, colours and dark insides."""
+    """Draws with pyrender's own light, and the camera, colours and dark insides of `software`."""
 
     threadsafe = False
 
@@ -217,10 +218,10 @@ class PyrenderBackend:
         self.background = linear_to_srgb(background)
         try:
             self.renderer = self.pyrender.OffscreenRenderer(camera.size, camera.size)
-        except Exception as error:  # PyOpenGL raises whatever its platform module meets
+        except Exception as error:  # PyOpenGL passes on any exception of its platform module
             raise UserError(
-                f"renderer pyrender: no OpenGL context ({error}); set PYOPENGL_PLATFORM to egl or "
-                "osmesa and install that library, or take --renderer software"
+                f"renderer pyrender: no OpenGL context ({reason_of(error)}); set PYOPENGL_PLATFORM "
+                "to egl or osmesa and install that library, or use --renderer software"
             ) from error
 
     def draw(self, view: NDArray, surface: NDArray) -> NDArray:
@@ -236,7 +237,7 @@ class PyrenderBackend:
         )  # fmt: skip
         normals = np.empty_like(view)
         surface_normals(view, self.faces, np.empty((len(self.faces), 3)), normals)
-        # One mesh a side: pyrender would draw the inside as bright as the outside.
+        # A mesh for each side, because pyrender lights the inside like the outside.
         outside = np.hstack([surface[:, :3], np.ones((len(surface), 1))])
         inside = outside * [*[shading.BACK_FACE] * 3, 1.0]
         scene.add(self._mesh(view, normals, self.faces, outside))
@@ -261,7 +262,7 @@ class PyrenderBackend:
 
 
 def _looking_from(direction: tuple[float, float, float]) -> NDArray:
-    """(4, 4) pose whose -z axis points away from `direction` (unit)."""
+    """(4, 4) pose of a lamp at `direction` (unit) whose -z axis points at the origin."""
     z = np.array(direction)
     x = np.cross([0.0, 1.0, 0.0], z)
     x /= np.linalg.norm(x)
@@ -271,7 +272,7 @@ def _looking_from(direction: tuple[float, float, float]) -> NDArray:
 
 
 def _import_pyrender():
-    """The pyrender module, without the viewer that would want a screen."""
+    """The pyrender module, without its viewer, which needs a display."""
     if sys.platform == "linux":
         os.environ.setdefault("PYOPENGL_PLATFORM", "egl")  # read when OpenGL is first imported
     stub = types.ModuleType("pyrender.viewer")
@@ -279,8 +280,8 @@ def _import_pyrender():
     sys.modules.setdefault("pyrender.viewer", stub)
     try:
         import pyrender
-    except (ImportError, AttributeError) as error:  # PyOpenGL without its library: the latter
+    except (ImportError, AttributeError) as error:  # PyOpenGL without libGL: AttributeError
         raise UserError(
-            f"renderer pyrender: cannot import it ({error}); {PACKAGES['pyrender'][1]}"
+            f"renderer pyrender: cannot be imported ({reason_of(error)}); {PACKAGES['pyrender'][1]}"
         ) from error
     return pyrender

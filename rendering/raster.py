@@ -1,11 +1,10 @@
-"""The `software` renderer's z-buffer and surface normals, compiled by numba; sRGB.
+"""The `software` renderer's z-buffer and surface normals, compiled by numba; sRGB conversion.
 
-The kernels release the interpreter lock, so several frames may be drawn by threads at one time.
-Numba checks no bounds: every index into an image is clamped here.
+The kernels release the interpreter lock, so threads can draw several frames at a time. Numba does
+not check bounds, so every index into an image is clamped here.
 
-View space has x right, y up, z towards the viewer, who sits at the origin. Sample space has x
-right, y down, in samples (2 × 2 a pixel); its third component w grows towards the viewer
-(1 / distance) and is linear across a triangle's picture.
+View space: x right, y up, z towards the viewer, who is at the origin. Sample space: x right and y
+down in samples (2 × 2 a pixel), and w = 1 / depth, which is linear across a projected triangle.
 """
 
 import math
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 
 from common.numba_jit import compiled
 
-SAMPLES = 2  # a pixel's side in samples
+SAMPLES = 2  # samples to a pixel's side
 
 
 @compiled()
 def row(array, i):
-    """The first three numbers of array[i], as a tuple: kernels think in points, not indices."""
+    """The first three numbers of array[i], as a tuple."""
     return array[i, 0], array[i, 1], array[i, 2]
 
 
@@ -49,14 +48,14 @@ def surface_normals(
 ) -> None:
     """Fill unit `face_normals` (F, 3) and area-weighted unit `vertex_normals` (V, 3) of `points`.
 
-    A degenerate face gets the normal 0 and weighs nothing.
+    A degenerate face gets the normal 0 and weight 0.
     """
     vertex_normals[:] = 0.0
     for f in range(faces.shape[0]):
         a, b, c = row(points, faces[f, 0]), row(points, faces[f, 1]), row(points, faces[f, 2])
         u = (b[0] - a[0], b[1] - a[1], b[2] - a[2])
         v = (c[0] - a[0], c[1] - a[1], c[2] - a[2])
-        # As long as twice the area: large faces weigh more.
+        # Its length is twice the face's area, which weights the vertex normals.
         normal = (
             u[1] * v[2] - u[2] * v[1],
             u[2] * v[0] - u[0] * v[2],
@@ -73,15 +72,15 @@ def surface_normals(
 
 @compiled()
 def _clip_span(x0, y0, x1, y1, area, y, first, last):
-    """The part of [first, last] in row y on the inner side of the edge 0-1 (widened by 1e-6)."""
+    """The part of [first, last] of row y on the inner side of the edge 0-1, widened by 1e-6."""
     slope = y1 - y0
     if area < 0.0:
         slope = -slope
     if slope == 0.0:
-        # A horizontal edge bounds rows, not columns; the caller visits only rows inside.
+        # A horizontal edge limits rows, not columns, and the caller visits only rows inside.
         return first, last
     crossing = x0 + (y - y0) * (x1 - x0) / (y1 - y0)
-    # Comparisons, not min and max: a crossing that overflowed to NaN must not become a bound.
+    # Comparisons instead of min and max, so that a crossing that is NaN never becomes a bound.
     if slope > 0.0:
         return first, crossing + 1e-6 if crossing + 1e-6 < last else last
     return crossing - 1e-6 if crossing - 1e-6 > first else first, last
@@ -89,10 +88,10 @@ def _clip_span(x0, y0, x1, y1, area, y, first, last):
 
 @compiled()
 def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray) -> None:
-    """Fill the z-buffer: (N, N) `depth`, the largest w at a sample, and `face_ids`.
+    """Fill the z-buffer: (N, N) `depth`, the largest w at each sample, and `face_ids`, its face.
 
-    screen: (V, 3) x, y in samples and w. A vertex with w <= 0 is behind the viewer: its triangles
-    are left out. Samples of no triangle keep w = 0 and the face -1.
+    screen: (V, 3) x, y in samples and w. A vertex with w <= 0 is behind the viewer, and triangles
+    with such a vertex are not drawn. Samples that no triangle covers get w = 0 and the face -1.
     """
     depth[:] = 0.0
     face_ids[:] = -1
@@ -106,17 +105,17 @@ def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray
         area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
         if not abs(area) > 1e-12:
             continue
-        # Clamped before the conversion: a huge float has no integer.
+        # Clamped before the conversion to int, which overflows for huge floats.
         left = max(min(xa, xb, xc), 0.0)
         right = min(max(xa, xb, xc), float(width))
         top = max(min(ya, yb, yc), 0.0)
         bottom = min(max(ya, yb, yc), float(height))
         if left >= right or top >= bottom:
             continue
-        # w is a plane over the picture.
+        # w is linear in x and y.
         w_dx = ((wb - wa) * (yc - ya) - (wc - wa) * (yb - ya)) / area
         w_dy = ((wc - wa) * (xb - xa) - (wb - wa) * (xc - xa)) / area
-        # Rows, then columns, whose centres lie inside; three edges cut a row to its span.
+        # Rows, then columns, whose centres lie inside: the three edges clip a row to its span.
         for line in range(int(math.ceil(top - 0.5)), int(math.floor(bottom - 0.5)) + 1):
             y = line + 0.5
             first, last = _clip_span(xa, ya, xb, yb, area, y, left, right)

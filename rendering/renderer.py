@@ -1,23 +1,17 @@
-"""Meshes to frames, frames to a video with sound.
+"""Meshes to frames: a `Renderer` draws one topology with one fixed camera.
 
-`Renderer` is bound to one topology and one camera, so a sequence never flickers or reframes; its
-`frame` draws one mesh, `frames` a sequence. `write_video` pipes frames into the ffmpeg that comes
-with imageio-ffmpeg and muxes the recording in the same pass.
+The camera is framed once, from the template's bounds (y up, the face towards +z, any unit), so a
+sequence neither flickers nor changes its framing. `Renderer.frame` draws one mesh and
+`Renderer.frames` a sequence; `rendering.video` makes a video of them.
 
-Any unit will do: the camera is framed by the bounds of the template (y up, the face towards +z).
-Renderers: `software` (raster.py, occlusion.py, shading.py: wheels only, the default), `gpu` and
-`pyrender` (opengl.py, optional packages).
+Renderers: `software` (raster.py, occlusion.py, shading.py: needs wheels only), `gpu` and `pyrender`
+(opengl.py: need optional packages and OpenGL).
 """
 
 import math
-import os
-import subprocess
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +22,9 @@ from rendering.occlusion import MOUTH_MAP, measure_openness, open_mouth
 from rendering.raster import rasterise, srgb_to_linear
 
 CLAY = (0.79, 0.66, 0.59)  # sRGB, for meshes without colours
-FIELD_OF_VIEW = math.radians(20.0)  # a portrait lens: little perspective in the face
-MARGIN = 1.06  # of the head's size: a chin that drops stays in the picture
-NEAR = 0.02  # of the camera's distance: what is nearer is behind the viewer
+FIELD_OF_VIEW = math.radians(20.0)  # as of a portrait lens, which distorts a face little
+MARGIN = 1.06  # of the head's size, so that an open jaw stays in the picture
+NEAR = 0.02  # near plane, as a share of the camera's distance
 COLOUR_NAMES = {
     "white": "ffffff", "black": "000000", "grey": "808080", "gray": "808080",
     "lightgrey": "d3d3d3", "lightgray": "d3d3d3", "darkgrey": "303030", "darkgray": "303030",
@@ -56,44 +50,50 @@ def parse_colour(colour: str | tuple[int, int, int]) -> tuple[int, int, int]:
         values = tuple(int(value) for value in colour)
     if len(values) != 3 or not all(0 <= value <= 255 for value in values):
         names = ", ".join(COLOUR_NAMES)
-        raise UserError(
-            f"background {colour!r} is no colour; give #rrggbb, r,g,b or one of {names}"
-        )
+        raise UserError(f"background {colour!r}: expected #rrggbb, r,g,b or one of {names}")
     return values
 
 
 def check_size(size: int) -> None:
     """Raise `UserError` unless a square video of `size` pixels a side can be made."""
     if not 64 <= size <= 4096 or size % 2:
-        raise UserError(f"size {size}: give an even number of pixels from 64 to 4096")
+        raise UserError(f"size {size}: expected an even number of pixels from 64 to 4096")
 
 
 class Camera:
-    """A perspective camera before the face, framed once by the template's bounds."""
+    """A perspective camera in front of the face, framed once from the template (V, 3).
 
-    def __init__(self, template: NDArray, size: int) -> None:
+    size: pixels a side; yaw: degrees by which the head is turned about its vertical axis, positive
+    to its own left, which is the viewer's right.
+    """
+
+    def __init__(self, template: NDArray, size: int, yaw: float = 0.0) -> None:
         low, high = template.min(axis=0), template.max(axis=0)
         self.centre = (low + high) / 2
-        # From every yaw the head stays inside the cylinder around its vertical axis.
-        tall = (high[1] - low[1]) / 2
-        wide = np.hypot(*(template - self.centre)[:, [0, 2]].T).max()
-        half = MARGIN * max(tall, float(np.abs(template[:, 0] - self.centre[0]).max()))
-        self.distance = half / math.tan(FIELD_OF_VIEW / 2) + wide
+        c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
+        self.turn = np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+        turned = (template - self.centre) @ self.turn.T
+        half_height = (high[1] - low[1]) / 2
+        half = MARGIN * max(half_height, float(np.abs(turned[:, 0]).max()))
+        # The head stays inside the cylinder of this radius around its vertical axis.
+        radius = np.hypot(*(template - self.centre)[:, [0, 2]].T).max()
+        self.distance = half / math.tan(FIELD_OF_VIEW / 2) + radius
         self.near = NEAR * self.distance
         self.focal_px = size / 2 / math.tan(FIELD_OF_VIEW / 2)
         self.size = size
 
-    def view(self, vertices: NDArray, yaw: float) -> NDArray:
-        """(V, 3) in view space: the viewer at the origin, looking along -z; yaw in degrees."""
-        c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
-        turn = np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
-        return (vertices - self.centre) @ turn.T - [0.0, 0.0, self.distance]
+    def view(self, vertices: NDArray) -> NDArray:
+        """(V, 3) in view space: the viewer at the origin, looking along -z."""
+        return (vertices - self.centre) @ self.turn.T - [0.0, 0.0, self.distance]
 
     def project(self, view: NDArray, samples: float) -> NDArray:
-        """(V, 3) x, y in samples, `samples` to a pixel's side, and w; w = 0 behind the viewer."""
-        away = -view[:, 2]
-        visible = away > self.near
-        w = np.where(visible, 1.0, 0.0) / np.where(visible, away, 1.0)
+        """(V, 3) in sample space: x, y in samples, `samples` to a pixel's side, and w = 1 / depth.
+
+        w is 0 for vertices nearer than the near plane or behind the viewer.
+        """
+        depth = -view[:, 2]
+        visible = depth > self.near
+        w = np.where(visible, 1.0, 0.0) / np.where(visible, depth, 1.0)
         focal, middle = self.focal_px * samples, self.size * samples / 2
         screen = np.empty_like(view)
         screen[:, 0] = middle + focal * view[:, 0] * w
@@ -102,29 +102,29 @@ class Camera:
         return screen
 
 
-def _load_software(*args):
+def _software_backend(*args):
     from rendering.shading import SoftwareBackend
 
     return SoftwareBackend(*args)
 
 
-def _load_gpu(*args):
+def _gpu_backend(*args):
     from rendering.opengl import GpuBackend
 
     return GpuBackend(*args)
 
 
-def _load_pyrender(*args):
+def _pyrender_backend(*args):
     from rendering.opengl import PyrenderBackend
 
     return PyrenderBackend(*args)
 
 
-RENDERERS = {"software": _load_software, "gpu": _load_gpu, "pyrender": _load_pyrender}
+RENDERERS = {"software": _software_backend, "gpu": _gpu_backend, "pyrender": _pyrender_backend}
 
 
 def choose_renderer(name: str) -> str:
-    """`name`, or for "auto" `gpu` where a real GPU draws and `software` elsewhere.
+    """`name`, or for "auto" `gpu` where a hardware GPU draws and `software` elsewhere.
 
     Raises `UserError` for an unknown name, or one whose package is not installed.
     """
@@ -133,7 +133,7 @@ def choose_renderer(name: str) -> str:
 
         return "gpu" if gpu_answers() else "software"
     if name not in RENDERERS:
-        raise UserError(f"no renderer {name!r}; give auto, {', '.join(RENDERERS)}")
+        raise UserError(f"renderer {name!r}: expected one of auto, {', '.join(RENDERERS)}")
     if name != "software":
         from rendering.opengl import check_installed
 
@@ -142,11 +142,12 @@ def choose_renderer(name: str) -> str:
 
 
 class Renderer:
-    """Draws meshes of one topology with one steady camera.
+    """Draws meshes of one topology with one fixed camera.
 
     faces: (F, 3) int, counter-clockwise seen from outside; template: (V, 3) in any unit, for
-    framing; size: pixels a side; background: what `parse_colour` takes; colors: (V, 3) sRGB 0..1
-    or None for clay; gloss: (V,) 0 skin .. 1 wet (eyes) or None; renderer: see `choose_renderer`.
+    framing; size: pixels a side; background: as for `parse_colour`; colors: (V, 3) sRGB 0..1
+    or None for clay; gloss: (V,) 0 skin .. 1 wet (eyes) or None; renderer: see `choose_renderer`;
+    yaw: see `Camera`. The lamps stand still, so a turned head catches their light from its side.
     """
 
     def __init__(
@@ -158,52 +159,57 @@ class Renderer:
         colors: NDArray | None = None,
         renderer: str = "software",
         gloss: NDArray | None = None,
+        yaw: float = 0.0,
     ) -> None:
-        self.template = _check_finite(np.asarray(template, np.float64), "the template")
-        faces = np.ascontiguousarray(faces, dtype=np.int32)
-        if faces.min(initial=0) < 0 or faces.max(initial=-1) >= len(template):
-            raise ValueError(f"faces index up to {faces.max()}, template has {len(template)}")
-        if not np.ptp(self.template, axis=0).max() > 0:
-            raise UserError("the template has no extent: all its vertices coincide")
-        faces = _facing_out(drop_doubles(faces, self.template), self.template)
-        self.backing = HoleFill(faces, self.template)
-        self.faces = self.backing.faces(faces, len(self.template))
-        self.camera = Camera(self.template, size)
-        if colors is None:
-            colors = np.broadcast_to(CLAY, self.template.shape)
-        if colors.shape != self.template.shape or colors.min() < 0 or colors.max() > 1:
-            raise ValueError(f"colors {colors.shape}: wanted {self.template.shape}, 0 to 1")
-        whole = self.backing.vertices(self.template)
-        self.surface = np.zeros((len(whole), 6))  # linear r, g, b, openness, gloss, 0
-        self.surface[:, :3] = srgb_to_linear(self.backing.colours(colors))
-        self.surface[:, 3] = measure_openness(whole, self.faces)
-        self.surface[: len(colors), 4] = 0.0 if gloss is None else gloss
+        self.template = _check_finite(np.asarray(template, np.float64), "template")
+        faces = _check_faces(faces, self.template)
+        self.hole_fill = HoleFill(faces, self.template)
+        self.faces = self.hole_fill.append_faces(faces, len(self.template))
+        self.camera = Camera(self.template, size, yaw)
+        self.surface = self._surface(colors, gloss)
         light = srgb_to_linear(np.array(parse_colour(background)) / 255)
         self.backend = RENDERERS[choose_renderer(renderer)](self.faces, self.camera, light)
 
-    def frame(self, vertices: NDArray, yaw: float = 0.0) -> NDArray:
-        """The picture (H, W, 3) uint8 of `vertices` (V, 3), turned by `yaw` degrees to its left.
+    def _surface(self, colors: NDArray | None, gloss: NDArray | None) -> NDArray:
+        """(N, 6) linear r, g, b, openness, gloss, 0 of the template with its holes filled."""
+        if colors is None:
+            colors = np.broadcast_to(CLAY, self.template.shape)
+        if colors.shape != self.template.shape or colors.min() < 0 or colors.max() > 1:
+            raise ValueError(
+                f"colors: shape {colors.shape}, {colors.min():g} to {colors.max():g}; "
+                f"expected {self.template.shape}, 0 to 1"
+            )
+        filled = self.hole_fill.append_vertices(self.template)
+        surface = np.zeros((len(filled), 6))
+        surface[:, :3] = srgb_to_linear(self.hole_fill.append_colours(colors))
+        surface[:, 3] = measure_openness(filled, self.faces)
+        surface[: len(colors), 4] = 0.0 if gloss is None else gloss
+        return surface
+
+    def frame(self, vertices: NDArray) -> NDArray:
+        """The picture (H, W, 3) uint8 of `vertices` (V, 3).
 
         Raises `UserError` where vertices are not finite.
         """
         if vertices.shape != self.template.shape:
-            raise ValueError(f"vertices {vertices.shape}, template {self.template.shape}")
-        vertices = _check_finite(np.asarray(vertices, np.float64), "the mesh")
-        view = self.camera.view(self.backing.vertices(vertices), yaw)
-        return self.backend.draw(view, self._light_mouth(view))
+            raise ValueError(f"vertices {vertices.shape}, the template is {self.template.shape}")
+        vertices = _check_finite(np.asarray(vertices, np.float64), "mesh")
+        view = self.camera.view(self.hole_fill.append_vertices(vertices))
+        return self.backend.draw(view, self._frame_surface(view))
 
-    def _light_mouth(self, view: NDArray) -> NDArray:
-        """`surface` (V, 6) with the openness that this frame's mouth has."""
-        side = MOUTH_MAP / self.camera.size
-        screen = self.camera.project(view, side)
+    def _frame_surface(self, view: NDArray) -> NDArray:
+        """`surface` (N, 6) with the openness of this frame's mouth."""
+        samples = MOUTH_MAP / self.camera.size
+        screen = self.camera.project(view, samples)
         depth = np.empty((MOUTH_MAP, MOUTH_MAP), np.float32)
         rasterise(screen, self.faces, depth, np.empty(depth.shape, np.int32))
         surface = self.surface.copy()
-        open_mouth(screen, depth, self.camera.focal_px * side, self.surface[:, 3], surface[:, 3])
+        focal = self.camera.focal_px * samples
+        open_mouth(screen, depth, focal, self.surface[:, 3], surface[:, 3])
         return surface
 
     def frames(self, vertices: Iterable[NDArray], workers: int = 1) -> Iterator[NDArray]:
-        """Pictures of a sequence of meshes (V, 3), in order, drawn by `workers` threads ahead."""
+        """Pictures of a sequence of meshes (V, 3), in order, drawn ahead by `workers` threads."""
         if workers <= 1 or not self.backend.threadsafe:
             yield from map(self.frame, vertices)
             return
@@ -220,94 +226,25 @@ class Renderer:
 def _check_finite(vertices: NDArray, what: str) -> NDArray:
     if not np.isfinite(vertices).all():
         count = int((~np.isfinite(vertices)).any(axis=-1).sum())
-        raise UserError(f"{what} holds {count} vertices that are not finite; cannot draw it")
+        raise UserError(f"{what}: {count} vertices with NaN or infinite coordinates; cannot draw")
     return vertices
 
 
+def _check_faces(faces: NDArray, template: NDArray) -> NDArray[np.int32]:
+    """`faces` (F, 3) without doubles and counter-clockwise seen from outside."""
+    faces = np.ascontiguousarray(faces, dtype=np.int32)
+    if faces.min(initial=0) < 0 or faces.max(initial=-1) >= len(template):
+        raise ValueError(
+            f"faces: indices {faces.min()} to {faces.max()}, the template has {len(template)} "
+            "vertices"
+        )
+    if not np.ptp(template, axis=0).max() > 0:
+        raise UserError("template: all its vertices are at one point; cannot draw")
+    return _facing_out(drop_doubles(faces, template), template)
+
+
 def _facing_out(faces: NDArray, template: NDArray) -> NDArray:
-    """`faces`, turned round if the mesh is inside out (its signed volume is negative)."""
+    """`faces`, each reversed if the mesh is inside out (its signed volume is negative)."""
     a, b, c = (template - template.mean(axis=0))[faces].transpose(1, 0, 2)
     volume = np.einsum("ij,ij->", a, np.cross(b, c))
     return faces if volume >= 0 else np.ascontiguousarray(faces[:, ::-1])
-
-
-def write_video(
-    path: Path,
-    frames: Iterable[NDArray],
-    n_frames: int,
-    fps: float,
-    audio_path: Path | None = None,
-) -> None:
-    """Write `path`, H.264 (and AAC) in mp4, from `n_frames` pictures (H, W, 3) uint8, even H and W.
-
-    The sound of `audio_path` (anything ffmpeg reads; more than two channels are mixed down) is cut
-    to the length of the pictures. The file appears under its name only when it is whole. Raises
-    `UserError` with ffmpeg's own words where it fails.
-    """
-    frames = iter(frames)
-    first = next(frames)
-    partial = path.with_name(f".{path.stem}.partial.mp4")
-    command = _ffmpeg_command(partial, first.shape, n_frames, fps, audio_path)
-    with tempfile.TemporaryFile() as complaints:  # a file, not a pipe: it never fills up and blocks
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints
-        )
-        try:
-            written = _feed(process.stdin, first, frames)
-            if process.wait() != 0:
-                complaints.seek(0)
-                lines = complaints.read().decode(errors="replace").strip().splitlines()
-                raise UserError(
-                    f"ffmpeg cannot write {path}: {lines[-1] if lines else 'no reason'}"
-                )
-            if written != n_frames:
-                raise ValueError(f"{n_frames} frames announced, {written} came")
-            os.replace(partial, path)
-        finally:
-            process.kill()
-            process.wait()
-            partial.unlink(missing_ok=True)
-
-
-def _feed(pipe, first: NDArray, frames: Iterator[NDArray]) -> int:
-    """Write all frames to the pipe and close it; returns how many. Stops where ffmpeg hung up."""
-    written = 0
-    try:
-        with pipe:
-            for frame in chain([first], frames):
-                if frame.shape != first.shape or frame.dtype != np.uint8:
-                    raise ValueError(
-                        f"frame {frame.shape} {frame.dtype}, first {first.shape} uint8"
-                    )
-                pipe.write(np.ascontiguousarray(frame).data)
-                written += 1
-    except BrokenPipeError:
-        pass  # ffmpeg has ended; its exit code and words say why
-    return written
-
-
-def _ffmpeg_command(
-    partial: Path, shape: tuple[int, ...], n_frames: int, fps: float, audio_path: Path | None
-) -> list[str]:
-    import imageio_ffmpeg
-
-    try:
-        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise UserError(
-            "no ffmpeg: pip install imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE"
-        ) from error
-    height, width = shape[:2]
-    command = [ffmpeg, "-hide_banner", "-loglevel", "error", "-y"]
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}"]
-    command += ["-i", "pipe:0"]
-    if audio_path is not None:
-        command += ["-i", str(Path(audio_path).resolve()), "-map", "0:v:0", "-map", "1:a:0"]
-        command += ["-c:a", "aac", "-b:a", "160k", "-ac", "2"]
-    # Colours as every player expects them of HD video; players of today want yuv420p.
-    hd = "scale=out_color_matrix=bt709:out_range=tv,setparams=color_primaries=bt709:color_trc=bt709"
-    command += ["-vf", hd, "-pix_fmt", "yuv420p"]
-    command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18"]
-    # -shortest would miss the end by up to a packet of sound.
-    command += ["-t", f"{n_frames / fps:.6f}", "-movflags", "+faststart", "-f", "mp4"]
-    return [*command, str(partial.resolve())]

@@ -1,8 +1,8 @@
-"""The `software` renderer's light: per-pixel shading of what `raster.rasterise` found.
+"""The `software` renderer's light: per-pixel shading of the z-buffer of `raster.rasterise`.
 
-A pixel is shaded once where its samples lie on one smooth patch and once a sample where they do
-not, so silhouettes, lips and lids get clean edges and everything else costs one shading. Light is
-summed linearly and encoded as sRGB at the end. Coordinates as in raster.py.
+A pixel whose samples lie on one smooth patch is shaded once, any other pixel once for each sample.
+So silhouettes, lips and lids get anti-aliased edges, and all other pixels cost one shading. Light
+is summed in linear space and encoded as sRGB at the end. Coordinates as in raster.py.
 """
 
 import math
@@ -25,9 +25,9 @@ from rendering.raster import (
 
 ENCODE_STEPS = 4096
 
-BACK_FACE = 0.22  # the inside of a surface, e.g. the head's seen through the mouth, stays dark
-SAME_PATCH_COS = 0.9  # samples whose triangles are this parallel may share one shading
-SAME_PATCH_DEPTH = 0.004  # and whose distances differ by no more than this share
+BACK_FACE = 0.22  # share of light on the inside of a surface, e.g. the head's through the mouth
+SAME_PATCH_COS = 0.9  # least cosine between the normals of triangles that share one shading
+SAME_PATCH_DEPTH = 0.004  # and the largest relative difference of their depths
 
 
 def _unit(x: float, y: float, z: float) -> tuple[float, float, float]:
@@ -35,39 +35,39 @@ def _unit(x: float, y: float, z: float) -> tuple[float, float, float]:
     return x / length, y / length, z / length
 
 
-# A portrait studio: (r, g, b) of each lamp, and where it stands in view space.
+# A portrait studio: direction of each lamp in view space, and its (r, g, b).
 KEY_DIRECTION, KEY = _unit(-0.58, 0.58, 0.57), (1.12, 1.05, 0.97)
 FILL_DIRECTION, FILL = _unit(0.80, 0.05, 0.60), (0.17, 0.20, 0.26)
 RIM_DIRECTION, RIM = _unit(0.65, 0.45, -0.61), (0.55, 0.55, 0.58)
-CATCH_DIRECTION = _unit(-0.30, 0.28, 0.91)  # the window that the eyes mirror
+CATCH_DIRECTION = _unit(-0.30, 0.28, 0.91)  # the window reflected in the eyes
 SKY, GROUND = (0.23, 0.24, 0.27), (0.13, 0.095, 0.08)
-WRAP = (0.42, 0.30, 0.25)  # skin scatters light past the terminator, red the farthest
-SKIN_KEY, SKIN_OIL, SKIN_FILL = 0.075, 0.055, 0.02  # broad and narrow gleam of skin
-CATCH, CATCH_FROM, CATCH_EDGE = 1.1, 0.985, 0.007  # squared cosines: a window with soft edge
-WET_KEY, GRAZING = 0.10, 0.32  # gleam of wet surfaces; of the sky on edges seen from the side
-BOUNCE = 0.9  # share of a wall's light that meets the next wall; 1 would divide 0 by 0
-SHADE = 0.16  # share of a lamp's light that reaches the most enclosed point
+WRAP = (0.42, 0.30, 0.25)  # skin scatters light past the terminator, red light the farthest
+SKIN_KEY, SKIN_OIL, SKIN_FILL = 0.075, 0.055, 0.02  # broad and narrow highlights of skin
+CATCH, CATCH_FROM, CATCH_EDGE = 1.1, 0.985, 0.007  # strength; squared cosines of a soft edge
+WET_KEY, GRAZING = 0.10, 0.32  # highlight of wet surfaces; reflection of the sky at grazing angles
+BOUNCE = 0.9  # share of a wall's light that reaches the opposite wall; 1 would divide 0 by 0
+SHADE = 0.16  # share of a lamp's light that reaches a fully enclosed point
 
 
 @compiled()
 def _wrapped(cosine, wrap):
-    """Diffuse light at that cosine of its angle, let round the terminator by `wrap`."""
+    """Diffuse light for the cosine of its angle of incidence, extended past 90° by `wrap`."""
     return max((cosine + wrap) / (1.0 + wrap), 0.0)
 
 
 @compiled()
 def _open_light(openness, albedo):
-    """Share of the surrounding light that arrives in a crease, bounces between its walls included.
+    """Share of the surrounding light that reaches a point, including bounces between the walls.
 
-    A geometric series: what does not come from the sky comes from the wall, times its albedo. So
-    creases of skin turn warm, not grey.
+    The sum of a geometric series: light that does not come from the sky comes from a wall, times
+    the wall's albedo. This makes creases of skin warm instead of grey.
     """
     return openness / (1.0 - BOUNCE * albedo * (1.0 - openness))
 
 
 @compiled()
 def _half_cosine_squared(normal, view, light):
-    """Squared cosine between the normal and the half vector of view and light (Blinn), from 0."""
+    """Squared cosine, clamped at 0, of the normal and the half vector of view and light (Blinn)."""
     along = normal[0] * (view[0] + light[0]) + normal[1] * (view[1] + light[1])
     along = max(along + normal[2] * (view[2] + light[2]), 0.0)
     return along * along / (2.0 + 2.0 * dot(view, light) + 1e-12)
@@ -86,7 +86,7 @@ def _diffuse(c, albedo, key, fill, rim, up, openness):
 
 @compiled()
 def _gleam(normal, view, openness, gloss):
-    """What the surface mirrors of the lamps: (of the key light, of the sky)."""
+    """Shares of light that the surface reflects: (of the key light, of the sky)."""
     key = _half_cosine_squared(normal, view, KEY_DIRECTION) ** 6
     fill = _half_cosine_squared(normal, view, FILL_DIRECTION) ** 6
     skin = SKIN_KEY * key + SKIN_OIL * key**5 + SKIN_FILL * fill
@@ -99,7 +99,7 @@ def _gleam(normal, view, openness, gloss):
 
 @compiled()
 def _knee(light):
-    """`light` with everything above 0.75 rolled off towards 1 instead of clipped."""
+    """`light` with values above 0.75 rolled off towards 1 instead of clipped."""
     if light <= 0.75:
         return light
     return 1.0 - 0.25 * math.exp((0.75 - light) / 0.25)
@@ -107,7 +107,7 @@ def _knee(light):
 
 @compiled()
 def _light_point(normal, view, albedo, openness, gloss, front):
-    """Linear light that leaves a point towards the viewer, (r, g, b) 0..1; unit normal and view."""
+    """Linear light (r, g, b) 0..1 from a point towards the viewer; normal and view are unit."""
     key, fill = dot(normal, KEY_DIRECTION), dot(normal, FILL_DIRECTION)
     rim, up = dot(normal, RIM_DIRECTION), 0.5 + 0.5 * normal[1]
     red = _diffuse(0, albedo[0], key, fill, rim, up, openness)
@@ -125,7 +125,7 @@ def _light_point(normal, view, albedo, openness, gloss, front):
 
 @compiled()
 def _mix(array, at, weights, column):
-    """Three columns of `array` from `column` on, mixed from the rows `at` by the weights."""
+    """Three columns of `array` from `column` on, as the weighted sum of the rows `at`."""
     a, b, c = at
     ka, kb, kc = weights
     return (
@@ -137,17 +137,17 @@ def _mix(array, at, weights, column):
 
 @compiled()
 def _shade_face(f, x, y, screen, view, faces, normals, surface):
-    """Linear (r, g, b) of face f where the sample-space point (x, y) sees it."""
+    """Linear (r, g, b) of face f at the sample-space point (x, y)."""
     at = row(faces, f)
     xa, ya, wa = row(screen, at[0])
     xb, yb, wb = row(screen, at[1])
     xc, yc, wc = row(screen, at[2])
-    # Barycentric in the picture, then divided by the distance: true to perspective.
+    # Perspective-correct barycentric weights: those of the picture, each times its w.
     ka = ((xb - x) * (yc - y) - (xc - x) * (yb - y)) * wa
     kb = ((xc - x) * (ya - y) - (xa - x) * (yc - y)) * wb
     kc = ((xa - x) * (yb - y) - (xb - x) * (ya - y)) * wc
     weights = scaled((ka, kb, kc), 1.0 / (ka + kb + kc))
-    # Counter-clockwise in view space is clockwise in the picture, whose y points down.
+    # Counter-clockwise in view space is clockwise in sample space, whose y points down.
     front = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya) < 0.0
     normal = unit(_mix(normals, at, weights, 0))
     if not front:
@@ -160,7 +160,7 @@ def _shade_face(f, x, y, screen, view, faces, normals, surface):
 
 @compiled()
 def _empty(line, column, face_ids):
-    """Whether a pixel shows nothing but background."""
+    """Whether no face covers any sample of a pixel."""
     for k in range(SAMPLES * SAMPLES):
         if face_ids[line + k // SAMPLES, column + k % SAMPLES] >= 0:
             return False
@@ -169,7 +169,7 @@ def _empty(line, column, face_ids):
 
 @compiled()
 def _one_patch(line, column, depth, face_ids, face_normals):
-    """Whether the four samples of a pixel lie on one smooth patch, so that one shading will do."""
+    """Whether the four samples of a pixel lie on one smooth patch and can share one shading."""
     first, w = face_ids[line, column], depth[line, column]
     if first < 0:
         return False
@@ -199,10 +199,10 @@ def shade(
     encode: NDArray,
     image: NDArray,
 ) -> None:
-    """Fill `image` (H, W, 3) uint8 from what `rasterise` found on (2 H, 2 W) samples.
+    """Fill `image` (H, W, 3) uint8 from the z-buffer that `rasterise` made of (2 H, 2 W) samples.
 
     screen, view: (V, 3) the vertices in sample and view space; normals: (V, 3) unit;
-    surface: (V, 6) linear r, g, b, openness (1 in the open, 0 enclosed), gloss (1 wet, 0 skin), 0;
+    surface: (V, 6) linear r, g, b, openness (1 free, 0 enclosed), gloss (1 wet, 0 skin), 0;
     background: (3,) linear; encode: (n,) uint8, the sRGB code of the light i / (n - 1).
     """
     top_code, behind = encode.shape[0] - 1, (background[0], background[1], background[2])
@@ -228,13 +228,13 @@ def shade(
                     red, green, blue = red + r, green + g, blue + b
                 light = scaled((red, green, blue), 1.0 / (SAMPLES * SAMPLES))
             for c in range(3):
-                # Written so that NaN counts as dark: as an index it would read anywhere.
+                # Written so that NaN becomes 0: an index made of NaN would be out of bounds.
                 level = min(light[c], 1.0) if light[c] > 0.0 else 0.0
                 image[i, j, c] = encode[int(level * top_code + 0.5)]
 
 
 class SoftwareBackend:
-    """Draws with py on the CPU; may be called from several threads."""
+    """Draws on the CPU with numba; may be called from several threads."""
 
     threadsafe = True
 

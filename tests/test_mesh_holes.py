@@ -1,4 +1,4 @@
-"""What is put behind the holes of a face, on a hand-made mask and on the real topologies."""
+"""Doubled faces and the filling of holes, on a hand-made mask and on the real topologies."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_a_doubled_face_is_drawn_once_and_the_right_way_round():
     assert drop_doubles(faces, vertices) is faces
 
 
-def test_rims_run_round_every_hole():
+def test_boundary_loops_follow_every_open_edge():
     _, faces = mask()
     loops = sorted(boundary_loops(faces), key=len)
     # a hole of h x w cells has 2 (h + w) edges: two eyes of 1 x 3, a mouth of 1 x 6, the border
@@ -46,33 +46,35 @@ def test_rims_run_round_every_hole():
         assert pairs <= edges and not {(b, a) for a, b in pairs} & edges
 
 
-def test_a_mask_gets_a_mouth_and_two_eyes_and_no_hole_stays():
+def test_a_mask_gets_a_mouth_and_two_eyes_that_leave_no_hole():
     vertices, faces = mask()
-    backing = HoleFill(faces, vertices)
-    assert len(backing.mouths) == 1 and len(backing.eyes) == 2
-    assert (vertices[backing.mouths[0], 1] < 0).all()
-    whole, closed = backing.vertices(vertices), backing.faces(faces, len(vertices))
-    np.testing.assert_array_equal(whole[: len(vertices)], vertices)
+    fill = HoleFill(faces, vertices)
+    assert len(fill.mouths) == 1 and len(fill.eyes) == 2
+    assert (vertices[fill.mouths[0], 1] < 0).all()
+    filled = fill.append_vertices(vertices)
+    closed = fill.append_faces(faces, len(vertices))
+    np.testing.assert_array_equal(filled[: len(vertices)], vertices)
     np.testing.assert_array_equal(closed[: len(faces)], faces)
-    assert closed.max() == len(whole) - 1
-    assert backing.colours(np.ones((len(vertices), 3))).shape == whole.shape
-    own = whole[len(vertices) :]
-    assert own[:, 2].max() < 0.05  # behind the mask, which lies between -0.3 and 0
+    assert closed.max() == len(filled) - 1
+    assert fill.append_colours(np.ones((len(vertices), 3))).shape == filled.shape
+    added = filled[len(vertices) :]
+    assert added[:, 2].max() < 0.05  # behind the mask, which lies between -0.3 and 0
     black = Renderer(faces, vertices, size=128, background="black").frame(vertices)
     white = Renderer(faces, vertices, size=128, background="white").frame(vertices)
     inside = (slice(20, 108), slice(20, 108))
     assert np.abs(black[inside].astype(int) - white[inside]).max() < 40  # no background shows
 
 
-def test_every_triangle_of_the_backing_faces_out():
+def test_every_triangle_of_the_fill_faces_out():
     vertices, faces = mask()
-    backing = HoleFill(faces, vertices)
-    whole, closed = backing.vertices(vertices), backing.faces(faces, len(vertices))
-    a, b, c = whole[closed[len(faces) :]].transpose(1, 0, 2)
+    fill = HoleFill(faces, vertices)
+    filled = fill.append_vertices(vertices)
+    closed = fill.append_faces(faces, len(vertices))
+    a, b, c = filled[closed[len(faces) :]].transpose(1, 0, 2)
     normals = np.cross(b - a, c - a)
-    n_mouth = sum(2 * 3 * len(rim) + len(rim) for rim in backing.mouths)
+    n_mouth = sum(2 * 3 * len(rim) + len(rim) for rim in fill.mouths)
     assert (normals[:n_mouth, 2] > -1e-9).all()  # the cavity looks at the viewer
-    for k, eye in enumerate(backing.eyes):
+    for k, eye in enumerate(fill.eyes):
         part = slice(n_mouth + k * 768, n_mouth + (k + 1) * 768)
         outward = (a[part] - eye.ball.mean(axis=0)) * normals[part]
         assert (outward.sum(axis=1) > -1e-9).all()
@@ -80,33 +82,33 @@ def test_every_triangle_of_the_backing_faces_out():
 
 def test_the_cavity_moves_with_the_lips_and_the_eyes_do_not_blink():
     vertices, faces = mask()
-    backing = HoleFill(faces, vertices)
+    fill = HoleFill(faces, vertices)
     moved = vertices.copy()
-    moved[backing.mouths[0]] += [0.0, -0.1, 0.0]
-    lid = backing.eyes[0]
-    others = np.setdiff1d(np.arange(len(vertices)), [*backing.mouths[0], *lid.corners])
+    moved[fill.mouths[0]] += [0.0, -0.1, 0.0]
+    lid = fill.eyes[0]
+    others = np.setdiff1d(np.arange(len(vertices)), [*fill.mouths[0], *lid.corners])
     moved[others] += [0.0, 0.0, 0.05]
-    change = (backing.vertices(moved) - backing.vertices(vertices))[len(vertices) :]
-    n_mouth = 4 * len(backing.mouths[0]) + 1
+    change = (fill.append_vertices(moved) - fill.append_vertices(vertices))[len(vertices) :]
+    n_mouth = 4 * len(fill.mouths[0]) + 1
     np.testing.assert_allclose(change[:n_mouth], np.tile([0.0, -0.1, 0.0], (n_mouth, 1)), atol=1e-9)
     np.testing.assert_allclose(change[n_mouth : n_mouth + len(lid.ball)], 0.0, atol=1e-9)
 
 
 def test_a_head_with_a_mouth_of_its_own_gets_nothing():
     head = load_head()
-    backing = HoleFill(head.faces, next(iter(head.templates.values())))
-    assert not backing.mouths and not backing.eyes
+    fill = HoleFill(head.faces, next(iter(head.templates.values())))
+    assert not fill.mouths and not fill.eyes
 
 
 @pytest.mark.parametrize(
     ("template", "eyes"), [("vocaset/FLAME_sample.ply", 0), ("biwi/BIWI.ply", 2),
                            ("biwi6/templates/F1.obj", 2)]
 )  # fmt: skip
-def test_real_topologies_get_what_they_lack(shared_data, template, eyes):
+def test_real_topologies_get_the_mouth_and_eyes_that_they_lack(shared_data, template, eyes):
     vertices, faces = load_mesh(shared_data / template)
-    backing = HoleFill(drop_doubles(faces, vertices), vertices)
-    assert len(backing.mouths) == 1 and len(backing.eyes) == eyes
-    lips = vertices[backing.mouths[0]]
+    fill = HoleFill(drop_doubles(faces, vertices), vertices)
+    assert len(fill.mouths) == 1 and len(fill.eyes) == eyes
+    lips = vertices[fill.mouths[0]]
     assert np.ptp(lips[:, 0]) > 2 * np.ptp(lips[:, 1])  # shut: wide and low
 
 

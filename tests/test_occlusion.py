@@ -1,4 +1,4 @@
-"""How open a point is: by hand for simple shapes, and without flicker."""
+"""Openness of points: by hand for simple shapes, and without flicker."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_the_light_through_a_round_hole_is_that_of_its_rim():
     assert openness[0] == pytest.approx(expected, rel=1e-3)
 
 
-def test_open_points_keep_what_they_had_at_rest():
+def test_open_points_keep_their_resting_openness():
     assert openness_behind(0, resting=0.9) == 0.9
     just_below = occlusion.ENCLOSED - 1e-6
     assert openness_behind(0, resting=just_below) == pytest.approx(just_below, abs=1e-4)

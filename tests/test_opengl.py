@@ -1,4 +1,4 @@
-"""The optional renderers: refusals that say why, the automatic choice, the same picture."""
+"""The optional renderers: their error messages, the automatic choice, equal pictures."""
 
 import importlib.util
 import subprocess
@@ -22,7 +22,9 @@ def ball():
 
 
 @pytest.mark.parametrize(("renderer", "package"), [("gpu", "moderngl"), ("pyrender", "pyrender")])
-def test_a_renderer_without_its_package_says_what_to_install(ball, monkeypatch, renderer, package):
+def test_a_renderer_without_its_package_names_the_install_command(
+    ball, monkeypatch, renderer, package
+):
     monkeypatch.setitem(sys.modules, package, None)  # makes its import fail
     with pytest.raises(UserError, match=f"renderer {renderer}: .*pip install {package}"):
         Renderer(*ball, size=64, renderer=renderer)
@@ -43,7 +45,7 @@ def test_auto_is_software_where_moderngl_is_missing(monkeypatch):
         ("NVIDIA", -11, "software"),  # the driver crashed
     ],
 )
-def test_auto_takes_the_gpu_only_where_a_real_one_answers(monkeypatch, name, code, chosen):
+def test_auto_uses_the_gpu_only_where_hardware_draws(monkeypatch, name, code, chosen):
     answer = SimpleNamespace(stdout=f"{name}\n", returncode=code)
     monkeypatch.setattr(opengl.importlib.util, "find_spec", lambda _: True)
     monkeypatch.setattr(opengl.subprocess, "run", lambda *_, **__: answer)
@@ -67,9 +69,9 @@ def test_gpu_draws_what_software_draws(ball):
     faces = np.vstack([faces[len(faces) // 5 :], faces + len(vertices)])  # an open bowl, an eye
     looks = {"colors": 0.5 + 0.4 * both.clip(-1, 1), "gloss": (both[:, 2] > 1.0).astype(float)}
     try:
-        gpu = Renderer(faces, both, size=128, renderer="gpu", **looks).frame(both, yaw=20)
+        gpu = Renderer(faces, both, 128, renderer="gpu", yaw=20, **looks).frame(both)
     except UserError as error:
         pytest.skip(str(error))
-    software = Renderer(faces, both, size=128, **looks).frame(both, yaw=20)
+    software = Renderer(faces, both, 128, yaw=20, **looks).frame(both)
     difference = np.abs(gpu.astype(int) - software)
     assert difference.mean() < 1.0 and np.percentile(difference, 95) <= 2  # edges differ

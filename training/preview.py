@@ -19,7 +19,8 @@ from dataset.faces import faces_of
 from dataset.prepared import find_audio
 from jambatalk import JambaTalk
 from rendering.face import appearance
-from rendering.renderer import Renderer, write_video
+from rendering.renderer import Renderer
+from rendering.video import write_video
 
 FOLDER = "previews"
 SECONDS = 4.0  # of the clip, at most

@@ -1,0 +1,77 @@
+"""Videos: every frame, the sound cut to them, and no partial file after a failure."""
+
+import subprocess
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import soundfile
+
+from common.errors import UserError
+from rendering.video import write_video
+
+
+def pictures(n_frames, size=64):
+    """Frames whose grey level tells their number."""
+    return [np.full((size, size, 3), 40 + 10 * t, np.uint8) for t in range(n_frames)]
+
+
+def tone(path, seconds, channels=1, rate=22_050):
+    wave = 0.3 * np.sin(2 * np.pi * 220 * np.arange(int(seconds * rate)) / rate)
+    soundfile.write(path, np.tile(wave[:, None], (1, channels)), rate)
+    return path
+
+
+def read_back(path):
+    reader = imageio_ffmpeg.read_frames(str(path))
+    facts = next(reader)
+    width, height = facts["size"]
+    frames = [np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in reader]
+    return facts, frames
+
+
+def sound_of(path):
+    """Seconds of sound that ffmpeg decodes from a video."""
+    done = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-vn", "-ac", "1",
+         "-ar", "16000", "-f", "f32le", "-"],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    return np.frombuffer(done.stdout, "<f4")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_video_holds_every_frame_and_the_sound_cut_to_them(tmp_path, channels):
+    path = tmp_path / "a.mp4"
+    write_video(path, pictures(20), 20, 25, tone(tmp_path / "a.wav", 3.0, channels))
+    facts, frames = read_back(path)
+    assert facts["codec"] == "h264" and facts["fps"] == 25 and len(frames) == 20
+    levels = [frame.mean() for frame in frames]
+    np.testing.assert_allclose(levels, [40 + 10 * t for t in range(20)], atol=2)
+    assert len(sound_of(path)) / 16_000 == pytest.approx(0.8, abs=0.025)  # a packet of AAC
+    assert np.abs(sound_of(path)).max() > 0.2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "a.wav"]
+
+
+def test_video_without_sound(tmp_path):
+    write_video(tmp_path / "a.mp4", iter(pictures(3)), 3, 30)
+    assert len(read_back(tmp_path / "a.mp4")[1]) == 3
+
+
+def test_a_failed_video_leaves_nothing_behind(tmp_path):
+    path, bad = tmp_path / "a.mp4", tmp_path / "bad.wav"
+    bad.write_bytes(b"no sound at all")
+    with pytest.raises(UserError, match="ffmpeg cannot write"):
+        write_video(path, pictures(9), 9, 30, bad)
+    with pytest.raises(ValueError, match="expected 5 frames, got 3"):
+        write_video(path, pictures(3), 5, 30)
+    with pytest.raises(ValueError, match="frame"):
+        write_video(path, [*pictures(2), *pictures(1, size=32)], 3, 30)
+
+    def interrupted():
+        yield from pictures(4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_video(path, interrupted(), 9, 30)
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.wav"]
