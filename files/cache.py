@@ -203,8 +203,11 @@ class NoCache:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes."""
+    total = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
 
 
 def model_key(model: Any) -> str:

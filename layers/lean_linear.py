@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 COARSE = torch.bfloat16
+GRAD_DTYPE = hasattr(Tensor, "grad_dtype")  # whether a gradient may have a dtype of its own
 
 
 class CoarseProduct(torch.autograd.Function):
@@ -115,8 +116,16 @@ def coarsen_gradients(module: nn.Module) -> None:
     """Let the weights of `LeanLinear` layers keep their gradients in bfloat16, as they are made.
 
     A product in bfloat16 has gradients in bfloat16, so nothing is lost as long as one backward
-    pass makes them: sums of several (accumulation, processes) want float32.
+    pass makes them: sums of several (accumulation, processes) want float32. A torch without
+    `Tensor.grad_dtype` (2.6) keeps these gradients in float32: the same numbers, twice the memory.
     """
+    if not GRAD_DTYPE:
+        return
     for part in module.modules():
         if isinstance(part, LeanLinear) and part.weight.requires_grad:
             part.weight.grad_dtype = COARSE
+
+
+def gradient_dtype(weight: nn.Parameter) -> torch.dtype:
+    """In which autograd keeps the gradient of a parameter."""
+    return getattr(weight, "grad_dtype", None) or weight.dtype

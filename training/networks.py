@@ -16,7 +16,7 @@ from common.errors import UserError
 from config import Recipe, TrainConfig
 from files.meshes import load_region
 from jambatalk import JambaTalk
-from layers.lean_linear import coarsen_gradients, make_lean
+from layers.lean_linear import coarsen_gradients, gradient_dtype, make_lean
 from lip_reader import LipReader
 from speech.features import length_mask
 from speech.pretrained import load_pretrained
@@ -123,7 +123,7 @@ def training_bytes(nets: Networks, optimizer: torch.optim.Optimizer) -> int:
     compact = isinstance(optimizer, CompactAdamW)
     total = sum(p.nbytes for p in (*trained, *fixed, *average))
     for p in trained:
-        gradient, moment = p.grad_dtype or p.dtype, moment_dtype(p) if compact else p.dtype
+        gradient, moment = gradient_dtype(p), moment_dtype(p) if compact else p.dtype
         total += p.numel() * (gradient.itemsize + 2 * moment.itemsize)
     return total
 

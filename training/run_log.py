@@ -163,8 +163,14 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log.csv, all values as strings; [] where there is none."""
+    """Rows of a log.csv, all values as strings; [] where there is none.
+
+    Raises `ValueError` where it is no text.
+    """
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, newline="") as file:
+            return list(csv.DictReader(file))
+    except csv.Error as error:  # Python 3.10: a zero byte
+        raise ValueError(str(error)) from error
