@@ -129,7 +129,8 @@ class TextTeacher(nn.Module):
         if lengths is not None:
             mask = length_mask(frame_lengths(lengths), features.shape[1])
         hidden, _ = self.body.feature_projection(features)
-        hidden = self.body.encoder(hidden, attention_mask=mask).last_hidden_state
+        with torch.random.fork_rng(devices=[]):  # transformers < 5.24 draws numbers in evaluation
+            hidden = self.body.encoder(hidden, attention_mask=mask).last_hidden_state
         if self.model.lm_head is None:
             return hidden, hidden.new_zeros(*hidden.shape[:2], 1)
         return hidden, self.model.lm_head(hidden)
