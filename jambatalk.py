@@ -32,7 +32,7 @@ from layers.mamba import MambaLayer
 from layers.moe import MoEMambaLayer
 from layers.transformer import TransformerLayer
 from rendering.animation import count_frames, resample_motion
-from speech.features import fold, length_mask, resample
+from speech.features import fold, length_mask
 from speech.timing import AUDIO_FPS, frame_lengths, mesh_frames
 from wav2vec import SpeechEncoder
 
@@ -166,8 +166,7 @@ class JambaTalk(nn.Module):
             for start in range(0, n_frames, WINDOW_S * fps):
                 yield template.expand(min(WINDOW_S * fps, n_frames - start), *template.shape)
             return
-        features = self.encoder.features(self.encoder.body, audio[None], None)
-        features = resample(features, fps * k)[:, : n_frames * k]  # (1, T·k, C0)
+        features = self.encoder.resampled(self.encoder.convolve(audio[None]))[:, : n_frames * k]
         window, overlap = WINDOW_S * fps, OVERLAP_S * fps
         tail, start = None, 0
         while start < n_frames:

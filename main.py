@@ -21,7 +21,7 @@ from config import RECIPES, DatasetSpec, Recipe
 from dataset.base_recipe import with_base
 from dataset.prepared import locate
 from dataset.regions import FIELDS, look_up
-from speech.pretrained import find_source, shown_source
+from speech.pretrained import find_source, source_for_record
 from training.processes import Group, from_environment, joined
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def resolve(args: argparse.Namespace) -> Recipe:
             "--mode test: the model file says network and training; set dataset... only"
         )
     if args.wav2vec2:
-        recipe = dataclasses.replace(recipe, wav2vec2=shown_source(args.wav2vec2))
+        recipe = dataclasses.replace(recipe, wav2vec2=source_for_record(args.wav2vec2))
     elif args.mode != "test":
         find_source(recipe.wav2vec2)
     test_splits(recipe.dataset, args.split)

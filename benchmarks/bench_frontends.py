@@ -28,9 +28,9 @@ from benchmarks.real_speech import load_real_clips
 from common.errors import Parser, UserError, run_cli
 from config import ENCODERS, PROJECT_ROOT
 from speech.audio import normalise
+from speech.context import ContextLayer
 from speech.features import (
     MEL_HOP,
-    ContextLayer,
     fold,
     log_mel,
     mel_filters,

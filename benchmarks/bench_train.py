@@ -215,15 +215,13 @@ def take_turn(side: str, name: str, folder: Path, threads: int) -> Turn:
 
 def write_encoder(part: Part, folder: Path) -> None:
     """A CTC model of the part's encoder with random weights: what our side starts from."""
-    from transformers import Wav2Vec2Config
     from transformers.utils.logging import disable_progress_bar
 
-    from speech.bodies import build_ctc
+    from speech.bodies import build_ctc, transformers_config
 
     disable_progress_bar()
     torch.manual_seed(SEED)
-    values = {key: value for key, value in part.model.encoder.items() if key != "model_type"}
-    build_ctc(Wav2Vec2Config(**values)).save_pretrained(folder)
+    build_ctc(transformers_config(part.model.encoder)).save_pretrained(folder)
 
 
 def compare(name: str, minutes: float, threads: int) -> dict[str, list[Turn]]:

@@ -1,34 +1,29 @@
-"""What stands before the speech encoder's transformer: audio to features at 50 Hz, and to fps·k.
+"""Pure functions on feature frames: resampling, folding, masks, Kaldi's log-mel energies.
 
-wav2vec 2.0's convolutions or w2v-BERT 2.0's log-mel energies, the frame counts that follow from
-them, and the linear interpolation and folding of frames that bring features to the mesh's rate.
-
-B batch, S samples at 16 kHz, A audio frames at 50 Hz, N frames at any rate, T mesh frames,
-C0 convolutional width, C any width.
+B batch, S samples at 16 kHz, A audio frames at 50 Hz, N frames at any rate, T mesh frames, C any
+width.
 """
 
-from contextlib import nullcontext
-
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from config import SAMPLE_RATE
-from speech.timing import AUDIO_FPS, WINDOW, audio_frames, frame_lengths
+from speech.timing import AUDIO_FPS, WINDOW
 
 MEL_HOP, MEL_BINS, MEL_FFT = 160, 80, 512  # w2v-BERT 2.0: 10 ms hop, 80 bands, 512-point FFT
-PCM_SCALE = 2.0**15  # Kaldi computes energies of 16 bit integers
+PCM_SCALE = 2.0**15  # Kaldi computes energies of 16-bit integers
 MEL_FLOOR = 1.192092955078125e-07  # Kaldi's float epsilon
 
 
 def resample(
     features: Tensor, rate: int, lengths: Tensor | None = None, rate_in: int = AUDIO_FPS
 ) -> Tensor:
-    """Linear interpolation in time from `rate_in` to `rate` Hz: frame t is read at t·rate_in/rate.
+    """Features (B, N * rate // rate_in, C), linearly interpolated in time.
 
-    features: (B, N, C). lengths: (B,) frames of each clip, all N when None; a clip never looks
-    beyond its own last frame. Returns (B, N * rate // rate_in, C). A frame depends on its own
-    instant alone, never on the length of the clip, so windows of long audio join exactly.
+    Output frame t is the input at position t * rate_in / rate. It depends on this position alone,
+    not on the length of the clip, so windows of long audio join exactly.
+    features: (B, N, C) at `rate_in` Hz; rate: Hz; lengths: (B,) frames of each clip, all N when
+    None. Positions behind a clip's last frame get that frame, never padding.
     """
     if rate == rate_in:
         return features
@@ -47,7 +42,7 @@ def resample(
 
 
 def fold(features: Tensor, k: int) -> Tensor:
-    """Join k neighbouring frames: (B, T·k + r, C) to (B, T, k·C); the r left over are dropped."""
+    """Concatenate each k frames: (B, T·k + r, C) to (B, T, k·C); the remainder r is dropped."""
     batch, n_frames, width = features.shape
     return features[:, : n_frames // k * k].reshape(batch, n_frames // k, k * width)
 
@@ -58,7 +53,10 @@ def length_mask(lengths: Tensor, n_frames: int) -> Tensor:
 
 
 def mel_filters(n_bins: int = MEL_BINS, low_hz: float = 20.0) -> Tensor:
-    """(n_bins, 257) triangles on Kaldi's mel scale 1127·ln(1 + f/700), from 20 Hz to 8 kHz."""
+    """Triangular filters (n_bins, 257) from `low_hz` to 8 kHz, equally spaced in mel.
+
+    Kaldi's mel scale: 1127·ln(1 + f/700).
+    """
 
     def mel(hz: Tensor) -> Tensor:
         return 1127.0 * torch.log1p(hz / 700.0)
@@ -72,10 +70,11 @@ def mel_filters(n_bins: int = MEL_BINS, low_hz: float = 20.0) -> Tensor:
 
 
 def log_mel(audio: Tensor, filters: Tensor, window: Tensor) -> Tensor:
-    """Kaldi's log-mel energies of (B, S) audio: (B, (S - 400) // 160 + 1, 80) at 100 Hz.
+    """Kaldi's log-mel energies (B, (S - 400) // 160 + 1, 80) of audio (B, S), at 100 Hz.
 
-    Mean removed per window, pre-emphasis 0.97, Povey window, power spectrum (as
-    transformers' SeamlessM4TFeatureExtractor, which w2v-BERT 2.0 was trained with).
+    Per window: mean removed, pre-emphasis 0.97, Povey window, power spectrum. Equal to
+    transformers' SeamlessM4TFeatureExtractor, with which w2v-BERT 2.0 was trained.
+    filters: (80, 257) of `mel_filters`; window: (400,) of `povey_window`.
     """
     frames = audio.float().unfold(1, WINDOW, MEL_HOP) * PCM_SCALE  # (B, N, 400)
     frames = frames - frames.mean(-1, keepdim=True)
@@ -86,9 +85,9 @@ def log_mel(audio: Tensor, filters: Tensor, window: Tensor) -> Tensor:
 
 
 def normalise_over_time(energies: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Zero mean, unit variance of each band over its clip's own frames; padding becomes 0.
+    """Energies (B, N, bands) with zero mean and unit variance of each band over its clip.
 
-    energies: (B, N, bands); lengths: (B,) frames of each clip, all N when None.
+    energies: (B, N, bands); lengths: (B,) frames of each clip, all N when None. Padding becomes 0.
     """
     batch, n_frames, _ = energies.shape
     if lengths is None:
@@ -102,126 +101,5 @@ def normalise_over_time(energies: Tensor, lengths: Tensor | None = None) -> Tens
 
 
 def povey_window() -> Tensor:
-    """(400,) Kaldi's default window: a symmetric Hann window to the power 0.85."""
+    """Kaldi's default window (400,): a symmetric Hann window to the power of 0.85."""
     return torch.hann_window(WINDOW, periodic=False, dtype=torch.float64).pow(0.85).float()
-
-
-class ContextLayer(nn.Module):
-    """x + dropout(GELU(conv(LayerNorm(x)))): (B, A, C) to the same, five frames wide."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.conv = nn.Conv1d(width, width, 5, padding=2)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        hidden = self.norm(x)
-        if mask is not None:
-            hidden = hidden * mask[..., None]
-        return x + self.dropout(F.gelu(self.conv(hidden.transpose(1, 2)).transpose(1, 2)))
-
-
-def attach_context(body: nn.Module) -> nn.Module:
-    """Give a body the `context_layers` of its config, ours, not wav2vec 2.0's; returns the body.
-
-    A pre-trained body has none. A small one trained here learns much faster with a few
-    residual convolutions between its filters and its transformer (benchmarks/RESULTS.md).
-    """
-    config = body.config
-    n_layers = getattr(config, "context_layers", 0)
-    if n_layers:
-        body.context = nn.ModuleList(
-            ContextLayer(config.conv_dim[-1], config.hidden_dropout) for _ in range(n_layers)
-        )
-    return body
-
-
-class SpeechFeatures(nn.Module):
-    """What stands before the transformer: (B, S) audio to (B, A, C0) features at 50 Hz.
-
-    For `wav2vec2` the body's own convolutions; kernels beyond the usual 400 samples of reach get
-    that much zero audio on both sides, so that A and the centre of each frame stay the same.
-    For `wav2vec2-bert` two normalised log-mel frames a vector; no parameters.
-    """
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.is_mel = body.config.model_type == "wav2vec2-bert"
-        if self.is_mel:
-            self.register_buffer("filters", mel_filters(), persistent=False)
-            self.register_buffer("window", povey_window(), persistent=False)
-        else:
-            reach = receptive_field(body.config.conv_kernel, body.config.conv_stride)
-            self.margin = max(reach - WINDOW, 0) // 2
-            self.per_clip_norm = body.config.feat_extract_norm == "group"
-
-    def forward(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
-        """lengths: (B,) samples of each clip, or None when every clip fills the batch."""
-        return self.in_context(body, self.convolve(body, audio, lengths), lengths)
-
-    def in_context(self, body: nn.Module, conv: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B, A, C0) of `convolve` through the body's context layers, if it has any."""
-        mask = None if lengths is None else length_mask(frame_lengths(lengths), conv.shape[1])
-        for layer in getattr(body, "context", ()):
-            conv = layer(conv, mask)
-        return conv
-
-    def convolve(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
-        """What stands before the context layers, (B, A, C0): it does not change in training."""
-        n_frames = audio_frames(audio.shape[1])
-        if self.is_mel:
-            with torch.autocast(audio.device.type, enabled=False):
-                return self._mel(audio.float(), lengths, n_frames)
-        if self.per_clip_norm and lengths is not None and int(lengths.min()) < audio.shape[1]:
-            # group norm looks at all of time: each clip alone, so that padding changes nothing
-            clips = [
-                self.convolve(body, clip[None, :n], None)[0]
-                for clip, n in zip(audio, lengths.tolist(), strict=True)
-            ]
-            return nn.utils.rnn.pad_sequence(clips, batch_first=True)  # fmt: skip
-        padded = F.pad(audio, (self.margin, self.margin))
-        return self._convolve(body, padded)[:, :n_frames]
-
-    @staticmethod
-    def _convolve(body: nn.Module, audio: Tensor) -> Tensor:
-        """(B, S) to (B, A, C0). Frozen leading layers run in float32 and without gradient.
-
-        `hand_set_layers` in the config: what that many leading layers give gets zero mean and
-        unit variance over the clip, channel by channel, as the log-mel of w2v-BERT does.
-        """
-        layers = list(body.feature_extractor.conv_layers)
-        n_frozen = 0
-        while n_frozen < len(layers) and not any(
-            p.requires_grad for p in layers[n_frozen].parameters()
-        ):
-            n_frozen += 1
-        n_hand_set = getattr(body.config, "hand_set_layers", 0)
-        x = audio[:, None].float()
-        for i, layer in enumerate(layers):
-            frozen = i < max(n_frozen, n_hand_set)
-            grad = torch.is_grad_enabled() and not frozen
-            precise = torch.autocast(audio.device.type, enabled=False)
-            with torch.set_grad_enabled(grad), precise if frozen else nullcontext():
-                x = layer(x)
-                if i + 1 == n_hand_set:
-                    x = normalise_over_time(x.transpose(1, 2)).transpose(1, 2)
-        return x.transpose(1, 2)
-
-    def _mel(self, audio: Tensor, lengths: Tensor | None, n_frames: int) -> Tensor:
-        wanted = (2 * n_frames - 1) * MEL_HOP + WINDOW  # the last frame's second half may hang over
-        energies = log_mel(
-            F.pad(audio, (0, max(wanted - audio.shape[1], 0))), self.filters, self.window
-        )[:, : 2 * n_frames]  # (B, 2A, 80)
-        if lengths is not None:
-            lengths = 2 * frame_lengths(lengths)
-        return fold(normalise_over_time(energies, lengths), 2)
-
-
-def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """Samples that one output frame of a stack of convolutions sees."""
-    reach, step = 1, 1
-    for kernel, stride in zip(kernels, strides, strict=True):
-        reach += (kernel - 1) * step
-        step *= stride
-    return reach

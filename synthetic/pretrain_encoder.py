@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from common.device import pick_device
 from common.errors import Parser, UserError, run_cli, writable_folder
 from config import ENCODERS, PROJECT_ROOT
-from speech.bodies import build_ctc
-from speech.features import SpeechFeatures
+from speech.bodies import body_of, build_ctc, transformers_config
+from speech.kinds import kind_of
 from speech.timing import AUDIO_FPS
 from synthetic.filterbank import init_filterbank
 from synthetic.phones import PHONES
@@ -55,13 +55,14 @@ class PhoneReader(nn.Module):
     def __init__(self, encoder: dict) -> None:
         super().__init__()
         self.model = phone_ctc(encoder)
-        self.body = getattr(self.model, self.model.base_model_prefix)
-        self.features = SpeechFeatures(self.body)
+        self.body = body_of(self.model)
+        self.kind = kind_of(self.body.config.model_type)(self.body.config)
         self.curve_head = nn.Linear(self.model.config.hidden_size, N_CHANNELS)
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) audio to phone logits (B, A, K) and curves (B, A, channels)."""
-        hidden, _ = self.body.feature_projection(self.features(self.body, audio, None))
+        conv = self.kind.convolve(self.body, audio)
+        hidden, _ = self.body.feature_projection(self.kind.add_context(self.body, conv))
         if self.training and self.body.config.apply_spec_augment:
             hidden = self.body._mask_hidden_states(hidden)
         hidden = self.body.encoder(hidden).last_hidden_state
@@ -70,13 +71,9 @@ class PhoneReader(nn.Module):
 
 def phone_ctc(encoder: dict) -> nn.Module:
     """A fresh CTC model over the phone set, its filterbank set and its transformer quiet."""
-    from transformers import Wav2Vec2BertConfig, Wav2Vec2Config
-
-    values = {key: value for key, value in encoder.items() if key != "model_type"}
-    values |= {"vocab_size": len(PHONES), "pad_token_id": 0, "bos_token_id": None,
-               "eos_token_id": None}  # fmt: skip
-    kinds = {"wav2vec2": Wav2Vec2Config, "wav2vec2-bert": Wav2Vec2BertConfig}
-    model = build_ctc(kinds[encoder["model_type"]](**values))
+    values = encoder | {"vocab_size": len(PHONES), "pad_token_id": 0, "bos_token_id": None,
+                        "eos_token_id": None}  # fmt: skip
+    model = build_ctc(transformers_config(values))
     if getattr(model.config, "hand_set_layers", 0):
         init_filterbank(model.wav2vec2.feature_extractor)
     start_quiet(model)

@@ -90,8 +90,11 @@ def test_a_body_without_a_ctc_head_has_features_and_no_text(
 ) -> None:
     load_pretrained(source).wav2vec2.save_pretrained(tmp_path / "body")
     teacher = TextTeacher(load_pretrained(str(tmp_path / "body")))
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "no CTC head (lm_head), so it reads no text" in said
+    warning = capsys.readouterr().err
+    assert (
+        warning.count("\n") == 1
+        and "no CTC head (lm_head): the lip reader is trained on features alone" in warning
+    )
     features, logits = teacher(torch.randn(1, 8_000))
     assert features.shape == (1, 24, 32) and logits.shape == (1, 24, 1)
     assert len(teacher.decode_text(logits)[0]) == 0
@@ -123,12 +126,18 @@ def _config(**changes: object) -> object:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (_without("encoder.layers.1."), "16 weights are missing (wav2vec2.encoder.layers.1."),
-        (_config(model_type="hubert"), "hubert model; wanted wav2vec2 or wav2vec2-bert"),
-        (_config(conv_stride=[5, 2, 2, 2, 2, 2, 1]), "a feature every 160 samples; wanted every"),
-        (_config(add_adapter=True), "has an adapter"),
+        (
+            _config(model_type="hubert"),
+            "model_type is 'hubert', expected wav2vec2 or wav2vec2-bert",
+        ),
+        (
+            _config(conv_stride=[5, 2, 2, 2, 2, 2, 1]),
+            "one feature every 160 samples, expected every 320",
+        ),
+        (_config(add_adapter=True), "it has an adapter"),
         (_config(hidden_size=48), "cannot be loaded"),
         (lambda f: (f / "config.json").unlink(), "the folder needs config.json"),
         (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
@@ -136,12 +145,12 @@ def _config(**changes: object) -> object:
     ],
 )
 def test_a_folder_that_is_no_encoder_is_one_line(
-    spoil, said: str, source: str, tmp_path: Path
+    spoil, message: str, source: str, tmp_path: Path
 ) -> None:
     spoil(Path(source))
     with pytest.raises(UserError) as caught:
         load_pretrained(source)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_hub_name_without_a_network_says_what_to_download(
@@ -164,5 +173,5 @@ def test_sources_are_folders_here_or_in_the_project_or_names_of_the_hub(
     assert find_source("facebook/wav2vec2-base-960h") == "facebook/wav2vec2-base-960h"
     (tmp_path / "models").mkdir()
     for wrong in ("models/none", "../nothing/here", "a b", "/no/such/folder"):
-        with pytest.raises(UserError, match="no such folder; wanted one with config.json"):
+        with pytest.raises(UserError, match="no such folder; expected one with config.json"):
             find_source(wrong)

@@ -15,9 +15,9 @@ from speech.features import (
     mel_filters,
     normalise_over_time,
     povey_window,
-    receptive_field,
     resample,
 )
+from speech.kinds import receptive_field
 from speech.pretrained import load_pretrained
 from speech.timing import audio_frames, mesh_frames
 from wav2vec import SpeechEncoder, TextTeacher

@@ -18,6 +18,7 @@ from files.meshes import load_region
 from jambatalk import JambaTalk
 from layers.lean_linear import coarsen_gradients, gradient_dtype, make_lean
 from lip_reader import LipReader
+from speech.bodies import body_of
 from speech.features import length_mask
 from speech.pretrained import load_pretrained
 from training.compact_adam import CompactAdamW, moment_dtype
@@ -93,9 +94,8 @@ def load_encoder(model: JambaTalk, source: str) -> nn.Module:
     """Put pre-trained weights into the model's encoder, its convolutions frozen; returns the
     pre-trained model."""
     pretrained = load_pretrained(source)
-    body = getattr(pretrained, pretrained.base_model_prefix)
     try:
-        model.encoder.body.load_state_dict(body.state_dict())
+        model.encoder.body.load_state_dict(body_of(pretrained).state_dict())
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--wav2vec2 {source}: not the recipe's encoder ({reason})") from error

@@ -113,7 +113,7 @@ class Hearing:
         self._wake()
         teacher, lower = self.teacher, self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=lower):
-            conv = teacher.features.convolve(teacher.body, audio, lengths)
+            conv = teacher.convolve(audio, lengths)
             features, logits = teacher(audio, lengths, conv)
         texts = teacher.decode_text(logits, None if lengths is None else frame_lengths(lengths))
         return Heard(conv.float() if self.shared else None, features.float(), texts)
@@ -158,10 +158,9 @@ def same_convolutions(teacher: nn.Module, encoder: nn.Module) -> bool:
 
     Context layers behind them are trained; each network has its own.
     """
-    if teacher.features.is_mel or encoder.features.is_mel:
+    theirs, ours = (net.kind.frozen_part(net.body) for net in (teacher, encoder))
+    if theirs is None or ours is None or any(p.requires_grad for p in ours.parameters()):
         return False
-    theirs = teacher.body.feature_extractor.state_dict()
-    ours = encoder.body.feature_extractor
-    if any(p.requires_grad for p in ours.parameters()) or theirs.keys() != ours.state_dict().keys():
-        return False
-    return all(torch.equal(theirs[name], value) for name, value in ours.state_dict().items())
+    theirs, ours = theirs.state_dict(), ours.state_dict()
+    same_names = theirs.keys() == ours.keys()
+    return same_names and all(torch.equal(theirs[name], ours[name]) for name in ours)

@@ -1,0 +1,247 @@
+"""The kinds of speech encoders, by `model_type` of their transformers config: one class each.
+
+A kind states all in which encoders differ: how audio becomes feature frames, how many there are and
+at which rate, whether padding changes them, what is frozen, which of transformers' classes build
+it. No other module asks which kind an encoder is. To add one, write a class with the methods of
+`EncoderKind` and put it into `KINDS`.
+
+Frames of both kinds follow `speech.timing`: 50 Hz, the first centred at 12.5 ms, at least 400
+samples. Audio has zero mean and unit variance over the clip.
+
+B batch, S samples at 16 kHz, A audio frames at 50 Hz, N frames at any rate, C0 feature width, C
+transformer width.
+"""
+
+import math
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.errors import UserError
+from layers import attention
+from speech.context import ContextLayer
+from speech.features import (
+    MEL_HOP,
+    fold,
+    length_mask,
+    log_mel,
+    mel_filters,
+    normalise_over_time,
+    povey_window,
+)
+from speech.timing import AUDIO_FPS, HOP, WINDOW, audio_frames, frame_lengths
+
+
+class EncoderKind(nn.Module):
+    """What encoder and teacher need to know of their body; the base of every kind.
+
+    It has no parameters and does not hold the body, so a checkpoint does not depend on it.
+    config: the transformers config of the body.
+    """
+
+    transformers_prefix: ClassVar[str]  # of the classes <prefix>Config, Model and ForCTC
+    shape_fields: ClassVar[tuple[str, ...]]  # of the config: they decide which weights fit
+    frame_rate: ClassVar[int] = AUDIO_FPS  # Hz
+    frame_lengths = staticmethod(frame_lengths)  # samples to frames, integer or integer tensor
+    padding_is_safe: bool = True  # a padded clip gets the features that it gets alone
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+
+    @classmethod
+    def transformers_class(cls, ending: str) -> type:
+        """The class of transformers with that ending: "Config", "Model" or "ForCTC"."""
+        import transformers
+
+        return getattr(transformers, cls.transformers_prefix + ending)
+
+    @staticmethod
+    def mismatch(config: Any) -> str:
+        """Why a pre-trained encoder of this config cannot be used; "" if it can."""
+        return "it has an adapter, which halves the frame rate" if config.add_adapter else ""
+
+    @staticmethod
+    def extend(body: nn.Module) -> None:
+        """Add the layers of the config that transformers does not know."""
+
+    @staticmethod
+    def use_attention(body: nn.Module) -> None:
+        """Let the body use the attention kernel of `layers.attention` where that is possible."""
+
+    @staticmethod
+    def frozen_part(body: nn.Module) -> nn.Module | None:
+        """The part of the body that computes `convolve` and is not trained; None without one."""
+        return None
+
+    def convolve(self, body: nn.Module, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Features (B, A, C0) of audio (B, S), before any layer of `add_context`.
+
+        lengths: (B,) samples of each clip, all S when None. Raises `ValueError` where S < 400.
+        """
+        if self.padding_is_safe or lengths is None or int(lengths.min()) == audio.shape[1]:
+            return self.convolve_batch(body, audio, lengths)
+        clips = [
+            self.convolve_batch(body, clip[None, :n], None)[0]
+            for clip, n in zip(audio, lengths.tolist(), strict=True)
+        ]
+        return nn.utils.rnn.pad_sequence(clips, batch_first=True)
+
+    def convolve_batch(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        """`convolve` in one call for all clips; lengths is None unless padding is safe."""
+        raise NotImplementedError
+
+    def add_context(self, body: nn.Module, conv: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """`convolve`'s features (B, A, C0) after the trained layers before the transformer."""
+        return conv
+
+    def transform(self, body: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Projection and transformer: features (B, N, C0) to (B, N, C).
+
+        mask: (B, N) bool, True on real frames. In training with SpecAugment where the config says
+        so, but only for clips longer than one of its masks.
+        """
+        config = body.config
+        hidden, _ = body.feature_projection(features)
+        augment = body.training and config.apply_spec_augment
+        if augment and hidden.shape[1] > config.mask_time_length:
+            hidden = body._mask_hidden_states(hidden, attention_mask=mask)
+        return body.encoder(hidden, attention_mask=mask).last_hidden_state
+
+
+class Wav2Vec2(EncoderKind):
+    """wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477): convolutions of the waveform.
+
+    Kernels that cover more than 400 samples get that much zero audio on both sides, so that A and
+    the centre of each frame stay the same. Group norm (the "base" models) normalises over time, so
+    with it padding is not safe. The convolutions are frozen, as in the paper and its peers.
+
+    Two fields of the config are ours, for the small encoder trained here: `context_layers` (see
+    `speech.context`) and `hand_set_layers`, the number of leading convolutions that are a fixed
+    filterbank; their output gets zero mean and unit variance over the clip, channel by channel.
+    """
+
+    transformers_prefix = "Wav2Vec2"
+    shape_fields = (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+        "hidden_act", "layer_norm_eps", "conv_dim", "conv_kernel", "conv_stride", "conv_bias",
+        "feat_extract_norm", "feat_extract_activation", "num_feat_extract_layers",
+        "num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "do_stable_layer_norm",
+        "hand_set_layers", "context_layers",
+    )  # fmt: skip
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.padding_is_safe = config.feat_extract_norm != "group"
+        reach = receptive_field(config.conv_kernel, config.conv_stride)
+        self.margin = max(reach - WINDOW, 0) // 2  # samples of zero audio on each side
+
+    @staticmethod
+    def mismatch(config: Any) -> str:
+        """As `EncoderKind`; also for convolutions of another stride."""
+        hop = math.prod(config.conv_stride)
+        if hop != HOP:
+            return f"one feature every {hop} samples, expected every {HOP} (50 a second)"
+        return EncoderKind.mismatch(config)
+
+    @staticmethod
+    def extend(body: nn.Module) -> None:
+        """Add the context layers of the config."""
+        config = body.config
+        n_layers = getattr(config, "context_layers", 0)
+        if n_layers:
+            body.context = nn.ModuleList(
+                ContextLayer(config.conv_dim[-1], config.hidden_dropout) for _ in range(n_layers)
+            )
+
+    @staticmethod
+    def use_attention(body: nn.Module) -> None:
+        """As `EncoderKind`."""
+        attention.use_in(body)
+
+    @staticmethod
+    def frozen_part(body: nn.Module) -> nn.Module:
+        """The convolutions."""
+        return body.feature_extractor
+
+    def convolve_batch(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        """As `EncoderKind`. Frozen leading layers run in float32 and without gradient."""
+        n_frames = audio_frames(audio.shape[1])
+        layers = list(body.feature_extractor.conv_layers)
+        n_fixed = getattr(body.config, "hand_set_layers", 0)
+        n_frozen = max(_leading_frozen(layers), n_fixed)
+        x = F.pad(audio, (self.margin, self.margin))[:, None].float()  # (B, 1, S)
+        for i, layer in enumerate(layers):
+            frozen = i < n_frozen
+            float32 = torch.autocast(audio.device.type, enabled=False) if frozen else nullcontext()
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), float32:
+                x = layer(x)
+                if i + 1 == n_fixed:
+                    x = normalise_over_time(x.transpose(1, 2)).transpose(1, 2)
+        return x.transpose(1, 2)[:, :n_frames]
+
+    def add_context(self, body: nn.Module, conv: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """As `EncoderKind`: the context layers, if the body has any."""
+        mask = None if lengths is None else length_mask(frame_lengths(lengths), conv.shape[1])
+        for layer in getattr(body, "context", ()):
+            conv = layer(conv, mask)
+        return conv
+
+
+class Wav2Vec2Bert(EncoderKind):
+    """w2v-BERT 2.0 (Barrault et al. 2023, arXiv 2312.05187): Kaldi log-mel energies.
+
+    They are normalised over the clip; two frames of 10 ms make one feature vector. No parameters
+    come before the transformer, so nothing is frozen.
+    """
+
+    transformers_prefix = "Wav2Vec2Bert"
+    shape_fields = (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+        "hidden_act", "layer_norm_eps", "position_embeddings_type", "conv_depthwise_kernel_size",
+        "feature_projection_input_dim", "rotary_embedding_base", "max_source_positions",
+        "left_max_position_embeddings", "right_max_position_embeddings",
+    )  # fmt: skip
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.register_buffer("filters", mel_filters(), persistent=False)
+        self.register_buffer("window", povey_window(), persistent=False)
+
+    def convolve_batch(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        """As `EncoderKind`, in float32; C0 is 160."""
+        n_frames = audio_frames(audio.shape[1])
+        n_needed = (2 * n_frames - 1) * MEL_HOP + WINDOW  # the last 10 ms may lie behind the end
+        with torch.autocast(audio.device.type, enabled=False):
+            padded = F.pad(audio.float(), (0, max(n_needed - audio.shape[1], 0)))
+            energies = log_mel(padded, self.filters, self.window)[:, : 2 * n_frames]  # (B, 2A, 80)
+            mel_lengths = None if lengths is None else 2 * frame_lengths(lengths)
+            return fold(normalise_over_time(energies, mel_lengths), 2)
+
+
+KINDS: dict[str, type[EncoderKind]] = {"wav2vec2": Wav2Vec2, "wav2vec2-bert": Wav2Vec2Bert}
+
+
+def kind_of(model_type: str | None) -> type[EncoderKind]:
+    """The class of an encoder's kind; `UserError` for an unknown `model_type`."""
+    if model_type not in KINDS:
+        known = " or ".join(KINDS)
+        raise UserError(f"speech encoder: model_type is {model_type!r}, expected {known}")
+    return KINDS[model_type]
+
+
+def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Samples that one output frame of a stack of convolutions depends on."""
+    reach, step = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        reach += (kernel - 1) * step
+        step *= stride
+    return reach
+
+
+def _leading_frozen(layers: list[nn.Module]) -> int:
+    """How many layers, from the first, have no parameter that is trained."""
+    trained = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
+    return trained.index(True) if True in trained else len(layers)
