@@ -1,11 +1,11 @@
 """From a recording to a talking head: `python demo.py --wav_path speech.wav`.
 
 Writes `<out>/<name>.mp4`, the head speaking the recording, and `<out>/<name>.npy`, its vertices
-(T, V, 3) float32 in the unit of the model's training data. Frame t is the instant t / fps; the
-frames cover the whole recording.
+(T, V, 3) float32 in the unit of the model's training data; <name> is that of the recording. Frame t
+is the instant t / fps, and the frames cover the whole recording.
 
-`--checkpoint` also takes the weights that the paper's authors published (vocaset.pth, biwi.pth,
-see `release`); `--dataset` says whose templates and topology they are for.
+`--checkpoint` also takes the weights that the paper's authors published (vocaset.pth, biwi.pth);
+`--dataset` names the data set whose templates and topology they are for.
 """
 
 import argparse
@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from common.errors import Parser, UserError, run_cli, writable_folder
+from common.errors import Parser, UserError, reason_of, run_cli, writable_folder
+from common.whole_file import whole_file
 from config import PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
 from files.arrays import check_file
@@ -33,12 +34,14 @@ DEMO_FOLDER = PROJECT_ROOT / "demo/wav"
 CHECKPOINT = PROJECT_ROOT / "synthetic/model.safetensors"
 RENDER_THREADS = 4  # at most; each holds a z-buffer of its own
 BLINK_CLOSE_S, BLINK_HOLD_S, BLINK_OPEN_S = 0.08, 0.03, 0.16
-BLINK_PAUSE_S = (2.0, 5.5)  # between blinks of a person at ease
+BLINK_PAUSE_S = (2.0, 5.5)  # between the blinks of a relaxed person
+FPS_LIMITS = 1, 240
+YAW_LIMITS = -90, 90  # degrees
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be made, checked as far as that is cheap."""
+    """The checked flags of a run."""
 
     wav_path: Path
     checkpoint: Path
@@ -48,15 +51,16 @@ class Plan:
     template: Path | None
     fps: int | None
     size: int
+    yaw: int  # degrees, see `rendering.renderer.Camera`
     background: str
-    renderer: str  # a key of `renderer.RENDERERS`
+    renderer: str  # a key of `rendering.renderer.RENDERERS`
     video: bool
     blink: bool
 
 
 # fmt: off
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line. Raises `UserError` for flags that do not exist or do not fit."""
+    """The flags as given. Raises `UserError` for unknown flags and values of a wrong type."""
     parser = Parser(description="Make a 3D head speak a recording.")
     add = parser.add_argument
     add("--wav_path", type=Path, metavar="FILE",
@@ -67,44 +71,52 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a model that main.py trained, or published weights (vocaset.pth, biwi.pth); "
              "default: synthetic/model.safetensors")
     add("--dataset", choices=list(RECIPES),
-        help="whose faces the published weights move; default: the one with as many vertices")
+        help="data set of published weights; default: the one with their number of vertices")
     add("--template", type=Path, metavar="FILE",
-        help="a neutral face of your own in the topology and unit of the model: .ply or .obj; "
-             "of a .pkl or .npz the first")
+        help="a neutral face of your own in the topology and unit of the model: .ply, .obj, or "
+             "the first face of a .pkl or .npz")
     add("--out", type=Path, metavar="FOLDER", default=Path("out"), help="default: out")
-    add("--fps", type=whole, metavar="N",
-        help="frames a second; other than the model's own, motion is interpolated linearly")
-    add("--size", type=whole, metavar="PIXELS", default=800,
+    add("--fps", type=int_argument, metavar="N",
+        help="frames a second, 1 to 240, interpolated linearly; default: the model's own rate")
+    add("--size", type=int_argument, metavar="PIXELS", default=800,
         help="side of the square picture, even, 64 to 4096; default: 800")
+    add("--yaw", type=int_argument, metavar="DEGREES", default=0,
+        help="turn of the head in the picture, -90 to 90, positive to the viewer's right; "
+             "default: 0")
     add("--background", metavar="COLOUR", default="white",
         help="a name, #rrggbb or r,g,b; default: white")
     add("--renderer", default="auto", metavar="NAME",
-        help="software, gpu, pyrender; default: auto, which is gpu where a real one answers")
+        help="software, gpu, pyrender; default: auto, which is gpu if moderngl is installed and a "
+             "hardware GPU draws, else software")
     add("--no_video", action="store_true", help="write the vertices only")
     add("--blink", action="store_true",
-        help="add blinks, which no recording tells of (built-in synthetic head only)")
+        help="add blinks at random times (bundled synthetic head only)")
     return parser.parse_args(argv)
 # fmt: on
 
 
-def whole(text: str) -> int:
-    """The number in `text`; argparse makes one line of the refusal."""
+def int_argument(text: str) -> int:
+    """The whole number in `text`; argparse adds the flag's name to the error."""
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number is wanted") from None
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number") from None
 
 
 def check(args: argparse.Namespace) -> Plan:
-    """The plan of a run. Raises `UserError` for all that can be seen wrong without loading much."""
+    """The plan of a run. Raises `UserError` for all errors that show before a model is loaded."""
     from rendering.renderer import check_size, choose_renderer, parse_colour
 
     check_size(args.size)
     parse_colour(args.background)
-    if args.fps is not None and not 1 <= args.fps <= 240:
-        raise UserError(f"--fps {args.fps}: give 1 to 240 frames a second")
+    for flag, value, (low, high) in (
+        ("--fps", args.fps, FPS_LIMITS),
+        ("--yaw", args.yaw, YAW_LIMITS),
+    ):
+        if value is not None and not low <= value <= high:
+            raise UserError(f"{flag} {value}: expected {low} to {high}")
     if args.subject is not None and args.template is not None:
-        raise UserError("--subject and --template both name the face; give one of them")
+        raise UserError("--subject and --template: both name the face; give one of them")
     wav_path = args.wav_path or bundled_recording()
     for flag, path in (
         ("--wav_path", wav_path),
@@ -113,15 +125,7 @@ def check(args: argparse.Namespace) -> Plan:
     ):
         if path is not None:
             check_file(path, flag)
-    nearest = next(folder for folder in (args.out, *args.out.absolute().parents) if folder.exists())
-    if not nearest.is_dir():
-        raise UserError(f"--out {args.out}: {nearest} is not a folder that can be written to")
-    try:
-        writable_folder(nearest)
-    except UserError as error:
-        raise UserError(f"--out {args.out}: {error}") from error
-    if (args.out / f"{wav_path.stem}.mp4").resolve() == wav_path.resolve():
-        raise UserError(f"--out {args.out}: the video would replace the recording {wav_path}")
+    check_out(args.out, wav_path)
     return Plan(
         wav_path=wav_path,
         checkpoint=args.checkpoint,
@@ -131,11 +135,30 @@ def check(args: argparse.Namespace) -> Plan:
         template=args.template,
         fps=args.fps,
         size=args.size,
+        yaw=args.yaw,
         background=args.background,
         renderer="software" if args.no_video else choose_renderer(args.renderer),
         video=not args.no_video,
         blink=args.blink,
     )
+
+
+def check_out(out: Path, wav_path: Path) -> None:
+    """Raise `UserError` unless files of this recording can be written into `out`.
+
+    `out` itself is not created yet: that would leave an empty folder behind a failed run.
+    """
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise UserError(f"--out {out}: {nearest} is not a folder; name another")
+    try:
+        writable_folder(nearest)
+    except UserError as error:
+        raise UserError(f"--out {out}: {error}") from error
+    video = out / f"{wav_path.stem}.mp4"
+    if video.exists() and video.samefile(wav_path):
+        raise UserError(f"--out {out}: the video would replace the recording {wav_path}; "
+                        "name another folder")  # fmt: skip
 
 
 def bundled_recording() -> Path:
@@ -147,7 +170,7 @@ def bundled_recording() -> Path:
 
 
 def blink_curve(n_frames: int, fps: int, seed: int = 1) -> NDArray[np.float32]:
-    """(n_frames,) lid closure, 0 open to 1 shut, of a person who blinks at ease."""
+    """(n_frames,) lid closure, 0 open to 1 shut, of a relaxed person who blinks now and then."""
     generator = np.random.default_rng(seed)
     time = np.arange(n_frames) / fps
     closure = np.zeros(n_frames)
@@ -169,7 +192,7 @@ def with_blinks(meshes: Iterator[NDArray], n_frames: int, fps: int) -> Iterator[
 
 
 def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, int]) -> None:
-    """Stream `meshes` (V, 3) into the .npy `path` (T, V, 3) float32; memory for one is enough."""
+    """Stream `meshes` (V, 3) into the .npy `path`, float32 of `shape` (T, V, 3)."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -178,7 +201,7 @@ def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, 
 
 
 def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]):
-    """The `Renderer` of the plan; fails here, before the network's work, where it cannot draw."""
+    """The `Renderer` of a plan; called before the prediction, so that its errors come early."""
     from rendering.renderer import Renderer
 
     return Renderer(
@@ -187,6 +210,7 @@ def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]):
         size=plan.size,
         background=plan.background,
         renderer=plan.renderer,
+        yaw=plan.yaw,
         **appearance(spec, face[0]),
     )
 
@@ -210,7 +234,10 @@ def run(plan: Plan) -> Path:
     checkpoint = load_checkpoint(plan.checkpoint, plan.dataset)
     spec = checkpoint.spec
     if plan.blink and spec.path(spec.topology) != HEAD_FILE:
-        raise UserError(f"--blink: only the synthetic head can, this model is for {spec.name}")
+        raise UserError(
+            f"--blink: works with the bundled synthetic head only, {plan.checkpoint} is for "
+            f"{spec.name}; leave it out"
+        )
     name, template = choose_face(spec, plan.subject, plan.template)
     fps = plan.fps or spec.fps
     n_frames = count_frames(len(audio), fps)
@@ -225,27 +252,26 @@ def run(plan: Plan) -> Path:
 def write(
     plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray], meshes: Iterator, n_frames: int
 ) -> Path:
-    """Write vertices and video; both appear under their names only when both are whole."""
-    name = plan.wav_path.stem
-    partial = plan.out / f".{name}.partial.npy"
-    target = plan.out / f"{name}.npy"
+    """Write vertices and video; neither replaces an older file before both are complete."""
+    target = plan.out / f"{plan.wav_path.stem}.npy"
+    result = target.with_suffix(".mp4") if plan.video else target
     renderer = make_renderer(plan, spec, face) if plan.video else None
+    if result.exists():
+        print(f"{result} exists and will be replaced")
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
-        progress = tqdm(meshes, total=n_frames, desc="predicting", unit="frame")
-        save_vertices(partial, progress, (n_frames, *face[1].shape))
-        if renderer is not None:
-            draw(plan, renderer, np.load(partial, mmap_mode="r"), plan.fps or spec.fps)
-        os.replace(partial, target)
+        with whole_file(target) as partial:
+            progress = tqdm(meshes, total=n_frames, desc="predicting", unit="frame")
+            save_vertices(partial, progress, (n_frames, *face[1].shape))
+            if renderer is not None:
+                draw(plan, renderer, np.load(partial, mmap_mode="r"), plan.fps or spec.fps)
     except OSError as error:
-        raise UserError(f"cannot write into {plan.out}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return target.with_suffix(".mp4") if plan.video else target
+        raise UserError(f"--out {plan.out}: cannot be written ({reason_of(error)})") from error
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the demo and print, last, the path of what it made."""
+    """Run the demo; the last line printed is the path of the video or of the vertices."""
     print(run(check(parse(argv))))
 
 

@@ -1,4 +1,4 @@
-"""The demo from recording to files, with a tiny untrained network, and all that can be wrong."""
+"""The demo from recording to files with a tiny untrained network, and its error messages."""
 
 import os
 import subprocess
@@ -75,6 +75,13 @@ def refusal(result):
     return lines[0]
 
 
+def first_frame(path):
+    """(64, 64, 3) float of a video."""
+    reader = imageio_ffmpeg.read_frames(str(path))
+    next(reader)  # the facts
+    return np.frombuffer(next(reader), np.uint8).reshape(64, 64, 3).astype(float)
+
+
 def noise(path, seconds, rate=SAMPLE_RATE, channels=1, **options):
     wave = 0.1 * np.random.default_rng(1).normal(size=(round(seconds * rate), channels))
     soundfile.write(path, wave, rate, **options)
@@ -134,6 +141,27 @@ def test_a_template_of_the_same_topology_is_spoken_by(run, tmp_path):
     code, last, error, _ = run("--wav_path", wav, "--template", tmp_path / "me.obj", "--no_video")
     assert code == 0, error
     assert np.abs(np.load(last) - face).max() < 0.1  # metres: around this face, not a small one
+
+
+def test_yaw_turns_the_picture_and_leaves_the_vertices_alone(run, tmp_path):
+    wav = noise(tmp_path / "a.wav", 0.2)
+    frames, motion = [], []
+    for flags in ([], ["--yaw", -45]):
+        code, last, error, out = run("--wav_path", wav, *flags)
+        assert code == 0, error
+        frames.append(first_frame(last))
+        motion.append(np.load(out / "a.npy"))
+    np.testing.assert_array_equal(*motion)
+    assert np.abs(frames[0] - frames[1]).mean() > 5
+
+
+def test_a_file_of_an_earlier_run_is_replaced_and_named(checkpoint, tmp_path, capsys):
+    wav = noise(tmp_path / "a.wav", 0.2)
+    for printed in (False, True):
+        flags = ["--checkpoint", checkpoint, "--out", tmp_path, "--wav_path", wav, "--no_video"]
+        demo.main([str(flag) for flag in flags])
+        line = f"{tmp_path / 'a.npy'} exists and will be replaced"
+        assert (line in capsys.readouterr().out) is printed
 
 
 def test_blinks_shut_the_eyes_and_nothing_else(run, tmp_path):
@@ -244,8 +272,9 @@ def test_a_template_in_another_order_is_refused_and_one_elsewhere_is_not(run, tm
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--fps", "0"], "1 to 240"),
-        (["--fps", "29.97"], "29.97: a whole number is wanted"),
+        (["--fps", "0"], "--fps 0: expected 1 to 240"),
+        (["--fps", "29.97"], "--fps: 29.97: expected a whole number"),
+        (["--yaw", "120"], "--yaw 120: expected -90 to 90"),
         (["--size", "801"], "even number"),
         (["--background", "nice"], "expected #rrggbb"),
         (["--renderer", "crayon"], "renderer 'crayon': expected"),
@@ -267,9 +296,12 @@ def test_the_recording_is_never_replaced(run, tmp_path):
     video = tmp_path / "made" / "out" / "a.mp4"
     video.parent.mkdir(parents=True)
     video.write_bytes(b"precious")
-    code, _, error, _ = run("--wav_path", video)
-    assert code == EXIT_BAD_INPUT and "would replace the recording" in error
-    assert video.read_bytes() == b"precious"
+    link = tmp_path / "a.mp4"
+    os.link(video, link)
+    for name in (video, link):  # the file itself, and another name of it
+        code, _, error, _ = run("--wav_path", name)
+        assert code == EXIT_BAD_INPUT and "would replace the recording" in error
+        assert video.read_bytes() == b"precious"
 
 
 def test_a_file_that_is_no_model_is_refused(run, tmp_path):
