@@ -1,11 +1,11 @@
-"""Phone boundaries moved to where a forced alignment hears them.
+"""Refine phone boundaries by forced alignment with the audio.
 
-The engines' own times come in steps of 25 ms (hibari, Kokoro) or count the closure of a stop to
-the vowel before it (espeak-ng: 40 ms). pocketsphinx (BSD; its wheel holds the English model) aligns
-the phones that were spoken with the sound. Measured against the nearest jump of the spectrum, the
-spread within a class of boundary falls from 15 to 10 ms for Kokoro and from 14 to 12 for hibari,
-and all engines get the same idea of where a phone begins, which is also that of the judge of real
-speech (benchmarks). `MOST_S` keeps a lost alignment from doing harm.
+The times that engines report are coarse: steps of 25 ms (hibari, Kokoro), or the closure of a stop
+is part of the vowel before it (espeak-ng, 40 ms). pocketsphinx (BSD; its wheel includes the
+English model) aligns the spoken phones with the audio. Measured against the nearest jump of the
+spectrum, the spread within a class of boundary falls from 15 to 10 ms for Kokoro and from 14 to
+12 ms for hibari. All engines then share one definition of a phone's start, the same that the
+benchmark on real speech uses. `MAX_SHIFT_S` limits the damage of a failed alignment.
 """
 
 from functools import cache
@@ -16,26 +16,26 @@ import numpy as np
 from config import SAMPLE_RATE
 from synthetic.phones import SILENCE, Segment, merge_segments
 
-ALIGNER_RATE = 100  # Hz, pocketsphinx's frames
-ALIGNER_LEAD_S = 0.004  # its frames are named by their beginning; median against spectral jumps
-MOST_S = 0.08  # a boundary moves no further than this from the engine's
+ALIGNER_RATE = 100  # Hz, pocketsphinx's frame rate
+ALIGNER_LEAD_S = 0.004  # pocketsphinx's boundaries are early by this (median, spectral jumps)
+MAX_SHIFT_S = 0.08  # largest distance of a refined boundary from the engine's own
 ALIGNER_PEAK = 0.7
-BEAM = 1e-80  # wide: a child's or a robot's voice is far from the model
+BEAM = 1e-80  # wide, because a child's or a robot's voice is far from the acoustic model
 
 
 def refine(audio: np.ndarray, segments: list[Segment]) -> list[Segment]:
-    """The same phones with better boundaries.
+    """The same phones with boundaries refined by forced alignment.
 
-    audio: (S,) at 16 kHz; segments: from 0 to its end. Where pocketsphinx finds no path through
-    the phones (about one clip in 200), the engine's own times stand.
+    audio: (S,) at 16 kHz; segments: contiguous, from 0 to the end of the audio. Where pocketsphinx
+    cannot align the phones (about one clip in 200), the segments are returned unchanged.
     """
     spoken = [segment for segment in segments if segment.phone != SILENCE]
     aligned = _align(audio, segments)
     if [segment.phone for segment in aligned] != [segment.phone for segment in spoken]:
         return segments
     moved: list[Segment] = []
-    for own, heard in zip(spoken, aligned, strict=True):
-        start_s, end_s = _near(heard.start_s, own.start_s), _near(heard.end_s, own.end_s)
+    for own, new in zip(spoken, aligned, strict=True):
+        start_s, end_s = _near(new.start_s, own.start_s), _near(new.end_s, own.end_s)
         moved += [Segment(SILENCE, moved[-1].end_s if moved else 0.0, start_s)]
         moved += [Segment(own.phone, start_s, end_s)]
     moved.append(Segment(SILENCE, moved[-1].end_s, segments[-1].end_s))
@@ -44,15 +44,16 @@ def refine(audio: np.ndarray, segments: list[Segment]) -> list[Segment]:
     return refined if is_whole else segments
 
 
-def _near(heard_s: float, own_s: float) -> float:
-    return min(max(heard_s + ALIGNER_LEAD_S, own_s - MOST_S), own_s + MOST_S)
+def _near(aligned_s: float, own_s: float) -> float:
+    """The aligned time, at most `MAX_SHIFT_S` from the engine's own time."""
+    return min(max(aligned_s + ALIGNER_LEAD_S, own_s - MAX_SHIFT_S), own_s + MAX_SHIFT_S)
 
 
 def _align(audio: np.ndarray, segments: list[Segment]) -> list[Segment]:
-    """Phones without silence as pocketsphinx places them; empty when it finds no path.
+    """Phones without silence, aligned by pocketsphinx; empty when alignment fails.
 
-    What stands between two pauses is one word of the aligner, so that phones keep their
-    neighbours and silence may only come where the engine paused.
+    All phones between two pauses form one word of the aligner. Phones then keep their neighbours,
+    and the aligner can insert silence only where the engine paused.
     """
     decoder = _decoder()
     words, run = [], []
@@ -71,7 +72,7 @@ def _align(audio: np.ndarray, segments: list[Segment]) -> list[Segment]:
         _decode(decoder, sound)
         decoder.set_alignment()
         _decode(decoder, sound)
-    except RuntimeError:  # pocketsphinx's way to say that no path was found
+    except RuntimeError:  # pocketsphinx raises this when no path exists
         return []
     phones = [phone for word in decoder.get_alignment() for phone in word]
     return [

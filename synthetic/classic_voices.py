@@ -1,8 +1,8 @@
-"""flite, festival and espeak-ng: the older engines, used where the system has them.
+"""flite, festival and espeak-ng: the older speech engines, used where they are installed.
 
-Their sound is buzzy or robotic but their phone times are exact, and they are speakers that no
-neural model knows. espeak-ng (GPL-3, its output is free) is loaded from the system's library or
-from PyPI's espeakng-loader; nothing of it is shipped.
+Their sound is buzzy or robotic, but their phone times are exact and their voices differ from those
+of the neural engines. espeak-ng (GPL-3, its output is free) is loaded from the system's library or
+from PyPI's espeakng-loader; no part of it is included here.
 """
 
 import ctypes
@@ -34,7 +34,6 @@ _FAMILIES = {"+f": range(1, 6), "+m": range(1, 9), "+klatt": (2, 4)}
 _NAMED = ("+linda", "+steph", "+michael", "+belinda", "+adam", "+john", "+max", "+paul")
 ESPEAK_VARIANTS = ("", *(f"{f}{i}" for f, numbers in _FAMILIES.items() for i in numbers), *_NAMED)
 # speak_lib.h
-ESPEAK_RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL: the callback gets the samples, nothing is played
 ESPEAK_SYNCHRONOUS = 2
 ESPEAK_IPA_EVENTS = 1 | 2  # espeakINITIALIZE_PHONEME_EVENTS | espeakINITIALIZE_PHONEME_IPA
 ESPEAK_EVENT_END, ESPEAK_EVENT_PHONEME = 0, 7
@@ -50,11 +49,11 @@ class FliteVoices:
 
     @staticmethod
     def unavailable() -> str:
-        """Why the engine cannot run here, or ""."""
+        """Why the engine cannot run here, else ""."""
         return "" if shutil.which("flite") else "no flite command (apt-get install flite)"
 
     def draw_speaker(self, rng: random.Random) -> dict[str, Any]:
-        """A voice at a pace and, for the diphone voice, a pitch."""
+        """A voice, a duration factor and, for the diphone voice, a pitch in Hz."""
         voice = rng.choice(("slt", "rms", "awb", "slt", "rms", "awb", "kal16"))
         speaker = {"voice": voice, "stretch": round(rng.uniform(0.8, 1.25), 3)}
         return speaker | ({"f0_hz": rng.randint(80, 190)} if voice == "kal16" else {})
@@ -62,7 +61,7 @@ class FliteVoices:
     def synthesize(
         self, text: str, speaker: dict[str, Any], rng: random.Random
     ) -> tuple[np.ndarray, int, list[Segment]]:
-        """(samples, their rate, segments) of `text`."""
+        """(samples (S,) float32, sample rate in Hz, segments) of `text`."""
         stretch = speaker["stretch"] * rng.uniform(0.95, 1.06)
         command = ["flite", "-voice", speaker["voice"], "--setf", f"duration_stretch={stretch:.3f}"]
         if "f0_hz" in speaker:
@@ -86,20 +85,20 @@ class FestivalVoices:
 
     @staticmethod
     def unavailable() -> str:
-        """Why the engine cannot run here, or ""."""
+        """Why the engine cannot run here, else ""."""
         if not shutil.which("festival"):
-            return "no festival command (apt-get install festival and the voices in the README)"
-        return "" if festival_voices() else "festival has none of the voices that the README names"
+            return "no festival command; install it and its voices, see synthetic/README.md"
+        return "" if festival_voices() else "no festival voice of those in synthetic/README.md"
 
     def draw_speaker(self, rng: random.Random) -> dict[str, Any]:
-        """A voice at a pace."""
+        """A voice and a duration factor."""
         voice = rng.choice(festival_voices())
         return {"voice": voice, "stretch": round(rng.uniform(0.85, 1.2), 3)}
 
     def synthesize(
         self, text: str, speaker: dict[str, Any], rng: random.Random
     ) -> tuple[np.ndarray, int, list[Segment]]:
-        """(samples, their rate, segments) of `text`."""
+        """(samples (S,) float32, sample rate in Hz, segments) of `text`."""
         stretch = speaker["stretch"] * rng.uniform(0.95, 1.06)
         quoted = text.replace("\\", " ").replace('"', " ")
         with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +121,7 @@ class FestivalVoices:
 
 
 class EspeakVoices:
-    """espeak-ng's formant and Klatt voices, with phoneme events exact to the sample."""
+    """espeak-ng's formant and Klatt voices; its phoneme events are exact to the sample."""
 
     name = "espeak"
     offset_s = -0.010
@@ -135,18 +134,18 @@ class EspeakVoices:
         )
         self._samples: list[np.ndarray] = []
         self._events: list[tuple[int, str]] = []
-        self._callback = _ESPEAK_CALLBACK(self._receive)  # kept: the library holds a bare pointer
+        self._callback = _ESPEAK_CALLBACK(self._receive)  # the library stores a bare pointer to it
         self._library.espeak_SetSynthCallback(self._callback)
 
     @staticmethod
     def unavailable() -> str:
-        """Why the engine cannot run here, or ""."""
+        """Why the engine cannot run here, else ""."""
         if _espeak_library()[0]:
             return ""
         return "no espeak-ng library (apt-get install espeak-ng, or pip install espeakng-loader)"
 
     def draw_speaker(self, rng: random.Random) -> dict[str, Any]:
-        """An accent, a variant, a pace (words a minute), a pitch and its range (0-100)."""
+        """An accent, a variant, a rate (words per minute), a pitch and its range (0 to 100)."""
         return {
             "voice": rng.choice(ESPEAK_ACCENTS) + rng.choice(ESPEAK_VARIANTS),
             "rate": rng.randint(125, 200),
@@ -157,7 +156,7 @@ class EspeakVoices:
     def synthesize(
         self, text: str, speaker: dict[str, Any], rng: random.Random
     ) -> tuple[np.ndarray, int, list[Segment]]:
-        """(samples, their rate, segments) of `text`."""
+        """(samples (S,) float32, sample rate in Hz, segments) of `text`."""
         library = self._library
         library.espeak_SetVoiceByName(speaker["voice"].encode())
         rate = round(speaker["rate"] * rng.uniform(0.95, 1.06))
@@ -178,6 +177,7 @@ class EspeakVoices:
         return samples, self._rate, merge_segments(segments)
 
     def _receive(self, samples: Any, n_samples: int, events: Any) -> int:
+        """Callback of the library: collect samples and phoneme events; 0 continues synthesis."""
         if samples and n_samples > 0:
             self._samples.append(np.ctypeslib.as_array(samples, (n_samples,)).copy())
         i = 0
@@ -186,7 +186,7 @@ class EspeakVoices:
                 name = bytes(events[i].id.string).decode("utf-8", "ignore").rstrip("\0")
                 self._events.append((events[i].sample, name))
             i += 1
-        return 0  # go on
+        return 0
 
 
 class _EspeakEventId(ctypes.Union):
@@ -198,7 +198,7 @@ class _EspeakEventId(ctypes.Union):
 
 
 class _EspeakEvent(ctypes.Structure):
-    """espeak_EVENT of speak_lib.h; `sample` is the position in the sound."""
+    """espeak_EVENT of speak_lib.h; `sample` is the event's position in the audio."""
 
     _fields_ = [
         ("type", ctypes.c_int),
@@ -218,10 +218,10 @@ _ESPEAK_CALLBACK = ctypes.CFUNCTYPE(
 
 
 def _espeak_library() -> tuple[str, str]:
-    """(library, folder of its data or ""): the system's, else PyPI's espeakng-loader, else ""."""
-    found = ctypes.util.find_library("espeak-ng")
-    if found:
-        return found, ""
+    """(library, its data folder or ""): the system's, else espeakng-loader's, else ("", "")."""
+    library = ctypes.util.find_library("espeak-ng")
+    if library:
+        return library, ""
     if importlib.util.find_spec("espeakng_loader"):
         import espeakng_loader
 
@@ -230,9 +230,9 @@ def _espeak_library() -> tuple[str, str]:
 
 
 def segments_from_ends(ends: list[tuple[str, float]]) -> list[Segment]:
-    """Segments from (radio name, end in seconds); times that run backwards end the list.
+    """Segments from (phone name, end in seconds); the list ends where times decrease.
 
-    Unknown names raise KeyError: a phone left out would shift nothing but show a still mouth.
+    Raises KeyError for an unknown name, since a missing phone would leave the mouth still.
     """
     segments, start_s = [], 0.0
     for name, end_s in ends:
@@ -244,7 +244,7 @@ def segments_from_ends(ends: list[tuple[str, float]]) -> list[Segment]:
 
 
 def festival_voices() -> list[str]:
-    """Those of FESTIVAL_VOICES that are installed in festival's usual folders."""
+    """The voices of FESTIVAL_VOICES that are installed in festival's default folders."""
     roots = [Path("/usr/share/festival/voices"), Path("/usr/local/share/festival/voices")]
     return [
         voice

@@ -1,14 +1,14 @@
-"""Phones with their times become smooth face curves: the rules behind the synthetic corpus.
+"""From timed phones to smooth face curves: the rules behind the synthetic corpus.
 
-Cohen and Massaro, "Modeling coarticulation in synthetic visual speech" (1993): every phone pulls
-every channel towards a target with a dominance that decays away from the phone, and the face is
-the dominance-weighted mean,
+Cohen and Massaro, "Modeling coarticulation in synthetic visual speech" (1993): every phone has a
+target for every channel and a dominance that decays with distance from the phone. The face is the
+dominance-weighted mean
 
     y(t) = sum_s D_s(t) target_s / sum_s D_s(t),     D_s(t) = alpha_s exp(-theta x_s(t)),
 
-x_s being the time from the plateau of phone s. What must not be averaged away is imposed after
-that: lips shut on p b m, the lower lip on the teeth for f v, rest in pauses. The curves are
-functions of continuous time, so any frame rate samples the same motion.
+where x_s(t) is the time from t to the plateau of phone s. What the mean must not weaken is imposed
+afterwards: closed lips on p b m, the lower lip on the teeth on f v, rest in pauses. The curves are
+functions of continuous time, so all frame rates sample the same motion.
 
 Symbols: T frames, N phones (after diphthongs are split), C channels.
 """
@@ -26,7 +26,7 @@ from synthetic.visemes import ALPHA, DIPHTHONGS, GROUPS, LIP_GAP, MOUTH_CHANNELS
 BROW_CHANNELS = ("browInnerUp", "browOuterUp")
 CHANNELS = MOUTH_CHANNELS + BROW_CHANNELS
 CHANNEL_INDEX = {channel: index for index, channel in enumerate(CHANNELS)}
-CLOSED = 0.06  # aperture below which lips count as shut; the rules reach -0.01
+CLOSED = 0.06  # aperture below which lips count as closed; the rules reach -0.01
 
 LOUDNESS_HZ = 100  # rate of the loudness and pitch envelopes; value i is the instant (i + 0.5)/100
 
@@ -36,13 +36,13 @@ LABIODENTALS = ("f", "v")
 
 @dataclass(frozen=True)
 class Style:
-    """A subject's manner of speaking; the default is the neutral speaker."""
+    """A subject's style of speaking; the defaults are neutral."""
 
     jaw_gain: float = 1.0
     rounding_gain: float = 1.0
     spread_gain: float = 1.0
-    smile: float = 0.0  # added to mouthSmile at all times
-    lead_s: float = 0.0  # the face runs ahead of the sound by this
+    smile: float = 0.0  # added to mouthSmile in every frame
+    lead_s: float = 0.0  # the face is ahead of the sound by this
     brow_gain: float = 1.0
 
 
@@ -50,7 +50,7 @@ NEUTRAL = Style()
 
 
 def style_of(subject: str) -> Style:
-    """The style that belongs to a subject's name: modest, the same on every machine."""
+    """The style of a subject, derived from a hash of its name, the same on every machine."""
     rng = np.random.default_rng(zlib.crc32(subject.encode()))
     return Style(
         jaw_gain=rng.uniform(0.88, 1.15),
@@ -62,14 +62,14 @@ def style_of(subject: str) -> Style:
     )
 
 
-_PLATEAU = 0.6  # share of half the phone over which its dominance is full
-_EDGE_S = 0.008  # rounds the corner of the dominance, so that velocity has no jumps
+_PLATEAU = 0.6  # share of the phone's half length over which its dominance is constant
+_EDGE_S = 0.008  # rounds the corner of the dominance, so that the velocity is continuous
 _UNDERSHOOT_S = 0.09  # vowels shorter than this do not reach their jaw target
 _UNDERSHOOTS = VOWELS | {"hh", "l", "k", "g"}
-_RAMP_S = 0.055  # lips take this long into and out of a closure
-_LIPS_MEET = 1.05  # mouthClose over jawOpen at which lips just touch, and a little
-_SHUT_PAUSE_S = 0.15  # pauses from this length on shut the mouth
-_BLOCK_S, _REACH_S = 8.0, 2.0  # long clips go in blocks; beyond the reach D < 1e-6
+_RAMP_S = 0.055  # time that the lips take into and out of a closure
+_LIPS_MEET = 1.05  # mouthClose over jawOpen that presses the lips lightly (1.0: they just touch)
+_SHUT_PAUSE_S = 0.15  # pauses of at least this length close the mouth
+_BLOCK_S, _REACH_S = 8.0, 2.0  # long clips are computed in blocks; beyond the reach D < 1e-6
 
 
 _JAW, _CLOSE = CHANNEL_INDEX["jawOpen"], CHANNEL_INDEX["mouthClose"]
@@ -78,7 +78,7 @@ _CONTACT = columns("XRLUHDF")  # channels that a closure takes over
 
 
 class _Score(NamedTuple):
-    """The phones of a clip as arrays; gaps and edges are filled with silence."""
+    """The phones of a clip as arrays; gaps and both ends are filled with silence."""
 
     phone: np.ndarray  # (N,) index into PHONES
     start: np.ndarray  # (N,) seconds
@@ -103,9 +103,9 @@ def curves(
 ) -> np.ndarray:
     """Face curves of an utterance: (frames, len(CHANNELS)) float32, 1.0 = the unit's full motion.
 
-    Frame t is the instant t/fps. `segments` must be in order of time; what they leave open is
-    silence. `loudness` ((n,), from `loudness()`) scales jaw and spread and lifts the brows;
-    `pitch` ((n,) Hz, 0 where unvoiced, at the same rate) adds its accents to the brows.
+    Frame t is the instant t/fps. `segments` are in order of time; gaps between them are silence.
+    `loudness` ((n,), from `loudness()`) scales jaw and spread and raises the brows; `pitch` ((n,)
+    Hz at the same rate, 0 where unvoiced) raises the brows on accents.
     Raises ValueError for unknown phones or segments out of order.
     """
     score = _score(segments)
@@ -121,12 +121,12 @@ def curves(
 
 
 def aperture(curves: np.ndarray) -> np.ndarray:
-    """Gap between the inner lips in units of jawOpen, below 0 when pressed: (..., C) -> (...)."""
+    """Gap between the inner lips in units of jawOpen, negative when pressed: (..., C) -> (...)."""
     return curves[..., : len(LIP_GAP)] @ LIP_GAP.astype(curves.dtype)
 
 
 def loudness(audio: np.ndarray, sample_rate: int = 16_000) -> np.ndarray:
-    """Loudness of (S,) audio at 100 Hz: (n,) in 0.2..1.3, 1 = a loud vowel of this clip."""
+    """Loudness of (S,) audio at 100 Hz: (n,) float32 in 0.2..1.3, 1 = a loud vowel of the clip."""
     hop = sample_rate // LOUDNESS_HZ
     n = -(-len(audio) // hop)
     blocks = np.zeros(n * hop)
@@ -138,7 +138,7 @@ def loudness(audio: np.ndarray, sample_rate: int = 16_000) -> np.ndarray:
 
 
 def _score(segments: Sequence[Segment]) -> _Score:
-    """Phones as arrays: diphthongs split, gaps and both ends silent, neighbouring pauses merged."""
+    """Phones as arrays: diphthongs split, gaps and both ends silent, adjacent pauses merged."""
     rows: list[tuple[int, float, float]] = []
     silence = PHONE_INDEX["sil"]
     clock = (segments[0][1] if segments else 0.0) - 1.0
@@ -146,9 +146,13 @@ def _score(segments: Sequence[Segment]) -> _Score:
         start = clock if start is None else start
         end = start + 1.0 if end is None else end
         if phone not in PHONE_INDEX:
-            raise ValueError(f"phone {phone!r} is not one of {' '.join(PHONES)}")
-        if start < clock - 1e-3 or end < start:
-            raise ValueError(f"segment {phone} {start:.3f}-{end:.3f} s starts before {clock:.3f} s")
+            raise ValueError(f"phone {phone!r}: expected one of {' '.join(PHONES)}")
+        if end < start:
+            raise ValueError(f"segment {phone} {start:.3f}-{end:.3f} s: it ends before it starts")
+        if start < clock - 1e-3:
+            raise ValueError(
+                f"segment {phone} {start:.3f}-{end:.3f} s: expected a start at or after {clock:.3f} s"
+            )
         if start > clock + 1e-3:
             _append(rows, silence, clock, start)
         if phone in DIPHTHONGS:
@@ -164,6 +168,7 @@ def _score(segments: Sequence[Segment]) -> _Score:
 
 
 def _append(rows: list[tuple[int, float, float]], phone: int, start: float, end: float) -> None:
+    """Add a row in place, or extend the last one when both are silence."""
     if rows and phone == PHONE_INDEX["sil"] == rows[-1][0]:
         rows[-1] = (phone, rows[-1][1], end)
     else:
@@ -185,7 +190,7 @@ def _mouth(
     y[:, _ROUNDING] *= style.rounding_gain
     y[:, _SPREAD] *= style.spread_gain
     _impose_contact(y, near.where(LABIODENTALS), moments)
-    _impose_contact(y, near.where(BILABIALS), moments)  # last: nothing may open them again
+    _impose_contact(y, near.where(BILABIALS), moments)  # last, so that nothing reopens the lips
     y *= 1.0 - _pause_weight(near, moments)[:, None]
     y[:, CHANNEL_INDEX["mouthSmile"]] += style.smile
     return y
@@ -218,14 +223,14 @@ def _weights(score: _Score) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
     silent = score.phone == PHONE_INDEX["sil"]
     alpha = alpha * np.where(silent, np.minimum(1.0, duration / 0.12), 1.0)[:, None]
     bilabial = np.isin(score.phone, [PHONE_INDEX[phone] for phone in BILABIALS])
-    centre = score.start + np.where(bilabial, 0.45, 0.5) * duration  # shut before the burst
+    centre = score.start + np.where(bilabial, 0.45, 0.5) * duration  # closed before the burst
     half = duration / 2
     half = np.where(silent, half - np.minimum(0.4 * half, 0.04), _PLATEAU * half)
     return target, alpha, centre, half
 
 
 def _impose_contact(y: np.ndarray, score: _Score, times: np.ndarray) -> None:
-    """Bring `y` (T, 14), in place, to the contact of these consonants: held 45 to 100 ms."""
+    """Impose, in place on `y` (T, 14), the lip contact of these consonants for 45 to 100 ms."""
     if not len(score.phone):
         return
     duration = score.end - score.start
@@ -245,7 +250,7 @@ def _impose_contact(y: np.ndarray, score: _Score, times: np.ndarray) -> None:
 
 
 def _pause_weight(score: _Score, times: np.ndarray) -> np.ndarray:
-    """How much pauses hold the mouth at rest, 0..1: (T,)."""
+    """Weight of the rest position in pauses, 0 to 1: (T,)."""
     pauses = score.where(("sil",))
     if not len(pauses.phone):
         return np.zeros(len(times))
@@ -263,7 +268,7 @@ def _pause_weight(score: _Score, times: np.ndarray) -> np.ndarray:
 def _brows(
     times: np.ndarray, loudness: np.ndarray, pitch: np.ndarray | None, style: Style
 ) -> np.ndarray:
-    """Brows rise with accents of loudness and pitch: (T, 2)."""
+    """Brow channels (T, 2): raised on accents of loudness and pitch."""
     accent = np.clip(_smooth(loudness, 0.12) - _smooth(loudness, 0.8) - 0.05, 0.0, 0.5)
     if pitch is not None and (pitch > 0).any():
         voiced = (pitch > 0).astype(float)
@@ -277,12 +282,12 @@ def _brows(
 
 
 def _at(times: np.ndarray, envelope: np.ndarray) -> np.ndarray:
-    """A 100 Hz envelope at `times`, by linear interpolation."""
+    """A 100 Hz envelope interpolated linearly at `times` (T,) seconds."""
     return np.interp(times, (np.arange(len(envelope)) + 0.5) / LOUDNESS_HZ, envelope)
 
 
 def _smooth(values: np.ndarray, sigma_s: float) -> np.ndarray:
-    """A 100 Hz envelope blurred by a Gaussian; the mean of what there is at the edges."""
+    """A 100 Hz envelope smoothed by a Gaussian, renormalised at the edges."""
     reach = int(3 * sigma_s * LOUDNESS_HZ)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (sigma_s * LOUDNESS_HZ)) ** 2)
     blurred = np.convolve(values, kernel)[reach : reach + len(values)]

@@ -1,7 +1,7 @@
-"""Training batches for the synthetic recipe: the corpus and the hours of the speech pool mixed.
+"""Training batches for the synthetic recipe: the corpus and the speech pool, mixed.
 
-The pool holds audio and phones alone; the lips that belong to a crop are expanded to vertices
-here, for a training subject drawn at random with that subject's own manner.
+The pool stores audio and phones only. The vertices of a crop are computed here, for a randomly
+drawn training subject in that subject's style.
 """
 
 from typing import Any
@@ -18,11 +18,14 @@ from synthetic.coarticulation import CHANNELS, style_of
 from synthetic.head import channel_basis, load_head
 from synthetic.speech import SpeechPool
 
-CORPUS_SHARE = 0.15  # of the batches; the rest is drawn from the pool
+CORPUS_SHARE = 0.15  # share of the batches that come from the corpus; the others are of the pool
 
 
 class PoolCrops(Dataset):
-    """Crops of the pool as items of data_loader.MeshSpeechDataset; crop i of epoch e is fixed."""
+    """Crops of the pool as items of `data_loader.MeshSpeechDataset`.
+
+    Crop i of epoch e is fixed by the seed. Raises `UserError` when there is no pool.
+    """
 
     def __init__(self, recipe: Recipe, n_crops: int) -> None:
         spec = recipe.dataset
@@ -38,7 +41,7 @@ class PoolCrops(Dataset):
         return self.n_crops
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose other crops."""
+        """Select the crops of this epoch."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -54,22 +57,22 @@ class PoolCrops(Dataset):
 
 
 class Mixture(ConcatDataset):
-    """The corpus and behind it the crops of the pool, as one data set."""
+    """The corpus followed by the crops of the pool, as one data set."""
 
     def sounds(self) -> None:
-        """See `data_loader.MeshSpeechDataset.sounds`: crops are never the same again."""
+        """None, since no crop repeats; see `data_loader.MeshSpeechDataset.sounds`."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the crops and augmentations of this epoch."""
+        """Select the crops and augmentations of this epoch."""
         for part in self.datasets:
             part.set_epoch(epoch)
 
 
 class MixedPlan(BatchPlan):
-    """`steps` global batches an epoch, each of the corpus or of the pool; indices of a `Mixture`.
+    """`steps` global batches per epoch, each from the corpus or the pool; indices of a `Mixture`.
 
-    One in seven is of the corpus, which is at most once passed; the others are the crops one after
-    another.
+    `CORPUS_SHARE` of the batches are of the corpus, each clip at most once per epoch. The others
+    are of the pool's crops in order.
     """
 
     def __init__(
@@ -102,9 +105,9 @@ class MixedPlan(BatchPlan):
 
 
 class MixedBatches(PlannedLoader):
-    """`steps_per_epoch` batches an epoch: one in seven from the corpus, the others from the pool.
+    """`steps_per_epoch` batches per epoch: one in seven from the corpus, the others from the pool.
 
-    Of each the share of `rank` among `world` processes, `recipe.train.batch_size` clips at most.
+    Each process of `world` gets its share of a batch, at most `recipe.train.batch_size` clips.
     """
 
     def __init__(self, recipe: Recipe, workers: int = 1, rank: int = 0, world: int = 1) -> None:

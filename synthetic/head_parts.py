@@ -1,14 +1,14 @@
 """Procedural parts of the head: dental arches, tongue, eyeballs, brows.
 
-Only `build_head.py` uses this. Every part is a `Part`: a grid of vertices in metres, its faces and
-its colours, in the coordinates of the base mesh (x left, y up, z forward).
+Only `build_head.py` uses this. Every part is a `Part`: a grid of vertices in metres with faces and
+colours, in the coordinates of the base mesh (x left, y up, z forward).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# The mouth is enclosed, so renderers that shade by openness darken it: hence the bright tones.
+# Bright, because renderers with ambient occlusion darken the enclosed mouth.
 TOOTH = np.array([0.97, 0.95, 0.89])
 TOOTH_GAP = np.array([0.80, 0.73, 0.64])
 GUM = np.array([0.80, 0.46, 0.45])
@@ -18,11 +18,11 @@ IRIS = np.array([0.36, 0.46, 0.50])
 PUPIL = np.array([0.03, 0.03, 0.035])
 
 MM = 1e-3
-# Widths and crown heights in mm from the mid-line: two incisors, canine, two premolars, molar.
+# Widths and crown heights, mm, from the mid-line: two incisors, canine, two premolars, molar.
 # After Wheeler's Dental Anatomy, rounded.
 UPPER_WIDTHS, UPPER_CROWNS = (8.5, 6.6, 7.6, 7.0, 6.8, 10.0), (9.6, 8.6, 9.4, 8.0, 7.5, 7.0)
 LOWER_WIDTHS, LOWER_CROWNS = (5.4, 5.9, 6.9, 7.0, 7.1, 11.0), (8.2, 8.4, 9.2, 8.2, 7.6, 7.2)
-UPPER_EDGES = (0.0, 0.7, 0.3, 1.0, 1.5, 2.0)  # mm by which the biting edge stands back
+UPPER_EDGES = (0.0, 0.7, 0.3, 1.0, 1.5, 2.0)  # mm by which the biting edge is set back
 LOWER_EDGES = (0.0, 0.1, 0.0, 0.8, 1.6, 2.4)
 
 
@@ -36,7 +36,7 @@ class Part:
 
 
 def grid_faces(n_rows: int, n_columns: int, closed: bool = False) -> np.ndarray:
-    """Triangles of a grid of vertices in row-major order; `closed` joins last and first column."""
+    """Triangles (m, 3) of a grid in row-major order; `closed` joins the last and first column."""
     index = np.arange(n_rows * n_columns).reshape(n_rows, n_columns)
     if closed:
         index = np.concatenate([index, index[:, :1]], axis=1)
@@ -46,9 +46,9 @@ def grid_faces(n_rows: int, n_columns: int, closed: bool = False) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Arch:
-    """Where a dental arch stands: the mid-point of its biting edge and the ellipse it follows."""
+    """Position of a dental arch, metres: midpoint of its biting edge and the ellipse it follows."""
 
-    edge_y: float  # metres
+    edge_y: float
     front_z: float
     half_width: float
     depth: float
@@ -56,7 +56,7 @@ class Arch:
 
 
 def dental_arch(arch: Arch) -> Part:
-    """Twelve teeth with gums as one strip: 7 rows from the outer gum over the edge inwards."""
+    """Twelve teeth with gums as one strip of 7 rows, from the outer gum over the edge inwards."""
     widths = UPPER_WIDTHS if arch.upper else LOWER_WIDTHS
     crowns = UPPER_CROWNS if arch.upper else LOWER_CROWNS
     edges = UPPER_EDGES if arch.upper else LOWER_EDGES
@@ -91,7 +91,7 @@ def _centres(widths: tuple[float, ...]) -> np.ndarray:
 
 
 def _tooth_columns(widths: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Column positions along the arch (mm, right to left), tooth number, 1.0 where a gap is."""
+    """Columns along the arch: position (mm, right to left), tooth number, 1.0 at a gap."""
     ends = np.concatenate([[0.0], np.cumsum(widths)])
     along, tooth, gap = [0.0], [0], [1.0]
     for number, width in enumerate(widths):
@@ -104,7 +104,7 @@ def _tooth_columns(widths: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _on_ellipse(arch: Arch, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points (n, 3) at arc length `along` from the front of the arch, and outward normals."""
+    """Points (n, 3) at arc length `along` (n,) from the front of the arch, and outward normals."""
     angle = np.linspace(-np.pi / 2, np.pi / 2, 2001)
     x, z = arch.half_width * np.sin(angle), arch.depth * (np.cos(angle) - 1) + arch.front_z
     length = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(z)))])
@@ -116,8 +116,8 @@ def _on_ellipse(arch: Arch, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 TONGUE_SECTIONS, TONGUE_RING = 11, 10
-# Centre line from root to tip in the mid-plane, metres from the upper incisors' biting edge level
-# with the lips: y, z, half width, half thickness.
+# Centre line from root to tip in the mid-plane, metres relative to `incisors` of `tongue`: y, z,
+# half width, half thickness.
 TONGUE_LINE = np.array(
     [
         [-0.0200, -0.0640, 0.0125, 0.0090],
@@ -131,7 +131,7 @@ TONGUE_LINE = np.array(
 
 
 def tongue(incisors: np.ndarray) -> tuple[Part, np.ndarray]:
-    """The resting tongue behind `incisors` (3,), and `along` (n,): 0 at its root, 1 at its tip."""
+    """The tongue at rest behind `incisors` (3,), and `along` (n,): 0 at its root, 1 at its tip."""
     share = np.linspace(0, 1, TONGUE_SECTIONS)
     knots = np.linspace(0, 1, len(TONGUE_LINE))
     y, z, half_width, half_thickness = (
@@ -157,7 +157,7 @@ EYE_SEGMENTS = 16
 
 
 def eyeball(centre: np.ndarray, radius: float) -> Part:
-    """An eyeball that looks along +z, open at the back, with a slightly bulging cornea."""
+    """An eyeball looking along +z, open at the back, with a slightly raised cornea."""
     polar = np.radians(EYE_RINGS)
     angle = 2 * np.pi * np.arange(EYE_SEGMENTS) / EYE_SEGMENTS
     bulge = 1 + 0.05 * np.clip(1 - (np.degrees(polar) / 30) ** 2, 0, None)
@@ -176,12 +176,12 @@ def eyeball(centre: np.ndarray, radius: float) -> Part:
 
 
 def eye_colors(iris: np.ndarray) -> np.ndarray:
-    """Colours (n, 3) of an eyeball's vertices with an `iris` of that colour (3,)."""
+    """Colours (n, 3) of an eyeball's vertices for the iris colour (3,)."""
     by_ring = (PUPIL, iris * 1.15, iris, iris * 0.7, SCLERA * 0.93, SCLERA, SCLERA, SCLERA * 0.9)
     return np.concatenate([[PUPIL], np.repeat(by_ring, EYE_SEGMENTS, axis=0)])
 
 
-# The left brow seen from the front, base mesh metres: x, y of its middle, half height.
+# The left brow in front view, metres on the base mesh: x and y of its centre line, half height.
 BROW_LINE = np.array(
     [
         [0.0100, 0.7424, 0.0016],
@@ -197,15 +197,15 @@ BROW_LINE = np.array(
 )
 BROW_BORDER = 0.12
 BROW_DENSITY = (0.5, 0.8, 0.9, 0.95, 0.95, 0.85, 0.65)  # of the inner columns
-# Rows from above: share of the half height; mm above the skin.
+# Rows from top to bottom: share of the half height, mm above the skin.
 BROW_ROWS = ((1.35, 0.1), (0.6, 0.25), (-0.6, 0.25), (-1.35, 0.1))
 
 
 def brow_outline() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The left brow as a grid of 4 rows.
 
-    Returns x, y (n, 2), height above the skin (n,), faces, and how much hair shows (n,) 0 to 1:
-    little along the outer rows and the ends, so that the brow fades into the skin.
+    Returns x, y (n, 2) and height above the skin (n,), metres, faces (m, 3), and hair density (n,),
+    0 to 1: low along the outer rows and the ends, so that the brow fades into the skin.
     """
     n = len(BROW_LINE)
     rows = [BROW_LINE[:, :2] + BROW_LINE[:, 2:] * [0, side] for side, _ in BROW_ROWS]

