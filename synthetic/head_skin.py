@@ -204,7 +204,7 @@ class Bond:
         self._corners, self._weights = _foremost(skin.reference, self._near, xy)
 
     def carry(self, field: np.ndarray) -> np.ndarray:
-        """A field on the skin (V, 3), such as a unit, interpolated at the patch's vertices (n, 3)."""
+        """A field on the skin (V, 3), such as a unit, interpolated at the patch's n vertices."""
         return (field[self._corners] * self._weights).sum(axis=1)
 
     def place(self, skin: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Make the synthetic corpus: a VOCASET of our own, and hours of speech with timed phones.
+"""Make the synthetic corpus: data in VOCASET's raw layout, and hours of speech with timed phones.
 
     python -m synthetic.make_corpus [--sentences 40] [--speech_minutes 240] [--jobs 2] ...
 
-Writes, under --out (default synthetic/data): raw/, laid out exactly as VOCASET's raw download, for
-12 subjects × --sentences; speech/, the pool that the shipped model is trained on (audio and phones
-only: vertices are made when training reads it). Killed and run again, it goes on where it was.
+Under --out (default synthetic/data) it writes raw/, in the layout of VOCASET's raw download, for
+12 subjects × --sentences, and speech/, the pool on which the shipped model is trained (audio and
+phones only; training computes the vertices). An interrupted run continues when started again.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from synthetic.raw_corpus import RAW_FPS, RawClip, cast_subjects, subject_texts,
 from synthetic.speech_pool import append_clip, grow_pool, read_clip, read_index, run_jobs
 from synthetic.voices import ENGINES, Utterance, missing_engines, require_engine, speak
 
-# Share of the pool's minutes; what is not installed leaves its share to the others.
+# Share of the pool's minutes; the share of a missing engine is divided among the others.
 POOL_SHARES = {"hibari": 0.45, "kokoro": 0.25, "flite": 0.1, "espeak": 0.1, "festival": 0.1}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, check, speak, animate, grow the pool."""
+    """Write the raw corpus and the speech pool."""
     options = _parser().parse_args(argv)
     _check(options)
     if options.kokoro_voices:
@@ -51,9 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def choose_engines(named: str | None) -> list[str]:
-    """The engines to use: those named (UserError when one cannot run), else all that can.
+    """The engines to use: those of the comma-separated list, else all that can run.
 
-    Says which are left out and why.
+    Prints which engines are skipped and why. Raises `UserError` when a named engine, or every
+    engine, cannot run.
     """
     if named:
         engines = [name.strip() for name in named.split(",") if name.strip()]
@@ -63,17 +64,17 @@ def choose_engines(named: str | None) -> list[str]:
     missing = missing_engines()
     engines = [name for name in ENGINES if name not in missing]
     if not engines:
-        raise UserError(f"no speech engine can run here: hibari: {missing['hibari']}")
+        raise UserError(f"no speech engine can run; the first, hibari: {missing['hibari']}")
     for name, reason in missing.items():
-        print(f"without {name}: {reason}")
-    print(f"voices from {', '.join(engines)}")
+        print(f"engine {name} skipped: {reason}")
+    print(f"engines: {', '.join(engines)}")
     return engines
 
 
 def make_raw(
     out: Path, head: Head, engines: Sequence[str], n_sentences: int, seed: int, jobs: int
 ) -> None:
-    """`out`/raw: every subject of the head says its sentences."""
+    """Write `out`/raw: `n_sentences` sentences of every subject of the head."""
     subjects = list(head.templates)
     texts = subject_texts(subjects, n_sentences, seed)
     cast = cast_subjects(subjects, engines, seed)
@@ -89,44 +90,44 @@ def make_raw(
         return head.templates[clip.subject] + offsets
 
     if not write_raw(out / "raw", head.templates, clips, animate, made_from):
-        print(f"{out / 'raw'} stands already")
+        print(f"{out / 'raw'} is up to date")
 
 
 def speak_corpus_clip(
     engine: str, speaker: dict[str, Any], text: str, seed: int, name: str
 ) -> Utterance:
-    """One clip of the corpus, the same whatever was made before it."""
+    """One clip of the corpus; it depends on the arguments only, not on earlier clips."""
     return speak(engine, text, random.Random(f"{seed} corpus {name}"), speaker)
 
 
 def _speak_corpus(
     folder: Path, texts: dict[str, list[str]], cast: dict[str, Any], seed: int, jobs: int
 ) -> list[RawClip]:
-    """Speak what `folder` does not hold yet; returns all clips, in the order of `texts`.
+    """Speak the clips that `folder` lacks; returns all clips, in the order of `texts`.
 
-    A clip kept from a run with another cast or text is spoken again.
+    A clip of an earlier run with another text, engine or speaker is spoken again.
     """
     known = read_index(folder)
-    wanted = {
+    sentences_of = {
         f"{subject}_sentence{number:02d}": (subject, number, text)
         for subject, sentences in texts.items()
         for number, text in enumerate(sentences, start=1)
     }
     todo = []
-    for name, (subject, _, text) in wanted.items():
+    for name, (subject, _, text) in sentences_of.items():
         engine, speaker = cast[subject]
         made_from = (text, engine, Utterance.speaker_name(speaker))
         clip = known.get(name)
         if clip is None or (clip["text"], clip["engine"], clip["speaker"]) != made_from:
             todo.append((name, (engine, speaker, text, seed, name)))
-    with tqdm(total=len(wanted), initial=len(wanted) - len(todo), unit="clip",
-              desc="corpus speech") as bar:  # fmt: skip
+    total = len(sentences_of)
+    with tqdm(total=total, initial=total - len(todo), unit="clip", desc="corpus speech") as bar:
         for name, utterance in run_jobs(speak_corpus_clip, iter(todo), jobs):
             known[name] = append_clip(folder, name, utterance)
             bar.update()
     return [
         RawClip(subject, number, *read_clip(folder, known[name]))
-        for name, (subject, number, _) in wanted.items()
+        for name, (subject, number, _) in sentences_of.items()
     ]
 
 
@@ -140,13 +141,15 @@ def _report(out: Path, options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    if options.sentences < 0 or options.speech_minutes < 0:
-        raise UserError("--sentences and --speech_minutes must be 0 or more")
-    if options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs}: at least 1 is wanted")
+    for name, least in (("sentences", 0), ("speech_minutes", 0), ("jobs", 1)):
+        value = getattr(options, name)
+        if value < least:
+            raise UserError(f"--{name}: expected at least {least}, got {value:g}")
     folder = options.kokoro_voices
     if folder and not any(Path(folder).glob("*.bin")):
-        raise UserError(f"--kokoro_voices {folder}: no *.bin in it; see synthetic/README.md")
+        raise UserError(
+            f"--kokoro_voices {folder}: expected *.bin files, got none; see synthetic/README.md"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -154,13 +157,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m synthetic.make_corpus", description=(__doc__ or "").partition("\n")[0]
     )
     add = parser.add_argument
-    add("--sentences", type=int, default=40, help="sentences of each of the 12 subjects; 0: none")
-    add("--speech_minutes", type=float, default=240, help="minutes of the speech pool; 0: none")
-    add("--engines", help=f"comma-separated, of {','.join(ENGINES)}; default: all that can run")
-    add("--kokoro_voices", help=f"folder of Kokoro's voices/*.bin (or ${KOKORO_VOICES_VARIABLE})")
-    add("--seed", type=int, default=1, help="another seed makes other speakers and texts")
-    add("--out", default=str(PROJECT_ROOT / "synthetic/data"), help="folder to write to")
-    add("--jobs", type=int, default=os.cpu_count() or 1, help="processes; default: all cores")
+    add("--sentences", type=int, default=40, help="sentences per subject (12 subjects); 0: none")
+    add("--speech_minutes", type=float, default=240, help="length of the speech pool; 0: none")
+    add("--engines", help=f"comma-separated, from {','.join(ENGINES)}; default: all that can run")
+    add("--kokoro_voices", help=f"folder of Kokoro's *.bin (default: ${KOKORO_VOICES_VARIABLE})")
+    add("--seed", type=int, default=1, help="seed of speakers, texts and sounds")
+    add("--out", default=str(PROJECT_ROOT / "synthetic/data"), help="output folder")
+    add(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="number of processes; default: all cores",
+    )
     return parser
 
 

@@ -20,7 +20,7 @@ RELEASE_S = 0.03  # the phone ends this long after its last loud frame
 SHORTEST_S = 0.04  # minimum length of a cut phone
 
 
-def settle_pauses(segments: Sequence[Segment], audio: np.ndarray) -> list[Segment]:
+def trim_before_pauses(segments: Sequence[Segment], audio: np.ndarray) -> list[Segment]:
     """`segments` with the phone before each pause cut where the audio falls silent.
 
     audio: (S,) clean speech at 16 kHz, any scale. The pause begins where the phone now ends; no
@@ -31,15 +31,15 @@ def settle_pauses(segments: Sequence[Segment], audio: np.ndarray) -> list[Segmen
     power = np.pad((blocks**2).mean(1), 1)
     power = 0.25 * power[:-2] + 0.5 * power[1:-1] + 0.25 * power[2:]  # (frames,)
     loud = power > np.percentile(power, 85) * 10 ** (-DROP_DB / 10) if frames else power > 0
-    settled = list(segments)
-    for i in range(1, len(settled)):
-        phone, start, end = settled[i - 1]
-        if settled[i].phone != SILENCE or phone == SILENCE:
+    trimmed = list(segments)
+    for i in range(1, len(trimmed)):
+        phone, start, end = trimmed[i - 1]
+        if trimmed[i].phone != SILENCE or phone == SILENCE:
             continue
         first = round(start * SAMPLE_RATE) // HOP
         audible = np.flatnonzero(loud[first : -(-round(end * SAMPLE_RATE) // HOP)])
         last = (first + audible[-1] + 1) * HOP / SAMPLE_RATE + RELEASE_S if len(audible) else start
         cut = min(end, max(last, start + SHORTEST_S))
-        settled[i - 1] = Segment(phone, start, cut)
-        settled[i] = Segment(SILENCE, cut, settled[i].end_s)
-    return settled
+        trimmed[i - 1] = Segment(phone, start, cut)
+        trimmed[i] = Segment(SILENCE, cut, trimmed[i].end_s)
+    return trimmed

@@ -1,10 +1,10 @@
 """Pre-train the small speech encoder on phones and lips: `python -m synthetic.pretrain_encoder`.
 
-The corpus knows when every phone sounds, so the encoder learns frame by frame: cross-entropy on
-the phone at each 50 Hz frame, and the squared error of the lip curves that go with it. Silence is
-class 0 and serves as the CTC blank, so the result reads as a CTC model: it is saved in
-transformers' format (Wav2Vec2ForCTC or Wav2Vec2BertForCTC), and main.py takes it with
-`--wav2vec2` both as the encoder to start from and as the lip reader's teacher.
+The pool has a time for every phone, so the encoder is trained frame by frame: cross-entropy on the
+phone of each 50 Hz frame, and squared error of the lip curves of the same phones. Silence is class
+0 and the CTC blank, so the result is a CTC model. It is saved in transformers' format
+(Wav2Vec2ForCTC or Wav2Vec2BertForCTC). With `--wav2vec2` main.py uses it as the initial encoder
+and as the teacher of the lip reader.
 """
 
 import argparse
@@ -50,7 +50,7 @@ WARMUP_STEPS, LOG_EVERY = 200, 100
 
 
 class PhoneReader(nn.Module):
-    """A CTC model with lip curves beside its characters."""
+    """A CTC model with an additional head for lip curves."""
 
     def __init__(self, encoder: dict) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class PhoneReader(nn.Module):
 
 
 def phone_ctc(encoder: dict) -> nn.Module:
-    """A fresh CTC model over the phone set, its filterbank set and its transformer quiet."""
+    """A new CTC model over the phone set: filterbank set, residual branches at zero."""
     values = encoder | {"vocab_size": len(PHONES), "pad_token_id": 0, "bos_token_id": None,
                         "eos_token_id": None}  # fmt: skip
     model = build_ctc(transformers_config(values))
@@ -82,10 +82,10 @@ def phone_ctc(encoder: dict) -> nn.Module:
 
 @torch.no_grad()
 def start_quiet(model: nn.Module) -> None:
-    """Every residual branch of the transformer starts at zero, so that it starts as the identity.
+    """Set the output of every residual branch to zero, so that the transformer is the identity.
 
-    The heads then read the convolutions from the first step; without this a small encoder spends
-    most of an hour's training on getting signals through (De and Smith 2020 give the reason).
+    The heads then read the convolutions from the first step. Without this, a small encoder needs
+    most of an hour until signals pass through it (reason: De and Smith 2020, arXiv:2002.10444).
     """
     for name, parameter in model.named_parameters():
         if name.endswith(BRANCH_ENDS):
@@ -93,7 +93,7 @@ def start_quiet(model: nn.Module) -> None:
 
 
 class EndlessCrops(IterableDataset):
-    """Random batches without end: audio (B, S), curves (B, A, channels), phones (B, A)."""
+    """Infinite random batches: audio (B, S), curves (B, A, channels), phones (B, A)."""
 
     def __init__(self, pool: SpeechPool, batch_size: int, seconds: float, seed: int) -> None:
         self.pool, self.batch_size, self.seconds, self.seed = pool, batch_size, seconds, seed
@@ -118,7 +118,7 @@ def curve_statistics(pool: SpeechPool, n_crops: int = 200) -> tuple[Tensor, Tens
 def reader_loss(
     logits: Tensor, predicted: Tensor, curves: Tensor, phones: Tensor, scale: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """Phone cross-entropy plus scaled curve and curve-velocity errors; their values apart."""
+    """Phone cross-entropy plus scaled curve and curve-velocity errors; and each term's value."""
     phone = F.cross_entropy(logits.float().flatten(0, 1), phones.flatten(), label_smoothing=0.05)
     error = (predicted.float() - curves) * scale
     curve = error.square().mean()
@@ -129,7 +129,7 @@ def reader_loss(
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast to train; `max_steps` > 0 counts steps instead of minutes."""
+    """Length and learning rate of the training; `max_steps` > 0 takes precedence over `minutes`."""
 
     minutes: float
     max_steps: int = 0
@@ -139,7 +139,7 @@ class Plan:
     seed: int = 1
 
     def rate(self, step: int, started: float) -> float:
-        """Learning rate of a step: 200 steps of warm-up, a cosine to zero; -1 when it is over."""
+        """Learning rate of a step: 200 steps of warm-up, then a cosine to zero; -1 at the end."""
         progress = (time.time() - started) / 60 / self.minutes
         if self.max_steps:
             progress = step / self.max_steps
@@ -152,11 +152,11 @@ class Plan:
 def fit(
     reader: nn.Module, pool: SpeechPool, plan: Plan, log: Callable[[str], None] = print
 ) -> nn.Module:
-    """Train a reader (audio -> phone logits, curves) by the plan; the average of its weights."""
+    """Train a reader (audio -> phone logits, curves); returns it with averaged weights (EMA)."""
     device, dtype, why = pick_device()
     log(f"device: {why}")
     torch.manual_seed(plan.seed)
-    np.random.seed(plan.seed)  # transformers draws SpecAugment's masks from it
+    np.random.seed(plan.seed)  # transformers draws SpecAugment's masks from this generator
     mean, std = curve_statistics(pool)
     with torch.no_grad():
         reader.curve_head.bias.copy_(mean)
@@ -191,9 +191,9 @@ def fit(
 
 
 def save(reader: PhoneReader, folder: Path, record: dict) -> None:
-    """A folder as transformers writes it, in half precision, with the list of phones.
+    """Write a folder in transformers' format, in half precision, with the list of phones.
 
-    It appears under its name only when it is whole; an older one is replaced.
+    The complete folder replaces an older one.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -210,8 +210,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", default=str(PROJECT_ROOT / "synthetic/data/speech"))
     parser.add_argument("--encoder", default="wav2vec2", choices=sorted(ENCODERS))
-    parser.add_argument("--minutes", type=float, default=28.0, help="wall time")
-    parser.add_argument("--max_steps", type=int, default=0, help="steps, instead of minutes")
+    parser.add_argument("--minutes", type=float, default=28.0, help="wall time in minutes")
+    parser.add_argument(
+        "--max_steps", type=int, default=0, help="number of steps instead of --minutes"
+    )
     parser.add_argument("--learning_rate", type=float, default=Plan.learning_rate)
     parser.add_argument("--batch_size", type=int, default=Plan.batch_size)
     parser.add_argument("--seed", type=int, default=Plan.seed)
@@ -221,15 +223,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    for name, wrong in (
-        ("minutes", args.minutes <= 0),
-        ("max_steps", args.max_steps < 0),
-        ("learning_rate", not 0 < args.learning_rate < 1),
-        ("batch_size", args.batch_size < 1),
-        ("seed", args.seed < 0),
+    for name, is_valid, expected in (
+        ("minutes", args.minutes > 0, "more than 0"),
+        ("max_steps", args.max_steps >= 0, "at least 0"),
+        ("learning_rate", 0 < args.learning_rate < 1, "between 0 and 1"),
+        ("batch_size", args.batch_size >= 1, "at least 1"),
+        ("seed", args.seed >= 0, "at least 0"),
     ):
-        if wrong:
-            raise UserError(f"--{name} {getattr(args, name)}: out of range")
+        if not is_valid:
+            raise UserError(f"--{name}: expected {expected}, got {getattr(args, name)}")
     out = Path(args.out)
     writable_folder(out.parent)
     pool = SpeechPool(args.pool)
@@ -239,8 +241,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{args.encoder}: {n_million:.2f} M parameters, {pool.minutes:.0f} minutes of speech")
     plan = Plan(args.minutes, args.max_steps, args.learning_rate, args.batch_size, seed=args.seed)
     reader = fit(reader, pool, plan, log=lambda line: print(line, flush=True))
-    said = shlex.join(sys.argv[1:] if argv is None else argv)
-    command = f"python -m synthetic.pretrain_encoder {said}".strip()
+    flags = shlex.join(sys.argv[1:] if argv is None else argv)
+    command = f"python -m synthetic.pretrain_encoder {flags}".strip()
     record = {"command": command, "pool_minutes": round(pool.minutes, 1)}
     save(reader, out, record | {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d")})
     print(out)

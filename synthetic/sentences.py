@@ -1,10 +1,10 @@
-"""What the corpus says: a hand-written list and a small grammar that never runs out.
+"""The texts of the corpus: a list of sentences and a small grammar that generates more.
 
-sentences.txt holds the hand-written ones, rich in closures (p b m f v), rounding and spread
-vowels, of 1 to 18 words: narration, news, commands, prompts, numbers, hesitant talk. Its last
-`N_HELD_OUT` lines are kept for the validation and test subjects of the VOCASET-format corpus and
-are never spoken in the pool. words.txt holds the grammar's words; words of the hibari lexicon,
-slipped in between them, widen the range of phone sequences.
+sentences.txt has hand-written sentences of 1 to 18 words, rich in closures (p b m f v), rounded
+and spread vowels: narration, news, commands, prompts, numbers, hesitant speech. Its last
+`N_HELD_OUT` lines are for the validation and test subjects of the corpus only and are not in the
+pool. words.txt has the words of the grammar; words of hibari's lexicon are inserted to widen the
+range of phone sequences.
 """
 
 import gzip
@@ -53,13 +53,13 @@ IRREGULAR_PLURALS = {
 
 
 def read_sentences() -> tuple[list[str], list[str]]:
-    """(sentences for everybody, sentences held out for the val and test subjects)."""
+    """(sentences for training, sentences held out for the val and test subjects)."""
     lines = SENTENCE_FILE.read_text(encoding="utf-8").splitlines()
     return lines[:-N_HELD_OUT], lines[-N_HELD_OUT:]
 
 
 def draw_text(rng: random.Random) -> str:
-    """What one utterance of the pool says: a sentence, hand-written or of the grammar, or two."""
+    """The text of one utterance of the pool: one or two sentences, from the list or the grammar."""
     text = _draw_sentence(rng)
     if rng.random() < TWO_SENTENCES_SHARE and len(text) < 70:
         text += " " + _draw_sentence(rng)
@@ -136,7 +136,7 @@ def _hand_written() -> tuple[str, ...]:
 
 @cache
 def _lexicon() -> tuple[str, ...]:
-    """Words of 3 to 9 letters that hibari can pronounce; none when the package is not here."""
+    """Words of 3 to 9 letters in hibari's lexicon; empty when hibari is not installed."""
     spec = importlib.util.find_spec("hibari")
     if spec is None or not spec.submodule_search_locations:
         return ()

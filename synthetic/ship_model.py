@@ -1,10 +1,9 @@
-"""Make a run the shipped model: `python -m synthetic.ship_model --run runs/synthetic`.
+"""Make a run's model the shipped model: `python -m synthetic.ship_model --run runs/synthetic`.
 
-Writes synthetic/model.safetensors in half precision, and beside the benchmarks the run's record:
-its recipe and command, its log, its test table, its loss curves as a picture.
+Writes synthetic/model.safetensors in half precision, and the run's record under benchmarks/runs:
+recipe and command, log, test table, loss curves as a picture.
 """
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import common.interpreter  # noqa: F401  first: explains missing packages
 
 from common.errors import Parser, UserError, run_cli
+from common.whole_file import write_whole
 from config import PROJECT_ROOT
 from jambatalk import load_checkpoint, save_checkpoint
 from training.plots import plot_runs
@@ -28,15 +28,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = parser.parse_args(argv).run
     missing = [name for name in RECORD_FILES if not (run / name).is_file()]
     if missing:
-        raise UserError(f"--run {run}: no {', '.join(missing)}; train and test with main.py first")
+        raise UserError(
+            f"--run {run}: no {', '.join(missing)} in it; train and test with main.py first"
+        )
     model, spec = load_checkpoint(run / "best.safetensors")
     save_checkpoint(MODEL, model, spec, half=True)
     size_mb = MODEL.stat().st_size / 1e6
     if size_mb > MAX_MB:
-        raise UserError(f"{MODEL}: {size_mb:.1f} MB; wanted at most {MAX_MB:.0f}, a smaller model")
+        raise UserError(
+            f"{MODEL}: expected at most {MAX_MB:.0f} MB, got {size_mb:.1f} MB; "
+            "restore it from git and train a smaller model"
+        )
     RECORDS.mkdir(parents=True, exist_ok=True)
     for name in RECORD_FILES:
-        shutil.copyfile(run / name, RECORDS / name)
+        write_whole(RECORDS / name, (run / name).read_bytes())
     plot_runs([run], RECORDS / "losses.png")
     print(f"{MODEL}: {size_mb:.1f} MB; record in {RECORDS}")
 

@@ -1,8 +1,7 @@
-"""The speech pool in memory: crops of audio with the lips that belong to them.
+"""The speech pool in memory: random crops of audio with their face curves and phones.
 
-Hours of speech are kept as audio and phones (make_corpus.py writes them); curves and vertices are
-expanded here, crop by crop. Speed, rooms and noise are drawn anew every time, so no network sees
-the same crop twice.
+make_corpus.py writes hours of speech as audio and phones; the curves of a crop are computed here.
+Speed, room and noise are drawn for every crop, so that no crop repeats.
 """
 
 from dataclasses import dataclass
@@ -16,12 +15,15 @@ from common.errors import UserError
 from config import SAMPLE_RATE
 from speech.audio import normalise
 from speech.augment import augment
+from speech.timing import AUDIO_FPS, HOP, WINDOW, audio_frames
 from synthetic.coarticulation import CHANNELS, LOUDNESS_HZ, NEUTRAL, Style, curves, loudness
 from synthetic.phones import PHONE_INDEX, Segment
 from synthetic.speech_pool import read_clip, read_index
 
+N_CHANNELS = len(CHANNELS)
 SPEED_RANGE = (0.85, 1.2)  # tape speed: tempo, pitch and formants together
-MAX_SILENCE_CROP_S = 0.8  # a crop may start this long before the clip does
+NORMAL_SPEED_SHARE = 0.4  # share of the augmented crops whose speed is not changed
+MAX_SILENCE_CROP_S = 0.8  # a crop starts at most this long before its clip
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class SpeechClip:
     text: str
     audio: np.ndarray  # (S,) int16
     segments: list[Segment]
-    loudness: np.ndarray  # LOUDNESS_HZ envelope
+    loudness: np.ndarray  # (n,) envelope at LOUDNESS_HZ
 
 
 @dataclass(frozen=True)
@@ -43,26 +45,26 @@ class Crop:
 
     name: str
     audio: np.ndarray  # (S,) float32, zero mean, unit variance
-    curves: np.ndarray  # (T, channels) float32 at the mesh rate
+    curves: np.ndarray  # (T, N_CHANNELS) float32 at the mesh's rate
     phones: np.ndarray  # (A,) int64 at 50 Hz
 
 
-SILENT_SHARE = 0.02  # crops without speech, so that noise alone moves no lips
+SILENT_SHARE = 0.02  # share of crops without speech, so that noise alone moves no lips
 SILENT = SpeechClip("silence", "none", "nobody", "", np.zeros(16_000, np.int16), [],
                     np.full(100, 0.2, np.float32))  # fmt: skip
 
 
 class SpeechPool:
-    """All clips of `<folder>/index.jsonl`, audio as int16 in memory (115 MB an hour).
+    """All clips of `<folder>/index.jsonl`, audio as int16 in memory (115 MB per hour).
 
-    Raises `UserError` when there is no pool.
+    Raises `UserError` when `folder` has no pool.
     """
 
     def __init__(self, folder: str | Path) -> None:
         rows = list(read_index(Path(folder)).values())
         if not rows:
             raise UserError(
-                f"{folder}: no speech pool there; make it: python -m synthetic.make_corpus"
+                f"{folder}: no speech pool; make one with python -m synthetic.make_corpus"
             )
         self.clips = [load_clip(Path(folder), row) for row in rows]
         seconds = np.array([len(clip.audio) / SAMPLE_RATE for clip in self.clips])
@@ -76,18 +78,19 @@ class SpeechPool:
     def crop(
         self, rng: Generator, seconds: float, fps: int, style: Style = NEUTRAL, clean: bool = False
     ) -> Crop:
-        """A random crop of `seconds`, augmented unless `clean`; short clips lie in silence."""
+        """A random crop of `seconds`, augmented unless `clean`; short clips are padded."""
         clip = SILENT if rng.random() < SILENT_SHARE and not clean else self.pick(rng)
-        speed = 1.0 if clean or rng.random() < 0.4 else float(rng.uniform(*SPEED_RANGE))
+        is_normal = clean or rng.random() < NORMAL_SPEED_SHARE
+        speed = 1.0 if is_normal else float(rng.uniform(*SPEED_RANGE))
         duration_s = len(clip.audio) / SAMPLE_RATE / speed
         slack_s = duration_s - seconds
         start_s = rng.uniform(-MAX_SILENCE_CROP_S, max(slack_s + MAX_SILENCE_CROP_S, 0.0))
         if slack_s > 0:
             start_s = float(np.clip(start_s, 0, slack_s))
-        first = round(start_s * speed * SAMPLE_RATE)  # in the clip
+        first = round(start_s * speed * SAMPLE_RATE)  # sample of the clip
         start_s = first / speed / SAMPLE_RATE
         n = int(round(seconds * SAMPLE_RATE))
-        audio = played(clip.audio, first, n, speed)
+        audio = cut_at_speed(clip.audio, first, n, speed)
         if clip is SILENT:
             audio += 10.0 ** rng.uniform(-4, -1) * rng.standard_normal(n).astype(np.float32)
         if not clean:
@@ -99,6 +102,7 @@ class SpeechPool:
     def _labels(
         self, clip: SpeechClip, speed: float, start_s: float, seconds: float, fps: int, style: Style
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Curves (T, N_CHANNELS) and phones (A,) of a crop that starts at `start_s`."""
         moved = [Segment(p, a / speed - start_s, b / speed - start_s) for p, a, b in clip.segments]
         near = [s for s in moved if s.end_s > -1.0 and s.start_s < seconds + 1.0]
         times = (start_s + (np.arange(int(seconds * LOUDNESS_HZ)) + 0.5) / LOUDNESS_HZ) * speed
@@ -110,16 +114,16 @@ class SpeechPool:
             left=clip.loudness.min(),
             right=clip.loudness.min(),
         )
-        frames = (int(seconds * SAMPLE_RATE) - 400) // 320 + 1
-        lips = curves(near, frames * fps // 50, fps, loudness=envelope, style=style)
-        return lips, phones_at(near, (np.arange(frames) * 320 + 200) / SAMPLE_RATE)
+        frames = audio_frames(int(seconds * SAMPLE_RATE))
+        lips = curves(near, frames * fps // AUDIO_FPS, fps, loudness=envelope, style=style)
+        return lips, phones_at(near, (np.arange(frames) * HOP + WINDOW // 2) / SAMPLE_RATE)
 
 
-def played(audio: np.ndarray, first: int, n: int, speed: float) -> np.ndarray:
+def cut_at_speed(audio: np.ndarray, first: int, n: int, speed: float) -> np.ndarray:
     """(n,) float32 in -1..1: int16 `audio` from sample `first` on, `speed` times as fast.
 
-    Silence lies before and behind it. Band-limited (soxr): linear interpolation would leave images
-    of the low frequencies among the high ones, which no recording has.
+    It is padded with silence on both sides. The resampling is band-limited (soxr), because linear
+    interpolation would leave images of low frequencies among the high ones.
     """
     last = first + int(np.ceil(n * speed)) + 1
     part = audio[max(first, 0) : max(last, 0)].astype(np.float32) / 2**15
@@ -130,7 +134,7 @@ def played(audio: np.ndarray, first: int, n: int, speed: float) -> np.ndarray:
 
 
 def load_clip(folder: Path, row: dict) -> SpeechClip:
-    """Read one row of the index with its audio."""
+    """The clip of one row of the index, with its audio."""
     wave, segments = read_clip(folder, row)
     audio = np.round(wave * 2**15).astype(np.int16)
     return SpeechClip(
@@ -139,11 +143,8 @@ def load_clip(folder: Path, row: dict) -> SpeechClip:
 
 
 def phones_at(segments: list[Segment], times_s: np.ndarray) -> np.ndarray:
-    """(len(times_s),) int64 index of the phone sounding at each instant; silence outside."""
-    found = np.zeros(len(times_s), np.int64)
+    """Index of the phone at each instant, silence outside: (len(times_s),) int64."""
+    phones = np.zeros(len(times_s), np.int64)
     for phone, start_s, end_s in segments:
-        found[(times_s >= start_s) & (times_s < end_s)] = PHONE_INDEX[phone]
-    return found
-
-
-N_CHANNELS = len(CHANNELS)
+        phones[(times_s >= start_s) & (times_s < end_s)] = PHONE_INDEX[phone]
+    return phones

@@ -1,8 +1,8 @@
-"""Clips of speech on disk: a folder of .flac files and `index.jsonl`, one line a clip.
+"""Clips of speech on disk: a folder of .flac files and `index.jsonl`, one line per clip.
 
 Line: {"name", "text", "engine", "speaker", "duration_s", "segments": [[phone, start, end], ...]}.
-A clip is written before its line, and a line in one go, so that whatever the index names is whole
-and a run that was stopped goes on where it was.
+A clip is written before its line, and a line in one write. Every clip in the index is therefore
+complete, and an interrupted run can continue.
 """
 
 import json
@@ -18,21 +18,22 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import UserError, reason_of
+from common.whole_file import whole_file
 from config import SAMPLE_RATE
-from synthetic.pauses import settle_pauses
+from synthetic.pauses import trim_before_pauses
 from synthetic.phones import Segment
 from synthetic.sentences import draw_text
 from synthetic.voices import Utterance, draw_speaker, require_engine, speak
 
 INDEX_NAME = "index.jsonl"
-UTTERANCES_A_SPEAKER = 4  # a pseudo-speaker of the pool says so many things
+UTTERANCES_PER_SPEAKER = 4  # of the pool
 
 
 def read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """Clip name -> its line of `folder`'s index; a last line cut short is passed over.
+    """Clip name -> its line of `folder`'s index; an incomplete last line is ignored.
 
-    Raises UserError where another line is no JSON object with a name.
+    Raises UserError where another line is not a JSON object with a name.
     """
     path = folder / INDEX_NAME
     if not path.exists():
@@ -47,7 +48,8 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
             clips[clip["name"]] = clip
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}, line {number}: not a clip ({error}); delete the line and run again"
+                f"{path}, line {number}: expected a JSON object with a name, "
+                f"got an error ({reason_of(error)}); delete the line and run again"
             ) from error
     return clips
 
@@ -55,9 +57,8 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
 def append_clip(folder: Path, name: str, utterance: Utterance) -> dict[str, Any]:
     """Write `<name>.flac` (16 kHz, 16 bit), then its index line; returns the line."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{name}.partial"
-    soundfile.write(partial, utterance.audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    os.replace(partial, folder / f"{name}.flac")
+    with whole_file(folder / f"{name}.flac") as partial:
+        soundfile.write(partial, utterance.audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     clip = {
         "name": name,
         "text": utterance.text,
@@ -66,35 +67,38 @@ def append_clip(folder: Path, name: str, utterance: Utterance) -> dict[str, Any]
         "duration_s": round(utterance.duration_s, 4),
         "segments": [[s.phone, round(s.start_s, 4), round(s.end_s, 4)] for s in utterance.segments],
     }
-    _mend_last_line(folder / INDEX_NAME)
+    _cut_incomplete_line(folder / INDEX_NAME)
     line = json.dumps(clip, ensure_ascii=False) + "\n"
-    with open(folder / INDEX_NAME, "ab", buffering=0) as file:  # one write: lines never interleave
+    with open(folder / INDEX_NAME, "ab", buffering=0) as file:  # one write per line
         file.write(line.encode())
     return clip
 
 
 def read_clip(folder: Path, clip: dict[str, Any]) -> tuple[np.ndarray, list[Segment]]:
-    """((S,) float32 16 kHz audio, segments) of one line of the index, its pauses settled."""
+    """(audio (S,) float32 at 16 kHz, segments) of one line of the index.
+
+    The phones before pauses are trimmed. Raises `UserError` when the audio cannot be read.
+    """
     path = folder / f"{clip['name']}.flac"
     try:
         audio, _ = soundfile.read(path, dtype="float32")
     except soundfile.LibsndfileError as error:
         raise UserError(
-            f"{path}: in the index, but not readable ({error}); delete its line there"
+            f"{path}: cannot be read ({reason_of(error)}); delete its line in {INDEX_NAME}"
         ) from error
-    return audio, settle_pauses([Segment(*segment) for segment in clip["segments"]], audio)
+    return audio, trim_before_pauses([Segment(*segment) for segment in clip["segments"]], audio)
 
 
 def speak_pool_clip(engine: str, seed: int, number: int) -> Utterance:
-    """Clip `number` of the pool: text and speaker depend on engine, seed and number alone."""
-    speaker_rng = random.Random(f"{seed} {engine} speaker {number // UTTERANCES_A_SPEAKER}")
+    """Clip `number` of the pool; text and speaker depend on engine, seed and number only."""
+    speaker_rng = random.Random(f"{seed} {engine} speaker {number // UTTERANCES_PER_SPEAKER}")
     rng = random.Random(f"{seed} {engine} clip {number}")
     return speak(engine, draw_text(rng), rng, draw_speaker(engine, speaker_rng))
 
 
 def grow_pool(folder: Path, engine: str, minutes: float, seed: int, jobs: int) -> float:
-    """Add clips of `engine` until `folder` holds `minutes` of it with this seed; their minutes."""
-    require_engine(engine)  # before any process is started
+    """Add clips of `engine` and `seed` to `folder` up to `minutes`; returns their total minutes."""
+    require_engine(engine)  # before any process starts
     clips = read_index(folder)
     prefix = f"{engine}_{seed}_"
     done_s = sum(c["duration_s"] for name, c in clips.items() if name.startswith(prefix))
@@ -116,9 +120,10 @@ def grow_pool(folder: Path, engine: str, minutes: float, seed: int, jobs: int) -
 def run_jobs(
     make: Callable[..., Any], todo: Iterator[tuple[str, tuple]], jobs: int
 ) -> Iterator[tuple[str, Any]]:
-    """Yield (name, make(*arguments)) for each (name, arguments), `jobs` processes at work.
+    """Yield (name, make(*arguments)) for each (name, arguments), computed by `jobs` processes.
 
-    One job runs in this process, in order. Closing the iterator drops what has not begun.
+    With one job everything runs in this process, in order. Closing the iterator cancels what has
+    not started.
     """
     if jobs == 1:
         yield from ((name, make(*arguments)) for name, arguments in todo)
@@ -150,8 +155,8 @@ def _numbers() -> Iterator[int]:
         number += 1
 
 
-def _mend_last_line(path: Path) -> None:
-    """Cut off a line that a killed run left without its end."""
+def _cut_incomplete_line(path: Path) -> None:
+    """Remove a last line that a killed run did not complete."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with open(path, "rb+") as file:

@@ -1,8 +1,8 @@
-"""Which mouth each phone asks for, how firmly, and how long it is felt: the tables of the rules.
+"""The tables of the coarticulation rules: targets, dominances and decay rates of each phone.
 
-`TARGET` and `ALPHA` are (len(PHONES), len(MOUTH_CHANNELS)): the targets of the Cohen-Massaro
-model and the dominances with which phones pull the channels towards them. Values were set by
-looking at the visemes of `synthetic/head.npz` from the front and from 40 degrees.
+`TARGET` and `ALPHA` are (len(PHONES), len(MOUTH_CHANNELS)): the targets and the dominances alpha of
+the Cohen-Massaro model. The values were set by eye on renderings of `synthetic/head.npz` from the
+front and from 40 degrees.
 """
 
 import numpy as np
@@ -55,20 +55,20 @@ _TARGETS: dict[str, dict[str, float]] = {
     "uw": dict(J=.11, P=.88, F=.15), "ow": dict(J=.36, P=.55, F=.25),
     "aw": dict(J=.60, D=.10), "ay": dict(J=.62, D=.14, H=.08), "oy": dict(J=.48, F=.28, P=.30),
 }
-# Diphthongs move: first half, second half, share of the first.
+# Diphthongs: first part, second part, share of the first.
 DIPHTHONGS = {
     "aw": ("aa", "uw", .55), "ay": ("aa", "ih", .55), "oy": ("ao", "ih", .55),
     "ow": ("ow", "uw", .55), "ey": ("eh", "iy", .45),
 }
-# Channels that share decay rates (1/s), before the phone (anticipation) and after (carry-over).
+# Groups of channels with common decay rates (1/s): before the phone (anticipation), after it.
 GROUPS = {
     "jaw": ("JW", 14.0, 14.0),
     "closure": ("XRLU", 28.0, 28.0),
-    "rounding": ("PF", 7.0, 11.0),  # lips round up to 200 ms ahead
+    "rounding": ("PF", 7.0, 11.0),  # rounding starts up to 200 ms before the phone
     "spread": ("SMHDK", 12.0, 12.0),
     "tongue": ("T", 20.0, 20.0),
 }
-# Dominance alpha by class of phone; "all" is every channel, single letters override last.
+# Dominance alpha by class of phone; "all" is every channel; later entries override earlier ones.
 _DOMINANCE: tuple[tuple[str, dict[str, float]], ...] = (
     (" ".join(VOWELS), dict(jaw=1.0, rounding=.8, spread=.6, closure=.7, tongue=.5)),
     ("uw ow ao w uh oy", dict(rounding=2.5)),
@@ -85,8 +85,8 @@ _DOMINANCE: tuple[tuple[str, dict[str, float]], ...] = (
 )
 # fmt: on
 
-# How far a channel at 1.0 parts the inner lips on the mid-line of synthetic/head.npz, in units of
-# jawOpen (20.3 mm); the channels that are not named leave them together.
+# Gap between the inner lips on the mid-line of synthetic/head.npz at 1.0 of each channel, in units
+# of jawOpen (20.3 mm); the other channels do not open the lips.
 _GAP = dict(J=1.0, X=-1.0, D=0.2, H=0.24, F=0.44, K=0.18, L=-0.035)
 
 

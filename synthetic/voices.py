@@ -1,9 +1,9 @@
-"""Speech with known phone times from whatever engines are here: `speak` gives one utterance.
+"""Speech with known phone times from the installed engines: `speak` makes one utterance.
 
-An engine has a `name`, `unavailable()` (why it cannot run, or ""), `draw_speaker(rng)` (a dict of
-numbers that fix one pseudo-speaker) and `synthesize(text, speaker, rng)`. What all share is done
-here: the engine's own delay taken out of its times, a change of tape speed that makes further
-speakers, silence around the words, level, 16 kHz, boundaries moved to where they are heard.
+An engine has a `name`, `offset_s` (added to its phone times), `unavailable()` (why it cannot run,
+else ""), `draw_speaker(rng)` (the parameters of a pseudo-speaker) and `synthesize(text, speaker,
+rng)`. Common steps are done here: correction of the phone times, a change of tape speed that makes
+further speakers, silence around the words, level, resampling to 16 kHz, forced alignment.
 """
 
 import json
@@ -27,12 +27,12 @@ ENGINES: dict[str, Any] = {
     engine.name: engine
     for engine in (HibariVoices, KokoroVoices, FliteVoices, EspeakVoices, FestivalVoices)
 }
-TAPE_SPEEDS = {"hibari": (1.0, 1.0), "kokoro": (0.93, 1.08)}  # the others: TAPE_SPEED
+TAPE_SPEEDS = {"hibari": (1.0, 1.0), "kokoro": (0.93, 1.08)}  # other engines: TAPE_SPEED
 TAPE_SPEED = (0.85, 1.2)
-TAPE_SHARE = 0.6  # of the speakers whose tape speed is changed
+TAPE_SHARE = 0.6  # share of the speakers whose tape speed is changed
 SILENCE_S = (0.1, 0.8)  # before and after the words
 PEAK = (0.25, 0.9)
-FLOOR_DB = (-80.0, -62.0)  # white noise under everything: digital silence is unlike any recording
+FLOOR_DB = (-80.0, -62.0)  # white noise, since no recording has digital silence
 FADE_S = 0.01
 
 
@@ -40,8 +40,8 @@ FADE_S = 0.01
 class Utterance:
     """One spoken text.
 
-    audio: (S,) float32 at 16 kHz, peak below 1; segments: from 0 to the end of the audio without
-    a gap; speaker: the engine's numbers as JSON, equal for the same pseudo-speaker.
+    audio: (S,) float32 at 16 kHz, peak below 1; segments: contiguous, from 0 to the end of the
+    audio; speaker: the parameters of the pseudo-speaker as JSON.
     """
 
     audio: np.ndarray
@@ -57,20 +57,20 @@ class Utterance:
 
     @staticmethod
     def speaker_name(speaker: dict[str, Any]) -> str:
-        """The `speaker` of an utterance by this pseudo-speaker."""
+        """The `speaker` field of this pseudo-speaker's utterances."""
         return json.dumps(speaker, sort_keys=True)
 
 
 def missing_engines() -> dict[str, str]:
-    """Engine name -> why it cannot run here; engines that can are not in it."""
+    """Engine name -> why it cannot run, for the engines that cannot run here."""
     reasons = {name: _unavailable(name) for name in ENGINES}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
 def require_engine(name: str) -> None:
-    """Raise UserError where the name is unknown or the engine cannot run here; loads nothing."""
+    """Raise `UserError` when the name is unknown or the engine cannot run; loads nothing."""
     if name not in ENGINES:
-        raise UserError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}")
+        raise UserError(f"engine {name!r}: expected one of {', '.join(ENGINES)}")
     reason = _unavailable(name)
     if reason:
         raise UserError(f"engine {name} cannot run: {reason}")
@@ -82,7 +82,7 @@ def _unavailable(name: str) -> str:
 
 @cache
 def load_engine(name: str) -> Any:
-    """The engine, loaded once a process. UserError as `require_engine`."""
+    """The engine, loaded once per process. Raises `UserError` like `require_engine`."""
     require_engine(name)
     return ENGINES[name]()
 
@@ -98,7 +98,10 @@ def draw_speaker(engine_name: str, rng: random.Random) -> dict[str, Any]:
 def speak(
     engine_name: str, text: str, rng: random.Random, speaker: dict[str, Any] | None = None
 ) -> Utterance:
-    """`text` spoken by `speaker`, or by one drawn from `rng`."""
+    """`text` spoken by `speaker` (parameters from `draw_speaker`), or by one drawn from `rng`.
+
+    Raises `UserError` when the engine is unknown or cannot run.
+    """
     speaker = draw_speaker(engine_name, rng) if speaker is None else speaker
     engine = load_engine(engine_name)
     samples, rate, segments = engine.synthesize(text, speaker, rng)
@@ -124,13 +127,14 @@ def speak(
 def set_silence(
     audio: np.ndarray, segments: list[Segment], before_s: float, after_s: float
 ) -> tuple[np.ndarray, list[Segment]]:
-    """Audio (S,) at 16 kHz cut or padded so that the words begin at `before_s` and end that early.
+    """Audio (S,) at 16 kHz with `before_s` of silence before the words and `after_s` after them.
 
-    Cuts are faded. Raises ValueError when no segment holds speech.
+    The audio is cut or padded, cuts are faded, and the segments are shifted accordingly. Raises
+    ValueError when no segment is speech.
     """
     spoken = [segment for segment in segments if segment.phone != SILENCE]
     if not spoken:
-        raise ValueError("no segment holds speech")
+        raise ValueError("no segment is speech")
     begin = round((spoken[0].start_s - before_s) * SAMPLE_RATE)
     end = round((spoken[-1].end_s + after_s) * SAMPLE_RATE)
     cut = audio[max(begin, 0) : end].copy()

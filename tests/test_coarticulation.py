@@ -1,4 +1,4 @@
-"""The rules keep their promises: closures, vowel shapes, silence, any frame rate, no jerks."""
+"""The coarticulation rules: closures, vowel shapes, silence, any frame rate, bounded velocity."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def at(segments: list[Segment], phone: str, channel: str) -> float:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("style", [NEUTRAL, style_of("ada"), Style(jaw_gain=1.3)])
-def test_lips_shut_on_every_bilabial_at_30_fps(seed, style):
+def test_lips_close_on_every_bilabial_at_30_fps(seed, style):
     segments = babble(seed)
     level = np.random.default_rng(seed).uniform(0.2, 1.3, 1000)
     opening = aperture(curves(segments, 300, 30, loudness=level, style=style))
@@ -58,12 +58,12 @@ def test_lips_shut_on_every_bilabial_at_30_fps(seed, style):
             assert opening[frames].min() < CLOSED, (phone, start)
 
 
-def test_vowels_have_their_shapes():
+def test_vowels_have_their_mouth_shapes():
     segments = utterance("d aa d uw d iy d w ah f iy", 0.15)
     assert at(segments, "aa", "jawOpen") > 0.4 > 0.25 > at(segments, "iy", "jawOpen")
     assert at(segments, "uw", "mouthPucker") > 0.5
     assert at(segments, "w", "mouthPucker") > 0.5
-    assert at(segments, "iy", "mouthPucker") < 0.3  # though it stands between uw and w
+    assert at(segments, "iy", "mouthPucker") < 0.3  # although between uw and w
     assert at(utterance("d iy d"), "iy", "mouthPucker") < 0.05
     assert at(segments, "iy", "mouthStretch") > 0.25
     assert at(segments, "f", "mouthRollLower") > 0.4
@@ -88,7 +88,7 @@ def test_mouth_is_at_rest_in_pauses_and_beyond_the_last_phone():
     assert np.abs(curves([], 11, 30)).max() == 0.0
 
 
-def test_lips_are_shut_in_a_pause_of_150_ms():
+def test_lips_close_in_a_pause_of_150_ms():
     segments = utterance("aa sil aa", 0.16)
     assert aperture(curves(segments, 1000, 1000))[300 + 160 : 300 + 320].min() < CLOSED
 
@@ -109,7 +109,7 @@ def test_curves_do_not_depend_on_the_number_of_frames():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_channel_moves_faster_than_a_face(seed):
+def test_channel_velocities_are_those_of_a_face(seed):
     y = curves(babble(seed), 5000, 1000)
     velocity = np.abs(np.diff(y, axis=0)).max(0) * 1000  # units a second
     assert velocity[CHANNEL_INDEX["jawOpen"]] < 10  # 0.2 m/s at 20 mm a unit
@@ -136,20 +136,20 @@ def test_loudness_of_a_tone_between_silences():
     np.testing.assert_allclose(level[30:95], 1.0, atol=0.02)
 
 
-def test_styles_are_stable_modest_and_differ():
+def test_styles_are_repeatable_bounded_and_distinct():
     assert style_of("ada") == style_of("ada") != style_of("ben")
     for name in "abcdefgh":
         style = style_of(name)
         assert 0.88 <= style.jaw_gain <= 1.15 and 0.0 <= style.lead_s <= 0.02
 
 
-def test_wrong_phones_and_times_are_refused():
+def test_unknown_phones_and_wrong_order_raise():
     with pytest.raises(ValueError, match="'xx'"):
         curves([Segment("xx", 0.0, 0.1)], 3, 30)
-    with pytest.raises(ValueError, match="before"):
+    with pytest.raises(ValueError, match="iy starts at 0.100 s, expected 0.300 s or later"):
         curves([Segment("aa", 0.2, 0.3), Segment("iy", 0.1, 0.2)], 3, 30)
 
 
-def test_result_has_the_contract_shape():
+def test_result_has_the_documented_shape_and_dtype():
     y = curves(babble(0), 13, 30)
     assert y.shape == (13, len(CHANNELS)) and y.dtype == np.float32

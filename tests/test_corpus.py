@@ -1,4 +1,4 @@
-"""The speech corpus: phones and their times, texts, the pool on disk, VOCASET's raw layout."""
+"""The speech corpus: timed phones, texts, the pool on disk, VOCASET's raw layout."""
 
 import json
 import pickle
@@ -50,7 +50,7 @@ def utterance(duration_s: float = 0.5, text: str = "ma") -> Utterance:
 # ---- phones ------------------------------------------------------------------------------------
 
 
-def test_every_map_ends_in_the_phone_set():
+def test_every_symbol_maps_to_the_phone_set():
     assert len(PHONES) == 40 and PHONES[0] == "sil" and len(PHONE_INDEX) == 40
     assert {phone for phones in IPA_TO_PHONES.values() for phone in phones} <= set(PHONES)
     assert set(RADIO_TO_PHONE.values()) <= set(PHONES)
@@ -67,13 +67,13 @@ def test_every_map_ends_in_the_phone_set():
         ("ʧˈIld", "ch ay l d"),
     ],
 )
-def test_longest_ipa_unit_wins(ipa, phones):
+def test_longest_ipa_unit_is_taken(ipa, phones):
     assert ipa_to_phones(ipa) == phones.split()
 
 
-def test_token_times_reach_every_phone():
-    # pad m stress-a length blank . pad: the stress mark's time goes to the vowel, the length
-    # mark's too; the short blank joins what follows, which is a pause
+def test_durations_of_marks_are_added_to_their_phone():
+    # pad m stress-a length blank . pad: the durations of the stress and length marks are added to
+    # the vowel; the short blank is added to the pause that follows
     tokens = ["$", "m", "ˈ", "ɑ", "ː", " ", ".", "$"]
     times = [0.0, 0.5, 0.6, 0.65, 0.7, 0.8, 0.85, 1.0, 1.2]
     assert segments_from_tokens(tokens, times) == [
@@ -84,7 +84,7 @@ def test_token_times_reach_every_phone():
     ]
 
 
-def test_blank_before_a_stop_is_its_closure_unless_it_is_long():
+def test_short_blank_before_a_stop_is_its_closure():
     closure = segments_from_tokens(["A", " ", "b"], [0.0, 0.1, 0.2, 0.3])
     assert closure == [Segment("ey", 0.0, 0.1), Segment("b", 0.1, 0.3)]
     pause = segments_from_tokens(["A", " ", "b"], [0.0, 0.1, 0.3, 0.4])
@@ -99,7 +99,7 @@ def test_schwa_r_is_one_vowel_unless_a_vowel_follows():
 
 
 def test_tokens_and_boundaries_must_agree():
-    with pytest.raises(ValueError, match="3 tokens need one boundary more, got 3"):
+    with pytest.raises(ValueError, match="3 tokens: expected 4 boundaries, got 3"):
         segments_from_tokens(["a", "b", "c"], [0.0, 1.0, 2.0])
 
 
@@ -123,14 +123,14 @@ def test_transformed_segments_fill_the_clip_without_a_gap():
     assert padded == [Segment("sil", 0, 0.2), Segment("m", 0.2, 0.4), Segment("sil", 0.4, 1.0)]
 
 
-def test_radio_ends_become_segments_and_unknown_names_are_an_error():
+def test_end_times_become_segments_and_unknown_names_raise():
     segments = segments_from_ends([("pau", 0.2), ("ax", 0.3), ("b", 0.4), ("pau", 0.1)])
     assert segments == [Segment("sil", 0, 0.2), Segment("ah", 0.2, 0.3), Segment("b", 0.3, 0.4)]
     with pytest.raises(KeyError):
         segments_from_ends([("qq", 0.1)])
 
 
-def test_silence_is_cut_or_padded_to_what_was_asked():
+def test_silence_is_cut_or_padded_to_the_given_lengths():
     audio = np.ones(SAMPLE_RATE)
     segments = [Segment("sil", 0, 0.5), Segment("m", 0.5, 0.9), Segment("sil", 0.9, 1.0)]
     cut, moved = set_silence(audio, segments, 0.2, 0.4)
@@ -138,14 +138,14 @@ def test_silence_is_cut_or_padded_to_what_was_asked():
     assert [s.phone for s in moved] == ["sil", "m", "sil"]
     np.testing.assert_allclose(moved[1][1:], (0.2, 0.6), atol=1e-4)
     assert cut[-1] == 0 and cut[len(cut) // 2] == 1
-    with pytest.raises(ValueError, match="no segment holds speech"):
+    with pytest.raises(ValueError, match="no segment is speech"):
         set_silence(audio, [Segment("sil", 0, 1)], 0.1, 0.1)
 
 
 # ---- texts -------------------------------------------------------------------------------------
 
 
-def test_sentence_list_is_large_clean_and_without_repeats():
+def test_sentences_are_many_plain_and_distinct():
     common, held_out = sentences.read_sentences()
     assert len(common) >= 8 * 40 and len(held_out) == sentences.N_HELD_OUT
     lines = common + held_out
@@ -168,7 +168,7 @@ def test_plurals(noun, plural):
     assert sentences.plural(noun) == plural
 
 
-def test_held_out_sentences_are_only_said_by_val_and_test_subjects():
+def test_held_out_sentences_are_only_spoken_by_val_and_test_subjects():
     subjects = [f"s{i}" for i in range(12)]
     texts = subject_texts(subjects, 40, seed=3)
     _, held_out = sentences.read_sentences()
@@ -182,14 +182,14 @@ def test_held_out_sentences_are_only_said_by_val_and_test_subjects():
 
 
 def test_too_many_sentences_are_refused():
-    with pytest.raises(UserError, match=r"--sentences 99: .* 1 to 40"):
+    with pytest.raises(UserError, match="--sentences: expected 1 to 40, got 99"):
         subject_texts(["a"] * 12, 99, seed=1)
 
 
 # ---- the pool on disk --------------------------------------------------------------------------
 
 
-def test_pool_clip_survives_the_disk(tmp_path):
+def test_pool_clip_is_read_back_as_written(tmp_path):
     clip = speech_pool.append_clip(tmp_path, "a", utterance())
     assert clip == speech_pool.read_index(tmp_path)["a"]
     audio, segments = speech_pool.read_clip(tmp_path, clip)
@@ -197,34 +197,34 @@ def test_pool_clip_survives_the_disk(tmp_path):
     assert segments == utterance().segments and clip["duration_s"] == 0.5
 
 
-def test_index_line_cut_short_is_made_again(tmp_path):
+def test_incomplete_index_line_is_ignored_and_replaced(tmp_path):
     for name in "ab":
         speech_pool.append_clip(tmp_path, name, utterance())
     index = tmp_path / speech_pool.INDEX_NAME
-    index.write_text(index.read_text()[:-9])  # a run killed while it wrote
+    index.write_text(index.read_text()[:-9])  # as after a kill during the write
     assert list(speech_pool.read_index(tmp_path)) == ["a"]
     speech_pool.append_clip(tmp_path, "b", utterance(text="again"))
     assert speech_pool.read_index(tmp_path)["b"]["text"] == "again"
 
 
-def test_broken_index_line_is_named(tmp_path):
+def test_invalid_index_line_is_reported_by_number(tmp_path):
     (tmp_path / speech_pool.INDEX_NAME).write_text('{"name": "a"}\n{"nom": 1}\n')
     with pytest.raises(UserError, match="line 2"):
         speech_pool.read_index(tmp_path)
 
 
-def test_pool_grows_to_its_minutes_and_goes_on_where_it_was(tmp_path, monkeypatch):
-    made = []
+def test_pool_grows_to_its_minutes_and_continues(tmp_path, monkeypatch):
+    numbers = []
 
     def fake(engine, seed, number):
-        made.append(number)
+        numbers.append(number)
         return utterance(1.0)
 
     monkeypatch.setattr(speech_pool, "speak_pool_clip", fake)
     monkeypatch.setattr(speech_pool, "require_engine", lambda name: None)
     assert speech_pool.grow_pool(tmp_path, "fake", 2.5 / 60, 1, 1) == pytest.approx(3 / 60)
     assert speech_pool.grow_pool(tmp_path, "fake", 4.5 / 60, 1, 1) == pytest.approx(5 / 60)
-    assert made == [0, 1, 2, 3, 4]
+    assert numbers == [0, 1, 2, 3, 4]
     assert len(speech_pool.read_index(tmp_path)) == 5
 
 
@@ -237,7 +237,7 @@ def fake_clips(n_samples: int) -> list[RawClip]:
 
 
 @pytest.mark.parametrize("n_samples", [8000, 8001, 16_007, 11_111])
-def test_raw_frames_never_outlast_the_sound(n_samples):
+def test_raw_frames_are_never_longer_than_the_audio(n_samples):
     clip = fake_clips(n_samples)[0]
     audio = raw_corpus.raw_audio(clip.audio)
     assert len(audio) == clip.n_raw_samples
@@ -270,7 +270,7 @@ def test_raw_corpus_has_vocasets_layout(tmp_path):
     np.testing.assert_allclose(verts[row], 1 + 29 * 0.002, rtol=1e-6)
 
 
-def test_raw_corpus_goes_through_vocasets_preparation(tmp_path):
+def test_raw_corpus_passes_vocasets_preparation(tmp_path):
     templates = {"ada": np.zeros((7, 3), np.float32), "ben": np.ones((7, 3), np.float32)}
     clips = fake_clips(8000)
 
@@ -286,12 +286,11 @@ def test_raw_corpus_goes_through_vocasets_preparation(tmp_path):
         np.testing.assert_allclose(vertices, animate(clip).reshape(-1, 21), rtol=1e-6)
         audio = load_wav(tmp_path / f"wav/{name}.wav")
         assert abs(len(audio) - len(clip.audio)) <= SAMPLE_RATE // 60
-        said = (clip.audio - clip.audio.mean()) / clip.audio.std()
-        n = min(len(audio), len(said))
-        assert np.corrcoef(audio[:n], said[:n])[0, 1] > 0.99
+        n = min(len(audio), len(clip.audio))
+        assert np.corrcoef(audio[:n], clip.audio[:n])[0, 1] > 0.99
 
 
-def test_raw_corpus_is_made_once_and_again_when_its_making_changes(tmp_path):
+def test_raw_corpus_is_written_again_only_when_its_settings_change(tmp_path):
     templates = {name: np.zeros((2, 3), np.float32) for name in ("ada", "ben")}
     make = [tmp_path, templates, fake_clips(1600), lambda clip: np.zeros((clip.frames, 2, 3))]
     assert write_raw(*make, {"seed": 1})
@@ -299,11 +298,11 @@ def test_raw_corpus_is_made_once_and_again_when_its_making_changes(tmp_path):
     assert write_raw(*make, {"seed": 2})
 
 
-def test_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+def test_too_little_disk_space_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr(raw_corpus.shutil, "disk_usage", lambda folder: usage)
     templates = {"ada": np.zeros((2, 3), np.float32)}
-    with pytest.raises(UserError, match="GB are free"):
+    with pytest.raises(UserError, match="expected 0.0 GB of free space, got 0.0 GB"):
         write_raw(tmp_path, templates, fake_clips(1600), None, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -314,34 +313,34 @@ def test_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engines", "hal"], "engine 'hal' is unknown; choose from hibari, kokoro"),
-        (["--sentences", "-1"], "0 or more"),
-        (["--jobs", "0"], "at least 1"),
-        (["--kokoro_voices", "nowhere"], "no [*].bin in it"),
+        (["--engines", "hal"], "engine 'hal': expected one of hibari, kokoro"),
+        (["--sentences", "-1"], "--sentences: expected at least 0, got -1"),
+        (["--jobs", "0"], "--jobs: expected at least 1, got 0"),
+        (["--kokoro_voices", "nowhere"], "expected [*].bin files, got none"),
     ],
 )
-def test_bad_flags_are_one_line(arguments, message):
+def test_invalid_flags_are_reported(arguments, message):
     with pytest.raises(UserError, match=message):
         make_corpus.main(arguments)
 
 
-def test_a_named_engine_that_is_missing_is_an_error(monkeypatch):
+def test_a_missing_engine_named_by_flag_is_an_error(monkeypatch):
     monkeypatch.setattr(ENGINES["flite"], "unavailable", staticmethod(lambda: "no flite command"))
     with pytest.raises(UserError, match="engine flite cannot run: no flite command"):
         make_corpus.choose_engines("flite")
 
 
-def test_missing_engines_are_told_and_left_out(monkeypatch, capsys):
+def test_missing_engines_are_skipped_and_reported(monkeypatch, capsys):
     monkeypatch.setattr(voices, "_unavailable", lambda n: "" if n == "hibari" else f"no {n}")
     assert make_corpus.choose_engines(None) == ["hibari"]
-    assert "without flite: no flite" in capsys.readouterr().out
+    assert "engine flite skipped: no flite" in capsys.readouterr().out
 
 
 def test_kokoro_voice_files_are_checked(tmp_path):
     np.zeros(256 * 3, np.float32).tofile(tmp_path / "af_x.bin")
     assert read_styles(tmp_path)["af_x"].shape == (3, 256)
     np.zeros(100, np.float32).tofile(tmp_path / "am_y.bin")
-    with pytest.raises(UserError, match="am_y.bin: 100 float32 values"):
+    with pytest.raises(UserError, match="am_y.bin: expected a multiple of 256 .*, got 100"):
         read_styles(tmp_path)
 
 
@@ -349,7 +348,7 @@ def test_kokoro_voice_files_are_checked(tmp_path):
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_engine_says_the_phones_of_the_text_in_time(engine):
+def test_engine_speaks_the_phones_of_the_text_at_their_times(engine):
     needs(engine)
     spoken = speak(engine, TEXT, random.Random(5))
     phones = [segment.phone for segment in spoken.segments]
@@ -367,30 +366,30 @@ def test_engine_says_the_phones_of_the_text_in_time(engine):
     assert min(level) > 5 * np.abs(spoken.audio[:first]).max()
 
 
-def test_boundaries_do_not_depend_on_a_delay_of_the_engines_times():
+def test_refined_boundaries_do_not_depend_on_a_delay_of_the_engine():
     needs("hibari")
     spoken = speak("hibari", TEXT, random.Random(6))
     late = transform_segments(spoken.segments, 0.03, spoken.duration_s)
     starts = np.array([segment.start_s for segment in refine(spoken.audio, late)])
-    wanted = np.array([segment.start_s for segment in spoken.segments])
-    # the end of the last word is vague, and held near the engine's own time
-    np.testing.assert_allclose(starts[:-1], wanted[:-1], atol=0.011)  # one frame of the aligner
+    expected = np.array([segment.start_s for segment in spoken.segments])
+    # the end of the last word is ambiguous, and limited to a distance from the engine's own time
+    np.testing.assert_allclose(starts[:-1], expected[:-1], atol=0.011)  # one frame of the aligner
 
 
-def test_alignment_that_finds_no_path_keeps_the_engines_times():
+def test_failed_alignment_keeps_the_engines_times():
     needs("hibari")
     segments = [Segment("sil", 0, 0.01), Segment("p", 0.01, 0.02), Segment("aa", 0.02, 0.03)]
     assert refine(np.zeros(480, np.float32), segments) == segments
 
 
-def test_engines_repeat_themselves():
+def test_speech_is_repeatable_for_a_seed():
     needs("hibari")
     first, second = (speak("hibari", "Move.", random.Random(2)) for _ in range(2))
     np.testing.assert_array_equal(first.audio, second.audio)
     assert first.segments == second.segments and first.speaker == second.speaker
 
 
-def test_cast_is_fixed_by_the_seed_and_stood_in_for():
+def test_cast_is_fixed_by_the_seed_and_missing_engines_are_replaced():
     needs("hibari")
     subjects = [f"s{i}" for i in range(12)]
     cast = cast_subjects(subjects, ["hibari"], seed=1)
@@ -400,7 +399,7 @@ def test_cast_is_fixed_by_the_seed_and_stood_in_for():
     assert cast["s0"][1]["f0"] > cast["s1"][1]["f0"]  # a woman, a man
 
 
-def test_corpus_command_writes_everything_from_hibari_alone(tmp_path, capsys):
+def test_corpus_command_writes_all_files_with_hibari_alone(tmp_path, capsys):
     needs("hibari")
     arguments = ["--sentences", "1", "--speech_minutes", "0.05", "--engines", "hibari"]
     arguments += ["--jobs", "1", "--out", str(tmp_path)]
@@ -413,4 +412,4 @@ def test_corpus_command_writes_everything_from_hibari_alone(tmp_path, capsys):
     before = (tmp_path / "raw/data_verts.npy").stat().st_mtime_ns
     make_corpus.main(arguments)
     assert (tmp_path / "raw/data_verts.npy").stat().st_mtime_ns == before
-    assert "stands already" in capsys.readouterr().out
+    assert "is up to date" in capsys.readouterr().out

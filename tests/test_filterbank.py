@@ -1,4 +1,4 @@
-"""The hand-set convolutions hear what a normalised log-mel hears."""
+"""The fixed convolutions are close to a normalised log-mel filterbank."""
 
 import numpy as np
 import pytest
@@ -31,20 +31,20 @@ def speech() -> np.ndarray:
 
 def test_bands_correlate_with_the_normalised_log_mel(extractor: torch.nn.Module) -> None:
     audio = speech()
-    found = bank(extractor, audio)
+    bands = bank(extractor, audio)
     energies = log_mel(torch.from_numpy(audio)[None] / 32, mel_filters(64, 70.0), povey_window())
     mel = normalise_over_time(energies)[0].numpy()
-    n = min(len(found), len(mel) // 2)
+    n = min(len(bands), len(mel) // 2)
     mel = mel[: 2 * n].reshape(n, 2, 64)
     r = [
-        np.corrcoef(found[:n, 2 * band + step], mel[:, step, band])[0, 1]
+        np.corrcoef(bands[:n, 2 * band + step], mel[:, step, band])[0, 1]
         for band in range(64)
         for step in range(2)
     ]
     assert np.median(r) > 0.93 and min(r) > 0.7
 
 
-def test_a_microphone_hardly_changes_the_bands(extractor: torch.nn.Module) -> None:
+def test_an_equaliser_changes_the_bands_by_less_than_a_tenth(extractor: torch.nn.Module) -> None:
     audio = speech()
     other = equalise(audio, np.random.default_rng(1), spread_db=12.0)
     clean, coloured = bank(extractor, audio), bank(extractor, other)
@@ -56,7 +56,7 @@ def test_only_the_learnt_convolutions_are_trained(extractor: torch.nn.Module) ->
     assert trained == [False] * 3 + [True]
 
 
-def test_wrong_sizes_are_named() -> None:
+def test_wrong_sizes_raise() -> None:
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     body = Wav2Vec2Model(
@@ -68,5 +68,5 @@ def test_wrong_sizes_are_named() -> None:
             num_conv_pos_embedding_groups=2,
         )
     )
-    with pytest.raises(ValueError, match="640, 512, 128"):
+    with pytest.raises(ValueError, match=r"expected \(640, 512, 128\) channels, got \(8, 8, 8\)"):
         init_filterbank(body.feature_extractor)

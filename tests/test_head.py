@@ -1,4 +1,4 @@
-"""The shipped head: topology, lips that close, teeth that stay behind them, symmetric units."""
+"""The shipped head: topology, closed lips, teeth behind the lips, symmetric units."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_indices_are_in_range_and_parts_cover_every_vertex_once(head):
     np.testing.assert_array_equal(np.sort(np.concatenate(list(head.parts.values()))), np.arange(n))
 
 
-def test_region_files_say_what_the_head_says(head):
+def test_region_files_equal_the_regions_of_the_head(head):
     for name in ("lips", "upper"):
         listed = np.loadtxt(HEAD_FILE.with_name(f"{name}.txt"), dtype=np.int64)
         np.testing.assert_array_equal(listed, getattr(head, name))
@@ -67,11 +67,11 @@ def test_twelve_subjects_differ_in_shape_by_more_than_a_millimetre(head):
             assert np.linalg.norm(one - other, axis=1).mean() > 1e-3
 
 
-def test_52_arkit_units_and_the_tongue(head):
+def test_units_are_the_52_of_arkit_and_tongue_up(head):
     assert len(head.units) == 53 and "tongueUp" in head.units
 
 
-def test_faces_of_closed_parts_look_outwards(head):
+def test_faces_of_closed_parts_point_outwards(head):
     vertices = head.templates["ada"].astype(np.float64)
     for part in ("skin", "tongue"):
         of_part = head.faces[np.isin(head.faces, head.parts[part]).all(axis=1)]
@@ -97,7 +97,7 @@ def test_gap_grows_with_jaw_open_to_about_21_mm(head):
     assert 0.018 < gaps[-1] < 0.024
 
 
-def test_on_f_the_lower_lip_reaches_the_upper_teeth(head):
+def test_lower_lip_touches_the_upper_teeth_on_f(head):
     for subject in head.templates:
         vertices = pose(head, subject, VISEMES["f"])
         lip = vertices[head.landmarks["lower_lip_inner"]]
@@ -106,7 +106,7 @@ def test_on_f_the_lower_lip_reaches_the_upper_teeth(head):
 
 
 @pytest.mark.parametrize("viseme", VISEMES)
-def test_no_tooth_stands_before_the_lips(head, viseme):
+def test_no_tooth_is_in_front_of_the_lips(head, viseme):
     teeth = np.concatenate([head.parts["upper_teeth"], head.parts["lower_teeth"]])
     for subject in head.templates:
         vertices = pose(head, subject, VISEMES[viseme])
@@ -114,9 +114,9 @@ def test_no_tooth_stands_before_the_lips(head, viseme):
 
 
 def pierced(head, vertices, points):
-    """How far (n,) metres each of the points stands in front of the skin over it, seen in front.
+    """Distance (n,), metres, of each point in front of the skin at the same x and y.
 
-    A point is outside if the foremost skin over it faces forward and lies behind the point.
+    Only forward-facing triangles count; a negative distance means that the skin covers the point.
     """
     skin = head.faces[np.isin(head.faces, head.parts["skin"]).all(axis=1)]
     corners = vertices[skin]
@@ -137,13 +137,13 @@ def cross(u, v):
     return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
 
 
-def test_teeth_pushed_forward_would_be_noticed(head):
+def test_pierced_detects_teeth_moved_forward(head):
     vertices = pose(head, "ada", {})
     vertices[head.parts["upper_teeth"], 2] += 0.02
     assert pierced(head, vertices, head.parts["upper_teeth"]).max() > 5e-3
 
 
-def test_upper_teeth_stay_and_lower_teeth_keep_their_shape_when_the_jaw_opens(head):
+def test_jaw_open_moves_only_the_lower_teeth_and_rigidly(head):
     unit = head.units["jawOpen"]
     assert not unit[head.parts["upper_teeth"]].any()
     lower = head.templates["mei"][head.parts["lower_teeth"]].astype(np.float64)
@@ -164,17 +164,17 @@ def test_left_and_right_units_mirror_each_other(head, unit):
     assert same == pytest.approx(np.linalg.norm(right, axis=1).max(), rel=0.05)
 
 
-def test_channel_without_a_side_drives_both(head):
+def test_channel_without_a_side_moves_both(head):
     both = channel_basis(head, ["eyeBlink"])[0]
     np.testing.assert_allclose(both, head.units["eyeBlinkLeft"] + head.units["eyeBlinkRight"])
 
 
-def test_unknown_channel_is_the_programmers_error(head):
+def test_unknown_channel_raises_value_error(head):
     with pytest.raises(ValueError, match="mouthWobble"):
         channel_basis(head, ["mouthWobble"])
 
 
-def test_missing_and_damaged_files_end_in_one_line(tmp_path):
+def test_missing_and_damaged_files_are_reported(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_head(tmp_path / "head.npz")
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 cut short")
@@ -184,5 +184,5 @@ def test_missing_and_damaged_files_end_in_one_line(tmp_path):
 
 def test_inner_lips_file_holds_the_landmarks(head) -> None:
     rows = HEAD_FILE.with_name("inner_lips.txt").read_text().split()
-    wanted = [head.landmarks["upper_lip_inner"], head.landmarks["lower_lip_inner"]]
-    assert [int(row) for row in rows] == wanted
+    expected = [head.landmarks["upper_lip_inner"], head.landmarks["lower_lip_inner"]]
+    assert [int(row) for row in rows] == expected

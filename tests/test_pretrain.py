@@ -1,4 +1,4 @@
-"""The small encoder: a quiet start, reduced precision, batches of corpus and pool, a real run."""
+"""The small encoder: initialisation, reduced precision, batches of corpus and pool, a short run."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from wav2vec import TextTeacher
 
 
 def test_the_transformer_starts_as_the_identity() -> None:
-    """Branches at zero leave the final layer norm alone."""
+    """With branches at zero only the final layer norm is applied."""
     body = phone_ctc(ENCODERS["wav2vec2"]).wav2vec2.eval()
     hidden = torch.randn(1, 37, 192)
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_bfloat16_agrees_with_float32(kind: str) -> None:
 
 
 class Numbers(Dataset):
-    """Items that say where they came from."""
+    """Items with the name of their source."""
 
     def __init__(self, n: int, name: str) -> None:
         self.n, self.name = n, name
@@ -52,7 +52,7 @@ class Numbers(Dataset):
         return self.n
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing changes."""
+        """No effect."""
 
     def __getitem__(self, index: int) -> dict:
         if index >= self.n:
@@ -63,7 +63,7 @@ class Numbers(Dataset):
 
 
 @pytest.mark.parametrize(("batch_size", "n_clips"), [(8, 320), (16, 320), (64, 320), (3, 7)])
-def test_an_epoch_has_its_steps_whatever_the_batch(
+def test_an_epoch_has_its_steps_for_every_batch_size(
     batch_size: int, n_clips: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import dataclasses
@@ -79,7 +79,7 @@ def test_an_epoch_has_its_steps_whatever_the_batch(
     assert 0 < names.count("corpus") <= 6
 
 
-def test_pretraining_saves_what_main_can_load(tmp_path: Path) -> None:
+def test_pretraining_saves_a_folder_that_loads_as_teacher(tmp_path: Path) -> None:
     """Two real steps on a pool of one clip, then the saved folder as a teacher."""
     pool = tmp_path / "pool"
     pool.mkdir()

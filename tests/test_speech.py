@@ -1,4 +1,4 @@
-"""Augmentation keeps the lips; crops of the pool keep sound and lips together."""
+"""Augmentation keeps the timing; crops of the pool keep audio and curves in sync."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from common.errors import UserError
 from speech import augment
 from synthetic.coarticulation import CHANNEL_INDEX
 from synthetic.phones import PHONE_INDEX, Segment
-from synthetic.speech import SpeechPool, phones_at, played
+from synthetic.speech import SpeechPool, cut_at_speed, phones_at
 
 RATE = 16_000
 CHANGES = [
@@ -33,7 +33,7 @@ def pool(tmp_path: Path) -> SpeechPool:
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
-def test_a_change_keeps_length_and_is_the_same_for_a_seed(change) -> None:
+def test_augmentation_keeps_the_length_and_is_repeatable(change) -> None:
     audio = np.random.default_rng(0).standard_normal(7_919).astype(np.float32)
     one, two = (change(audio, np.random.default_rng(5)) for _ in range(2))
     assert one.shape == audio.shape and one.dtype == np.float32
@@ -42,8 +42,8 @@ def test_a_change_keeps_length_and_is_the_same_for_a_seed(change) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
-def test_a_change_moves_no_sound_in_time(change) -> None:
-    """A burst stays where it is, within 2 ms, whatever is done to it."""
+def test_augmentation_keeps_the_timing(change) -> None:
+    """The peak of a burst moves by less than 10 ms."""
     audio = np.zeros(RATE, np.float32)
     audio[8_000:8_400] = np.hanning(400) * np.random.default_rng(0).standard_normal(400)
     for seed in range(5):
@@ -52,7 +52,7 @@ def test_a_change_moves_no_sound_in_time(change) -> None:
         assert abs(int(smooth.argmax()) - 8_200) < 160
 
 
-def test_noise_has_the_level_that_was_drawn() -> None:
+def test_noise_has_a_level_of_5_to_40_db_below_the_speech() -> None:
     audio = np.sin(np.arange(RATE) * 0.3).astype(np.float32)
     for seed in range(8):
         noise = augment.add_noise(audio, np.random.default_rng(seed)) - audio
@@ -65,7 +65,7 @@ def test_mu_law_is_exact_to_eight_bits() -> None:
     assert np.abs(augment.mu_law(audio) - audio).max() < 0.03
 
 
-def test_a_crop_holds_the_phones_of_its_sound(pool: SpeechPool) -> None:
+def test_a_crop_has_the_phones_of_its_audio(pool: SpeechPool) -> None:
     for seed in range(20):
         crop = pool.crop(np.random.default_rng(seed), 1.0, 30, clean=True)
         assert crop.audio.shape == (RATE,) and crop.phones.shape == (49,)
@@ -79,7 +79,7 @@ def test_a_crop_holds_the_phones_of_its_sound(pool: SpeechPool) -> None:
             assert jaw[open_frames].mean() > 3 * jaw[~open_frames].mean()
 
 
-def test_speed_moves_sound_and_phones_alike(pool: SpeechPool) -> None:
+def test_speed_scales_audio_and_phones_alike(pool: SpeechPool) -> None:
     for seed in range(20):
         crop = pool.crop(np.random.default_rng(seed), 2.5, 30)
         if crop.name == "silence":
@@ -91,32 +91,35 @@ def test_speed_moves_sound_and_phones_alike(pool: SpeechPool) -> None:
 
 
 @pytest.mark.parametrize("speed", [0.85, 1.0, 1.2])
-def test_a_tone_played_faster_is_a_higher_tone_and_nothing_else(speed: float) -> None:
+def test_a_faster_tone_is_only_a_higher_tone(speed: float) -> None:
     tone = np.sin(np.arange(2 * RATE) * 2 * np.pi * 1_000 / RATE)
-    found = played((tone * 2**14).astype(np.int16), 1_000, 16_000, speed)
+    part = cut_at_speed((tone * 2**14).astype(np.int16), 1_000, 16_000, speed)
     time = np.arange(16_000) / RATE
-    wanted = 0.5 * np.sin(2 * np.pi * 1_000 * (speed * time + 1_000 / RATE))
-    assert np.abs(found - wanted)[500:-500].max() < 0.01
+    expected = 0.5 * np.sin(2 * np.pi * 1_000 * (speed * time + 1_000 / RATE))
+    assert np.abs(part - expected)[500:-500].max() < 0.01
 
 
-def test_silence_lies_around_what_is_played() -> None:
+def test_parts_outside_the_clip_are_silent() -> None:
     ones = np.full(1_000, 2**14, np.int16)
     np.testing.assert_array_equal(
-        played(ones, -300, 2_000, 1.0), np.pad(np.full(1_000, 0.5), (300, 700))
+        cut_at_speed(ones, -300, 2_000, 1.0), np.pad(np.full(1_000, 0.5), (300, 700))
     )
-    faster = played(ones, -300, 2_000, 1.25)
+    faster = cut_at_speed(ones, -300, 2_000, 1.25)
     assert len(faster) == 2_000
     assert np.abs(faster[:200]).max() < 0.01 and np.abs(faster[1_100:]).max() < 0.01
     assert np.abs(faster[300:980] - 0.5).max() < 0.01
-    assert not played(ones, 1_500, 100, 1.25).any() and not played(ones, -900, 100, 1.25).any()
+    assert (
+        not cut_at_speed(ones, 1_500, 100, 1.25).any()
+        and not cut_at_speed(ones, -900, 100, 1.25).any()
+    )
 
 
 def test_phones_at_reads_half_open_segments() -> None:
     segments = [Segment("aa", 0.1, 0.2), Segment("b", 0.2, 0.3)]
-    found = phones_at(segments, np.array([0.0, 0.1, 0.2, 0.3]))
-    assert found.tolist() == [0, PHONE_INDEX["aa"], PHONE_INDEX["b"], 0]
+    phones = phones_at(segments, np.array([0.0, 0.1, 0.2, 0.3]))
+    assert phones.tolist() == [0, PHONE_INDEX["aa"], PHONE_INDEX["b"], 0]
 
 
-def test_missing_pool_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="make_corpus"):
+def test_missing_pool_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no speech pool; make one with .*make_corpus"):
         SpeechPool(tmp_path)
