@@ -24,8 +24,8 @@ from common.device import pick_device
 from common.errors import UserError, reason_of
 from common.overrides import from_dict
 from config import PROJECT_ROOT, DatasetSpec, ModelConfig
-from files.arrays import check_file, other_model_file
-from files.models import save_model_file
+from files.arrays import check_file
+from files.models import other_model_file, save_model_file
 from layers import NORM_EPS
 from layers.lean_linear import CoarseBackward
 from layers.mamba import MambaLayer

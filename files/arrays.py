@@ -1,12 +1,11 @@
-"""Files of arrays that data sets and people bring, read with suspicion: .pkl, .npy, .npz.
+"""Untrusted files of arrays: .pkl, .npy, .npz.
 
-Data-set pickles were written by Python 2 and 3, numpy 1 and 2; they are read with an unpickler
-that knows numpy arrays and plain containers alone, so that no file can run code.
+Data-set pickles were written by Python 2 and 3 and by numpy 1 and 2. They are read by an unpickler
+that knows only numpy arrays and plain containers, so that no file can run code.
 """
 
 import codecs
 import collections
-import json
 import pickle
 import tokenize
 import zipfile
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import UserError
+from common.errors import UserError, reason_of
 
 BROKEN_PICKLE = (
     pickle.UnpicklingError,
@@ -28,16 +27,9 @@ BROKEN_PICKLE = (
     TypeError,
     AttributeError,
     OverflowError,
-    MemoryError,  # a length of which the damage made an absurd one
+    MemoryError,  # a damaged length field
 )
-MODEL_FILES = {  # key in the header of a .safetensors that the project writes -> what the file is
-    "jambatalk": "our own model; nothing to convert, demo.py takes it as it is",
-    "lip_reader": "the lip reader; give best.safetensors beside it",
-    "jambatalk-release": "published weights as release.py converts them, which demo.py takes",
-}
-MODEL_WANTED = "main.py writes one, best.safetensors in the run's folder"
-MAX_HEADER = 100_000_000  # bytes, of a .safetensors: its own reader's limit
-# numpy parses the header of an .npy as Python; damaged ones fail in Python's tokenizer, too.
+# numpy parses the header of an .npy as Python source, so damage can fail in the tokenizer.
 BROKEN_NPY = (
     OSError,
     ValueError,
@@ -50,10 +42,10 @@ BROKEN_NPY = (
 
 
 def check_file(path: str | Path, what: str) -> Path:
-    """`path` as a Path when it is a file with something in it; `UserError` otherwise."""
+    """`path` as a Path; raises `UserError` unless it is a file that is not empty."""
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{what} {path}: is a folder; a file is wanted")
+        raise UserError(f"{what} {path}: is a folder, expected a file")
     if not path.exists():
         raise UserError(f"{what} {path}: no such file; check the name")
     if path.stat().st_size == 0:
@@ -61,42 +53,15 @@ def check_file(path: str | Path, what: str) -> Path:
     return path
 
 
-def other_model_file(path: Path) -> str:
-    """What `path`, not the model file wanted, seems to be, and what to give; "" if unclear.
-
-    Looks at the beginning of a .safetensors and at the keys of a file of torch.save; runs nothing.
-    """
-    with path.open("rb") as file:
-        head = file.read(9)
-        if head[8:] == b"{":
-            try:
-                length = min(int.from_bytes(head[:8], "little"), MAX_HEADER)
-                names = json.loads(b"{" + file.read(length - 1)).get("__metadata__", {})
-            except ValueError:
-                return ""  # cut off
-            return next((words for name, words in MODEL_FILES.items() if name in names), "")
-    if not head.startswith(b"PK"):
-        return f"not a model file; {MODEL_WANTED}"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            keys = [n for n in archive.namelist() if n.endswith("/data.pkl")]
-            if keys and b"generators" in archive.read(keys[0]):
-                return "a training state; give best.safetensors beside it"
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return ""
-    what = "a file of torch.save, which demo.py takes if published" if keys else "a zip archive"
-    return f"{what}; {MODEL_WANTED}"
-
-
 def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    """What Python 3 writes for bytes at protocol 2: `_codecs.encode(text, 'latin1')`."""
+    """Decodes bytes that Python 3 pickled at protocol 2 as `_codecs.encode(text, 'latin1')`."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"codec {encoding}")
     return codecs.encode(text, "latin1")
 
 
 def _known_names() -> dict[tuple[str, str], Any]:
-    """(module, name) -> object, for every global that a data file has reason to mention."""
+    """(module, name) -> object, for every global that a pickle of arrays may refer to."""
     array = np.zeros(1)
     reconstruct, frombuffer = array.__reduce__()[0], array.__reduce_ex__(5)[0]
     scalar = np.float64(0).__reduce__()[0]
@@ -117,7 +82,7 @@ def _known_names() -> dict[tuple[str, str], Any]:
 
 
 def find_known(module: str, name: str) -> Any:
-    """The object that a pickle may mention as `module.name`; `UnpicklingError` for all others."""
+    """The object `module.name` if pickles may refer to it; raises `UnpicklingError` otherwise."""
     known = _known_names()
     if (module, name) not in known:
         raise pickle.UnpicklingError(
@@ -127,9 +92,9 @@ def find_known(module: str, name: str) -> Any:
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """An unpickler that builds numpy arrays, numbers, strings and plain containers, nothing else.
+    """An unpickler that builds only numpy arrays, numbers, strings and plain containers.
 
-    Strings of Python 2 come back as latin-1 text.
+    Byte strings of Python 2 become latin-1 text.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -145,32 +110,41 @@ def load_pickle(
     what: str = "pickle",
     unpickler: Callable[[BinaryIO], Any] = RestrictedUnpickler,
 ) -> Any:
-    """The content of a data-set pickle; `UserError` when it is broken or holds anything unusual."""
+    """The content of a data-set pickle.
+
+    Raises `UserError` if it is broken or refers to anything but arrays and plain containers.
+    """
     path = check_file(path, what)
     with path.open("rb") as file:
         try:
             return unpickler(file).load()
         except BROKEN_PICKLE as error:
-            reason = str(error) or type(error).__name__
-            raise UserError(f"{what} {path}: not a readable pickle of arrays: {reason}") from error
+            raise UserError(
+                f"{what} {path}: not a readable pickle of arrays: {reason_of(error)}"
+            ) from error
 
 
 def load_npy(path: str | Path, what: str = "array", mapped: bool = False) -> NDArray:
-    """The array of numbers in an .npy, memory-mapped (read-only) when `mapped`."""
+    """The array of numbers in an .npy; memory-mapped and read-only if `mapped`.
+
+    Raises `UserError` if the file is missing, broken, truncated or not an array of numbers.
+    """
     path = check_file(path, what)
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except BROKEN_NPY as error:
-        raise UserError(f"{what} {path}: not a whole .npy of numbers: {error}") from error
+        raise UserError(
+            f"{what} {path}: not a complete .npy of numbers: {reason_of(error)}"
+        ) from error
     if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biuf":
         raise UserError(f"{what} {path}: not an .npy of numbers")
     return array
 
 
 def load_npz(path: Path, what: str = "archive") -> dict[str, NDArray]:
-    """The arrays of an .npz by name."""
+    """The arrays of an .npz by name; raises `UserError` if it is broken."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive.items())
     except (*BROKEN_NPY, AttributeError) as error:
-        raise UserError(f"{what} {path}: not a readable .npz: {error}") from error
+        raise UserError(f"{what} {path}: not a readable .npz: {reason_of(error)}") from error

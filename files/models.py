@@ -1,6 +1,7 @@
 """Model files: one .safetensors with its config as JSON in the header."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,14 @@ from common.whole_file import whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MODEL_FILES = {  # key in the header of a .safetensors written by this project -> what it holds
+    "jambatalk": "a model of this project; demo.py takes it as it is",
+    "lip_reader": "a lip reader; give best.safetensors from the same folder",
+    "jambatalk-release": "published weights converted by release.py; demo.py takes them",
+}
+MODEL_SOURCE = "give best.safetensors, which main.py writes to the run's folder"
+MAX_HEADER = 100_000_000  # bytes; safetensors' own limit for its header
 
 
 def save_model_file(
@@ -22,3 +31,32 @@ def save_model_file(
     with whole_file(path) as partial:
         save_file(weights, partial, metadata={key: json.dumps(header)})
         partial.chmod(0o644)  # safetensors makes files that only their owner can read
+
+
+def other_model_file(path: Path) -> str:
+    """What a file that is not the expected model file holds, and the remedy; "" if unknown.
+
+    Reads the header of a .safetensors, or the names inside a file of torch.save. Nothing in the
+    file is unpickled.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+        if head[8:] == b"{":
+            length = min(int.from_bytes(head[:8], "little"), MAX_HEADER)
+            try:
+                metadata = json.loads(b"{" + file.read(length - 1)).get("__metadata__", {})
+            except ValueError:
+                return ""  # truncated
+            return next((text for key, text in MODEL_FILES.items() if key in metadata), "")
+    if not head.startswith(b"PK"):
+        return f"not a model file; {MODEL_SOURCE}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            if pickles and b"generators" in archive.read(pickles[0]):
+                return "a training state; give best.safetensors from the same folder"
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return ""
+    if pickles:
+        return f"a file of torch.save (demo.py takes published weights); {MODEL_SOURCE}"
+    return f"a zip archive; {MODEL_SOURCE}"

@@ -20,7 +20,8 @@ from torch import Tensor
 from common.errors import UserError, writable_folder
 from common.overrides import from_dict
 from config import XLSR_LARGE, ModelConfig
-from files.arrays import check_file, other_model_file
+from files.arrays import check_file
+from files.models import other_model_file
 from released.network import ReleasedJambaTalk
 
 HEADER = "jambatalk-release"  # key of the JSON in a converted file's header

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from config import SAMPLE_RATE
 from files.arrays import check_file
-from files.cache import Cache, hash_file
+from files.cache import Cache
+from files.content_index import hash_file
 from speech import audio
 from speech.audio import read_audio
 

@@ -1,4 +1,4 @@
-"""The cache: made once, the same bits, whole or not at all, whoever writes and whatever breaks."""
+"""The cache: computed once, bit-equal, entries whole or absent after errors, kills and damage."""
 
 import json
 import os
@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from common.errors import UserError, run_cli
+from common.whole_file import LEFTOVERS
 from files import cache as cache_module
+from files import content_index
 from files.cache import Cache, NoCache, clear, holdings, main, model_key
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,12 +23,12 @@ MAKER = {"what": "teacher", "model": "abc"}
 
 
 @pytest.fixture(autouse=True)
-def any_disk_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def _any_free_space_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "KEEP_FREE_BYTES", 0)
 
 
 class Maker:
-    """Counts how often it was asked for its array."""
+    """Returns its array and counts the calls."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array, self.calls = array, 0
@@ -42,7 +44,11 @@ def features(rng: np.random.Generator) -> Maker:
 
 
 def entries(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.npy"))
+    return sorted(folder.rglob("[!.]*.npy"))
+
+
+def temporary_files(folder: Path) -> list[Path]:
+    return list(folder.rglob(LEFTOVERS))
 
 
 def python(code: str, *argv: str) -> subprocess.Popen:
@@ -56,27 +62,27 @@ def test_an_array_is_made_once_and_mapped_read_only(tmp_path: Path, features: Ma
     first = Cache(tmp_path, MAKER).get("clip", features)
     again = Cache(tmp_path, dict(reversed(MAKER.items()))).get("clip", features)  # another run
     assert features.calls == 1
-    for found in (first, again):
-        assert isinstance(found, np.memmap) and not found.flags.writeable
-        assert found.dtype == np.float32 and found.tobytes() == features.array.tobytes()
+    for entry in (first, again):
+        assert isinstance(entry, np.memmap) and not entry.flags.writeable
+        assert entry.dtype == np.float32 and entry.tobytes() == features.array.tobytes()
     assert np.load(entries(tmp_path)[0]).tobytes() == features.array.tobytes()
 
 
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros(0, np.int64),  # a clip in which the teacher reads nothing
+        np.zeros(0, np.int64),  # a clip without text
         np.float32([np.nan, -0.0, np.inf, 1e-42]),
         np.float64(0.1),
         np.arange(24, dtype=np.int16).reshape(2, 3, 4).transpose(2, 0, 1),
     ],
 )
-def test_every_shape_dtype_and_bit_comes_back(tmp_path: Path, array: np.ndarray) -> None:
+def test_every_shape_dtype_and_bit_is_preserved(tmp_path: Path, array: np.ndarray) -> None:
     cache = Cache(tmp_path, MAKER)
-    for found in (cache.get("x", lambda: array), cache.get("x", Maker(None))):
-        assert isinstance(found, np.memmap)
-        assert (found.shape, found.dtype) == (array.shape, array.dtype)
-        assert found.tobytes() == array.tobytes()
+    for entry in (cache.get("x", lambda: array), cache.get("x", Maker(None))):
+        assert isinstance(entry, np.memmap)
+        assert (entry.shape, entry.dtype) == (array.shape, array.dtype)
+        assert entry.tobytes() == array.tobytes()
 
 
 def test_a_tensor_is_stored_as_it_is(tmp_path: Path) -> None:
@@ -84,14 +90,14 @@ def test_a_tensor_is_stored_as_it_is(tmp_path: Path) -> None:
     assert np.array_equal(Cache(tmp_path, MAKER).get("x", lambda: tensor), tensor.numpy())
 
 
-def test_objects_are_no_numbers(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no array of numbers"):
+def test_an_array_of_objects_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected an array of numbers"):
         Cache(tmp_path, MAKER).get("x", lambda: np.array(["text"]))
     assert not entries(tmp_path)
 
 
 def test_another_key_or_maker_is_another_entry(tmp_path: Path) -> None:
-    made = [
+    arrays = [
         Cache(tmp_path, maker).get(key, lambda i=i: np.array([i]))
         for i, (maker, key) in enumerate(
             [
@@ -102,11 +108,11 @@ def test_another_key_or_maker_is_another_entry(tmp_path: Path) -> None:
             ]
         )
     ]
-    assert [int(found[0]) for found in made] == [0, 1, 2, 3]
+    assert [int(array[0]) for array in arrays] == [0, 1, 2, 3]
     assert len(entries(tmp_path)) == 4
 
 
-def test_a_damaged_entry_is_made_again(tmp_path: Path, features: Maker) -> None:
+def test_a_damaged_entry_is_computed_again(tmp_path: Path, features: Maker) -> None:
     Cache(tmp_path, MAKER).get("clip", features)
     (path,) = entries(tmp_path)
     whole = path.read_bytes()
@@ -120,12 +126,12 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, features: Maker) -> None:
     damaged += [whole + b"x", b"RIFF" * 100, bytes(len(whole))]
     for n, content in enumerate(damaged, start=2):
         path.write_bytes(content)
-        found = Cache(tmp_path, MAKER).get("clip", features)
-        assert features.calls == n and found.tobytes() == features.array.tobytes()
+        entry = Cache(tmp_path, MAKER).get("clip", features)
+        assert features.calls == n and entry.tobytes() == features.array.tobytes()
         assert path.read_bytes() == whole
 
 
-def test_an_entry_of_something_else_is_made_again(tmp_path: Path, features: Maker) -> None:
+def test_an_entry_of_another_key_is_computed_again(tmp_path: Path, features: Maker) -> None:
     cache = Cache(tmp_path, MAKER)
     cache.get("clip", features)
     (path,) = entries(tmp_path)
@@ -139,10 +145,10 @@ def test_an_entry_of_something_else_is_made_again(tmp_path: Path, features: Make
 
 
 def test_a_mapped_entry_outlives_its_replacement(tmp_path: Path, features: Maker) -> None:
-    found = Cache(tmp_path, MAKER).get("clip", features)
+    entry = Cache(tmp_path, MAKER).get("clip", features)
     clear(tmp_path)
-    assert found.tobytes() == features.array.tobytes()
-    assert Cache(tmp_path, MAKER).get("clip", features) is not found and features.calls == 2
+    assert entry.tobytes() == features.array.tobytes()
+    assert Cache(tmp_path, MAKER).get("clip", features) is not entry and features.calls == 2
 
 
 LIMITED = """
@@ -151,26 +157,26 @@ import numpy as np
 from files import cache
 cache.KEEP_FREE_BYTES = 0
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-kept = cache.Cache(sys.argv[1], {"what": "test"})
-kept.get("small", lambda: np.zeros(100))
+shared = cache.Cache(sys.argv[1], {"what": "test"})
+shared.get("small", lambda: np.zeros(100))
 for key in ("a", "b"):
     array = np.arange(10_000, dtype=np.float32)
-    found = kept.get(key, lambda: array)
-    assert found.tobytes() == array.tobytes() and not found.flags.writeable
+    entry = shared.get(key, lambda: array)
+    assert entry.tobytes() == array.tobytes() and not entry.flags.writeable
 """
 
 
 def test_a_write_that_fails_is_one_warning_and_leaves_nothing(tmp_path: Path) -> None:
-    """The limit on file sizes stands for a full disk: 20 kB are written, then it fails."""
+    """A limit on file sizes in place of a full disk: 20 kB are written, then the write fails."""
     pytest.importorskip("resource")  # not on Windows
     child = python(LIMITED, str(tmp_path))
     out, err = child.communicate()
     assert child.returncode == 0, err
     assert err.count("\n") == 1 and err.startswith(f"warning: cache {tmp_path}: cannot be written")
-    assert len(entries(tmp_path)) == 1 and not list(tmp_path.rglob("*.tmp"))
+    assert len(entries(tmp_path)) == 1 and not temporary_files(tmp_path)
 
 
-def test_a_disk_nearly_full_is_left_to_the_run(
+def test_nothing_is_written_to_a_disk_that_is_nearly_full(
     tmp_path: Path,
     features: Maker,
     monkeypatch: pytest.MonkeyPatch,
@@ -194,10 +200,10 @@ import sys
 import numpy as np
 from files import cache
 cache.KEEP_FREE_BYTES = 0
-kept = cache.Cache(sys.argv[1], {"what": "test"})
+shared = cache.Cache(sys.argv[1], {"what": "test"})
 for i in range(60):
     array = np.full((50, 100), i, np.float32)
-    assert kept.get(str(i), lambda: array).tobytes() == array.tobytes()
+    assert shared.get(str(i), lambda: array).tobytes() == array.tobytes()
 """
 
 
@@ -206,7 +212,7 @@ def test_processes_share_a_folder(tmp_path: Path) -> None:
     for child in children:
         out, err = child.communicate()
         assert child.returncode == 0 and not err
-    assert len(entries(tmp_path)) == 60 and not list(tmp_path.rglob("*.tmp"))
+    assert len(entries(tmp_path)) == 60 and not temporary_files(tmp_path)
 
 
 KILLED = """
@@ -214,10 +220,10 @@ import os, signal, sys
 import numpy as np
 from files import cache
 cache.KEEP_FREE_BYTES = 0
-kept = cache.Cache(sys.argv[1], {"what": "test"})
-kept.get("first", lambda: np.zeros(9))
-cache.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
-kept.get("second", lambda: np.ones(9))
+shared = cache.Cache(sys.argv[1], {"what": "test"})
+shared.get("first", lambda: np.zeros(9))
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+shared.get("second", lambda: np.ones(9))
 """
 
 
@@ -226,23 +232,26 @@ def test_a_process_killed_while_writing_leaves_no_entry(tmp_path: Path) -> None:
     child.communicate()
     assert child.returncode == -signal.SIGKILL
     assert len(entries(tmp_path)) == 1
-    (left,) = tmp_path.rglob("*.tmp")
+    (left,) = temporary_files(tmp_path)
     assert Cache(tmp_path, {"what": "test"}).get("second", lambda: np.ones(9)).sum() == 9
-    assert left.exists()  # it might be of a process that is still writing
+    old = left.with_name("entry.123-abcd.tmp")  # as earlier versions named them
+    old.write_bytes(b"part")
+    assert left.exists()  # another process might still be writing it
     hours_ago = time.time() - 7_300
-    os.utime(left, (hours_ago, hours_ago))
+    for path in (left, old):
+        os.utime(path, (hours_ago, hours_ago))
     Cache(tmp_path, {"what": "test"})
-    assert not left.exists()
+    assert not left.exists() and not old.exists()
 
 
 @pytest.fixture
 def files_have_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if every file had lain there for long: nothing can set the time of its last touch."""
-    monkeypatch.setattr(cache_module, "FRESH_NS", -(10**9))
+    """Treat new files as old ones: no call can set the time of a file's last change (ctime)."""
+    monkeypatch.setattr(content_index, "FRESH_NS", -(10**9))
 
 
 @pytest.mark.usefixtures("files_have_settled")
-def test_a_content_key_is_of_bytes_and_settings(tmp_path: Path) -> None:
+def test_a_content_key_depends_on_bytes_and_settings(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", MAKER)
     one = tmp_path / "one.wav"
     one.write_bytes(b"sound")
@@ -265,15 +274,17 @@ def test_a_file_is_read_once_for_all_runs(tmp_path: Path, monkeypatch: pytest.Mo
     early = Cache(folder, {"what": "a run beside it"})
     key = Cache(folder, MAKER).content_key(path)
     with open(folder / "contents.jsonl", "a") as file:
-        file.write('{"a": 1}\n[1, 2]\n[["x"], 1, 2, "y"]\n["cut')  # as a killed process leaves it
-    monkeypatch.setattr(cache_module, "hash_file", None)  # not to be called
+        file.write(
+            '{"a": 1}\n[1, 2]\n[["x"], 1, 2, "y"]\n["cut'
+        )  # as a killed process may leave it
+    monkeypatch.setattr(content_index, "hash_file", None)  # not to be called
     assert Cache(folder, {"what": "another"}).content_key(path) == key
     assert early.content_key(path) == key
 
 
 @pytest.mark.usefixtures("files_have_settled")
-def test_a_file_of_the_same_size_and_time_is_another_one(tmp_path: Path) -> None:
-    """What unpacks or copies files sets their time back: a corrected clip may look like the old."""
+def test_a_file_changed_at_the_same_size_and_mtime_gets_another_key(tmp_path: Path) -> None:
+    """Unpacking and copying restore a file's mtime, so a corrected clip may look unchanged."""
     path = tmp_path / "a.wav"
     path.write_bytes(b"sound")
     stamp = path.stat().st_mtime_ns
@@ -293,13 +304,13 @@ def test_an_index_that_was_cleared_is_read_from_its_start(tmp_path: Path) -> Non
     folder = tmp_path / "cache"
     cache = Cache(folder, MAKER)
     keys = [cache.content_key(one), cache.content_key(other)]
-    cache.content_key(tmp_path / "cache" / "contents.jsonl")  # has it read to its end
+    cache.content_key(tmp_path / "cache" / "contents.jsonl")  # reads the index to its end
     clear(folder)
     Cache(folder, MAKER).content_key(one)
     assert [cache.content_key(one), cache.content_key(other)] == keys
 
 
-def test_a_file_that_has_just_changed_is_not_trusted_to_its_time_stamp(tmp_path: Path) -> None:
+def test_the_time_stamp_of_a_file_that_has_just_changed_is_not_trusted(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"sound")
     stamp = path.stat().st_mtime_ns
@@ -315,7 +326,7 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         Cache(tmp_path, MAKER).content_key(tmp_path / "none.wav")
 
 
-def test_a_model_key_sees_every_name_shape_and_bit() -> None:
+def test_a_model_key_depends_on_every_name_shape_and_bit() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5))
     key = model_key(model)
@@ -339,17 +350,17 @@ def test_a_model_key_sees_every_name_shape_and_bit() -> None:
     assert len({key, *others}) == 1 + len(others)
 
 
-def test_no_cache_gives_the_same_bits_and_keeps_nothing(tmp_path: Path, features: Maker) -> None:
+def test_no_cache_gives_the_same_bits_and_stores_nothing(tmp_path: Path, features: Maker) -> None:
     off = NoCache()
     assert off.content_key(tmp_path / "none.wav") == ""
     for n in (1, 2):
-        found = off.get("clip", features)
-        assert features.calls == n and not found.flags.writeable
-        assert found.tobytes() == Cache(tmp_path, MAKER).get("c", lambda: features.array).tobytes()
+        array = off.get("clip", features)
+        assert features.calls == n and not array.flags.writeable
+        assert array.tobytes() == Cache(tmp_path, MAKER).get("c", lambda: features.array).tobytes()
 
 
 @pytest.mark.usefixtures("files_have_settled")
-def test_the_report_says_what_is_there_and_clear_deletes_just_that(
+def test_the_command_lists_entries_and_clear_deletes_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = Cache(tmp_path, MAKER)

@@ -16,6 +16,7 @@ from data_loader import MeshSpeechDataset, collate
 from dataset.batch_loader import PlannedLoader
 from dataset.batch_plan import BucketedBatches
 from files import cache as cache_module
+from files import content_index
 from speech import decoded_audio
 from speech.audio import read_audio
 from speech.decoded_audio import DecodedAudio, is_plain
@@ -186,10 +187,10 @@ def test_workers_hash_no_file_that_another_has_hashed(
     spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers begin anew every epoch, with what the first process knew: nothing."""
-    monkeypatch.setattr(cache_module, "FRESH_NS", 0)
+    monkeypatch.setattr(content_index, "FRESH_NS", 0)
     early, late = (MeshSpeechDataset(spec, "train", cache=tmp_path / "cache") for _ in range(2))
     list(early)
-    monkeypatch.setattr(cache_module, "hash_file", None)  # not to be called
+    monkeypatch.setattr(content_index, "hash_file", None)  # not to be called
     assert len(list(late)) == 6
     lines = (tmp_path / "cache" / "contents.jsonl").read_text().splitlines()
     assert len(lines) == 6

@@ -172,7 +172,7 @@ def test_a_folder_that_is_prepared_already_needs_no_raw_files(
 def test_a_truncated_mesh_file_is_named(raw: Path, tmp_path: Path) -> None:
     path = raw / "data_verts.npy"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="data_verts.npy: not a whole .npy"):
+    with pytest.raises(UserError, match="data_verts.npy: not a complete .npy"):
         process(raw, tmp_path / "out", [].append)
 
 

@@ -384,8 +384,8 @@ def bad_files(folder, published):
         "flat.pth": "too few dimensions",
         "more.pth": "unknown.weight: found (3,), wanted none",
         "x.safetensors": "not a model file",
-        "last.pt": "a training state; give best.safetensors beside it",
-        "own.safetensors": "our own model; nothing to convert",
+        "last.pt": "a training state; give best.safetensors from the same folder",
+        "own.safetensors": "a model of this project; demo.py takes it as it is",
         "folder.pth": "is a folder",
         "missing.pth": "no such file",
     }
