@@ -1,7 +1,6 @@
-"""Meshes, templates and regions that data sets and people bring, read with suspicion.
+"""Untrusted files of meshes, templates and regions.
 
-Meshes keep their vertex order and count whatever texture coordinates they carry: V vertices,
-F faces.
+Texture coordinates never change the order or number of a mesh's vertices. V vertices, F faces.
 """
 
 import re
@@ -11,28 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import UserError
-from files.arrays import (
-    RestrictedUnpickler,
-    check_file,
-    find_known,
-    load_npy,
-    load_npz,
-    load_pickle,
-)
-
-__all__ = [
-    "RestrictedUnpickler",
-    "check_file",
-    "find_known",
-    "load_faces",
-    "load_mesh",
-    "load_npy",
-    "load_pickle",
-    "load_region",
-    "load_templates",
-    "split_key",
-]
+from common.errors import UserError, reason_of
+from files.arrays import check_file, load_npy, load_npz, load_pickle
 
 MESH_SUFFIXES = (".ply", ".obj")
 
@@ -40,25 +19,26 @@ MESH_SUFFIXES = (".ply", ".obj")
 def load_mesh(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """(vertices (V, 3) float32, faces (F, 3) int32) of a .ply or .obj, in the order of the file.
 
-    Polygons become triangle fans. Texture coordinates and normals are ignored: they never split a
-    vertex, so V is what the file says. A point cloud has F = 0.
+    Polygons become triangle fans. Texture coordinates and normals are ignored, so they never split
+    a vertex. A point cloud has F = 0. Raises `UserError` for a broken file, NaN or a face with a
+    vertex that does not exist.
     """
     path = check_file(path, "mesh")
     suffix = path.suffix.lower()
     if suffix not in MESH_SUFFIXES:
-        raise UserError(f"mesh {path}: format {suffix or 'without a suffix'}; wanted .ply or .obj")
+        raise UserError(f"mesh {path}: expected .ply or .obj, got {suffix or 'no suffix'}")
     read = _read_ply if suffix == ".ply" else _read_obj
     try:
         vertices, faces = read(path)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError) as error:
-        raise UserError(f"mesh {path}: broken {suffix} file: {error}") from error
+        raise UserError(f"mesh {path}: broken {suffix} file: {reason_of(error)}") from error
     if len(vertices) == 0:
-        raise UserError(f"mesh {path}: holds no vertices; is it a mesh?")
+        raise UserError(f"mesh {path}: no vertices; is it a mesh?")
     if not np.isfinite(vertices).all():
         raise UserError(f"mesh {path}: {_count_bad(vertices)} coordinates are NaN or infinite")
     if len(faces) and (faces.min() < 0 or faces.max() >= len(vertices)):
         raise UserError(
-            f"mesh {path}: a face names vertex {faces.max()} but there are {len(vertices)}"
+            f"mesh {path}: a face has vertex {faces.max()}, expected less than {len(vertices)}"
         )
     return vertices, faces
 
@@ -78,7 +58,7 @@ def _read_ply(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         content = load_ply(file, fix_texture=False)
     vertices = np.asarray(content["vertices"], dtype=np.float32)
     if declared is None or vertices.shape != (int(declared[1]), 3):
-        raise ValueError(f"header and content disagree on the vertices ({vertices.shape})")
+        raise ValueError(f"header and content differ in the number of vertices ({len(vertices)})")
     faces = content.get("faces")
     if faces is None or len(faces) == 0:
         return vertices, np.zeros((0, 3), np.int32)
@@ -93,11 +73,11 @@ def _read_obj(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         kind, *words = line.split() or [""]
         if kind == "v":
             if len(words) < 3:
-                raise ValueError(f"the line '{line.strip()}' lacks coordinates")
+                raise ValueError(f"the line '{line.strip()}' has fewer than 3 coordinates")
             vertices.append([float(word) for word in words[:3]])
         elif kind == "f":
             numbers = [int(word.split("/")[0]) for word in words]
-            # 1 is the first vertex, -1 the latest one.
+            # 1 is the first vertex, -1 the most recent one.
             corners = [n - 1 if n > 0 else len(vertices) + n for n in numbers]
             faces += [(corners[0], a, b) for a, b in zip(corners[1:], corners[2:], strict=False)]
     return (
@@ -107,39 +87,39 @@ def _read_obj(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
 
 
 def load_faces(path: str | Path) -> NDArray[np.int32]:
-    """Triangles (F, 3) int32 of a .ply or .obj, or the array `faces` of an .npz."""
+    """Triangles (F, 3) int32 of a .ply or .obj, or of the array `faces` of an .npz."""
     path = check_file(path, "topology")
     if path.suffix.lower() == ".npz":
         arrays = load_npz(path, "topology")
         if "faces" not in arrays:
-            raise UserError(f"topology {path}: has no array 'faces', only {_names(arrays)}")
+            raise UserError(f"topology {path}: expected an array 'faces', got {_names(arrays)}")
         faces = np.asarray(arrays["faces"])
     else:
         faces = load_mesh(path)[1]
     if faces.ndim != 2 or faces.shape[1] != 3 or len(faces) == 0:
-        raise UserError(f"topology {path}: faces have shape {faces.shape}; wanted (F, 3)")
+        raise UserError(f"topology {path}: faces have shape {faces.shape}, expected (F, 3)")
     return faces.astype(np.int32)
 
 
 def load_templates(path: str | Path) -> dict[str, NDArray[np.float32]]:
-    """Subject -> neutral mesh (V, 3) float32, in the data set's own unit.
+    """Subject -> neutral mesh (V, 3) float32, in the data set's unit.
 
-    `path`: a .pkl of {subject: (V, 3) or (V*3,)} as VOCASET and BIWI bring it; an .npz with one
-    array a subject (and perhaps `faces`), or with `subjects` (N,), `template_mean` (V, 3) and
+    path: a .pkl of {subject: (V, 3) or (V*3,)}, as in VOCASET and BIWI; an .npz with one array for
+    each subject (and perhaps `faces`), or with `subjects` (N,), `template_mean` (V, 3) and
     `template_offsets` (N, V, 3) like synthetic/head.npz; a folder of <subject>.ply/.obj; or one
-    such mesh. Raises `UserError` when the meshes do not all have the same V.
+    such mesh. Raises `UserError` if the meshes differ in V or a file is broken.
     """
     path = Path(path)
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in MESH_SUFFIXES)
         if not files:
-            raise UserError(f"templates {path}: the folder holds no .ply or .obj")
+            raise UserError(f"templates {path}: no .ply or .obj in the folder")
         templates = {file.stem: load_mesh(file)[0] for file in files}
     else:
         templates = _templates_of_file(check_file(path, "templates"))
     counts = {name: len(vertices) for name, vertices in templates.items()}
     if len(set(counts.values())) > 1:
-        raise UserError(f"templates {path}: the meshes differ in their vertices: {counts}")
+        raise UserError(f"templates {path}: the meshes differ in the number of vertices: {counts}")
     return templates
 
 
@@ -152,9 +132,9 @@ def _templates_of_file(path: Path) -> dict[str, NDArray[np.float32]]:
     elif suffix == ".pkl":
         content = load_pickle(path, "templates")
     else:
-        raise UserError(f"templates {path}: wanted .pkl, .npz, .ply, .obj or a folder of meshes")
+        raise UserError(f"templates {path}: expected .pkl, .npz, .ply, .obj or a folder of meshes")
     if not isinstance(content, dict) or not content:
-        raise UserError(f"templates {path}: wanted a dict of subject -> mesh")
+        raise UserError(f"templates {path}: expected a dict of subject -> mesh")
     return {_text(k): _template_array(path, _text(k), v) for k, v in content.items()}
 
 
@@ -168,9 +148,11 @@ def _templates_of_npz(arrays: dict[str, NDArray]) -> dict[str, NDArray]:
 def _template_array(path: Path, subject: str, value: Any) -> NDArray[np.float32]:
     array = np.asarray(value)
     if array.dtype.kind not in "fiu" or array.size == 0 or array.size % 3:
-        raise UserError(f"templates {path}: {subject} is no (V, 3) array of numbers")
+        raise UserError(f"templates {path}: {subject}: expected a (V, 3) array of numbers")
     if not np.isfinite(array).all():
-        raise UserError(f"templates {path}: {subject} has {_count_bad(array)} NaN coordinates")
+        raise UserError(
+            f"templates {path}: {subject}: {_count_bad(array)} coordinates are NaN or infinite"
+        )
     return np.ascontiguousarray(array.reshape(-1, 3), dtype=np.float32)
 
 
@@ -185,11 +167,10 @@ def _names(mapping: dict[Any, Any]) -> str:
 def load_region(path: str | Path, n_vertices: int, key: str | None = None) -> NDArray[np.int64]:
     """Vertex indices (n,) int64 of a region, in the order of the file.
 
-    `path`: .txt or .csv (indices between commas or white space), .npy (indices, or a mask of V
-    values), .pkl (list, array, or a dict of them), .npz, or .mat (counted from 1, as MATLAB
-    does). `key` picks from files that hold several, like FLAME_masks.pkl's "lips"; it is not
-    needed where there is one. "FLAME_masks.pkl:lips" names both at once. Raises `UserError` when
-    an index does not fit a mesh of `n_vertices`.
+    path: .txt or .csv (indices separated by commas or white space), .npy (indices, or a mask of V
+    values), .pkl (list, array, or a dict of them), .npz, or .mat (indices from 1). `key` selects a
+    region in files that hold several, like "lips" in FLAME_masks.pkl; "FLAME_masks.pkl:lips" as
+    `path` does the same. Raises `UserError` if an index is outside a mesh of `n_vertices`.
     """
     path, named_key = split_key(Path(path))
     path, key = check_file(path, "region"), named_key or key
@@ -197,21 +178,21 @@ def load_region(path: str | Path, n_vertices: int, key: str | None = None) -> ND
     if array.size == n_vertices > 2 and np.isin(array, (0, 1)).all():
         array = np.flatnonzero(array)
     if array.size == 0:
-        raise UserError(f"region {path}: holds no vertices")
+        raise UserError(f"region {path}: no vertices")
     if array.dtype.kind not in "iu":
-        raise UserError(f"region {path}: holds {array.dtype} values; wanted vertex indices")
+        raise UserError(f"region {path}: expected vertex indices, got {array.dtype}")
     indices = array.astype(np.int64)
     if indices.min() < 0 or indices.max() >= n_vertices:
         worst = indices.min() if indices.min() < 0 else indices.max()
         raise UserError(
-            f"region {path}: index {worst} does not fit a mesh of {n_vertices} vertices; "
-            "the file belongs to another topology"
+            f"region {path}: index {worst}, expected 0 to {n_vertices - 1}; "
+            "was the file made for another mesh?"
         )
     return indices
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:
-    """(FLAME_masks.pkl, "lips") of FLAME_masks.pkl:lips; key None where none is named."""
+    """(FLAME_masks.pkl, "lips") for FLAME_masks.pkl:lips; the key is None where there is none."""
     if ":" in path.name and not path.exists():
         name, _, key = path.name.rpartition(":")
         return path.with_name(name), key
@@ -225,7 +206,7 @@ def _read_region(path: Path, key: str | None) -> Any:
         try:
             return np.array([int(word) for word in words if word], dtype=np.int64)
         except ValueError as error:
-            raise UserError(f"region {path}: wanted whole numbers: {error}") from error
+            raise UserError(f"region {path}: expected integers: {reason_of(error)}") from error
     if suffix == ".npy":
         return load_npy(path, "region")
     if suffix == ".pkl":
@@ -235,7 +216,7 @@ def _read_region(path: Path, key: str | None) -> Any:
         return _pick(load_npz(path, "region"), path, key)
     if suffix == ".mat":
         return _pick(_load_mat(path), path, key).astype(np.int64) - 1
-    raise UserError(f"region {path}: wanted .txt, .npy, .npz, .pkl or .mat")
+    raise UserError(f"region {path}: expected .txt, .csv, .npy, .npz, .pkl or .mat")
 
 
 def _load_mat(path: Path) -> dict[str, NDArray]:
@@ -244,7 +225,7 @@ def _load_mat(path: Path) -> dict[str, NDArray]:
     try:
         content = loadmat(path)
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
-        raise UserError(f"region {path}: not a readable .mat: {error}") from error
+        raise UserError(f"region {path}: not a readable .mat: {reason_of(error)}") from error
     return {name: value for name, value in content.items() if not name.startswith("__")}
 
 
@@ -254,4 +235,4 @@ def _pick(content: dict[Any, Any], path: Path, key: str | None) -> Any:
         return named[key]
     if len(named) == 1:
         return next(iter(named.values()))
-    raise UserError(f"region {path}: no region '{key}' in it; it has {_names(named)}")
+    raise UserError(f"region {path}: no region '{key}'; it has {_names(named)}")

@@ -112,7 +112,7 @@ class StreamingUnpickler(pickle._Unpickler):
         self._scratch = scratch
 
     def find_class(self, module: str, name: str) -> Any:
-        """See `files.meshes.find_known`; numpy's two ways to make an array are replaced."""
+        """See `files.arrays.find_known`; numpy's two ways to make an array are replaced."""
         known = find_known(module, name)
         if name == "_reconstruct":
             return lambda *_: SpilledArray(self._scratch)
