@@ -126,7 +126,7 @@ class JambaTalk(nn.Module):
         convolutional features, where they are known already.
         """
         features = self.encoder(audio, lengths, conv)  # (B, T, k·C)
-        mask = self.frame_mask(lengths, features.shape[1])  # (B, T) or None
+        mask = self.frame_mask(lengths, features)  # (B, T) or None
         offsets, balance = self.decode(features, mask)  # (B, T, V, 3), (B,)
         return template[:, None] + offsets, balance  # fmt: skip
 
@@ -145,12 +145,12 @@ class JambaTalk(nn.Module):
         offsets, units = self.head(self.norm(x)), self.config.units_per_metre
         return (offsets if units == 1 else offsets * units), balance  # a pass over all vertices
 
-    def frame_mask(self, lengths: Tensor | None, n_frames: int) -> Tensor | None:
-        """(B, T) bool, True on the frames that each clip's own samples reach."""
+    def frame_mask(self, lengths: Tensor | None, features: Tensor) -> Tensor | None:
+        """(B, T) bool, True on the frames of `features` (B, T, k·C) that a clip's samples reach."""
         if lengths is None:
             return None
         frames = frame_lengths(lengths) * self.config.fps // AUDIO_FPS
-        return length_mask(frames, n_frames)
+        return length_mask(frames, features.shape[1], features.device)
 
     @torch.inference_mode()
     def stream(self, audio: Tensor, template: Tensor) -> Iterator[Tensor]:

@@ -71,7 +71,7 @@ class LipReader(nn.Module):
         offsets: (B, T, L, 3) lip vertices minus template; frames: (B,) real frames of each clip.
         """
         x = self.embed(offsets.flatten(2) * self.scale)  # (B, T, d_model)
-        mask = None if frames is None else length_mask(frames, x.shape[1])
+        mask = None if frames is None else length_mask(frames, x.shape[1], x.device)
         for layer in self.layers:
             x = layer(x, mask)
         x = resample(self.norm(x), AUDIO_FPS, frames, rate_in=self.fps)

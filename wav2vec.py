@@ -49,7 +49,7 @@ class SpeechEncoder(nn.Module):
         if conv is None:
             conv = self.convolve(audio, lengths)
         features = self.resampled(conv, lengths)  # (B, T·k + r, C0)
-        hidden = self.transform(features, self.feature_mask(lengths, features.shape[1]))
+        hidden = self.transform(features, self.feature_mask(lengths, features))
         n_frames = conv.shape[1] * self.fps // self.kind.frame_rate
         return fold(hidden[:, : n_frames * self.k], self.k)
 
@@ -68,12 +68,15 @@ class SpeechEncoder(nn.Module):
         features = kind.add_context(self.body, conv, lengths)
         return resample(features, self.fps * self.k, frames, kind.frame_rate)
 
-    def feature_mask(self, lengths: Tensor | None, n_frames: int) -> Tensor | None:
-        """(B, n_frames) bool, True on each clip's own frames of `resampled`; None for None."""
+    def feature_mask(self, lengths: Tensor | None, features: Tensor) -> Tensor | None:
+        """(B, N) bool, True on each clip's own frames of `resampled`'s features (B, N, C0).
+
+        None where `lengths` is None.
+        """
         if lengths is None:
             return None
         frames = self.kind.frame_lengths(lengths) * self.fps * self.k // self.kind.frame_rate
-        return length_mask(frames, n_frames)
+        return length_mask(frames, features.shape[1], features.device)
 
     def transform(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Projection and transformer: (B, N, C0) to (B, N, C). mask: (B, N) bool, True is real."""
@@ -147,7 +150,8 @@ class TextTeacher(nn.Module):
         features = self.kind.add_context(self.body, conv, lengths)
         mask = None
         if lengths is not None:
-            mask = length_mask(self.kind.frame_lengths(lengths), features.shape[1])
+            frames = self.kind.frame_lengths(lengths)
+            mask = length_mask(frames, features.shape[1], features.device)
         with torch.random.fork_rng(devices=[]):  # transformers < 5.24 draws numbers in evaluation
             hidden = self.kind.transform(self.body, features, mask)
         if self.model.lm_head is None:
@@ -157,9 +161,10 @@ class TextTeacher(nn.Module):
     def decode_text(self, logits: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
         """Greedy CTC decoding of (B, A, K) logits: one (n,) int64 tensor of characters per clip.
 
-        lengths: (B,) audio frames of each clip, all A when None.
+        lengths: (B,) audio frames of each clip, all A when None. The texts are on the host: how
+        long they are depends on their values, so a GPU would have to be waited for at every clip.
         """
-        best = logits.argmax(-1)
+        best = logits.argmax(-1).cpu()
         clips = [row if lengths is None else row[: int(lengths[i])] for i, row in enumerate(best)]
         merged = [torch.unique_consecutive(clip) for clip in clips]
         return [text[text != self.blank] for text in merged]

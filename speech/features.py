@@ -31,7 +31,8 @@ def resample(
     n_out = n_in * rate // rate_in
     last = torch.full((batch, 1), n_in - 1, device=features.device)
     if lengths is not None:
-        last = (lengths.to(features.device)[:, None] - 1).clamp(min=0)
+        last = lengths.to(features.device, non_blocking=True)[:, None] - 1
+        last = last.clamp(min=0)
     position = torch.arange(n_out, device=features.device) * (rate_in / rate)  # (N_out,)
     position = torch.minimum(position.expand(batch, n_out), last.float())
     low = position.floor()
@@ -47,8 +48,12 @@ def fold(features: Tensor, k: int) -> Tensor:
     return features[:, : n_frames // k * k].reshape(batch, n_frames // k, k * width)
 
 
-def length_mask(lengths: Tensor, n_frames: int) -> Tensor:
-    """(B, n_frames) bool, True on the first lengths[b] frames of each clip."""
+def length_mask(lengths: Tensor, n_frames: int, device: torch.device | None = None) -> Tensor:
+    """(B, n_frames) bool on `device`, True on the first lengths[b] frames of each clip.
+
+    lengths: (B,) integers. They may stay on the host, where reading one does not wait for a GPU.
+    """
+    lengths = lengths.to(device or lengths.device, non_blocking=True)
     return torch.arange(n_frames, device=lengths.device) < lengths[:, None]
 
 
@@ -92,6 +97,7 @@ def normalise_over_time(energies: Tensor, lengths: Tensor | None = None) -> Tens
     batch, n_frames, _ = energies.shape
     if lengths is None:
         lengths = torch.full((batch,), n_frames, device=energies.device)
+    lengths = lengths.to(energies.device, non_blocking=True)
     mask = length_mask(lengths, n_frames)[..., None]
     count = lengths[:, None, None].to(energies.dtype)
     mean = (energies * mask).sum(1, keepdim=True) / count

@@ -184,7 +184,9 @@ class Wav2Vec2(EncoderKind):
 
     def add_context(self, body: nn.Module, conv: Tensor, lengths: Tensor | None = None) -> Tensor:
         """As `EncoderKind`: the context layers, if the body has any."""
-        mask = None if lengths is None else length_mask(frame_lengths(lengths), conv.shape[1])
+        mask = None
+        if lengths is not None:
+            mask = length_mask(frame_lengths(lengths), conv.shape[1], conv.device)
         for layer in getattr(body, "context", ()):
             conv = layer(conv, mask)
         return conv
