@@ -3,7 +3,7 @@
 # make lint   style and format only
 # make bench  every benchmark; each prints its figures as one line of JSON, last
 #
-# All of them first set up .venv, again whenever the requirements change. Another interpreter:
+# Each of them first sets up .venv, and again when the requirements change. Another interpreter:
 # make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -16,6 +16,8 @@ RECORDING := demo/wav/sense_and_sensibility.wav
 
 demo: $(READY)
 	$(BIN)/python demo.py --wav_path $(RECORDING)
+	@echo "Play the video above. For a recording of your own: source $(BIN)/activate," >&2
+	@echo "then: python demo.py --wav_path input.wav" >&2
 
 test: lint
 	$(BIN)/python -m pytest
@@ -30,8 +32,9 @@ bench: $(READY)
 	done
 
 $(READY): requirements.txt requirements-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
-		"Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else \
+		"Python %d.%d, expected 3.10 or newer: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	touch $(READY)
+	@echo "$(VENV) is ready. To use it: source $(BIN)/activate"
