@@ -1,11 +1,11 @@
-"""How close predicted faces are to captured ones, and how well their lips follow the speech.
+"""The field's measures of predicted faces: vertex errors, dynamics, jitter, mouth opening, sync.
 
 The vertex metrics are those of CodeTalker's evaluation, which FaceDiffuser, ScanTalk and
-DiffSpeaker follow: lip vertex error (LVE), upper-face dynamics deviation (FDD), mean vertex error
-(MVE). A score means nothing without the region (vertex indices) and the unit that it used.
+DiffSpeaker also use: lip vertex error (LVE), upper-face dynamics deviation (FDD), mean vertex error
+(MVE). Scores are comparable only for the same region (vertex indices) and the same unit.
 
-All functions are pure and take numpy arrays (T, V, 3), T frames of V vertices in one unit;
-sums run in float64. To score folders of anybody's .npy predictions:
+All functions are pure. Meshes are numpy arrays (T, V, 3), T frames of V vertices in one unit; sums
+are accumulated in float64. To score folders of .npy predictions of any method:
 
     python metrics.py --pred DIR --truth DIR --regions lips=FILE upper=FILE --templates FILE
 """
@@ -19,18 +19,19 @@ import common.interpreter  # noqa: F401  first: explains missing packages
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import run_cli
-
-BILABIALS = ("p", "b", "m")  # lips closed
-CLOSED_M = 0.0012  # metres between inner lips up to which a mouth is shut: 6 % of an open jaw
-STATIC_RATIO = 0.01  # of the region's width: lips that move less do not speak
-STATIC_SHARE = 0.25  # of the true lips' motion: lips that move more do speak, if softly
-MAX_LAG_S = 0.5  # s, a sync offset beyond it is another sentence
-FRAME_BLOCK = 64  # frames turned to float64 at a time
+BILABIALS = ("p", "b", "m")  # phones with closed lips
+CLOSED_M = 0.0012  # metres between the inner lips of a closed mouth, at most; 6 % of an open jaw
+STATIC_RATIO = 0.01  # of the lips' width: lips whose motion is smaller are static
+STATIC_SHARE = 0.25  # of the true lips' motion: predictions that move more are not static
+MAX_LAG_S = 0.5  # seconds, the largest sync offset that is looked for
+FRAME_BLOCK = 64  # frames converted to float64 at a time
 
 
 def lip_errors(prediction: NDArray, truth: NDArray, lips: NDArray) -> NDArray[np.float64]:
-    """Per frame, the largest squared L2 distance of a lip vertex: (T,), unit squared."""
+    """The largest squared L2 distance of a lip vertex in every frame: (T,), unit squared.
+
+    prediction, truth: (T, V, 3); lips: (L,) vertex indices.
+    """
     _check_same(prediction, truth)
     difference = prediction[:, lips].astype(np.float64) - truth[:, lips]
     return np.square(difference).sum(axis=2).max(axis=1)
@@ -39,14 +40,17 @@ def lip_errors(prediction: NDArray, truth: NDArray, lips: NDArray) -> NDArray[np
 def lip_vertex_error(prediction: NDArray, truth: NDArray, lips: NDArray) -> float:
     """LVE of one clip: mean over frames of the largest squared distance of a lip vertex.
 
-    prediction, truth: (T, V, 3); lips: (L,) vertex indices. Unit squared. Over several clips, pool
-    the frames of `lip_errors`, as `Scores` does.
+    prediction, truth: (T, V, 3); lips: (L,) vertex indices. Unit squared. For several clips, pool
+    the frames of all of them, as `pool` does.
     """
     return float(lip_errors(prediction, truth, lips).mean())
 
 
 def mean_vertex_errors(prediction: NDArray, truth: NDArray) -> NDArray[np.float64]:
-    """Per frame, the mean L2 distance of all vertices: (T,), in the unit of the vertices."""
+    """The mean L2 distance of all vertices in every frame: (T,), in the unit of the vertices.
+
+    prediction, truth: (T, V, 3).
+    """
     _check_same(prediction, truth)
     errors = np.empty(len(truth))
     for start in range(0, len(truth), FRAME_BLOCK):
@@ -62,7 +66,10 @@ def mean_vertex_error(prediction: NDArray, truth: NDArray) -> float:
 
 
 def upper_face_dynamics(vertices: NDArray, template: NDArray, upper: NDArray) -> float:
-    """Mean over upper-face vertices of the std over time of ‖v - template‖², unit squared."""
+    """Mean over upper-face vertices of the std over time of ‖v - template‖², unit squared.
+
+    vertices: (T, V, 3); template: (V, 3); upper: (U,) vertex indices.
+    """
     offsets = vertices[:, upper].astype(np.float64) - template[upper]
     return float(np.square(offsets).sum(axis=2).std(axis=0).mean())
 
@@ -86,42 +93,44 @@ def motionless(template: NDArray, frames: int) -> NDArray:
     return np.broadcast_to(template, (frames, *template.shape))
 
 
-def jitter(vertices: NDArray, fps: int, region: NDArray | None = None) -> float:
-    """Mean norm of the vertices' acceleration, unit/s²; compare with that of the truth.
+def jitter(vertices: NDArray, fps: int) -> float:
+    """Mean norm of the vertices' acceleration, unit/s²; compare it with that of the truth.
 
-    vertices: (T, V, 3), T > 2. region: vertex indices, all of them when None.
+    vertices: (T, V, 3), T > 2.
     """
     if len(vertices) < 3:
-        raise ValueError(f"{len(vertices)} frames have no acceleration; 3 are needed")
+        raise ValueError(f"{len(vertices)} frames, expected at least 3 for an acceleration")
     total = 0.0
     for start in range(0, len(vertices) - 2, FRAME_BLOCK):
-        block = vertices[start : start + FRAME_BLOCK + 2]  # neighbours overlap by two frames
-        chosen = block if region is None else block[:, region]
-        acceleration = np.diff(chosen.astype(np.float64), n=2, axis=0) * fps**2
+        block = vertices[start : start + FRAME_BLOCK + 2]  # blocks overlap by two frames
+        acceleration = np.diff(block.astype(np.float64), n=2, axis=0) * fps**2
         total += float(np.sqrt(np.square(acceleration).sum(axis=2)).mean(axis=1).sum())
     return total / (len(vertices) - 2)
 
 
 def motion_std(vertices: NDArray, region: NDArray) -> float:
-    """Root mean square distance of the region's vertices from their mean place, over time."""
-    chosen = vertices[:, region].astype(np.float64)
-    return float(np.sqrt(np.square(chosen - chosen.mean(axis=0)).sum(axis=2).mean()))
+    """Root mean square distance of a region's vertices from their mean positions over time.
+
+    vertices: (T, V, 3); region: vertex indices.
+    """
+    selected = vertices[:, region].astype(np.float64)
+    return float(np.sqrt(np.square(selected - selected.mean(axis=0)).sum(axis=2).mean()))
 
 
 def is_static(vertices: NDArray, lips: NDArray) -> bool:
-    """The static-face alarm: the lips move by less than a hundredth of their width.
+    """Whether the lips move by less than a hundredth of their width.
 
-    It is right for a silent clip and otherwise means a wrong scale or a failed training.
+    That is correct for a silent clip; otherwise the scale is wrong or the training failed.
     """
     width = np.ptp(vertices[:, lips].mean(axis=0), axis=0).max()
     return motion_std(vertices, lips) < STATIC_RATIO * float(width)
 
 
 def stays_still(prediction: NDArray, truth: NDArray, lips: NDArray) -> bool:
-    """Whether predicted lips are static while the true ones move, by four times as much or more.
+    """Whether predicted lips are static while the true lips move at least four times as much.
 
-    prediction, truth: (T, V, 3). Without the share, a clip of little motion, just above a hundredth
-    of the lips' width, would ring the alarm for a prediction that follows it just below.
+    prediction, truth: (T, V, 3). The factor of four is for clips of little motion: there, true lips
+    may move by slightly more than the limit of `is_static` and a good prediction by slightly less.
     """
     if is_static(truth, lips) or not is_static(prediction, lips):
         return False
@@ -130,7 +139,9 @@ def stays_still(prediction: NDArray, truth: NDArray, lips: NDArray) -> bool:
 
 def _check_same(prediction: NDArray, truth: NDArray) -> None:
     if prediction.shape != truth.shape or prediction.ndim != 3 or len(truth) == 0:
-        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must be (T, V, 3)")
+        raise ValueError(
+            f"prediction {prediction.shape} and truth {truth.shape}: expected one shape (T, V, 3)"
+        )
 
 
 def mouth_opening(
@@ -139,7 +150,7 @@ def mouth_opening(
     """Height of the gap between the inner lips: (T,), negative where they overlap.
 
     vertices: (T, V, 3) with y up. upper_inner, lower_inner: vertices that touch when the mouth is
-    closed; the means of several.
+    closed; of several vertices the mean height is used.
     """
     height = vertices[:, :, 1].astype(np.float64)
     upper, lower = np.atleast_1d(upper_inner), np.atleast_1d(lower_inner)
@@ -147,9 +158,8 @@ def mouth_opening(
 
 
 def mouth_opening_correlation(prediction: NDArray, truth: NDArray) -> float:
-    """Pearson's r of two openings (T,); NaN when one of them never changes."""
-    if prediction.shape != truth.shape or prediction.ndim != 1:
-        raise ValueError(f"openings of shapes {prediction.shape} and {truth.shape}; wanted (T,)")
+    """Pearson's r of two openings (T,); NaN when one of them is constant."""
+    _check_openings(prediction, truth)
     a = prediction.astype(np.float64) - prediction.mean(dtype=np.float64)
     b = truth.astype(np.float64) - truth.mean(dtype=np.float64)
     scale = np.sqrt((a @ a) * (b @ b))
@@ -163,12 +173,12 @@ def closures(
     fps: int,
     phones: Sequence[str] = BILABIALS,
 ) -> NDArray[np.bool_]:
-    """For every segment of one of `phones`: does the mouth close in it? (N,) bool.
+    """Whether the mouth closes in each segment of one of `phones`: (N,) bool.
 
-    opening: (T,), frame t at t / fps seconds. segments: (phone, start_s, end_s). The mouth is
-    closed when the smallest opening of the frames from the last before the start to the first
-    after the end is at most `threshold`: a frame either side, because a closure may be shorter
-    than one. Segments that begin behind the last frame are left out.
+    opening: (T,), frame t at t / fps seconds. segments: (phone, start_s, end_s). The mouth closes
+    when the smallest opening of the segment's frames is at most `threshold`. One frame on either
+    side counts as well, because a closure may be shorter than a frame. Segments that begin after
+    the last frame are skipped.
     """
     closed = []
     for phone, start_s, end_s in segments:
@@ -178,31 +188,16 @@ def closures(
     return np.array(closed, dtype=bool)
 
 
-def closure_rate(
-    opening: NDArray,
-    segments: Iterable[tuple[str, float, float]],
-    threshold: float,
-    fps: int,
-    phones: Sequence[str] = BILABIALS,
-) -> float:
-    """Share of the p, b, m in which the mouth closes, NaN when there are none; see `closures`."""
-    closed = closures(opening, segments, threshold, fps, phones)
-    return float(closed.mean()) if len(closed) else float("nan")
-
-
-def lip_sync_offset_ms(
-    prediction: NDArray, truth: NDArray, fps: int, max_lag_s: float = MAX_LAG_S
-) -> float:
-    """Milliseconds by which the predicted opening runs late (< 0: early), NaN when one is flat.
+def lip_sync_offset_ms(prediction: NDArray, truth: NDArray, fps: int) -> float:
+    """Milliseconds by which the predicted opening is late (< 0: early); NaN when one is constant.
 
     prediction, truth: openings (T,). The lag of the largest Pearson correlation over the overlap,
-    refined below a frame by the parabola through it and its neighbours.
+    refined below a frame by a parabola through the maximum and its neighbours.
     """
-    if prediction.shape != truth.shape or prediction.ndim != 1:
-        raise ValueError(f"openings of shapes {prediction.shape} and {truth.shape}; wanted (T,)")
-    # Half of the clip has to overlap, else a chance match of a few frames would win.
-    furthest = min(int(max_lag_s * fps), len(truth) // 2)
-    lags = np.arange(-furthest, furthest + 1)
+    _check_openings(prediction, truth)
+    # At least half of the clip has to overlap: a few frames may correlate by chance.
+    largest = min(int(MAX_LAG_S * fps), len(truth) // 2)
+    lags = np.arange(-largest, largest + 1)
     scores = np.array([_correlation_at(prediction, truth, int(lag)) for lag in lags])
     if np.isnan(scores).all():
         return float("nan")
@@ -213,6 +208,11 @@ def lip_sync_offset_ms(
         curvature = before - 2 * peak + after
         shift = 0.5 * (before - after) / curvature if curvature < 0 else 0.0
     return float((lags[best] + shift) * 1000 / fps)
+
+
+def _check_openings(prediction: NDArray, truth: NDArray) -> None:
+    if prediction.shape != truth.shape or prediction.ndim != 1:
+        raise ValueError(f"openings {prediction.shape}, {truth.shape}: expected one shape (T,)")
 
 
 def _correlation_at(prediction: NDArray, truth: NDArray, lag: int) -> float:
@@ -226,9 +226,10 @@ def _correlation_at(prediction: NDArray, truth: NDArray, lag: int) -> float:
 
 @dataclass(frozen=True)
 class Scores:
-    """Vertex metrics of a set of clips; a metric without its region or template is None.
+    """Vertex metrics of a set of clips; None where a region or template for it is missing.
 
-    lve and mve pool the frames of all clips; fdd and abs_fdd are means over clips.
+    lve (unit²) and mve (unit) are means over the frames of all clips; fdd and abs_fdd (unit²) are
+    means over clips.
     """
 
     lve: float | None
@@ -256,7 +257,10 @@ def score_clip(
     lips: NDArray | None = None,
     upper: NDArray | None = None,
 ) -> ClipScores:
-    """The vertex metrics of one clip, (T, V, 3) each; what lacks its region is None."""
+    """The vertex metrics of one clip; None where a region or template for it is missing.
+
+    prediction, truth: (T, V, 3); template: (V, 3); lips, upper: vertex indices.
+    """
     fdd = None
     if upper is not None and template is not None:
         fdd = upper_face_dynamics_deviation(prediction, truth, template, upper)
@@ -291,6 +295,7 @@ def pool(clips: Sequence[ClipScores]) -> Scores:
 
 
 if __name__ == "__main__":
+    from common.errors import run_cli
     from evaluation.score_folders import main
 
     sys.exit(run_cli(main))

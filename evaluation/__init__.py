@@ -1,1 +1,1 @@
-"""Scores of a split or of anybody's predictions, their tables and the published ones."""
+"""Scores of a split or of folders of predictions, their tables, and scores from the literature."""

@@ -1,4 +1,4 @@
-"""The command `python metrics.py`: anybody's predictions scored against captured vertices."""
+"""The command `python metrics.py`: scores folders of predicted vertices against captured ones."""
 
 import argparse
 import json
@@ -16,10 +16,10 @@ REGIONS = ("lips", "upper")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The flags of `python metrics.py`."""
+    """The flags as given. Raises `UserError` for unknown flags."""
     parser = Parser(description="Score predicted vertices against captured ones.")
     add = parser.add_argument
-    add("--pred", required=True, metavar="DIR", help="predictions: <clip>.npy, (T, V*3) each")
+    add("--pred", required=True, metavar="DIR", help="predictions, <clip>.npy of (T, V*3)")
     add("--truth", required=True, metavar="DIR", help="captured vertices of the same names")
     region_help = "vertex indices: lips=FILE for LVE, upper=FILE for FDD (.txt, .npy, .pkl, .mat)"
     add("--regions", nargs="+", default=[], metavar="NAME=FILE", help=region_help)
@@ -29,55 +29,62 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def parse_regions(given: Sequence[str]) -> dict[str, str]:
-    """{"lips": FILE, "upper": FILE} of the words `lips=FILE upper=FILE`."""
+    """{"lips": FILE, "upper": FILE} from words `lips=FILE`, `upper=FILE`."""
     regions = {}
     for word in given:
         name, equals, file = word.partition("=")
         if name not in REGIONS or not equals or not file:
-            raise UserError(f"--regions {word}: wanted lips=FILE or upper=FILE")
+            raise UserError(f"--regions {word}: expected lips=FILE or upper=FILE")
         regions[name] = file
     return regions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, pair, score, print."""
+    """Pair the files of two folders, score every pair, print the pooled scores."""
     args = parse_arguments(argv)
     regions = parse_regions(args.regions)
     templates = load_templates(args.templates) if args.templates else {}
     pairs = find_pairs(Path(args.pred), Path(args.truth))
     step = truth_step(pairs)
-    clips, far, missing = [], [], 0
+    clips, far, unscored = [], [], 0
     for pair in pairs:
         clip = read_pair(pair, step, regions, templates)
         clips.append(score_clip(clip.prediction, clip.truth, clip.template, clip.lips, clip.upper))
-        missing += clip.missing
+        unscored += clip.unscored
         if is_far(clips[-1].mve, clip.truth):
             far.append(pair.prediction)
-    warning = check_step(pairs, step)
-    if warning:
-        print(f"warning: {warning}", file=sys.stderr)
-    if far:
-        print(
-            f"warning: {len(far)} of {len(pairs)} clips ({far[0].stem}, ...) are off by more than "
-            "a tenth of the face: another order of vertices, axes or place than the truth's",
-            file=sys.stderr,
-        )
+    _warn(check_step(pairs, step), far, len(pairs))
     scores = pool(clips)
     if args.json:
         print(json.dumps(asdict(scores)))
         return
     print(_table(scores, regions, step, bool(templates)))
-    if missing:
-        print(f"{missing} frames of the truth are behind the end of their prediction: not compared")
-    left = set(Path(args.truth).rglob("*.npy")) - {pair.truth for pair in pairs}
-    if left:
-        print(f"{len(left)} clips of --truth have no prediction ({min(left).stem}, ...)")
+    if unscored:
+        print(f"{unscored} frames of the truth come after the end of their prediction: not scored")
+    rest = set(Path(args.truth).rglob("*.npy")) - {pair.truth for pair in pairs}
+    if rest:
+        print(f"{len(rest)} clips of --truth have no prediction ({min(rest).stem}, ...)")
+
+
+def _warn(step_warning: str, far: list[Path], n_pairs: int) -> None:
+    if step_warning:
+        print(f"warning: {step_warning}", file=sys.stderr)
+    if far:
+        print(
+            f"warning: {len(far)} of {n_pairs} clips ({far[0].stem}, ...) differ from the truth by "
+            "more than a tenth of the face; bring the order of vertices, the axes and the position "
+            "to those of the truth",
+            file=sys.stderr,
+        )
 
 
 def _table(scores: Scores, regions: dict[str, str], step: int, has_templates: bool) -> str:
-    """The scores as lines for a person, each with its unit and its region file."""
-    lips, upper = (regions.get(name, f"no {name}=FILE given") for name in ("lips", "upper"))
-    upper += "" if has_templates else "; no --templates given"
+    """The scores as text lines, each with its unit and the vertices that it uses."""
+    lips, upper = (
+        f"vertices of {regions[name]}" if name in regions else f"needs --regions {name}=FILE"
+        for name in REGIONS
+    )
+    upper += "" if has_templates else "; needs --templates FILE"
     rows = [
         ("LVE", scores.lve, "unit²", lips),
         ("FDD", scores.fdd, "unit²", upper),
@@ -88,6 +95,6 @@ def _table(scores: Scores, regions: dict[str, str], step: int, has_templates: bo
         f"{name:6}{'-' if value is None else format(value, '.4e'):>12} {unit:6} {region}"
         for name, value, unit, region in rows
     ]
-    kept = "every frame" if step == 1 else f"one frame in {step}"
-    lines.append(f"{scores.clips} clips, {scores.frames} frames; {kept} of the truth compared")
+    sampling = "every frame" if step == 1 else f"one frame in {step}"
+    lines.append(f"{scores.clips} clips, {scores.frames} frames; {sampling} of the truth is used")
     return "\n".join(lines)
