@@ -26,16 +26,14 @@ from common.whole_file import whole_file
 from config import PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
 from files.arrays import check_file
-from rendering.animation import count_frames
+from rendering.animation import FPS_LIMITS, RENDER_THREADS, count_frames
 from rendering.face import appearance
 from synthetic.head import HEAD_FILE, channel_basis, load_head
 
 DEMO_FOLDER = PROJECT_ROOT / "demo/wav"
 CHECKPOINT = PROJECT_ROOT / "synthetic/model.safetensors"
-RENDER_THREADS = 4  # at most; each holds a z-buffer of its own
 BLINK_CLOSE_S, BLINK_HOLD_S, BLINK_OPEN_S = 0.08, 0.03, 0.16
 BLINK_PAUSE_S = (2.0, 5.5)  # between the blinks of a relaxed person
-FPS_LIMITS = 1, 240
 YAW_LIMITS = -90, 90  # degrees
 
 

@@ -9,8 +9,7 @@ B batch, S samples at 16 kHz, T mesh frames, V vertices, D decoder width, k·C e
 """
 
 import dataclasses
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,16 +23,17 @@ from common.device import pick_device
 from common.errors import UserError, reason_of
 from common.overrides import from_dict
 from config import PROJECT_ROOT, DatasetSpec, ModelConfig
-from files.arrays import check_file
-from files.models import other_model_file, save_model_file
+from dataset.faces import choose_face, find_faces
+from files.models import load_model_file, save_model_file
 from layers import NORM_EPS
 from layers.lean_linear import CoarseBackward
 from layers.mamba import MambaLayer
 from layers.moe import MoEMambaLayer
 from layers.transformer import TransformerLayer
-from rendering.animation import count_frames, resample_motion
+from rendering.animation import Animation, check_fps, count_frames, resample_motion
 from speech.features import fold, length_mask
-from speech.timing import AUDIO_FPS, frame_lengths, mesh_frames
+from speech.recording import check_normalised, check_speech, load_recording
+from speech.timing import AUDIO_FPS, frame_lengths, mesh_frames, samples_for
 from wav2vec import SpeechEncoder
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 DEFAULT_CHECKPOINT = PROJECT_ROOT / "synthetic/model.safetensors"
 WINDOW_S, OVERLAP_S = 12, 2  # long audio is predicted in windows of 12 s that cross-fade over 2 s
 HEADER = "jambatalk"  # key of the JSON in a model file's header
+
+Recorded = str | Path | NDArray | Tensor
 
 
 def make_layer(kind: str, config: ModelConfig) -> nn.Module:
@@ -125,6 +127,7 @@ class JambaTalk(nn.Module):
         lengths: (B,) samples of each clip when the batch is padded; conv: (B, A, C0) the encoder's
         convolutional features, where they are known already.
         """
+        check_speech(audio, "(B, S)", 2)
         features = self.encoder(audio, lengths, conv)  # (B, T, k·C)
         mask = self.frame_mask(lengths, features)  # (B, T) or None
         offsets, balance = self.decode(features, mask)  # (B, T, V, 3), (B,)
@@ -156,11 +159,14 @@ class JambaTalk(nn.Module):
     def stream(self, audio: Tensor, template: Tensor) -> Iterator[Tensor]:
         """Yield vertices (n, V, 3) of one clip, in order, T = mesh_frames(S, fps) in all.
 
-        audio: (S,) normalised; template: (V, 3). Features are normalised over the whole clip;
-        the transformer and the decoder see windows, so that their memory does not grow with S.
+        audio: (S,) float32 at 16 kHz with zero mean and unit variance over the clip, at least 45
+        ms; template: (V, 3). Raises `ValueError` for other input. Features are normalised over the
+        whole clip; the transformer and the decoder process windows, so that their memory does not
+        grow with S. The model is left in evaluation mode.
         """
         self.eval()
         fps, k = self.config.fps, self.config.fold
+        self._check_clip(audio, template)
         n_frames = mesh_frames(len(audio), fps)
         if not audio.any():  # digital silence cannot be normalised, and moves no lips
             for start in range(0, n_frames, WINDOW_S * fps):
@@ -182,19 +188,69 @@ class JambaTalk(nn.Module):
             yield template + ready
             start = stop if last else stop - overlap
 
+    def _check_clip(self, audio: Tensor, template: Tensor) -> None:
+        """Raise `ValueError` unless `stream` can use its arguments."""
+        check_speech(audio, "(S,)", 1)
+        shortest = samples_for(1, self.config.fps)
+        if len(audio) < shortest:
+            raise ValueError(f"audio: {len(audio)} samples, expected at least {shortest}")
+        check_normalised(audio)
+        expected = (self.config.n_vertices, 3)
+        if template.shape != expected:
+            raise ValueError(f"template: expected shape {expected}, got {tuple(template.shape)}")
+
     def predict(self, audio: Tensor, template: Tensor) -> Tensor:
-        """Vertices (T, V, 3) of one clip: audio (S,) normalised, template (V, 3)."""
+        """Vertices (T, V, 3) of one clip, T = mesh_frames(S, fps); arguments as for `stream`."""
         return torch.cat(list(self.stream(audio, template)))
 
 
 class Checkpoint(NamedTuple):
-    """A trained model and the data set that it was trained on: `model, spec = load_checkpoint()`.
+    """A trained model and its data set: `model, spec = load_checkpoint()`.
 
     model: a `JambaTalk`, or a `released.network.ReleasedJambaTalk` for published weights.
     """
 
     model: "JambaTalk | ReleasedJambaTalk"
     spec: DatasetSpec
+
+    def animate(
+        self,
+        recording: Recorded | Sequence[Recorded],
+        subject: str | None = None,
+        template: str | Path | NDArray[np.float32] | None = None,
+        fps: int | None = None,
+        sample_rate: int | None = None,
+    ) -> Animation | list[Animation]:
+        """The face that speaks a recording; a list of them for a list or tuple of recordings.
+
+        recording: a file in any audio format, or samples (N,) or (N, channels), int16 or floating,
+        at `sample_rate` Hz. subject: whose face, by default the data set's first. template: a face
+        of your own in the same topology, as a mesh file or an array (V, 3). fps: frames a second,
+        by default the model's; other rates are interpolated. All recordings are read before the
+        first prediction. Raises `UserError` for files and faces that cannot be used, `ValueError`
+        for samples, rates and frame rates that cannot.
+        """
+        fps = self.spec.fps if fps is None else check_fps(fps)
+        several = isinstance(recording, list | tuple)
+        name, face = choose_face(self.spec, subject, template)
+        faces = find_faces(self.spec, template)
+        sources = recording if several else [recording]
+        animations = [
+            Animation(
+                self.vertices(sound.audio, face, fps), fps, faces, name, face, self.spec, sound
+            )
+            for sound in [load_recording(source, sample_rate) for source in sources]
+        ]
+        return animations if several else animations[0]
+
+    def vertices(
+        self, audio: NDArray[np.float32], template: NDArray[np.float32], fps: int
+    ) -> NDArray[np.float32]:
+        """`meshes` in one array (T, V, 3)."""
+        result = np.empty((count_frames(len(audio), fps), *template.shape), np.float32)
+        for frame, mesh in zip(result, self.meshes(audio, template, fps), strict=True):
+            frame[:] = mesh
+        return result
 
     def meshes(
         self, audio: NDArray[np.float32], template: NDArray[np.float32], fps: int
@@ -247,7 +303,7 @@ def load_checkpoint(path: str | Path | None = None, dataset: str | None = None) 
     if is_release(path):
         model = load_release(path)
         return Checkpoint(model, published_dataset(path, dataset, model.config))
-    checkpoint = _load_own(check_file(path, "checkpoint"))
+    checkpoint = _load_own(path)
     if dataset not in (None, checkpoint.spec.name):
         raise UserError(f"dataset {dataset}: {path} is a model for {checkpoint.spec.name}")
     return checkpoint
@@ -255,22 +311,10 @@ def load_checkpoint(path: str | Path | None = None, dataset: str | None = None) 
 
 def _load_own(path: Path) -> Checkpoint:
     """The content of a file that `save_checkpoint` wrote."""
-    from safetensors import SafetensorError, safe_open
-
+    weights, header = load_model_file(path, HEADER)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(HEADER)
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        kind = other_model_file(path) or f"not a whole .safetensors file ({reason_of(error)})"
-        raise UserError(f"checkpoint {path}: {kind}") from error
-    if header is None:
-        kind = other_model_file(path) or f"no {HEADER} header, which main.py writes"
-        raise UserError(f"checkpoint {path}: {kind}; give a model file of this project")
-    try:
-        values = json.loads(header)
-        model = JambaTalk(from_dict(ModelConfig, values["model"]))
-        spec = from_dict(DatasetSpec, values["dataset"])
+        model = JambaTalk(from_dict(ModelConfig, header["model"]))
+        spec = from_dict(DatasetSpec, header["dataset"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"checkpoint {path}: its header does not describe a model ({reason_of(error)})"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from config import DatasetSpec
 from dataset.prepared import find_file
-from files.meshes import load_faces, load_mesh, load_templates
+from files.meshes import MESH_SUFFIXES, load_faces, load_mesh, load_templates
 from synthetic.head import HEAD_FILE, load_head
 
 FACE_M = (0.02, 10.0)  # metres, accepted width of a template: a wrong unit is a thousandfold off
@@ -31,6 +31,8 @@ def choose_face(
     the same topology, as a mesh file, a file of templates (the first is taken) or an array (V, 3).
     Raises `UserError` for an unknown subject and for a face that does not fit the topology.
     """
+    if own is not None and subject is not None:
+        raise ValueError(f"subject {subject} and a template both name the face; give one of them")
     if own is not None:
         return own_face(spec, own)
     templates = templates_of(spec)
@@ -47,7 +49,7 @@ def choose_face(
 
 def own_face(spec: DatasetSpec, own: str | Path | NDArray) -> tuple[str, NDArray[np.float32]]:
     """(name, template (V, 3)) of a face that the user brings; see `choose_face`."""
-    if isinstance(own, (str, Path)):
+    if isinstance(own, str | Path):
         label = f"template {own}"
         name, template = next(iter(load_templates(own).items()))
     else:
@@ -142,12 +144,14 @@ def templates_of(spec: DatasetSpec) -> dict[str, NDArray[np.float32]]:
     return load_templates(path)
 
 
-def find_faces(spec: DatasetSpec, own: str | Path | None = None) -> NDArray[np.int32] | None:
-    """Triangles (F, 3): the data set's; else those of the mesh file `own`; else None."""
+def find_faces(
+    spec: DatasetSpec, own: str | Path | NDArray | None = None
+) -> NDArray[np.int32] | None:
+    """Triangles (F, 3): the data set's; else those of `own` if it is a mesh file; else None."""
     path = find_file(spec, spec.topology) if spec.topology else None
     if path is not None:
         return load_faces(path)
-    if own is not None and Path(own).suffix.lower() in (".ply", ".obj"):
+    if isinstance(own, str | Path) and Path(own).suffix.lower() in MESH_SUFFIXES:
         faces = load_mesh(own)[1]
         if len(faces):
             return faces
@@ -158,11 +162,16 @@ def faces_of(spec: DatasetSpec, own: str | Path | None = None) -> NDArray[np.int
     """`find_faces`, or `UserError` where there are no triangles to draw."""
     faces = find_faces(spec, own)
     if faces is None:
-        raise UserError(
-            f"topology {spec.topology or f'of {spec.name}'}: no such file, so there are no "
-            f"triangles to draw; {how_to_get(spec)}, give a --template with faces, or --no_video"
-        )
+        raise UserError(f"{missing_faces(spec)}, give a --template with faces, or --no_video")
     return faces
+
+
+def missing_faces(spec: DatasetSpec) -> str:
+    """What is wrong where `find_faces` gives None, and the remedy."""
+    return (
+        f"topology {spec.topology or f'of {spec.name}'}: no such file, so there are no triangles "
+        f"to draw; {how_to_get(spec)}"
+    )
 
 
 def how_to_get(spec: DatasetSpec) -> str:

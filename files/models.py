@@ -5,7 +5,9 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.errors import UserError, reason_of
 from common.whole_file import whole_file
+from files.arrays import check_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +33,31 @@ def save_model_file(
     with whole_file(path) as partial:
         save_file(weights, partial, metadata={key: json.dumps(header)})
         partial.chmod(0o644)  # safetensors makes files that only their owner can read
+
+
+def load_model_file(
+    path: str | Path, key: str, what: str = "checkpoint"
+) -> "tuple[dict[str, Tensor], dict[str, Any]]":
+    """(weights as float32, header) of a file that `save_model_file` wrote under the same `key`.
+
+    Raises `UserError`, beginning with `what` and the path, for a file that is missing, damaged or
+    of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = check_file(path, what)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(key)
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        kind = other_model_file(path) or f"not a whole .safetensors file ({reason_of(error)})"
+        raise UserError(f"{what} {path}: {kind}") from error
+    try:
+        return weights, json.loads(header or "")
+    except ValueError as error:
+        kind = other_model_file(path) or f"no {key} header; give a file that main.py wrote"
+        raise UserError(f"{what} {path}: {kind}") from error
 
 
 def other_model_file(path: Path) -> str:

@@ -1,11 +1,85 @@
-"""A finished animation, and the frames that a recording needs."""
+"""A finished animation, and the frames that a recording needs. T frames, V vertices, F faces."""
 
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from config import SAMPLE_RATE
+from common.errors import UserError, reason_of, writable_folder
+from common.whole_file import whole_file
+from config import SAMPLE_RATE, DatasetSpec
+from dataset.faces import missing_faces
+
+if TYPE_CHECKING:
+    from speech.recording import Recording
+
+FPS_LIMITS = 1, 240
+RENDER_THREADS = 4  # at most; each holds a z-buffer of its own
+
+
+@dataclass(frozen=True, eq=False)
+class Animation:
+    """A face that speaks a recording. Frame t is the instant t / fps; frames cover the recording.
+
+    vertices: (T, V, 3) float32 in the data set's unit, `dataset.metres_per_unit` metres.
+    faces: (F, 3) int32 triangles, or None where the data set's topology is missing.
+    subject: name of the face; template: (V, 3) float32, that face at rest.
+    """
+
+    vertices: NDArray[np.float32]
+    fps: int
+    faces: NDArray[np.int32] | None
+    subject: str
+    template: NDArray[np.float32]
+    dataset: DatasetSpec
+    recording: "Recording"
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path`: vertices as .npy, or a video with sound as .mp4; returns the path.
+
+        The software renderer draws the video. The file appears when it is whole. Raises
+        `UserError` for another suffix, missing faces, and a file that cannot be written.
+        """
+        path = Path(path)
+        if path.suffix not in (".npy", ".mp4"):
+            raise UserError(f"output {path}: expected a name that ends in .npy or .mp4")
+        writable_folder(path.parent)
+        if path.suffix == ".mp4":
+            self._save_video(path)
+            return path
+        try:
+            with whole_file(path) as partial:
+                np.save(partial, self.vertices)
+        except OSError as error:
+            raise UserError(f"output {path}: cannot be written ({reason_of(error)})") from error
+        return path
+
+    def _save_video(self, path: Path) -> None:
+        from rendering.face import appearance
+        from rendering.renderer import Renderer
+        from rendering.video import write_video
+
+        if self.faces is None:
+            raise UserError(f"{missing_faces(self.dataset)}, or save an .npy")
+        look = appearance(self.dataset, self.subject)
+        renderer = Renderer(self.faces, self.template, **look)
+        pictures = renderer.frames(self.vertices, min(RENDER_THREADS, os.cpu_count() or 1))
+        with self.recording.file() as sound:
+            if sound.resolve() == path.resolve():
+                raise UserError(f"output {path}: would replace the recording; choose another name")
+            write_video(path, pictures, len(self.vertices), self.fps, sound)
+
+
+def check_fps(fps: int) -> int:
+    """`fps` if it is a whole number from 1 to 240; else `ValueError`."""
+    low, high = FPS_LIMITS
+    if fps != int(fps) or not low <= fps <= high:
+        raise ValueError(f"fps {fps}: expected a whole number from {low} to {high}")
+    return int(fps)
 
 
 def count_frames(n_samples: int, fps: int) -> int:

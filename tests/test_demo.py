@@ -13,43 +13,19 @@ import torch
 
 import demo
 from common.errors import EXIT_BAD_INPUT, UserError, run_cli
-from config import SAMPLE_RATE, DatasetSpec, ModelConfig
-from jambatalk import Checkpoint, JambaTalk, load_checkpoint, save_checkpoint
+from config import SAMPLE_RATE
+from jambatalk import Checkpoint, JambaTalk, load_checkpoint
 from synthetic.head import load_head
+from tests.toy import synthetic_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 FPS = 30
-ENCODER = {
-    "model_type": "wav2vec2",
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "conv_dim": (8,) * 7,
-    "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2,
-}
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A tiny network for the synthetic head whose faces move at random."""
-    n_vertices = len(load_head().colors)
-    spec = DatasetSpec(
-        name="synthetic", root="synthetic/data", fps=FPS, source_fps=60, n_vertices=n_vertices,
-        metres_per_unit=1.0, templates="synthetic/head.npz", topology="synthetic/head.npz",
-        lips_region="synthetic/lips.txt", upper_region="synthetic/upper.txt",
-    )  # fmt: skip
-    torch.manual_seed(0)
-    config = ModelConfig(
-        encoder=ENCODER, n_vertices=n_vertices, fps=FPS, fold=1, layout="M", d_model=8, d_ff=8,
-        vertex_rank=3,
-    )  # fmt: skip
-    model = JambaTalk(config)
-    torch.nn.init.normal_(model.head.offsets.weight, std=1e-3)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_checkpoint(path, model, spec)
-    return path
+    return synthetic_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 import main
 from common.errors import run_cli
 from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
-from jambatalk import JambaTalk
+from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import LipReader
 from speech.bodies import build_ctc
 from speech.timing import mesh_frames
+from synthetic.head import load_head
 from synthetic.pretrain_encoder import PhoneReader, save
 from training import run as training_run
 from training.networks import Networks
@@ -180,3 +181,28 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         return real(self, *args)
 
     monkeypatch.setattr(training_run.Run, "_step", step)
+
+
+def synthetic_checkpoint(folder: Path) -> Path:
+    """A model file in `folder`: a tiny untrained network whose random motion fits the head."""
+    n_vertices = len(load_head().colors)
+    spec = DatasetSpec(
+        name="synthetic", root="synthetic/data", fps=30, source_fps=60, n_vertices=n_vertices,
+        metres_per_unit=1.0, templates="synthetic/head.npz", topology="synthetic/head.npz",
+        lips_region="synthetic/lips.txt", upper_region="synthetic/upper.txt",
+    )  # fmt: skip
+    encoder = dict(
+        model_type="wav2vec2", hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, conv_dim=(8,) * 7, num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = ModelConfig(
+        encoder=encoder, n_vertices=n_vertices, fps=30, fold=1, layout="M", d_model=8, d_ff=8,
+        vertex_rank=3,
+    )  # fmt: skip
+    model = JambaTalk(config)
+    torch.nn.init.normal_(model.head.offsets.weight, std=1e-3)
+    path = folder / "tiny.safetensors"
+    save_checkpoint(path, model, spec)
+    return path

@@ -1,0 +1,142 @@
+"""A recording given as a file or as samples, brought to what the network expects.
+
+The network expects audio (S,) float32 at 16 kHz with zero mean and unit variance over the clip.
+`load_recording` makes it from a file or from samples at any rate; `check_speech` and
+`check_normalised` refuse most of what is something else. N samples at any rate, S at 16 kHz.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from config import SAMPLE_RATE
+from speech.audio import RATES, normalise, read_audio, resample_audio
+from speech.timing import MIN_SAMPLES
+
+PCM_SCALE = 2.0**15  # int16 samples of full scale
+EXPECTED = "16 kHz, zero mean and unit variance over the clip"
+MAX_MEAN, MAX_VARIANCE = 0.5, 2.0  # `normalise` gives a mean near 0 and a variance of at most 1
+LOW_VARIANCE = 0.5  # after `normalise`: a recording of 16 bits that is silent but for its last bit
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A recording and what the network receives of it.
+
+    audio: (S,) float32, 16 kHz, zero mean and unit variance. source: the file, or samples (N,) or
+    (N, channels) float32, full scale 1, at `sample_rate` Hz.
+    """
+
+    audio: NDArray[np.float32]
+    source: Path | NDArray[np.float32]
+    sample_rate: int | None = None
+
+    @contextmanager
+    def file(self) -> Iterator[Path]:
+        """The file itself; for samples a temporary .wav that lasts as long as the context."""
+        if isinstance(self.source, Path):
+            yield self.source
+            return
+        import soundfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "recording.wav"
+            soundfile.write(path, self.source, self.sample_rate, subtype="FLOAT")
+            yield path
+
+
+def load_recording(
+    source: str | Path | NDArray | Tensor, sample_rate: int | None = None
+) -> Recording:
+    """A file of any audio format, or samples (N,) or (N, channels) at `sample_rate` Hz.
+
+    Samples are int16 or floating, in arrays or tensors on any device. Channels are averaged.
+    Raises `UserError` for a file that cannot be used (see `speech.audio.read_audio`), `ValueError`
+    for samples that cannot.
+    """
+    if isinstance(source, str | Path):
+        if sample_rate is not None:
+            raise ValueError(f"sample_rate {sample_rate} with the file {source}: leave it out")
+        return Recording(normalise(read_audio(source)), Path(source))
+    samples = as_samples(source)
+    rate = check_rate(sample_rate)
+    audio = resample_audio(samples if samples.ndim == 1 else samples.mean(axis=1), rate)
+    if len(audio) < MIN_SAMPLES:
+        raise ValueError(
+            f"samples: {len(samples)} at {rate} Hz are {1000 * len(samples) / rate:.1f} ms, "
+            f"expected at least {1000 * MIN_SAMPLES // SAMPLE_RATE} ms"
+        )
+    return Recording(normalise(audio), samples, rate)
+
+
+def as_samples(source: NDArray | Tensor) -> NDArray[np.float32]:
+    """Samples (N,) or (N, channels) as float32, full scale 1; `ValueError` for all else."""
+    if isinstance(source, Tensor):
+        source = source.detach().cpu()
+        source = (source.float() if source.is_floating_point() else source).numpy()
+    if not isinstance(source, np.ndarray):
+        raise ValueError(
+            f"recording: expected a path, an array or a tensor, got {type(source).__name__}"
+        )
+    if source.dtype != np.int16 and source.dtype.kind != "f":
+        raise ValueError(f"samples: expected floating or int16, got {source.dtype}")
+    if source.ndim not in (1, 2) or source.ndim == 2 and source.shape[1] > source.shape[0]:
+        raise ValueError(
+            f"samples: expected shape (N,) or (N, channels), got {source.shape}; "
+            "transpose channels that come first"
+        )
+    scale = PCM_SCALE if source.dtype == np.int16 else 1.0
+    samples = source.astype(np.float32) / np.float32(scale)
+    n_bad = samples.size - int(np.isfinite(samples).sum())
+    if n_bad:
+        raise ValueError(f"samples: {n_bad} of {samples.size} are NaN or infinite")
+    return samples
+
+
+def check_rate(sample_rate: int | None) -> int:
+    """A sample rate in Hz as an int; `ValueError` where it is missing or out of range."""
+    low, high = RATES
+    if sample_rate is None:
+        raise ValueError("samples need their rate: animate(samples, sample_rate=48_000)")
+    if sample_rate != int(sample_rate) or not low <= sample_rate <= high:
+        raise ValueError(f"sample_rate {sample_rate}: expected whole Hz from {low:,} to {high:,}")
+    return int(sample_rate)
+
+
+def check_speech(audio: Tensor, shape: str, n_dims: int) -> None:
+    """Raise `ValueError` unless `audio` is a floating tensor of `n_dims` dimensions.
+
+    shape: "(S,)" or "(B, S)", for the message. Reads no values, so a GPU is not waited for.
+    """
+    if not isinstance(audio, Tensor):
+        got = f"{type(audio).__name__}; load_checkpoint().animate takes files and arrays"
+    elif audio.ndim != n_dims or not audio.is_floating_point():
+        got = f"{tuple(audio.shape)} {str(audio.dtype).removeprefix('torch.')}"
+    else:
+        return
+    raise ValueError(f"audio: expected a float32 tensor {shape}, {EXPECTED}; got {got}")
+
+
+def check_normalised(audio: Tensor) -> None:
+    """Raise `ValueError` unless `audio` (S,) may come from `normalise`; digital silence may.
+
+    `normalise` never gives a variance above 1. It does give a small one for a recording that is
+    nearly silent, and raw samples from -1 to 1 look the same, so a small variance only warns.
+    """
+    variance, mean = (value.item() for value in torch.var_mean(audio.float(), correction=0))
+    got = f"mean {mean:.3g}, variance {variance:.3g}"
+    if not (abs(mean) <= MAX_MEAN and variance <= MAX_VARIANCE):  # NaN as well
+        raise ValueError(f"audio: expected {EXPECTED}; got {got}; use data_loader.load_wav")
+    if 0 < variance < LOW_VARIANCE:
+        warnings.warn(
+            f"audio: expected {EXPECTED}; got {got}: not normalised, or nearly silent",
+            stacklevel=3,
+        )
