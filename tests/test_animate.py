@@ -42,6 +42,12 @@ def wave(rng):
     return 0.1 * rng.standard_normal(30_870)
 
 
+@pytest.fixture
+def small_pictures(monkeypatch):
+    """Videos of 64 x 64 pixels, to save time."""
+    monkeypatch.setattr(renderer, "Renderer", functools.partial(renderer.Renderer, size=64))
+
+
 # ---- frames ------------------------------------------------------------------------------------
 
 
@@ -208,7 +214,7 @@ def test_raw_samples_warn_and_silence_does_not(wave):
 # ---- saving ------------------------------------------------------------------------------------
 
 
-def test_a_video_of_samples_has_their_sound(checkpoint, tmp_path, wave):
+def test_a_video_of_samples_has_their_sound(checkpoint, tmp_path, wave, small_pictures):
     animation = checkpoint.animate(wave, sample_rate=44_100)
     assert animation.save(tmp_path / "new/x.npy") == tmp_path / "new/x.npy"
     np.testing.assert_array_equal(np.load(tmp_path / "new/x.npy"), animation.vertices)
@@ -242,14 +248,12 @@ def test_the_bundled_model_is_the_default():
     assert load_checkpoint().spec == load_checkpoint(DEFAULT_CHECKPOINT).spec
 
 
-def test_every_block_of_the_page_runs_as_printed(tmp_path, monkeypatch, capsys):
+def test_every_block_of_the_page_runs_as_printed(tmp_path, monkeypatch, capsys, small_pictures):
     page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert len(blocks) >= 8
     (tmp_path / "demo").symlink_to(ROOT / "demo")
     monkeypatch.chdir(tmp_path)
-    small = functools.partial(renderer.Renderer, size=64)  # to save time
-    monkeypatch.setattr(renderer, "Renderer", small)
     names: dict = {}
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), names)
