@@ -1,9 +1,9 @@
 """Time and memory of the demo on 10 s of speech: `python -m benchmarks.bench_demo`.
 
-Runs the real demo.py in a process of its own, once on half a second (which compiles the renderer
-where that was not yet done and warms the disk cache), then on 10 s made of the bundled recording.
-`wall_s` is from starting Python to the finished video; `peak_mb` the largest resident set of any
-one process (Python; ffmpeg's is smaller). Linux and macOS.
+Runs demo.py in a process of its own: first on half a second (which compiles the renderer if needed
+and warms the disk cache), then on 10 s made of the bundled recording. `wall_s` is the time from the
+start of Python to the finished video; `peak_mb` is the largest resident set of a single process
+(Python; ffmpeg's is smaller). Linux and macOS.
 """
 
 import json
@@ -25,18 +25,18 @@ from config import PROJECT_ROOT
 from demo import bundled_recording
 
 WARM_UP_S, CLIP_S = 0.5, 10.0
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, what ru_maxrss counts in
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
 
 
 def write_clip(path: Path, seconds: float) -> Path:
-    """The bundled recording, repeated or cut to `seconds`."""
+    """Write the bundled recording, repeated or cut to `seconds`; returns `path`."""
     audio, rate = soundfile.read(bundled_recording())
     soundfile.write(path, np.resize(audio, round(seconds * rate)), rate)
     return path
 
 
 def run_demo(wav: Path, out: Path, flags: Sequence[str]) -> float:
-    """Seconds that demo.py takes from start to exit; `UserError` with its words if it fails."""
+    """Seconds from start to exit of demo.py; raises `UserError` with its message if it fails."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "demo.py", "--wav_path", str(wav), "--out", str(out), *flags],
@@ -47,15 +47,17 @@ def run_demo(wav: Path, out: Path, flags: Sequence[str]) -> float:
     )
     seconds = time.perf_counter() - start
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no words"])[-1]
-        raise UserError(f"demo.py ended with {done.returncode}: {last}")
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"demo.py exited with code {done.returncode}: {last}")
     if not Path(done.stdout.splitlines()[-1]).is_file():
-        raise UserError(f"demo.py printed no video: {done.stdout}")
+        raise UserError(
+            f"demo.py: expected the path of a video as its last line, got {done.stdout}"
+        )
     return seconds
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Run the demo twice and print its time and memory."""
     parser = Parser(description="Time and memory of the demo on 10 s of speech.")
     parser.add_argument("flags", nargs="*", help="after --: further flags of demo.py")
     flags = parser.parse_args(argv).flags

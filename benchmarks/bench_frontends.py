@@ -1,11 +1,13 @@
-"""Which ears carry over from synthetic voices to human ones? `python -m benchmarks.bench_frontends`
+"""Transfer of speech front-ends from synthetic to human voices.
 
-Trains small speech networks on the same pool with the same loss for the same wall time (or
-steps), each to lip curves, and judges them on both halves of real human speech (lips.py), the
-curves put on the head so that meshes are compared; the shipped model stands last.
+    python -m benchmarks.bench_frontends
 
-mel_conv       normalised log-mel, six convolutions: the baseline to beat
-wav2vec2       the shipped encoder: raw wave, hand-set filterbank, context, transformer
+Trains small networks from speech to lip curves on the same pool, with the same loss, for the same
+wall time (or steps). Each is scored on both halves of the human recordings (lips.py), with its
+curves applied to the head so that meshes are compared. The shipped model is the last row.
+
+mel_conv       normalised log-mel, six convolutions: the baseline
+wav2vec2       the shipped encoder: raw wave, fixed filterbank, context layers, transformer
 wav2vec2-bert  normalised log-mel, conformer (w2v-BERT 2.0's architecture)
 """
 
@@ -23,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.bench_lips import CHECKPOINT, groups, model_predictor
-from benchmarks.lips import FPS, LipScores, judge_curves_on_head, judge_meshes
-from benchmarks.real_speech import load_real_clips
+from benchmarks.lips import FPS, LipScores, score_curves_on_head, score_meshes
+from benchmarks.real_speech import EXTRA_FOLDER, load_real_clips
 from common.errors import Parser, UserError, run_cli
-from config import ENCODERS, PROJECT_ROOT
+from config import ENCODERS, PROJECT_ROOT, SAMPLE_RATE
 from speech.audio import normalise
 from speech.context import ContextLayer
 from speech.features import (
@@ -48,7 +50,7 @@ KINDS = ("mel_conv", *sorted(ENCODERS))
 
 
 class MelConv(nn.Module):
-    """Normalised log-mel, a convolution and five residual ones: as a PhoneReader."""
+    """Normalised log-mel, one plain and five residual convolutions, the heads of a PhoneReader."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,6 +62,7 @@ class MelConv(nn.Module):
         self.curve_head = nn.Linear(WIDTH, N_CHANNELS)
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) audio to phone logits (B, A, K) and curves (B, A, channels)."""
         with torch.autocast(audio.device.type, enabled=False):
             mel = log_mel(F.pad(audio, (0, MEL_HOP)), self.filters, self.window)
             mel = fold(normalise_over_time(mel), 2)[:, : audio_frames(audio.shape[1])]
@@ -70,12 +73,12 @@ class MelConv(nn.Module):
 
 
 def predictor(net: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
-    """audio (S,) at 16 kHz -> curves (T, channels) at 30 fps, as the judge wants them."""
+    """Function of audio (S,) at 16 kHz that returns curves (T, channels) at 30 fps."""
 
     @torch.no_grad()
     def predict(audio: np.ndarray) -> np.ndarray:
         curves = net(torch.from_numpy(normalise(audio))[None])[1][0].float().numpy()
-        times = np.arange(len(audio) * FPS // 16_000) / FPS * AUDIO_FPS
+        times = np.arange(len(audio) * FPS // SAMPLE_RATE) / FPS * AUDIO_FPS
         grid = np.arange(len(curves))
         return np.stack([np.interp(times, grid, column) for column in curves.T], axis=1)
 
@@ -92,14 +95,20 @@ def row(name: str, clips: str, scores: LipScores) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kinds", default=",".join(KINDS), help="comma-separated")
-    parser.add_argument("--minutes", type=float, default=8.0, help="wall time of each")
-    parser.add_argument("--max_steps", type=int, default=0, help="steps of each, instead of time")
+    parser.add_argument(
+        "--kinds", default=",".join(KINDS), help=f"comma-separated, from {','.join(KINDS)}"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="training time of each, wall clock"
+    )
+    parser.add_argument(
+        "--max_steps", type=int, default=0, help="training steps of each, instead of --minutes"
+    )
     parser.add_argument("--learning_rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pool", default=str(PROJECT_ROOT / "synthetic/data/speech"))
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="see bench_lips")
-    parser.add_argument("--extra_wav", default="../shared/data/wav", help="see bench_lips")
+    parser.add_argument("--extra_wav", default=EXTRA_FOLDER, help="see bench_lips")
     parser.add_argument("--asterisk", help="see bench_lips")
     return parser.parse_args(argv)
 
@@ -109,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     kinds = args.kinds.split(",")
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
-        raise UserError(f"--kinds {','.join(unknown)}: wanted some of {', '.join(KINDS)}")
+        raise UserError(f"--kinds: expected some of {', '.join(KINDS)}, got {', '.join(unknown)}")
     head = load_head()
     sets = {
         f"{half} {group}": clips
@@ -118,22 +127,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     pool = SpeechPool(args.pool)
     plan = Plan(args.minutes, args.max_steps, args.learning_rate, seed=args.seed)
-    found: dict[str, dict] = {}
+    results: dict[str, dict] = {}
 
     def report(kind: str, score: Callable[[list], LipScores]) -> None:
         for name, clips in sets.items():
             scores = score(clips)
             print(row(kind, name, scores), flush=True)
-            found[f"{kind} {name}"] = scores.as_row()
+            results[f"{kind} {name}"] = scores.as_row()
 
     for kind in kinds:
         torch.manual_seed(args.seed)
         net = MelConv() if kind == "mel_conv" else PhoneReader(ENCODERS[kind])
         predict = predictor(fit(net, pool, plan))
-        report(kind, lambda clips, predict=predict: judge_curves_on_head(predict, clips, head))
+        report(kind, lambda clips, predict=predict: score_curves_on_head(predict, clips, head))
     predict, template = model_predictor(args.checkpoint, None, head)
-    report("shipped model", lambda clips: judge_meshes(predict, clips, head, template))
-    print(json.dumps(found))
+    report("shipped model", lambda clips: score_meshes(predict, clips, head, template))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

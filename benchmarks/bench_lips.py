@@ -1,8 +1,8 @@
-"""How well does the shipped model's mouth follow real people? `python -m benchmarks.bench_lips`.
+"""Lip sync of a model on human recordings: `python -m benchmarks.bench_lips`.
 
-Prints a table of the model, the corpus rules themselves on jittered phone times (what a perfect
-model can reach, for the aligner is about that far off) and a face that does not move, on both
-halves of the recordings; the last line is JSON for the test half's speech.
+Prints a table with three kinds of rows for both halves of the recordings: the model, the corpus
+rules on jittered phone times (an upper bound, since the aligner has about that error), and a
+motionless face. The last line is JSON with the model's scores on the speech of the test half.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import common.interpreter  # noqa: F401  first: explains missing packages
 
 import numpy as np
 
-from benchmarks.lips import LipScores, judge_meshes, rule_curves
+from benchmarks.lips import FPS, LipScores, rule_curves, score_meshes
 from benchmarks.real_speech import EXTRA_FOLDER, Clip, load_real_clips
 from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT, SAMPLE_RATE
@@ -44,38 +44,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     head = load_head()
     predictors = {"model": model_predictor(args.checkpoint, args.subject, head)}
-    shown: dict[str, LipScores] = {}
+    results: dict[str, LipScores] = {}
     print(f"{'':24}{'clips':>6}{'s':>6}{'pbm':>5}  " + "".join(f"{t:>10}" for _, t in COLUMNS))
-    for kind in ("dev", "test"):
-        clips = load_real_clips(kind, args.extra_wav, args.asterisk)
+    for half in ("dev", "test"):
+        clips = load_real_clips(half, args.extra_wav, args.asterisk)
         for group, members in groups(clips).items():
             rows = predictors | references(members, head)
             for name, (predict, template) in rows.items():
-                scores = judge_meshes(predict, members, head, template)
-                shown[f"{kind} {group} {name}"] = scores
-                print_row(f"{kind} {group} {name}", len(members), scores)
+                scores = score_meshes(predict, members, head, template)
+                results[f"{half} {group} {name}"] = scores
+                print_row(f"{half} {group} {name}", len(members), scores)
     if args.asterisk is None:
-        print("few p b m to count; --asterisk adds hundreds")
-    print(json.dumps(shown["test speech model"].as_row()))
+        print("few p b m in these clips; --asterisk adds hundreds")
+    print(json.dumps(results["test speech model"].as_row()))
 
 
 # fmt: off
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(description="Judge the model's lips on human recordings.")
+    parser = Parser(description="Score a model's lip sync on human recordings.")
     add = parser.add_argument
     add("--checkpoint", type=Path, metavar="FILE", default=CHECKPOINT,
         help="default: synthetic/model.safetensors")
-    add("--subject", metavar="NAME", help="whose face speaks; default: the head's last subject")
+    add("--subject", metavar="NAME", help="subject of the head; default: its last")
     add("--extra_wav", metavar="DIR", default=EXTRA_FOLDER,
-        help="folder with voca_test_sentence.wav, selftalk_test.wav; left out where absent")
+        help="folder with voca_test_sentence.wav, selftalk_test.wav; absent files are skipped")
     add("--asterisk", metavar="DIR",
-        help="asterisk-core-sounds-en-g722 unpacked, core-sounds-en.txt in it: more closures")
+        help="unpacked asterisk-core-sounds-en-g722 with core-sounds-en.txt: many more closures")
     return parser.parse_args(argv)
 # fmt: on
 
 
 def groups(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
-    """Connected speech apart from the telephone prompts."""
+    """The clips in two groups: connected speech and, if there are any, telephone prompts."""
     speech = [clip for clip in clips if clip.group != "asterisk"]
     prompts = [clip for clip in clips if clip.group == "asterisk"]
     return {"speech": speech} | ({"prompts": prompts} if prompts else {})
@@ -87,7 +87,10 @@ def print_row(name: str, n_clips: int, scores: LipScores) -> None:
 
 
 def model_predictor(path: Path, subject: str | None, head: Head) -> tuple[Predict, np.ndarray]:
-    """(audio (S,) -> vertices (T, V, 3), template (V, 3)) of a checkpoint."""
+    """(function of audio (S,) that returns vertices (T, V, 3), template (V, 3)) of a checkpoint.
+
+    Raises `UserError` for an unknown subject or a model of another topology or frame rate.
+    """
     import torch
 
     from jambatalk import load_checkpoint
@@ -95,13 +98,13 @@ def model_predictor(path: Path, subject: str | None, head: Head) -> tuple[Predic
 
     subject = subject or list(head.templates)[-1]
     if subject not in head.templates:
-        raise UserError(f"--subject {subject}: the head has {', '.join(head.templates)}")
+        raise UserError(f"--subject: expected one of {', '.join(head.templates)}, got {subject}")
     model, spec = load_checkpoint(path)
     template = head.templates[subject]
-    if spec.n_vertices != len(template) or spec.fps != 30:
+    if spec.n_vertices != len(template) or spec.fps != FPS:
         raise UserError(
-            f"{path}: a model of {spec.n_vertices} vertices at {spec.fps} fps; this benchmark "
-            f"judges models of the synthetic head, {len(template)} vertices at 30 fps"
+            f"{path}: expected a model of the synthetic head with {len(template)} vertices at "
+            f"{FPS} fps, got {spec.n_vertices} vertices at {spec.fps} fps"
         )
 
     def predict(audio: np.ndarray) -> np.ndarray:
@@ -112,7 +115,7 @@ def model_predictor(path: Path, subject: str | None, head: Head) -> tuple[Predic
 
 
 def references(clips: Sequence[Clip], head: Head) -> dict[str, tuple[Predict, np.ndarray]]:
-    """The rules on jittered times, which bound every model from above, and a still face."""
+    """Row name -> predictor: the rules on exact and jittered phone times, and a motionless face."""
     template = next(iter(head.templates.values()))
     basis = channel_basis(head, CHANNELS)
     by_audio = {id(clip.audio): clip for clip in clips}
@@ -134,12 +137,12 @@ def references(clips: Sequence[Clip], head: Head) -> dict[str, tuple[Predict, np
 
 
 def frame_count(audio: np.ndarray) -> int:
-    """Frames at 30 fps that the network gives for (S,) samples, to one or two."""
-    return len(audio) * 30 // SAMPLE_RATE
+    """Frames at 30 fps of (S,) samples; the network predicts the same number or one or two less."""
+    return len(audio) * FPS // SAMPLE_RATE
 
 
 def with_jitter(clip: Clip, sigma_s: float, rng: np.random.Generator) -> Clip:
-    """The clip with every boundary between phones moved by a normal deviate, order kept."""
+    """The clip with normally distributed errors on the phone boundaries, in the same order."""
     edges = np.array([segment.end_s for segment in clip.segments[:-1]])
     edges = np.maximum.accumulate(edges + rng.normal(0, sigma_s, len(edges)))
     edges = np.clip(edges, clip.segments[0].start_s, clip.segments[-1].end_s)

@@ -1,9 +1,9 @@
-"""The judge of lip sync on real human speech: forced alignment plus the corpus rules are the truth.
+"""Lip sync scores on human speech, with forced alignment and the corpus rules as the reference.
 
-A recording and its transcript are aligned by pocketsphinx (a recogniser that shares nothing with
-our network); `synthetic.coarticulation` turns the phones into the lips that they ask for, and a
-predictor's lips are compared with those: correlations pooled over clips of 3 s and more, lips shut
-on p b m and open on the other consonants, sync, stillness in silence.
+pocketsphinx, a recogniser independent of our network, aligns a recording with its transcript, and
+`synthetic.coarticulation` converts the phones to reference lips. A predictor's lips are compared
+with these: correlations over all clips of at least 3 s, closed lips on p b m and open lips on the
+other consonants, sync, and stillness in silence.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.real_speech import Clip, load_real_clips
+from benchmarks.real_speech import Clip
 from synthetic.coarticulation import (
     BILABIALS,
     CHANNEL_INDEX,
@@ -24,52 +24,40 @@ from synthetic.coarticulation import (
 )
 from synthetic.head import Head, channel_basis
 
-__all__ = [
-    "Clip",
-    "Lips",
-    "LipScores",
-    "judge",
-    "judge_curves",
-    "judge_curves_on_head",
-    "judge_meshes",
-    "load_real_clips",
-    "rule_curves",
-]
-
-FPS = 30  # rate at which predictors are judged
-LONG_CLIP_S = 3.0  # shorter clips are too noisy for a correlation; their closures still count
+FPS = 30  # frame rate of the predictors
+LONG_CLIP_S = 3.0  # shorter clips are too noisy for a correlation; only their closures count
 OTHER_CONSONANTS = ("t", "d", "n", "k", "g", "s", "z", "l", "hh", "ng", "th", "dh")
-MARGIN_S = 0.01  # a phone is looked at this far beyond its ends: the aligner's step
-SETTLED_S = 0.2  # the mouth may take this long to come to rest in a pause
-MAX_LAG = 8  # frames of misalignment that are searched for the sync offset
+MARGIN_S = 0.01  # a phone's interval is extended by this at both ends (the aligner's step)
+SETTLED_S = 0.2  # the first part of a pause, in which the mouth may still move to rest
+MAX_LAG = 8  # frames, the largest sync offset that is searched
 
 
 class Lips(NamedTuple):
-    """What the judge sees of a face: two tracks at 30 fps in one unit, and what counts as shut."""
+    """Lips of a clip: two tracks at 30 fps in the same unit, and the threshold of closed lips."""
 
     jaw: np.ndarray  # (T,)
     aperture: np.ndarray  # (T,)
-    closed: float  # apertures below this are shut lips
+    closed: float  # lips are closed where the aperture is below this
 
 
 @dataclass(frozen=True)
 class LipScores:
-    """How a predictor's lips compare with those that the phones ask for; NaN where undefined."""
+    """A predictor's lips compared with the reference lips; NaN where undefined."""
 
-    jaw_r: float  # correlation of the jaw, frames of long clips pooled
-    aperture_r: float  # the same for the opening between the lips
-    closed: float  # share of p b m on which the lips shut
-    others_closed: float  # share of t d n k g s z l hh ng th dh on which they shut
-    auc: float  # P(lips are nearer on a p b m than on one of the others)
-    sync_frames: float  # > 0: the face runs late
-    silence_shut: float  # share of settled frames in pauses with the lips shut
+    jaw_r: float  # correlation of the jaw over all frames of the long clips
+    aperture_r: float  # the same for the gap between the lips
+    closed: float  # share of p b m with closed lips
+    others_closed: float  # share of t d n k g s z l hh ng th dh with closed lips
+    auc: float  # P(the gap is smaller on a p b m than on one of the others)
+    sync_frames: float  # > 0: the face is late
+    silence_shut: float  # share of settled frames in pauses with closed lips
     silence_motion: float  # jaw speed in settled pauses over jaw speed in speech
     n_closures: int
     n_others: int
     seconds: float  # of long clips
 
     def as_row(self) -> dict[str, float | None]:
-        """The figures that the benchmark prints as JSON, rounded; None where undefined."""
+        """The main scores, rounded, for JSON; None where undefined."""
         names = ("jaw_r", "aperture_r", "closed", "others_closed", "auc", "sync_frames")
         values = {name: getattr(self, name) for name in names}
         return {name: round(v, 3) if np.isfinite(v) else None for name, v in values.items()}
@@ -81,25 +69,25 @@ def curve_lips(values: np.ndarray) -> Lips:
 
 
 def rule_curves(clip: Clip, frames: int) -> np.ndarray:
-    """The curves that the rules give the clip's phones: (frames, len(CHANNELS)), 30 fps."""
+    """Reference curves of the clip's phones: (frames, len(CHANNELS)), 30 fps."""
     return curves(clip.segments, frames, FPS, loudness=loudness(clip.audio))
 
 
-def judge_curves(predict: Callable[[np.ndarray], np.ndarray], clips: Sequence[Clip]) -> LipScores:
-    """`judge` for a predictor of curves: audio (S,) -> (T, len(CHANNELS)) at 30 fps."""
-    return judge(predict, clips, curve_lips, curve_lips)
+def score_curves(predict: Callable[[np.ndarray], np.ndarray], clips: Sequence[Clip]) -> LipScores:
+    """Scores of a predictor of curves: audio (S,) -> (T, len(CHANNELS)) at 30 fps."""
+    return score_clips(predict, clips, curve_lips, curve_lips)
 
 
-def judge_meshes(
+def score_meshes(
     predict: Callable[[np.ndarray], np.ndarray],
     clips: Sequence[Clip],
     head: Head,
     template: np.ndarray,
 ) -> LipScores:
-    """`judge` for a predictor of meshes: audio (S,) -> vertices (T, V, 3) at 30 fps, metres.
+    """Scores of a predictor of meshes: audio (S,) -> vertices (T, V, 3) at 30 fps, metres.
 
-    Both sides are read off the head's landmarks in millimetres from `template` (V, 3): the jaw at
-    the lower teeth, the aperture as the gap between the inner lips.
+    Prediction and reference are measured in millimetres at landmarks of the head, relative to
+    `template` (V, 3): the jaw at the lower teeth, the aperture between the inner lips.
     """
     basis = channel_basis(head, CHANNELS)[:, _landmarks(head)]  # (C, 3, 3)
 
@@ -107,19 +95,19 @@ def judge_meshes(
         offsets = vertices[:, _landmarks(head)] - template[_landmarks(head)]
         return _landmark_lips(offsets, basis)
 
-    return judge(predict, clips, prediction, _curves_on(basis))
+    return score_clips(predict, clips, prediction, _curves_on(basis))
 
 
-def judge_curves_on_head(
+def score_curves_on_head(
     predict: Callable[[np.ndarray], np.ndarray], clips: Sequence[Clip], head: Head
 ) -> LipScores:
-    """`judge_meshes` for a predictor of curves (T, len(CHANNELS)), put on the head first."""
+    """`score_meshes` for a predictor of curves (T, len(CHANNELS)), applied to the head."""
     lips = _curves_on(channel_basis(head, CHANNELS)[:, _landmarks(head)])
-    return judge(predict, clips, lips, lips)
+    return score_clips(predict, clips, lips, lips)
 
 
 def _curves_on(basis: np.ndarray) -> Callable[[np.ndarray], Lips]:
-    """Curves (T, C) to the lips of the head that they move; basis: (C, 3 landmarks, 3)."""
+    """Function from curves (T, C) to the lips of the head; basis: (C, 3 landmarks, 3), metres."""
     return lambda values: _landmark_lips(np.einsum("tc,clx->tlx", values, basis), basis)
 
 
@@ -129,32 +117,35 @@ def _landmarks(head: Head) -> list[int]:
 
 
 def _landmark_lips(offsets: np.ndarray, basis: np.ndarray) -> Lips:
-    """Lips in mm of landmark offsets (T, 3, 3) metres; shut as far as CLOSED of an open jaw."""
+    """Lips in mm from landmark offsets (T, 3, 3) in metres.
+
+    basis: (C, 3, 3). The threshold of closed lips is the gap at jawOpen = CLOSED.
+    """
     teeth, upper, lower = 1000 * offsets[..., 1].T  # y points up
     _, open_upper, open_lower = 1000 * basis[CHANNEL_INDEX["jawOpen"], :, 1]
     return Lips(-teeth, upper - lower, CLOSED * float(open_upper - open_lower))
 
 
-def judge(
+def score_clips(
     predict: Callable[[np.ndarray], np.ndarray],
     clips: Sequence[Clip],
     prediction_lips: Callable[[np.ndarray], Lips],
-    truth_lips: Callable[[np.ndarray], Lips],
+    reference_lips: Callable[[np.ndarray], Lips],
 ) -> LipScores:
     """Scores of `predict` (audio (S,) float32 16 kHz -> frames at 30 fps) on the clips.
 
-    `prediction_lips` reads the lips off what `predict` returns, `truth_lips` off the rules' curves.
+    `prediction_lips` converts the output of `predict` to lips, `reference_lips` the rules' curves.
     """
     pairs = []
     for clip in clips:
         predicted = predict(clip.audio)
-        truth = truth_lips(rule_curves(clip, len(predicted)))
-        pairs.append((clip, prediction_lips(predicted), truth))
-    return score(pairs)
+        reference = reference_lips(rule_curves(clip, len(predicted)))
+        pairs.append((clip, prediction_lips(predicted), reference))
+    return score_lips(pairs)
 
 
-def score(pairs: Sequence[tuple[Clip, Lips, Lips]]) -> LipScores:
-    """Scores of (clip, predicted lips, true lips) triples."""
+def score_lips(pairs: Sequence[tuple[Clip, Lips, Lips]]) -> LipScores:
+    """Scores of (clip, predicted lips, reference lips) triples."""
     long = [pair for pair in pairs if pair[0].duration_s >= LONG_CLIP_S]
     bilabial = _phone_apertures(pairs, BILABIALS)
     others = _phone_apertures(pairs, OTHER_CONSONANTS)
@@ -177,7 +168,7 @@ def score(pairs: Sequence[tuple[Clip, Lips, Lips]]) -> LipScores:
 def _phone_apertures(
     pairs: Sequence[tuple[Clip, Lips, Lips]], phones: tuple[str, ...]
 ) -> np.ndarray:
-    """Smallest predicted aperture within each such phone, less the closed threshold: (n,)."""
+    """Smallest predicted aperture in each of these phones minus the closed threshold: (n,)."""
     smallest = []
     for clip, predicted, _ in pairs:
         n = len(predicted.aperture)
@@ -192,7 +183,7 @@ def _phone_apertures(
 
 
 def _silence(pairs: Sequence[tuple[Clip, Lips, Lips]]) -> tuple[float, float]:
-    """Share of settled silent frames with shut lips; jaw speed there over the speed in speech."""
+    """Share of settled silent frames with closed lips; jaw speed there over that in speech."""
     shut, still, moving = [], [], []
     for clip, predicted, _ in pairs:
         times = np.arange(len(predicted.jaw)) / FPS
@@ -216,7 +207,7 @@ def _silence(pairs: Sequence[tuple[Clip, Lips, Lips]]) -> tuple[float, float]:
 
 
 def _pooled_r(tracks: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Correlation over all frames of all clips; NaN when either side does not move."""
+    """Correlation over all frames of all clips; NaN when either side is constant."""
     if not tracks:
         return float("nan")
     x, y = (np.concatenate(side).astype(np.float64) for side in zip(*tracks, strict=True))
@@ -226,7 +217,7 @@ def _pooled_r(tracks: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 
 
 def _auc(lower: np.ndarray, higher: np.ndarray) -> float:
-    """P(a value of `lower` is below one of `higher`), ties counted half."""
+    """P(a value of `lower` is below one of `higher`); a tie counts one half."""
     if not len(lower) or not len(higher):
         return float("nan")
     difference = higher[None] - lower[:, None]
@@ -234,15 +225,15 @@ def _auc(lower: np.ndarray, higher: np.ndarray) -> float:
 
 
 def _sync_frames(tracks: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Lag of the prediction behind the truth in frames, to a fraction, by cross-correlation."""
+    """Lag of the prediction behind the reference in frames, by interpolated cross-correlation."""
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     total = np.zeros(len(lags))
-    for predicted, truth in tracks:
-        if len(truth) <= 2 * MAX_LAG:
+    for predicted, reference in tracks:
+        if len(reference) <= 2 * MAX_LAG:
             continue
-        inner = slice(MAX_LAG, len(truth) - MAX_LAG)
+        inner = slice(MAX_LAG, len(reference) - MAX_LAG)
         x = predicted - predicted.mean()
-        y = truth[inner] - truth[inner].mean()
+        y = reference[inner] - reference[inner].mean()
         total += [np.dot(x[inner.start + lag : inner.stop + lag], y) for lag in lags]
     if not total.any():
         return float("nan")

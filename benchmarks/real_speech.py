@@ -1,10 +1,10 @@
-"""Human recordings with their phones in time: what the lip judge listens to.
+"""Human recordings with timed phones, for the lip sync benchmarks.
 
-A recording and its transcript are aligned by pocketsphinx, a recogniser that shares nothing with
-our network. Alignments are kept under synthetic/data/alignments.
+pocketsphinx, a recogniser independent of our network, aligns a recording with its transcript. The
+alignments are cached in synthetic/data/alignments.
 
-Clips come in two fixed halves: "dev" may steer early stopping or the choice of a recipe, "test"
-is only reported.
+The clips are divided into two fixed halves: "dev" may be used to choose recipes and checkpoints,
+"test" is only for reporting.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
+from common.whole_file import write_whole
 from config import PROJECT_ROOT, SAMPLE_RATE
 from speech.audio import read_audio
 from synthetic.phones import PHONE_INDEX, Segment
@@ -31,8 +32,8 @@ LONG_PAUSE_S = 0.3
 LOUDEST_PAUSE = 0.5  # RMS of a clip's long pauses over that of its phones
 DEV_CLIPS = ("sense_and_sensibility_0890", "sense_and_sensibility_0930")
 
-# Recordings that users of this field know; read where they lie, never shipped. The second came
-# without words: these are pocketsphinx's, mended until every word aligned well.
+# Well-known recordings of this field, not part of this repository. The second has no published
+# transcript: this one was recognised by pocketsphinx and corrected until every word aligned well.
 KNOWN_TRANSCRIPTS = {
     "voca_test_sentence": "severe myopia contributed to ron's inferiority complex",
     "selftalk_test": (
@@ -47,7 +48,7 @@ KNOWN_TRANSCRIPTS = {
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording with its phones; audio (S,) float32 at 16 kHz in -1..1."""
+    """A recording with its timed phones; audio (S,) float32 at 16 kHz in -1..1."""
 
     name: str
     group: str  # "librivox", "extra" or "asterisk"
@@ -57,43 +58,47 @@ class Clip:
 
     @property
     def duration_s(self) -> float:
+        """Length of the audio in seconds."""
         return len(self.audio) / SAMPLE_RATE
 
     @property
     def split(self) -> str:
-        """Which half the clip belongs to: "dev" or "test"."""
+        """The half that the clip belongs to: "dev" or "test"."""
         if self.group == "asterisk":
             return "dev" if zlib.crc32(self.name.encode()) % 2 else "test"
         return "dev" if self.name in DEV_CLIPS else "test"
 
 
 def load_real_clips(
-    kind: str, extra_wav: str | Path = EXTRA_FOLDER, asterisk: str | Path | None = None
+    half: str, extra_wav: str | Path = EXTRA_FOLDER, asterisk: str | Path | None = None
 ) -> list[Clip]:
-    """Aligned clips of one half, `kind` "dev" or "test".
+    """Aligned clips of one half, "dev" or "test".
 
-    The LibriVox sentences always; the known recordings found in `extra_wav` (a folder relative to
-    the project, or absolute); the prompts under `asterisk`, an unpacked asterisk-core-sounds-en
-    with core-sounds-en.txt beside the .g722 files. Raises UserError when pocketsphinx is needed
-    and missing or `asterisk` holds no prompts.
+    Always the LibriVox sentences; the well-known recordings present in `extra_wav` (a folder,
+    absolute or relative to the project); the prompts in `asterisk`, an unpacked
+    asterisk-core-sounds-en with core-sounds-en.txt beside the .g722 files. Raises `UserError` when
+    an alignment needs pocketsphinx and it is not installed, or when `asterisk` has no prompts.
     """
-    if kind not in ("dev", "test"):
-        raise ValueError(f"kind is 'dev' or 'test', not {kind!r}")
+    if half not in ("dev", "test"):
+        raise ValueError(f"half: expected 'dev' or 'test', got {half!r}")
     clips = _folder_clips(LIBRIVOX_FOLDER, read_transcripts(LIBRIVOX_FOLDER), "librivox")
     clips += _folder_clips(PROJECT_ROOT / extra_wav, KNOWN_TRANSCRIPTS, "extra")
     if asterisk is not None:
         prompts = _folder_clips(Path(asterisk), read_transcripts(Path(asterisk)), "asterisk")
         if not prompts:
             raise UserError(
-                f"{asterisk}: no prompt with a transcript found; wanted the .g722 files of "
-                "asterisk-core-sounds-en and core-sounds-en.txt in one folder"
+                f"{asterisk}: expected the .g722 files of asterisk-core-sounds-en and "
+                "core-sounds-en.txt in one folder, got no prompt with a transcript"
             )
         clips += prompts
-    return [clip for clip in clips if clip.split == kind]
+    return [clip for clip in clips if clip.split == half]
 
 
 def read_transcripts(folder: Path) -> dict[str, str]:
-    """`name: text` lines of transcripts.txt or core-sounds-en.txt: name -> words to align."""
+    """Name -> words to align, from the `name: text` lines of a transcript file.
+
+    The file is transcripts.txt or core-sounds-en.txt. Raises `UserError` when neither exists.
+    """
     for file in (folder / "transcripts.txt", folder / "core-sounds-en.txt"):
         if file.is_file():
             lines = (line.partition(":") for line in file.read_text().splitlines())
@@ -107,7 +112,7 @@ _SYMBOLS = {"*": " star ", "#": " pound ", ".": " "}
 
 
 def spoken_words(text: str) -> str:
-    """A transcript as pocketsphinx's dictionary wants it; empty if it says more than words."""
+    """A transcript as words of pocketsphinx's dictionary; empty if it has more than words."""
     if re.search(r"\d\d|[\[(&@]", text):
         return ""
     for symbol, word in _SYMBOLS.items():
@@ -125,7 +130,7 @@ def _folder_clips(folder: Path, transcripts: dict[str, str], group: str) -> list
             path = folder / f"{name}{suffix}"
             if path.is_file():
                 audio = _read_audio(path)
-                segments = aligned(name, audio, text)
+                segments = align_clip(name, audio, text)
                 if segments and pauses_are_quiet(audio, segments):
                     clips.append(Clip(name, group, audio, segments, text))
                 break
@@ -133,7 +138,7 @@ def _folder_clips(folder: Path, transcripts: dict[str, str], group: str) -> list
 
 
 def _read_audio(path: Path) -> np.ndarray:
-    """(S,) float32 mono at 16 kHz; .g722 goes through ffmpeg, which alone knows it."""
+    """(S,) float32 mono at 16 kHz; .g722 is decoded by ffmpeg."""
     if path.suffix != ".g722":
         return read_audio(path)
     import imageio_ffmpeg
@@ -142,25 +147,25 @@ def _read_audio(path: Path) -> np.ndarray:
     command += ["-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
     result = subprocess.run(command, capture_output=True)
     if result.returncode:
-        raise UserError(f"{path}: ffmpeg could not decode it: {result.stderr.decode()[:200]}")
+        raise UserError(f"{path}: ffmpeg cannot decode it ({result.stderr.decode()[:200]})")
     return np.frombuffer(result.stdout, np.float32)
 
 
-def aligned(name: str, audio: np.ndarray, text: str) -> tuple[Segment, ...]:
-    """Phones of the clip, from the cache or by pocketsphinx; empty when a word is unknown to it."""
+def align_clip(name: str, audio: np.ndarray, text: str) -> tuple[Segment, ...]:
+    """Timed phones of the clip, from the cache or pocketsphinx; empty when it has unknown words."""
     samples = (audio / max(np.abs(audio).max(), 1e-6) * 0.7 * 32767).astype("<i2").tobytes()
     digest = hashlib.sha1(samples + text.encode()).hexdigest()[:12]
     file = ALIGNMENT_FOLDER / f"{name.replace('/', '-')}-{digest}.json"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(_align(samples, text)))
+        write_whole(file, json.dumps(_align(samples, text)), shared=True)
     return tuple(Segment(*row) for row in json.loads(file.read_text()))
 
 
 def pauses_are_quiet(audio: np.ndarray, segments: Sequence[Segment]) -> bool:
-    """Whether the sound falls where the alignment puts its pauses of 0.3 s and more.
+    """Whether the aligned pauses of at least 0.3 s are quieter than the phones.
 
-    Elsewhere the recording says something other than its transcript, and the clip is left out.
+    If they are not, the recording does not match its transcript, and the clip is left out.
     """
     power = {True: [], False: []}
     for phone, start_s, end_s in segments:
@@ -172,7 +177,7 @@ def pauses_are_quiet(audio: np.ndarray, segments: Sequence[Segment]) -> bool:
 
 
 def _align(samples: bytes, text: str) -> list[tuple[str, float, float]]:
-    """Two passes of pocketsphinx, words and then phones: (phone, start_s, end_s) in 10 ms steps."""
+    """(phone, start_s, end_s) in 10 ms steps, by two passes of pocketsphinx: words, then phones."""
     decoder = _decoder()
     if any(decoder.lookup_word(word) is None for word in text.split()):
         return []
@@ -199,12 +204,12 @@ def _decode(decoder, samples: bytes) -> None:
 
 @cache
 def _decoder():
-    """A pocketsphinx decoder with beams so wide that the true alignment survives."""
+    """A pocketsphinx decoder with beams wide enough for the correct alignment."""
     try:
         from pocketsphinx import Decoder
     except ImportError as error:
         raise UserError(
-            "pocketsphinx is not installed; it aligns the recordings: pip install pocketsphinx"
+            "pocketsphinx is not installed; run pip install pocketsphinx (it aligns the recordings)"
         ) from error
     wide = dict(beam=1e-80, wbeam=1e-60, pbeam=1e-80)
     return Decoder(samprate=SAMPLE_RATE, loglevel="FATAL", bestpath=False, **wide)

@@ -14,7 +14,7 @@ layer 2  joins the ladder to about log(m + θ0), one channel a band and step, sh
          GELU is the identity
 
 The layers after these are trained, on these channels normalised over the clip
-(speech.features.SpeechFeatures). On human speech the correlation of the bands with the normalised
+(speech.kinds.Wav2Vec2). On human speech the correlation of the bands with the normalised
 log-mel is above 0.93 (median), and a random equaliser changes them by a few per cent of their
 deviation (tests/test_filterbank.py).
 """

@@ -1,4 +1,4 @@
-"""The judge of lip sync: what it must say of perfect, late, shut and motionless lips."""
+"""Lip sync scores of perfect, late, open and motionless lips."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.bench_lips import main, with_jitter
-from benchmarks.lips import judge_curves, judge_meshes, rule_curves
+from benchmarks.lips import rule_curves, score_curves, score_meshes
 from benchmarks.real_speech import (
     DEV_CLIPS,
     LIBRIVOX_FOLDER,
@@ -25,20 +25,20 @@ PHONES = "sil m aa p iy t uw b ae d ow k sil s ah m ih n aa l p er f ay b ah t i
 
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    """3.5 s of phones of 125 ms with audio that is as loud all along."""
+    """3.5 s of phones of 125 ms with audio of constant loudness."""
     segments = tuple(Segment(p, 0.125 * i, 0.125 * i + 0.125) for i, p in enumerate(PHONES.split()))
     audio = np.sin(np.arange(int(16_000 * segments[-1].end_s)) * 0.2).astype(np.float32)
     return Clip("made_up", "librivox", audio, segments, "")
 
 
 def rules(clip: Clip, late: int = 0):
-    """A predictor that knows the phones, `late` frames behind."""
+    """A predictor that knows the phones, `late` frames late."""
     y = rule_curves(clip, len(clip.audio) * 30 // 16_000)
     return lambda audio: np.roll(y, late, axis=0)
 
 
-def test_the_rules_are_perfect(clip):
-    scores = judge_curves(rules(clip), [clip])
+def test_the_rules_score_perfectly(clip):
+    scores = score_curves(rules(clip), [clip])
     assert scores.jaw_r == pytest.approx(1) and scores.aperture_r == pytest.approx(1)
     assert scores.closed == 1.0 and scores.others_closed < 0.3 and scores.auc > 0.95
     assert abs(scores.sync_frames) < 0.2
@@ -47,54 +47,54 @@ def test_the_rules_are_perfect(clip):
 
 
 @pytest.mark.parametrize("late", [-2, 3])
-def test_a_late_face_is_found_out(clip, late):
-    assert judge_curves(rules(clip, late), [clip]).sync_frames == pytest.approx(late, abs=0.25)
+def test_the_lag_of_a_late_face_is_measured(clip, late):
+    assert score_curves(rules(clip, late), [clip]).sync_frames == pytest.approx(late, abs=0.25)
 
 
-def test_a_motionless_face_closes_on_everything_and_correlates_with_nothing(clip):
-    scores = judge_curves(lambda audio: np.zeros((100, len(CHANNELS)), np.float32), [clip])
+def test_a_motionless_face_is_always_closed_and_has_no_correlation(clip):
+    scores = score_curves(lambda audio: np.zeros((100, len(CHANNELS)), np.float32), [clip])
     assert scores.closed == scores.others_closed == 1.0 and scores.auc == 0.5
     assert np.isnan(scores.jaw_r) and scores.as_row()["jaw_r"] is None
 
 
-def test_an_open_mouth_is_never_shut(clip):
-    scores = judge_curves(lambda audio: rules(clip)(audio) + np.eye(len(CHANNELS))[0], [clip])
+def test_an_open_mouth_is_never_closed(clip):
+    scores = score_curves(lambda audio: rules(clip)(audio) + np.eye(len(CHANNELS))[0], [clip])
     assert scores.closed == 0.0 and scores.silence_shut == 0.0
     assert scores.jaw_r == pytest.approx(1)
 
 
 def test_short_clips_count_for_closures_only(clip):
     short = dataclasses.replace(clip, audio=clip.audio[:32_000])
-    scores = judge_curves(rules(short), [short])
+    scores = score_curves(rules(short), [short])
     assert np.isnan(scores.jaw_r) and scores.seconds == 0 and scores.n_closures == 4
 
 
-def test_meshes_of_the_rules_are_perfect_in_millimetres(clip):
+def test_meshes_of_the_rules_score_perfectly(clip):
     head = load_head()
     template = head.templates["ada"]
     basis = channel_basis(head, CHANNELS)
-    scores = judge_meshes(
+    scores = score_meshes(
         lambda audio: template + np.tensordot(rules(clip)(audio), basis, 1), [clip], head, template
     )
     assert scores.jaw_r > 0.9999 and scores.aperture_r > 0.9999
     assert scores.closed == 1.0 and scores.others_closed < 0.3
 
 
-def test_jittered_times_stay_in_order_and_span_the_clip(clip):
+def test_jittered_times_are_ordered_and_span_the_clip(clip):
     moved = with_jitter(clip, 0.1, np.random.default_rng(0)).segments
     assert [s.phone for s in moved] == [s.phone for s in clip.segments]
     assert moved[0].start_s == 0.0 and moved[-1].end_s == clip.segments[-1].end_s
     assert all(a.end_s == b.start_s <= b.end_s for a, b in zip(moved, moved[1:], strict=False))
 
 
-def test_transcripts_become_words_of_the_dictionary():
+def test_transcripts_are_converted_to_dictionary_words():
     assert spoken_words("Press 1 now, or *!") == "press one now or star"
     assert spoken_words("the open-source PBX. Don't") == "the open source p. b. x. don't"
     assert spoken_words("I am Q") == "i am q."
     assert spoken_words("dial 500") == spoken_words("[ascending tones]") == ""
 
 
-def test_an_alignment_with_speech_in_its_pauses_is_none():
+def test_an_alignment_with_loud_pauses_is_rejected():
     segments = [Segment("ow", 0.0, 0.5), Segment("sil", 0.5, 1.5), Segment("l", 1.5, 2.0)]
     audio = np.full(32_000, 0.5, np.float32)
     assert not pauses_are_quiet(audio, segments)
@@ -103,12 +103,12 @@ def test_an_alignment_with_speech_in_its_pauses_is_none():
     assert pauses_are_quiet(audio, [Segment("sil", 0.0, 0.1), Segment("ow", 0.1, 2.0)])
 
 
-def test_every_shipped_recording_has_its_words_and_dev_clips_exist():
+def test_every_bundled_recording_has_a_transcript_and_dev_clips_exist():
     transcripts = read_transcripts(LIBRIVOX_FOLDER)
     recordings = {f.stem for f in LIBRIVOX_FOLDER.iterdir() if f.suffix in (".wav", ".flac")}
     assert recordings == set(transcripts) > set(DEV_CLIPS)
 
 
-def test_missing_checkpoint_is_one_clear_line(tmp_path):
+def test_missing_checkpoint_is_reported(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         main(["--checkpoint", str(tmp_path / "none.safetensors")])
