@@ -1,16 +1,15 @@
-"""The lip reader: a training-time critic that reads the text back from the moving lips.
+"""The lip reader: a training-time network that recovers the text from the motion of the lips.
 
 Paper, section 3.4 (after SelfTalk): a lip encoder maps lip motion to the space of the speech
-encoder's latents (L_lat) and a text decoder reads characters from it (L_ctc). It hears nothing,
-so it can only read what the lips show. No checkpoint carries it and inference never loads it; a run
-leaves it in a file of its own, so that `--mode test` can say how readable predicted lips are.
+encoder's latents (L_lat), and a text decoder maps these to characters (L_ctc). Its only input is
+the lips. It is not part of a checkpoint, and inference does not load it. A run saves it in a file
+of its own, with which `--mode test` measures how readable predicted lips are.
 
 B batch, T mesh frames, A audio frames at 50 Hz, L lip vertices, K characters.
 """
 
 import functools
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,22 +19,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import UserError, reason_of
+from files.models import save_model_file
 from layers.transformer import TransformerLayer
 from speech.features import length_mask, resample
 from speech.timing import AUDIO_FPS
 from wav2vec import TextTeacher
 
-CENTIMETRES = 100.0  # in a metre: lip offsets in centimetres are near 1, which layers like
+CENTIMETRES = 100.0  # in a metre; lip offsets in centimetres are near 1, a good scale for layers
 READER_FILE = "reader.safetensors"  # beside the run's best.safetensors
 HEADER = "lip_reader"  # key of the JSON in that file's header
 
 
 class LipReader(nn.Module):
-    """Lip offsets (B, T, L, 3) to teacher-space features and character logits.
+    """Lip offsets (B, T, L, 3) to features in the teacher's space and character logits.
 
-    n_lips: L; d_teacher: width of the teacher's latents; n_characters: K, blank included;
-    fps: mesh frames a second; metres_per_unit: of the offsets.
+    n_lips: L; d_teacher: width of the teacher's features; n_characters: K with the blank; fps: mesh
+    frames a second; metres_per_unit: unit of the offsets.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class LipReader(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Features (B, A, d_teacher) and logits (B, A, K) for A = n_audio_frames.
 
-        offsets: (B, T, L, 3) lip vertices minus template; frames: (B,) real frames of each clip.
+        offsets: (B, T, L, 3) lip vertices minus template; frames: (B,) frames of each clip, all T
+        when None.
         """
         x = self.embed(offsets.flatten(2) * self.scale)  # (B, T, d_model)
         mask = None if frames is None else length_mask(frames, x.shape[1], x.device)
@@ -84,10 +85,11 @@ class LipReader(nn.Module):
 
 @dataclass(frozen=True)
 class SavedReader:
-    """A trained lip reader and what it was trained with, as a run folder keeps it.
+    """A trained lip reader with the data that it needs, as stored in a run's folder.
 
-    lips: (L,) vertices it looks at; region: where they came from; teacher: the hub name or folder
-    of the CTC model whose text it learnt; characters: that model's, by index (may be empty).
+    lips: (L,) int64 indices of its vertices; region: their source in words; teacher: hub name or
+    folder of the CTC model whose text are its targets; characters: those of that model by index,
+    () if unknown.
     """
 
     reader: LipReader
@@ -105,32 +107,30 @@ def save_reader(
     teacher: str,
     characters: Sequence[str] = (),
 ) -> None:
-    """Write a `SavedReader`'s parts as one .safetensors, whole or not at all."""
-    from safetensors.torch import save_file
+    """Write the fields of a `SavedReader` as one .safetensors, whole or not at all.
 
-    path = Path(path)
+    Raises `ValueError` where the number of lip vertices is not the reader's, `OSError` or
+    `SafetensorError` as `save_model_file`.
+    """
     indices = [int(index) for index in lips]
     if len(indices) != reader.dims["n_lips"]:
-        raise ValueError(f"{len(indices)} lip vertices; the reader has {reader.dims['n_lips']}")
+        raise ValueError(f"{len(indices)} lip vertices, expected {reader.dims['n_lips']}")
     header = {"dims": reader.dims, "lips": indices, "region": region, "teacher": teacher,
               "characters": list(characters)}  # fmt: skip
     weights = {k: v.detach().to("cpu", torch.float32) for k, v in reader.state_dict().items()}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(weights, temporary, metadata={HEADER: json.dumps(header)})
-    temporary.chmod(0o644)  # safetensors makes files that only their owner can read
-    os.replace(temporary, path)
+    save_model_file(path, weights, HEADER, header)
 
 
 def load_reader(path: str | Path) -> SavedReader:
-    """The reader of a file written by `save_reader`, in evaluation mode.
+    """The content of a file written by `save_reader`, the reader in evaluation mode.
 
-    Raises `UserError` for a missing, broken or foreign file.
+    Raises `UserError` for a file that is missing, damaged or of another kind.
     """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"lip reader {path}: no such file; training leaves it beside the model")
+        raise UserError(f"lip reader {path}: no such file; training writes it beside the model")
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
@@ -141,15 +141,18 @@ def load_reader(path: str | Path) -> SavedReader:
         characters = tuple(header["characters"])
         saved = SavedReader(reader.eval(), lips, header["region"], header["teacher"], characters)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"lip reader {path}: main.py wrote no such file ({reason})") from error
+        raise UserError(
+            f"lip reader {path}: not a lip reader's file or damaged ({reason_of(error, 200)}); "
+            "expected the reader.safetensors of a training run"
+        ) from error
     return saved
 
 
 def load_characters(source: str | Path) -> tuple[str, ...]:
     """The characters of a CTC model by index, from the vocab.json of its folder or hub name.
 
-    () where there is none: they only spell out what was read.
+    () where there is none: they serve only to print texts. Raises `UserError` for a vocab.json
+    that is damaged.
     """
     path: Path | None = Path(source) / "vocab.json"
     if not Path(source).is_dir():
@@ -160,11 +163,15 @@ def load_characters(source: str | Path) -> tuple[str, ...]:
         vocabulary = json.loads(path.read_text(encoding="utf-8"))
         return tuple(sorted(vocabulary, key=vocabulary.__getitem__))
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a JSON object of character -> index ({error})") from error
+        raise UserError(
+            f"{path}: expected a JSON object of character -> index ({reason_of(error)}); delete it "
+            "or download it again"
+        ) from error
 
 
 @functools.cache
 def _hub_vocabulary(name: str) -> Path | None:
+    """The vocab.json of a model on the hub or in its cache; None where there is none."""
     from transformers.utils import cached_file
 
     try:
@@ -173,38 +180,48 @@ def _hub_vocabulary(name: str) -> Path | None:
         return None
 
 
-def edit_distance(read: Sequence[int], heard: Sequence[int]) -> int:
-    """Insertions, deletions and substitutions that turn one text into the other (Levenshtein).
+def edit_distance(text: Sequence[int], reference: Sequence[int]) -> int:
+    """The number of insertions, deletions and substitutions between two texts (Levenshtein).
 
-    Divided by the length of `heard` it is the character error rate.
+    Divided by the length of `reference` it is the character error rate.
     """
-    costs = list(range(len(heard) + 1))  # of the empty text against every beginning of `heard`
-    for row, character in enumerate(read, start=1):
+    costs = list(range(len(reference) + 1))  # of the empty text against each prefix of `reference`
+    for row, character in enumerate(text, start=1):
         diagonal, costs[0] = costs[0], row
-        for column, wanted in enumerate(heard, start=1):
-            substituted = diagonal + (character != wanted)
+        for column, expected in enumerate(reference, start=1):
+            substituted = diagonal + (character != expected)
             diagonal = costs[column]
             costs[column] = min(substituted, costs[column] + 1, costs[column - 1] + 1)
     return costs[-1]
 
 
 class LipReadingScorer:
-    """Reads lips with a trained reader and counts its errors against what the teacher hears."""
+    """Transcribes speech with the teacher and lips with a trained reader, to compare the texts.
+
+    Raises `UserError` where the teacher has no CTC head or is not the one of the reader's training.
+    """
 
     def __init__(self, saved: SavedReader, teacher: TextTeacher, device: torch.device) -> None:
-        dims = saved.reader.dims
-        found = {"d_teacher": teacher.width, "n_characters": teacher.n_characters}
-        if any(dims[name] != value for name, value in found.items()):
-            wanted = {name: dims[name] for name in found}
-            raise UserError(f"lip reader's teacher {saved.teacher}: {found}; it learnt {wanted}")
+        dims = {"d_teacher": teacher.width, "n_characters": teacher.n_characters}
+        expected = {name: saved.reader.dims[name] for name in dims}
+        if dims != expected:
+            raise UserError(
+                f"lip reader's teacher {saved.teacher}: {dims}, expected {expected}; give the "
+                "teacher of its training with --wav2vec2"
+            )
         if teacher.n_characters < 2:
-            raise UserError(f"lip reader's teacher {saved.teacher} reads no text: no CTC head")
+            raise UserError(
+                f"lip reader's teacher {saved.teacher}: no CTC head, so there is no text to compare"
+            )
         self.saved, self.device = saved, device
         self.reader, self.teacher = saved.reader.to(device).eval(), teacher.to(device)
 
     @torch.inference_mode()
     def transcribe_audio(self, audio: NDArray[np.float32]) -> tuple[list[int], int]:
-        """The teacher's text of a normalised clip (S,), as character indices, and its A frames."""
+        """The teacher's text as character indices, and its number of audio frames A.
+
+        audio: (S,) float32, zero mean and unit variance.
+        """
         _, logits = self.teacher(torch.from_numpy(audio)[None].to(self.device))
         return self.teacher.decode_text(logits)[0].tolist(), logits.shape[1]
 
@@ -212,15 +229,20 @@ class LipReadingScorer:
     def transcribe_lips(
         self, vertices: NDArray, template: NDArray, n_audio_frames: int
     ) -> list[int]:
-        """What the reader makes of the lips of (T, V, 3) over a template (V, 3)."""
+        """The reader's text as character indices.
+
+        vertices: (T, V, 3); template: (V, 3); n_audio_frames: A of the clip's audio.
+        """
         offsets = vertices[:, self.saved.lips] - template[self.saved.lips]  # (T, L, 3)
         offsets = torch.from_numpy(offsets.astype(np.float32))[None].to(self.device)
         _, logits = self.reader(offsets, n_audio_frames)
         return self.teacher.decode_text(logits)[0].tolist()
 
     def to_string(self, text: Sequence[int]) -> str:
-        """Characters of a text; phones, which have several letters, with spaces between."""
+        """The characters of a text as a string; phones, which have several letters, are separated
+        by spaces."""
         names = self.saved.characters
         words = [names[index] if index < len(names) else f"<{index}>" for index in text]
         plain = [name for name in names if not name.startswith(("<", "["))]  # not <pad>, [UNK]
-        return ("" if all(len(name) == 1 for name in plain) else " ").join(words)
+        separator = "" if all(len(name) == 1 for name in plain) else " "
+        return separator.join(words)

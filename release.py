@@ -1,6 +1,6 @@
-"""Published weights made small: `python release.py convert vocaset.pth vocaset.safetensors`.
+"""Smaller files of published weights: `python release.py convert vocaset.pth vocaset.safetensors`.
 
-`release.load_release("vocaset.pth")` predicts with them; the code is in `released/`.
+`load_release("vocaset.pth")` loads such weights for prediction. The code is in `released/`.
 """
 
 import sys
@@ -18,11 +18,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """`python release.py convert IN OUT [--half]`."""
     parser = Parser(description="Published JambaTalk weights.")
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("convert", help="keep what prediction needs, as .safetensors")
+    command = commands.add_parser("convert", help="keep only the weights that prediction needs")
     command.add_argument("source", type=Path, metavar="IN", help="vocaset.pth or biwi.pth")
-    command.add_argument("target", type=Path, metavar="OUT", help="name of the .safetensors")
+    command.add_argument("target", type=Path, metavar="OUT", help="the .safetensors to write")
     command.add_argument(
-        "--half", action="store_true", help="in float16: 22 %% of the published size, not 43 %%"
+        "--half", action="store_true", help="as float16: 22 %% of the size of IN instead of 43 %%"
     )
     args = parser.parse_args(argv)
     convert(args.source, args.target, args.half)

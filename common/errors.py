@@ -31,11 +31,17 @@ def reason_of(error: BaseException, length: int = 160) -> str:
     """The reason for an exception in one line of at most `length` characters.
 
     The text of the operating system (`OSError`) or of libsndfile, which leaves out the path; else
-    the first line of the message; else the name of the exception's type.
+    the first line of the message, with the second if the first ends with a colon; else the name of
+    the exception's type.
     """
     texts = (getattr(error, name, None) for name in ("strerror", "error_string"))
     text = (next(filter(None, texts), None) or str(error)).strip()
-    return text.splitlines()[0][:length] if text else type(error).__name__
+    if not text:
+        return type(error).__name__
+    first, *others = text.splitlines()
+    if first.endswith(":") and others:  # torch's "Error(s) in loading state_dict for X:"
+        first = f"{first} {others[0].strip()}"
+    return first[:length]
 
 
 def writable_folder(path: str | Path) -> Path:

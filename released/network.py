@@ -1,23 +1,23 @@
-"""The network exactly as the public JambaTalk release computes it.
+"""The network of the published weights, with the outputs of the public JambaTalk release.
 
-What it computes was found from the release's numbers, not from its code; it differs from the paper,
-and from `jambatalk`, in this:
+It was reconstructed from the release's numbers, not from its code. Differences from the paper and
+from `jambatalk`:
 
-    one Mamba block, one MoE-Mamba block and one attention layer are applied again and again
-    n(x) = x / (|x| · sqrt(D)), a norm without gain that leaves vectors of length 1 / sqrt(D)
-    a step M is one bare Mamba block, without norm and without residual (`layers.mamba.Mamba`)
-    a step E is x + MoE(n(Mamba(n(x)) + n(x))); experts are w2·relu(w1·x), without bias
-    the step A normalises after its residuals, has as many key heads as query heads, and turns
-    queries and keys before the heads are split, so that frequencies span all of them
-    VOCASET's features at 50 Hz are stretched to T = int(A / 50 · 30) with both ends in place,
-    BIWI's are paired after the encoder
+    One Mamba block, one MoE-Mamba block and one attention layer serve all steps of the layout.
+    n(x) = x / (|x| · sqrt(D)) is a norm without gain: vectors get the length 1 / sqrt(D).
+    Step M is one Mamba block without norm and residual (`layers.mamba.Mamba`).
+    Step E is x + MoE(n(Mamba(n(x)) + n(x))); experts are w2·relu(w1·x), without bias.
+    Step A normalises after its residuals and has as many key heads as query heads. It rotates
+    queries and keys before the heads are split, so the rotary frequencies span all heads.
+    VOCASET's features at 50 Hz are interpolated to T = int(A / 50 · 30) frames, first and last
+    included; BIWI's are folded in pairs after the encoder.
 
-The release drops second experts at random even when it predicts; here all are kept, so that
-prediction is deterministic. Parameter names are the release's.
+The release drops second experts at random in prediction, too. Here all are kept, so prediction is
+deterministic. Parameter names are the release's.
 
 B batch, S samples at 16 kHz, A audio frames (50 Hz), T mesh frames, V vertices, D decoder width,
-E experts, H heads, C0 and C convolutional and transformer width of the speech encoder, k features
-of it a mesh frame.
+E experts, H heads, C0 and C convolutional and transformer width of the speech encoder, k encoder
+frames per mesh frame.
 """
 
 from collections.abc import Iterator
@@ -31,20 +31,20 @@ from layers.mamba import Mamba
 from layers.transformer import ROTARY_BASE, attend
 from speech.bodies import build_body
 from speech.features import fold
-from speech.timing import AUDIO_FPS, HOP, WINDOW, audio_frames
+from speech.timing import AUDIO_FPS, HOP, MIN_SAMPLES, WINDOW, audio_frames
 
-EXPERT_GROWTH = 4  # an expert's inner width / D
-CHUNK_S = 20  # the encoder's convolutions run over so much audio at once
-HEAD_FRAMES = 100  # frames that the vertex head gives at once
+EXPERT_GROWTH = 4  # inner width of an expert / D
+CHUNK_S = 20  # seconds of audio that the encoder's convolutions process at once
+HEAD_FRAMES = 100  # mesh frames that the vertex head computes at once
 
 
 def scaled_norm(x: Tensor) -> Tensor:
-    """x (..., D) with length 1 / sqrt(D), no gain (zeta's SimpleRMSNorm)."""
+    """x (..., D) scaled to the length 1 / sqrt(D), without gain (zeta's SimpleRMSNorm)."""
     return F.normalize(x, dim=-1) * x.shape[-1] ** -0.5
 
 
 class Router(nn.Module):
-    """(B, T, D) to the weights of the experts (B, T, E), which sum to 1 a frame."""
+    """(B, T, D) to the weights of the experts (B, T, E), which sum to 1 in each frame."""
 
     def __init__(self, d_model: int, n_experts: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """E networks w2·relu(w1·x), D to 4·D to D, whose outputs are added up by weight."""
+    """The weighted sum of E networks w2·relu(w1·x), D to 4·D to D."""
 
     def __init__(self, d_model: int, n_experts: int) -> None:
         super().__init__()
@@ -63,13 +63,13 @@ class Experts(nn.Module):
         self.w2 = nn.Parameter(torch.zeros(n_experts, EXPERT_GROWTH * d_model, d_model))
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
-        """x: (B, T, D).  gates: (B, T, E).  Returns (B, T, D); memory is linear in T."""
+        """(B, T, D) from x (B, T, D) and gates (B, T, E). Memory is linear in T."""
         weights = zip(self.w1, self.w2, gates.unbind(-1), strict=True)
         return sum(gate[..., None] * (F.relu(x @ w1) @ w2) for w1, w2, gate in weights)
 
 
 class Mixture(nn.Module):
-    """Every expert for every frame, weighted by the router."""
+    """All experts on all frames, weighted by the router: (B, T, D) to (B, T, D)."""
 
     def __init__(self, d_model: int, n_experts: int) -> None:
         super().__init__()
@@ -81,9 +81,11 @@ class Mixture(nn.Module):
 
 
 class MoEMamba(nn.Module):
-    """A step E: (B, T, D) to the same."""
+    """Step E of the layout: (B, T, D) to (B, T, D)."""
 
-    def __init__(self, d_model: int, d_state: int, d_conv: int, expand: int, n_experts: int):
+    def __init__(
+        self, d_model: int, d_state: int, d_conv: int, expand: int, n_experts: int
+    ) -> None:
         super().__init__()
         self.mamba = Mamba(d_model, d_state, d_conv, expand)
         self.moe = Mixture(d_model, n_experts)
@@ -94,7 +96,7 @@ class MoEMamba(nn.Module):
 
 
 class FullWidthRotary(nn.Module):
-    """LRL-RoPE over all D channels: a rotary table plus its learnt low-rank correction."""
+    """LRL-RoPE over all D channels: a rotary table plus its trained low-rank correction."""
 
     def __init__(self, d_model: int, rank: int) -> None:
         super().__init__()
@@ -103,7 +105,7 @@ class FullWidthRotary(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, D) with each pair of neighbouring channels turned by its frame's angle."""
+        """x (B, T, D), each pair of neighbouring channels rotated by the angle of its frame."""
         frames, width = x.shape[1:]
         index = torch.arange(0, width, 2, device=x.device).float()
         theta = ROTARY_BASE ** (-index / width)  # (D / 2,)
@@ -115,7 +117,7 @@ class FullWidthRotary(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """The step A: (B, T, D) to the same; norms stand after the residuals."""
+    """Step A of the layout: (B, T, D) to (B, T, D), with norms after the residuals."""
 
     def __init__(self, d_model: int, n_heads: int, d_ff: int, rank: int) -> None:
         super().__init__()
@@ -141,9 +143,9 @@ class AttentionLayer(nn.Module):
 class ReleasedJambaTalk(nn.Module):
     """Speech and a neutral face to a moving face, as published.
 
-    The encoder and the attention step see the whole clip, as in the release: memory grows with
-    its length, time with the square of it. Clips up to some ten minutes are sensible; cut longer
-    ones, or train `jambatalk.JambaTalk`, which predicts in windows.
+    The encoder and the attention step process the whole clip at once, as in the release: memory
+    grows with its length, time with the square of it. Cut clips of more than ten minutes, or train
+    `jambatalk.JambaTalk`, which predicts in windows.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -159,12 +161,15 @@ class ReleasedJambaTalk(nn.Module):
         self.vertice_map_r = nn.Linear(c.d_model, 3 * c.n_vertices)
 
     def forward(self, audio: Tensor, template: Tensor) -> Tensor:
-        """Vertices (B, T, V, 3) for audio (B, S), as `predict` takes it, and template (V, 3)."""
+        """Vertices (B, T, V, 3) in the template's unit.
+
+        audio: (B, S) float32 at 16 kHz, zero mean and unit variance; template: (V, 3).
+        """
         offsets = self.vertice_map_r(self.decode(self.encode(audio)))  # (B, T, 3·V)
         return template + offsets.unflatten(-1, (-1, 3))
 
     def encode(self, audio: Tensor) -> Tensor:
-        """(B, S) audio to features (B, T, k·C) at the mesh's rate."""
+        """Features (B, T, k·C) at the mesh's rate for audio (B, S)."""
         features = self.convolve(audio)  # (B, C0, A)
         if self.config.fold == 1:
             frames = stretched_frames(features.shape[-1], self.config.fps)
@@ -174,18 +179,22 @@ class ReleasedJambaTalk(nn.Module):
         return fold(hidden, self.config.fold)
 
     def convolve(self, audio: Tensor) -> Tensor:
-        """(B, S) audio to features (B, C0, A), a stretch at a time: exact for per-frame norms."""
+        """Features (B, C0, A) for audio (B, S), in chunks to save memory.
+
+        With layer norm, which is per frame, the chunks join exactly; group norm, which is over
+        time, gets the whole clip.
+        """
         n_frames = audio_frames(audio.shape[1])
-        whole = self.audio_encoder.config.feat_extract_norm == "group"
-        step = n_frames if whole else CHUNK_S * AUDIO_FPS
-        stretches = [
+        norm_over_time = self.audio_encoder.config.feat_extract_norm == "group"
+        step = n_frames if norm_over_time else CHUNK_S * AUDIO_FPS
+        chunks = [
             audio[:, start * HOP : (min(start + step, n_frames) - 1) * HOP + WINDOW]
             for start in range(0, n_frames, step)
         ]
-        return torch.cat([self.audio_encoder.feature_extractor(s) for s in stretches], dim=-1)
+        return torch.cat([self.audio_encoder.feature_extractor(c) for c in chunks], dim=-1)
 
     def decode(self, features: Tensor) -> Tensor:
-        """Features (B, T, k·C) to what the vertex head reads, (B, T, D)."""
+        """Features (B, T, k·C) to the input of the vertex head (B, T, D)."""
         steps = {"M": self.mamba, "E": self.mamba_moe, "A": self.transformer_decoder}
         x = self.audio_feature_map(features)
         for step in self.config.layout:
@@ -194,37 +203,34 @@ class ReleasedJambaTalk(nn.Module):
 
     @torch.inference_mode()
     def stream(self, audio: Tensor, template: Tensor) -> Iterator[Tensor]:
-        """Yield vertices (n, V, 3) of one clip in order; arguments and frames as `predict`."""
+        """Yield vertices (n, V, 3) of one clip in order, n at most 100; otherwise as `predict`."""
         if audio.shape[:-1] not in ((), (1,)):
-            raise ValueError(f"audio {tuple(audio.shape)}: one clip at a time, (1, S) or (S,)")
+            raise ValueError(f"audio {tuple(audio.shape)}, expected one clip, (1, S) or (S,)")
         audio = audio.reshape(1, -1)
-        if audio.shape[1] < WINDOW + HOP:
-            raise ValueError(f"{audio.shape[1]} samples; at least {WINDOW + HOP} make a frame")
+        if audio.shape[1] < MIN_SAMPLES:
+            raise ValueError(f"{audio.shape[1]} samples, expected at least {MIN_SAMPLES}")
         if template.shape != (self.config.n_vertices, 3):
-            raise ValueError(f"template {tuple(template.shape)} for {self.config.n_vertices}")
+            expected = (self.config.n_vertices, 3)
+            raise ValueError(f"template {tuple(template.shape)}, expected {expected}")
         self.eval()
         for x in self.decode(self.encode(audio))[0].split(HEAD_FRAMES):  # (n, D)
             yield template + self.vertice_map_r(x).unflatten(-1, (-1, 3))
 
-    def predict(self, audio: Tensor, template: Tensor, hold_end: bool = False) -> Tensor:
+    def predict(self, audio: Tensor, template: Tensor) -> Tensor:
         """Vertices (T, V, 3) of one clip, in the template's unit.
 
-        audio: (1, S) or (S,) float32 at 16 kHz, zero mean and unit variance, S >= 720.
-        template: (V, 3) float32. T is the release's own count, A = (S - 400) // 320 + 1 frames at
-        50 Hz brought to the mesh's rate: a second has 29 frames of 30, or 24 of 25.
-        hold_end: repeat the last frame until the frames cover the audio.
+        audio: (1, S) or (S,) float32 at 16 kHz, zero mean and unit variance, S >= 720; template:
+        (V, 3) float32. T is the release's: A = (S - 400) // 320 + 1 frames at 50 Hz brought to the
+        mesh's rate, so a clip of one second has 29 frames at 30 fps, or 24 at 25 fps. Raises
+        `ValueError` for other shapes.
         """
-        vertices = torch.cat(list(self.stream(audio, template)))
-        if hold_end:
-            wanted = -(-audio.shape[-1] * self.config.fps // (HOP * AUDIO_FPS))
-            vertices = torch.cat([vertices, vertices[-1:].expand(wanted - len(vertices), -1, -1)])
-        return vertices
+        return torch.cat(list(self.stream(audio, template)))
 
 
 def stretched_frames(n_audio: int, fps: int) -> int:
-    """T of A = `n_audio` frames: int(A / 50 · fps), in floating point as the release and its peers.
+    """T = int(A / 50 · fps) of A = `n_audio` frames, in floating point as the release.
 
-    So computed (FaceFormer, arXiv 2112.05329, its published code), T is one less than A·fps // 50
-    for a few A: 122, not 123, for 205.
+    FaceFormer's published code (arXiv 2112.05329) computes it in this way. For a few A, T is one
+    less than A·fps // 50: 122, not 123, for A = 205.
     """
     return int(n_audio / float(AUDIO_FPS) * fps)

@@ -1,14 +1,13 @@
 """Published weights: the files vocaset.pth and biwi.pth of the public JambaTalk release.
 
-`load_release("vocaset.pth")` makes `released.network.ReleasedJambaTalk` of one;
-`python release.py convert vocaset.pth vocaset.safetensors [--half]` keeps what prediction needs.
-Such a file holds 3.1 GB of weights, of which a frozen text encoder and a lip Transformer are for
-training only; those stay on the disk.
+`load_release("vocaset.pth")` returns a `released.network.ReleasedJambaTalk`. Such a file holds
+3.1 GB of weights, among them a frozen text encoder and a lip Transformer that only training needs;
+they are never read. `python release.py convert vocaset.pth vocaset.safetensors [--half]` writes a
+file without them.
 """
 
 import dataclasses
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,17 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.errors import UserError, writable_folder
+from common.errors import UserError, reason_of, writable_folder
 from common.overrides import from_dict
 from config import XLSR_LARGE, ModelConfig
 from files.arrays import check_file
-from files.models import other_model_file
+from files.models import other_model_file, save_model_file
 from released.network import ReleasedJambaTalk
 
 HEADER = "jambatalk-release"  # key of the JSON in a converted file's header
 UNUSED = ("text_encoder.", "transformer.", "lip_map.", "lm_head.")  # training only
-KINDS = {1: ("MEAEME", 8, 30), 2: ("MEMEAEMEME", 4, 25)}  # features a frame: steps, heads, fps
-D_HEAD_ENCODER = 64  # of every wav2vec 2.0 up to "large"
+KINDS = {1: ("MEAEME", 8, 30), 2: ("MEMEAEMEME", 4, 25)}  # encoder frames: layout, heads, fps
+D_HEAD_ENCODER = 64  # width of an attention head in wav2vec 2.0 "base" and "large"
 
 
 def load_release(
@@ -35,11 +34,11 @@ def load_release(
 ) -> ReleasedJambaTalk:
     """The network of a published .pth, of a converted .safetensors or of a state dict; eval mode.
 
-    All dimensions are read off the weights' shapes; `encoder_config`, a Wav2Vec2Config or one as a
-    dict, is needed where the encoder is not of wav2vec 2.0's usual build (64 channels a head,
-    strides 5, 2, 2, 2, 2, 2, 2). Weights of a .pth stay mapped to the file, so that only those used
-    are ever read; nothing is unpickled but tensors. Raises `UserError` for a file that is missing,
-    damaged or no such model, `ValueError` for such a state dict.
+    All dimensions follow from the shapes of the weights. encoder_config: a Wav2Vec2Config, or its
+    fields as a dict, for an encoder that does not have 64 channels per attention head and strides
+    5, 2, 2, 2, 2, 2, 2. Weights of a .pth stay memory-mapped, so only those used are read; nothing
+    but tensors is unpickled. Raises `UserError` for a file that is missing, damaged or of another
+    model, `ValueError` for a state dict of another model.
     """
     if isinstance(source, Mapping):
         return _build(select_weights(source), encoder_config)
@@ -53,7 +52,7 @@ def load_release(
 
 
 def is_release(path: str | Path) -> bool:
-    """Whether `path` looks like a published .pth or a file that `convert` made of one."""
+    """Whether `path` looks like a published .pth or a file that `convert` wrote."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -67,6 +66,7 @@ def is_release(path: str | Path) -> bool:
 
 
 def _is_zip(path: Path) -> bool:
+    """Whether `path` is a zip archive, which torch.save writes."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -74,28 +74,32 @@ def _is_zip(path: Path) -> bool:
 
 
 def _read_pth(path: Path) -> tuple[dict[str, Tensor], None]:
-    """The needed weights of a published file, mapped, not read."""
+    """The weights of a published file that prediction needs, memory-mapped."""
     if not _is_zip(path):
         raise UserError(
-            f"checkpoint {path}: no .pth as torch.save writes it since PyTorch 1.6; perhaps a web "
-            "page was saved instead of the file: download it again"
+            f"checkpoint {path}: not a .pth file of PyTorch 1.6 or later; if a web page was saved "
+            "instead of the file, download it again"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"checkpoint {path}: holds more than weights, and code in files is never run"
+            f"checkpoint {path}: contains objects other than weights, which could run code and are "
+            "never loaded; download the published file again"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         size = path.stat().st_size / 1e6
         raise UserError(
-            f"checkpoint {path}: damaged or cut off at {size:.0f} MB (the published files have "
-            "3,107 and 3,248); download it again"
+            f"checkpoint {path}: damaged or truncated at {size:.0f} MB (the published files have "
+            "3,107 and 3,248 MB); download it again"
         ) from error
     if isinstance(state, Mapping) and "generators" in state:
         raise UserError(f"checkpoint {path}: {other_model_file(path)}")
     if not isinstance(state, Mapping):
-        raise UserError(f"checkpoint {path}: holds a {type(state).__name__}; wanted a state dict")
+        raise UserError(
+            f"checkpoint {path}: contains a {type(state).__name__}, expected a state dict of the "
+            "JambaTalk release"
+        )
     try:
         return select_weights(state), None
     except ValueError as error:
@@ -110,35 +114,42 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             if header is None:
-                found = other_model_file(path)
-                wanted = f"no {HEADER} header; python release.py convert writes one"
-                raise UserError(f"checkpoint {path}: {found or wanted}")
+                reason = other_model_file(path) or f"no {HEADER} header"
+                raise UserError(
+                    f"checkpoint {path}: {reason}; expected a file written by python release.py "
+                    "convert"
+                )
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         return weights, from_dict(ModelConfig, json.loads(header)["model"])
     except (SafetensorError, OSError) as error:
-        found = other_model_file(path) or f"not a whole .safetensors file ({error})"
-        raise UserError(f"checkpoint {path}: {found}") from error
+        reason = other_model_file(path) or f"not a whole .safetensors file ({reason_of(error)})"
+        raise UserError(f"checkpoint {path}: {reason}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"checkpoint {path}: its header makes no model ({error})") from error
+        raise UserError(
+            f"checkpoint {path}: its header does not describe a model ({reason_of(error)}); "
+            "convert the published file again"
+        ) from error
 
 
 def select_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What prediction needs of a published state dict, under today's names, nothing copied.
+    """The weights of a published state dict that prediction needs, not copied.
 
-    The positional convolution's weight norm was saved as weight_g and weight_v by older PyTorch.
-    Raises `ValueError` where a value is no tensor or the names are not the release's.
+    Older versions of PyTorch saved the weight norm of the positional convolution as weight_g and
+    weight_v; these get their current names. Raises `ValueError` for a value that is not a tensor.
     """
-    older = {".weight_g": ".parametrizations.weight.original0",
-             ".weight_v": ".parametrizations.weight.original1"}  # fmt: skip
+    renamed = {".weight_g": ".parametrizations.weight.original0",
+               ".weight_v": ".parametrizations.weight.original1"}  # fmt: skip
     weights = {}
     for name, value in state.items():
         if str(name).startswith(UNUSED):
             continue
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(f"'{name}' is no weight; wanted a state dict of the JambaTalk release")
-        for ending, today in older.items():
+            raise ValueError(
+                f"'{name}' is not a weight, expected a state dict of the JambaTalk release"
+            )
+        for ending, current in renamed.items():
             if name.endswith(ending):
-                name = name.removesuffix(ending) + today
+                name = name.removesuffix(ending) + current
         weights[name] = value
     return weights
 
@@ -148,28 +159,29 @@ def _build(
     encoder_config: Any,
     config: ModelConfig | None = None,
 ) -> ReleasedJambaTalk:
-    """The network around `weights`, which become its parameters; `ValueError` where they do not."""
+    """The network with `weights` as its parameters; `ValueError` where they do not fit."""
     config = config or read_config(weights, encoder_config)
     with torch.device("meta"):
         model = ReleasedJambaTalk(config)
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in expected | given if expected.get(name) != given.get(name))
     if wrong:
         name = wrong[0]
         raise ValueError(
             f"{len(wrong)} weights do not fit the release's network, first {name}: "
-            f"found {found.get(name, 'none')}, wanted {wanted.get(name, 'none')}"
+            f"{given.get(name, 'none')}, expected {expected.get(name, 'none')}"
         )
     model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
     return model.eval()
 
 
 def read_config(weights: Mapping[str, Tensor], encoder_config: Any = None) -> ModelConfig:
-    """The network's dimensions from the shapes of its weights; `ValueError` where one is missing.
+    """The network's dimensions, from the shapes of its weights.
 
-    One audio feature a frame means VOCASET's build (30 fps, 8 heads), two mean BIWI's (25 fps, 4
-    heads).
+    One encoder frame per mesh frame means the network for VOCASET (30 fps, 8 heads), two mean that
+    for BIWI (25 fps, 4 heads). encoder_config: as `load_release`. Raises `ValueError` where a
+    weight is missing or has too few dimensions.
     """
     shape = {name: tuple(value.shape) for name, value in weights.items()}
     try:
@@ -180,7 +192,7 @@ def read_config(weights: Mapping[str, Tensor], encoder_config: Any = None) -> Mo
         if rest or k not in KINDS:
             raise ValueError(
                 f"audio_feature_map.weight is {d_model} x {width} for an encoder of width "
-                f"{encoder_width}; wanted one or two features a frame"
+                f"{encoder_width}, expected a width of {encoder_width} or {2 * encoder_width}"
             )
         layout, n_heads, fps = KINDS[k]
         return ModelConfig(
@@ -204,20 +216,23 @@ def read_config(weights: Mapping[str, Tensor], encoder_config: Any = None) -> Mo
         )
     except KeyError as error:
         raise ValueError(
-            f"no weight {error}; wanted a state dict of the JambaTalk release"
+            f"no weight {error}, expected a state dict of the JambaTalk release"
         ) from error
     except IndexError as error:
         raise ValueError("a weight has too few dimensions for the release's network") from error
 
 
 def as_dict(encoder_config: Any) -> dict[str, Any]:
-    """A Wav2Vec2Config, or one as a dict, as `ModelConfig.encoder` wants it."""
-    given = encoder_config if isinstance(encoder_config, Mapping) else encoder_config.to_dict()
-    return {"model_type": "wav2vec2"} | dict(given)
+    """A Wav2Vec2Config, or its fields as a dict, as the dict of `ModelConfig.encoder`."""
+    fields = encoder_config if isinstance(encoder_config, Mapping) else encoder_config.to_dict()
+    return {"model_type": "wav2vec2"} | dict(fields)
 
 
 def read_encoder(shape: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """XLSR_LARGE with the dimensions that the shapes of `audio_encoder.*` tell; `KeyError`."""
+    """XLSR_LARGE with the dimensions of the weights `audio_encoder.*`.
+
+    Raises `KeyError` where one of them is missing, `IndexError` where one has too few dimensions.
+    """
     prefix = "audio_encoder."
     convolutions = [
         shape[name] for i in range(len(shape))
@@ -240,30 +255,25 @@ def read_encoder(shape: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 
 def convert(source: str | Path, target: str | Path, half: bool = False) -> None:
-    """Write what prediction needs of a published file as .safetensors, with its config as JSON.
+    """Write the weights of a published file that prediction needs, and their config.
 
-    half: in float16, read back as float32. The file appears under its name when it is whole.
+    target: the .safetensors to write, whole or not at all. half: as float16, loaded as float32.
     Raises `UserError` as `load_release` does, and where the file cannot be written.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     target = Path(target)
     if target.suffix != ".safetensors":
-        raise UserError(f"output {target}: its name must end in .safetensors")
+        raise UserError(f"output {target}: expected a name that ends in .safetensors")
     writable_folder(target.parent)
     model = load_release(source)
     header = {"model": dataclasses.asdict(model.config)}
     dtype = torch.float16 if half else torch.float32
     weights = {name: value.to(dtype).contiguous() for name, value in model.state_dict().items()}
-    temporary = target.with_name(target.name + ".tmp")
     try:
-        save_file(weights, temporary, metadata={HEADER: json.dumps(header)})
-        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        save_model_file(target, weights, HEADER, header)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"output {target}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"output {target}: cannot be written ({reason_of(error)}); free space or choose "
+            "another folder"
+        ) from error

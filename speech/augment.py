@@ -1,26 +1,33 @@
-"""Rooms, microphones and lines: random changes of clean audio that leave the lips as they are.
+"""Augmentation of clean speech: rooms, microphones, noise and codecs, drawn at random.
 
-A network trained on clean synthetic speech turns worse on people; what differs first is the way
-from the mouth to the file. Every function takes and returns (S,) float32 audio at 16 kHz; the
-randomness comes from the generator that is passed in, so a seed gives the same clip again.
+A network trained on clean synthetic speech alone performs worse on recordings of people, and the
+recording conditions are the first difference. No change moves a sound in time, so the lip motion
+stays valid. Every function takes and returns audio (S,) float32 at 16 kHz; `rng` is the only source
+of randomness.
 """
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 from scipy.signal import fftconvolve, istft, stft
 
 from config import SAMPLE_RATE
 
 MU = 255.0  # ITU-T G.711 mu-law
 
+Audio = NDArray[np.float32]  # (S,)
 
-def rms(audio: np.ndarray) -> float:
-    """Root mean square, never zero."""
+
+def rms(audio: Audio) -> float:
+    """Root mean square of (S,) samples plus 1e-8, so that it can be divided by."""
     return float(np.sqrt(np.mean(np.square(audio), dtype=np.float64)) + 1e-8)
 
 
-def equalise(audio: np.ndarray, rng: Generator, spread_db: float = 8.0) -> np.ndarray:
-    """A smooth random frequency response: gains drawn at 8 points, 60 Hz to 8 kHz."""
+def equalise(audio: Audio, rng: Generator, spread_db: float = 8.0) -> Audio:
+    """Apply a smooth random frequency response: gains drawn at 8 points from 60 Hz to 8 kHz.
+
+    spread_db: two standard deviations of the gain at a point, without a common tilt of 3 dB.
+    """
     points_hz = np.geomspace(60.0, SAMPLE_RATE / 2, 8)
     gains_db = rng.normal(0.0, spread_db / 2, 8) + rng.normal(0.0, 3.0) * np.linspace(-1, 1, 8)
     frequencies = np.fft.rfftfreq(len(audio), 1 / SAMPLE_RATE)
@@ -28,8 +35,8 @@ def equalise(audio: np.ndarray, rng: Generator, spread_db: float = 8.0) -> np.nd
     return apply_response(audio, 10.0 ** (gain / 20))
 
 
-def band_limit(audio: np.ndarray, rng: Generator) -> np.ndarray:
-    """A high-pass at 20 to 350 Hz and a low-pass at 2.8 to 8 kHz, as telephones and codecs have."""
+def band_limit(audio: Audio, rng: Generator) -> Audio:
+    """Apply a high-pass at 20 to 350 Hz and a low-pass at 2.8 to 8 kHz, as telephones do."""
     low_hz = rng.choice([rng.uniform(20, 120), rng.uniform(120, 350)])
     high_hz = rng.choice([rng.uniform(2_800, 4_000), rng.uniform(4_000, 8_000)])
     frequencies = np.fft.rfftfreq(len(audio), 1 / SAMPLE_RATE)
@@ -38,13 +45,16 @@ def band_limit(audio: np.ndarray, rng: Generator) -> np.ndarray:
     return apply_response(audio, np.sqrt(high_pass * low_pass))
 
 
-def apply_response(audio: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Multiply the spectrum by a real (S // 2 + 1,) response: no delay."""
+def apply_response(audio: Audio, response: NDArray) -> Audio:
+    """Multiply the spectrum by a real response (S // 2 + 1,), without delay."""
     return np.fft.irfft(np.fft.rfft(audio) * response, len(audio)).astype(np.float32)
 
 
-def reverberate(audio: np.ndarray, rng: Generator) -> np.ndarray:
-    """A room: direct sound plus decaying noise, RT60 0.08 to 0.7 s, direct-to-room 0 to 18 dB."""
+def reverberate(audio: Audio, rng: Generator) -> Audio:
+    """Add a room: decaying noise after the direct sound, which is 0 to 18 dB louder.
+
+    The reverberation time RT60 is 0.08 to 0.7 s.
+    """
     rt60_s = rng.uniform(0.08, 0.7)
     n = int(min(rt60_s, 0.6) * SAMPLE_RATE)
     tail = rng.standard_normal(n) * 10.0 ** (-3 * np.arange(n) / SAMPLE_RATE / rt60_s)
@@ -54,8 +64,11 @@ def reverberate(audio: np.ndarray, rng: Generator) -> np.ndarray:
     return fftconvolve(audio, room)[: len(audio)].astype(np.float32)
 
 
-def add_noise(audio: np.ndarray, rng: Generator, babble: np.ndarray | None = None) -> np.ndarray:
-    """Coloured noise (slope 0 to -12 dB per octave), hum or other voices, 5 to 40 dB down."""
+def add_noise(audio: Audio, rng: Generator, babble: Audio | None = None) -> Audio:
+    """Add coloured noise (slope 0 to -6 dB per octave), hum or `babble`, 5 to 40 dB softer.
+
+    babble: other voices (N,), repeated to S; None for none.
+    """
     n = len(audio)
     kind = rng.random()
     if babble is not None and len(babble) and kind < 0.2:
@@ -75,44 +88,45 @@ def add_noise(audio: np.ndarray, rng: Generator, babble: np.ndarray | None = Non
     return (audio + scale * noise).astype(np.float32)
 
 
-def mu_law(audio: np.ndarray) -> np.ndarray:
-    """Eight-bit mu-law companding there and back (ITU-T G.711)."""
+def mu_law(audio: Audio) -> Audio:
+    """Encode as eight-bit mu-law and decode (ITU-T G.711)."""
     peak = np.abs(audio).max() + 1e-8
     compressed = np.sign(audio) * np.log1p(MU * np.abs(audio) / peak) / np.log1p(MU)
     steps = np.round(compressed * 127) / 127
     return (np.sign(steps) * np.expm1(np.abs(steps) * np.log1p(MU)) / MU * peak).astype(np.float32)
 
 
-def lossy_codec(audio: np.ndarray, rng: Generator) -> np.ndarray:
-    """What low-rate mp3 does: spectral bins far below their frame's peak are dropped or coarse."""
+def lossy_codec(audio: Audio, rng: Generator) -> Audio:
+    """Imitate low-rate mp3: drop spectral bins far below their frame's peak, coarsen the others."""
     _, _, spectrum = stft(audio, nperseg=512, noverlap=256)
     magnitude = np.abs(spectrum)
     floor = magnitude.max(0, keepdims=True) * 10.0 ** (-rng.uniform(26, 50) / 20)
     tilt = np.linspace(0.3, 2.0, len(magnitude))[:, None]
-    kept = np.where(magnitude > floor * tilt, spectrum, 0)
-    coarse = 1 + rng.uniform(0, 0.2) * rng.standard_normal(kept.shape)
-    _, out = istft(kept * coarse, nperseg=512, noverlap=256)
+    audible = np.where(magnitude > floor * tilt, spectrum, 0)
+    coarse = 1 + rng.uniform(0, 0.2) * rng.standard_normal(audible.shape)
+    _, out = istft(audible * coarse, nperseg=512, noverlap=256)
     return np.resize(out, len(audio)).astype(np.float32)
 
 
-def clip_peaks(audio: np.ndarray, rng: Generator) -> np.ndarray:
-    """An overdriven input: peaks cut at 25 to 90 % of the maximum."""
+def clip_peaks(audio: Audio, rng: Generator) -> Audio:
+    """Clip peaks at 25 to 90 % of the maximum, as an overdriven input."""
     limit = np.abs(audio).max() * rng.uniform(0.25, 0.9)
     return np.clip(audio, -limit, limit)
 
 
-def drift_gain(audio: np.ndarray, rng: Generator) -> np.ndarray:
-    """A speaker moving about: gain wandering by a few dB over seconds."""
+def drift_gain(audio: Audio, rng: Generator) -> Audio:
+    """Vary the gain by a few dB over seconds, as a speaker who moves."""
     n_points = max(2, len(audio) // SAMPLE_RATE + 1)
     gains_db = rng.normal(0, 3.0, n_points)
     curve = np.interp(np.arange(len(audio)), np.linspace(0, len(audio), n_points), gains_db)
     return (audio * 10.0 ** (curve / 20)).astype(np.float32)
 
 
-def augment(audio: np.ndarray, rng: Generator, babble: np.ndarray | None = None) -> np.ndarray:
-    """One random way from the mouth to the file; one clip in ten stays clean.
+def augment(audio: Audio, rng: Generator, babble: Audio | None = None) -> Audio:
+    """Apply a random selection of the changes above, in random strength; one clip in ten is clean.
 
-    audio: (S,) float32; babble: another clip or None. Returns (S,) float32, not normalised.
+    babble: other voices (N,) for `add_noise`, or None. Half of the clips change sign. Returns
+    audio (S,) that is not normalised.
     """
     if rng.random() < 0.1:
         return audio

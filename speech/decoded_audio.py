@@ -1,10 +1,10 @@
-"""A clip's speech, decoded and resampled once and kept on disk, where that is the faster.
+"""Audio files decoded and resampled once and cached on disk, in formats where this saves time.
 
-16 kHz mono wav is not: reading 4 s of it takes 0.35 ms, an entry of the cache 0.3 ms. Of the same
-length 22 kHz wav takes 3 ms, 44.1 kHz wav, flac, mp3 or ogg 9 to 12 ms (one core, files in memory).
+Reading 4 s from the cache takes 0.3 ms. 16 kHz mono wav takes 0.35 ms, so it is never cached;
+22 kHz wav takes 3 ms, 44.1 kHz wav, flac, mp3 or ogg 9 to 12 ms (one core, files in memory).
 
-An entry holds what `audio.read_audio` returns, before anything is cut, changed or normalised
-for the network: so crops and augmented clips are served by it, too.
+An entry holds what `audio.read_audio` returns, before cropping, augmentation and normalisation, so
+it serves cropped and augmented clips as well.
 """
 
 import os
@@ -24,25 +24,25 @@ from files.content_index import hash_file
 from speech import audio
 from speech.audio import read_audio
 
-PLAIN_FORMATS = (1, 3, 0xFFFE)  # of a wav: whole numbers, floats, "extensible": one of these
-DECODERS = ("soundfile", "scipy", "numpy", "imageio-ffmpeg")  # packages whose work is kept
+PLAIN_FORMATS = (1, 3, 0xFFFE)  # format codes of a wav: integers, floats, extensible (either)
+DECODERS = ("soundfile", "scipy", "numpy", "imageio-ffmpeg")  # packages that decide the samples
 
 
 class DecodedAudio:
-    """`read_audio` with a memory on disk; folder: of the cache, None for none."""
+    """`read_audio` with a cache on disk. folder: that of the cache; None disables it."""
 
     def __init__(self, folder: str | Path | None) -> None:
         self.folder = folder
 
     @cached_property
     def cache(self) -> Cache:
-        """The cache, made with its folder when the first file needs it: plain wav never does."""
+        """The cache. Its folder is made when the first file is cached; plain wav never is."""
         return Cache(self.folder, _made_by())
 
     def read(self, path: str | Path) -> NDArray[np.float32]:
-        """Speech (S,) float32 at 16 kHz, the same bits with a cache and without; see `read_audio`.
+        """Speech (S,) float32 at 16 kHz, bit for bit what `read_audio` returns.
 
-        Raises `UserError` as that does, and for a file that changes while it is read.
+        Raises `UserError` as `read_audio`, and for a file that changes while it is read.
         """
         path = check_file(path, "audio")
         if self.folder is None or is_plain(path):
@@ -52,24 +52,24 @@ class DecodedAudio:
         def make() -> NDArray[np.float32]:
             audio = read_audio(path)
             if self.cache.content_key(path) != key:
-                raise UserError(f"audio {path}: changed while it was read; start again")
+                raise UserError(f"audio {path}: changed while it was read; run again")
             return audio
 
         return np.array(self.cache.get(key, make))
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a file is a wav of 16 kHz and one channel, that needs no work but reading."""
+    """Whether a file is an uncompressed wav at 16 kHz with one channel: nothing to decode."""
     with path.open("rb") as file:
-        head = file.read(28)
-    if head[:4] != b"RIFF" or head[8:16] != b"WAVEfmt " or len(head) < 28:
+        header = file.read(28)
+    if header[:4] != b"RIFF" or header[8:16] != b"WAVEfmt " or len(header) < 28:
         return False
-    kind, channels, rate = struct.unpack("<HHI", head[20:28])
-    return kind in PLAIN_FORMATS and channels == 1 and rate == SAMPLE_RATE
+    format_code, channels, rate = struct.unpack("<HHI", header[20:28])
+    return format_code in PLAIN_FORMATS and channels == 1 and rate == SAMPLE_RATE
 
 
 def _made_by() -> dict[str, str]:
-    """What decoded audio depends on: our code with its constants, and the packages it calls."""
+    """All that decoded samples depend on: our code with its constants, the packages it calls."""
     import soundfile
 
     return {

@@ -118,15 +118,15 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "text.wav": (lambda path: path.write_text("hello " * 99), "neither libsndfile nor ffmpeg"),
     "zeros.mp3": (lambda path: path.write_bytes(bytes(4000)), "neither libsndfile nor ffmpeg"),
     "header.wav": (lambda path: path.write_bytes(b"RIFF\0\0\0\0WAVE"), "header without sound"),
-    "truncated.wav": (_truncated_wav, "truncated: 4956 of 32000 bytes"),
-    "truncated.flac": (_truncated_flac, "truncated|broken after"),
+    "truncated.wav": (_truncated_wav, "truncated: 4956 bytes of sound, expected 32000"),
+    "truncated.flac": (_truncated_flac, "truncated|damaged after"),
     "nan.wav": (_with_nan, "3 of 16000 samples are NaN"),
     "short.wav": (
         lambda path: soundfile.write(path, tone(300, 0.02, 16_000), 16_000),
-        "20 ms long; at least 45 ms",
+        "20 ms long, expected at least 45 ms",
     ),
     "no_samples.wav": (lambda path: soundfile.write(path, np.zeros(0), 16_000), "0 ms long"),
-    "slow.wav": (lambda path: soundfile.write(path, np.zeros(999), 100), "a rate of 100 Hz"),
+    "slow.wav": (lambda path: soundfile.write(path, np.zeros(999), 100), "sample rate 100 Hz"),
 }
 
 

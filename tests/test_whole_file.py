@@ -47,5 +47,6 @@ def test_text_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:
 def test_a_reason_is_one_line() -> None:
     assert reason_of(OSError(28, "No space left on device")) == "No space left on device"
     assert reason_of(ValueError("first\nsecond")) == "first"
+    assert reason_of(ValueError("first:\n\tsecond\nthird")) == "first: second"
     assert reason_of(KeyError()) == "KeyError"
     assert reason_of(ValueError("x" * 500), length=9) == "x" * 9
