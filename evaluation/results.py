@@ -1,12 +1,13 @@
-"""From the rows of all clips to what a run folder keeps: means, Markdown tables, JSON and CSV.
+"""Results of a test from the rows of its clips: means, Markdown tables, JSON and CSV files.
 
-A row holds one clip's metrics, lengths in the data set's unit (`scoring.score_split`); the tables
-are in millimetres. Where the data set is one of the field's, the run stands under the published
-rows (literature.py), in the unit in which those are printed.
+A row has the metrics of one clip in the data set's unit (`scoring.score_split`); the tables are in
+millimetres. For VOCASET and BIWI there is a table of published scores (literature.py) as well, with
+the run in the unit in which those are printed.
 """
 
 import csv
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -16,19 +17,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import UserError, reason_of
+from common.whole_file import write_whole
 from config import DatasetSpec
 from evaluation.literature import WARNING, benchmark, comparison, rows_of
 from metrics import CLOSED_M
 
 UNITS = {"lve": "unit²", "fdd": "unit²", "mve": "unit", "jitter": "unit/s²", "cer": "ratio"}
 OVER_FRAMES = ("lve", "mve", "jitter")  # metrics averaged over frames; FDD is over clips
-ENDS = {"model": "", "motionless template": "_motionless", "captured truth": "_truth"}
-BLIND = 0.95  # of the motionless template's error rate: a reader no better on true lips is blind
+SUFFIXES = {"model": "", "motionless template": "_motionless", "captured truth": "_truth"}
+# Character error rate on true lips, as a share of that on a motionless face, above which the rates
+# of a lip reader have no meaning.
+MAX_TRUTH_CER_SHARE = 0.95
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """`means` of all rows; where rows name a split, those of each under "splits" and, in each of
-    these, of each subject under "subjects"."""
+    """The `means` of all rows.
+
+    If rows have a "split", "splits" has those of each split, and in each of these "subjects" those
+    of each subject.
+    """
     total = means(rows)
     if "split" not in rows[0]:
         return total
@@ -40,7 +48,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def grouped(rows: list[dict[str, Any]], key: str) -> dict[str, list[dict[str, Any]]]:
-    """Rows by the value they have for `key`, in the order of their first appearance."""
+    """Value of `key` -> the rows that have it, in the order of first appearance."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row[key], []).append(row)
@@ -48,7 +56,11 @@ def grouped(rows: list[dict[str, Any]], key: str) -> dict[str, list[dict[str, An
 
 
 def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """LVE, MVE, jitter over all frames; FDD, r, sync over clips; closures, characters pooled."""
+    """Means of the metrics of rows (at least one).
+
+    LVE, MVE and jitter are means over all frames; FDD, opening r and sync over clips; closures and
+    character error rates over all closures and characters.
+    """
     frames = np.array([row["frames"] for row in rows])
     total: dict[str, Any] = {"clips": len(rows), "frames": int(frames.sum())}
     for name in rows[0]:
@@ -60,8 +72,8 @@ def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
     total["lve_ratio"] = total["lve"] / (total["lve_motionless"] or math.nan)
     total["static_clips"] = [row.get("clip", "") for row in rows if row["static"]]
     if "opening_r" in rows[0]:
-        total["opening_r"] = mean_of_known([row["opening_r"] for row in rows])
-        total["sync_ms"] = mean_of_known([row["sync_ms"] for row in rows])
+        total["opening_r"] = mean_without_nan([row["opening_r"] for row in rows])
+        total["sync_ms"] = mean_without_nan([row["sync_ms"] for row in rows])
         n = sum(row["closures"] for row in rows)
         if n:
             total["closures"] = n
@@ -76,46 +88,47 @@ def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def weighted(values: Sequence[float], weights: NDArray) -> float:
-    """Mean of the values that are numbers, each counted `weights` times; NaN when none is."""
-    known = ~np.isnan(values) & (weights > 0)
-    if not known.any():
+    """Weighted mean of the values that are not NaN; NaN when all are."""
+    valid = ~np.isnan(values) & (weights > 0)
+    if not valid.any():
         return math.nan
-    return float(np.average(np.array(values)[known], weights=weights[known]))
+    return float(np.average(np.array(values)[valid], weights=weights[valid]))
 
 
-def mean_of_known(values: Sequence[float]) -> float:
-    """Mean of the values that are numbers; NaN when none is."""
+def mean_without_nan(values: Sequence[float]) -> float:
+    """Mean of the values that are not NaN; NaN when all are."""
     return weighted(values, np.ones(len(values)))
 
 
 def table(total: dict[str, Any], spec: DatasetSpec, split: str) -> str:
-    """The Markdown tables: per split, per subject, and under the published rows if there are any.
+    """The Markdown tables: by split, by subject, and with published scores if there are any.
 
-    total: as `summarise` makes it, perhaps with "checkpoint", "regions" {"lips": ..., "upper": ...}
-    and the line "reading".
+    total: of `summarise`, with or without "checkpoint", "regions" {"lips": ..., "upper": ...} and
+    "reading", a line on the lip reader.
     """
     regions = total.get("regions", {"lips": spec.lips_region, "upper": spec.upper_region})
+    region_text = f"lips: {regions['lips']}, upper face: {regions['upper']}"
     splits = total.get("splits", {split: total})
     everything = {"all": total} if len(splits) > 1 else {}
     lines = [
         f"{spec.name}, {split}: {total['clips']} clips, {total['frames']} frames, {spec.fps} fps; "
-        f"lips {regions['lips']}, upper {regions['upper']}; 1 unit = {_millimetres(spec):g} mm"
+        f"LVE on lips: {regions['lips']}; FDD on upper face: {regions['upper']}; MVE and jitter on "
+        f"all {spec.n_vertices} vertices; 1 unit = {_millimetres(spec):g} mm"
         f"{'; model ' + total['checkpoint'] if 'checkpoint' in total else ''}",
         "",
         *split_lines(splits | everything, spec),
         "",
-        *(f"- {line}" for line in measure_lines(total)),
+        *(f"- {line}" for line in summary_lines(total)),
     ]
     if "splits" in total:
         lines += ["", *subject_lines(splits, spec)]
     for name, values in splits.items():
-        found = benchmark(spec.name, name, spec.n_vertices)
-        if found is not None:
-            still = {m: values[f"{m}_motionless"] for m in found.scales}
-            runs = {"motionless template": still, f"**{spec.name}, {name}**": values}
-            lines += ["", f"## {spec.name} {name} under the published rows", ""]
-            where = f"lips {regions['lips']}, upper {regions['upper']}"
-            lines += [comparison(found, runs, where)]
+        reference = benchmark(spec.name, name, spec.n_vertices)
+        if reference is not None:
+            motionless = {m: values[f"{m}_motionless"] for m in reference.scales}
+            runs = {"motionless template": motionless, f"**{spec.name}, {name}**": values}
+            lines += ["", f"## {spec.name} {name} and published scores", ""]
+            lines += [comparison(reference, runs, region_text)]
     return "\n".join(lines)
 
 
@@ -123,15 +136,15 @@ def _millimetres(spec: DatasetSpec) -> float:
     return spec.metres_per_unit * 1000.0
 
 
-def _cells(values: dict[str, Any], end: str, spec: DatasetSpec) -> list[str]:
-    """LVE, FDD, abs. FDD, MVE, jitter, CER of one row of a table; "-" for what there is not."""
+def _cells(values: dict[str, Any], suffix: str, spec: DatasetSpec) -> list[str]:
+    """LVE, FDD, abs. FDD, MVE, jitter, CER of one row of a table; "-" for missing values."""
     mm = _millimetres(spec)
     units = {"lve": mm**2, "fdd": mm**2, "abs_fdd": mm**2, "mve": mm, "jitter": mm, "cer": 1.0}
     digits = {"jitter": 0, "cer": 3}
-    found = {name: values.get(name + end, math.nan) for name in units}
+    row = {name: values.get(name + suffix, math.nan) for name in units}
     return [
         "-" if math.isnan(value) else f"{value * units[name]:.{digits.get(name, 4)}f}"
-        for name, value in found.items()
+        for name, value in row.items()
     ]
 
 
@@ -139,16 +152,16 @@ HEADINGS = ("LVE (mm²)", "FDD (mm²)", "abs. FDD (mm²)", "MVE (mm)", "jitter (
 
 
 def split_lines(splits: dict[str, dict[str, Any]], spec: DatasetSpec) -> list[str]:
-    """The main table: model, motionless template and truth of every split."""
+    """The main table: the scores of model, motionless template and truth for every split."""
     lines = [_line("split", "", *HEADINGS), _line(*["---"] * (len(HEADINGS) + 2))]
     for name, values in splits.items():
-        for label, end in ENDS.items():
-            lines.append(_line(name, label, *_cells(values, end, spec)))
+        for label, suffix in SUFFIXES.items():
+            lines.append(_line(name, label, *_cells(values, suffix, spec)))
     return lines
 
 
 def subject_lines(splits: dict[str, dict[str, Any]], spec: DatasetSpec) -> list[str]:
-    """The model's scores of every subject."""
+    """A table of the model's scores for every subject."""
     lines = [_line("split", "subject", "clips", "frames", *HEADINGS)]
     lines += [_line(*["---"] * (len(HEADINGS) + 4))]
     for name, of_split in splits.items():
@@ -162,8 +175,8 @@ def _line(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def measure_lines(total: dict[str, Any]) -> list[str]:
-    """What the tables do not hold, and what they mean, as sentences."""
+def summary_lines(total: dict[str, Any]) -> list[str]:
+    """Lines with the metrics that are not in the tables, and with warnings."""
     lines = [f"LVE of the model / of the motionless template: {total['lve_ratio']:.3f}"]
     if "opening_r" in total:
         lines.append(f"mouth opening r: {total['opening_r']:.3f}; sync: {total['sync_ms']:+.0f} ms")
@@ -174,32 +187,32 @@ def measure_lines(total: dict[str, Any]) -> list[str]:
         )
     if total.get("reading"):
         lines.append(total["reading"])
-    if total.get("cer_truth", 0.0) > BLIND * total.get("cer_motionless", math.inf):
-        lines.append("The reader reads the true lips no better than a face that does not move: "
-                     "its rates judge nothing; train it longer")  # fmt: skip
+    if total.get("cer_truth", 0.0) > MAX_TRUTH_CER_SHARE * total.get("cer_motionless", math.inf):
+        lines.append("the lip reader's error rate on true lips is close to that on a motionless "
+                     "face, so its error rates have no meaning; train it longer")  # fmt: skip
     if total["static_clips"]:
         names = total["static_clips"]
         lines.append(
             f"STATIC FACE in {len(names)} of {total['clips']} clips ({', '.join(names[:3])}"
             f"{', ...' if len(names) > 3 else ''}): the lips move by less than a hundredth of "
-            "their width and a quarter of what the truth's do; usual causes: data in another unit, "
-            "too high an --encoder_learning_rate, too few epochs"
+            "their width and less than a quarter of the true motion; usual causes: data in another "
+            "unit, a too high --encoder_learning_rate, too few epochs"
         )
     return lines
 
 
 def published_rows(spec: DatasetSpec, splits: Sequence[str]) -> dict[str, Any]:
-    """The warning and the published rows of these splits, for results.json; {} without any."""
+    """The warning and the published scores of these splits, for results.json; {} without any."""
     rows = []
     for split in splits:
-        found = benchmark(spec.name, split, spec.n_vertices)
-        for row in rows_of(found) if found is not None else []:
+        reference = benchmark(spec.name, split, spec.n_vertices)
+        for row in rows_of(reference) if reference is not None else []:
             rows.append({"dataset": spec.name, "split": split} | dataclasses.asdict(row))
     return {"warning": WARNING, "rows": rows} if rows else {}
 
 
 def without_nan(value: Any) -> Any:
-    """NaN (an r of something that never moves) as None, which JSON can say, at any depth."""
+    """`value` with NaN replaced by None at any depth, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -208,9 +221,9 @@ def without_nan(value: Any) -> Any:
 
 
 def results_name(spec: DatasetSpec, splits: Sequence[str]) -> str:
-    """The files' name: "results" for all test splits of a data set, else with the splits' names.
+    """Stem of the result files: "results" for all test splits, else "results_<split>".
 
-    So the scores of another split never take the place of the test's.
+    So the scores of other splits never replace those of the test splits.
     """
     test = {split for split in spec.splits if split.startswith("test")}
     return "results" if set(splits) == test else "_".join(["results", *splits])
@@ -219,12 +232,22 @@ def results_name(spec: DatasetSpec, splits: Sequence[str]) -> str:
 def write_results(
     folder: Path, rows: list[dict[str, Any]], total: dict[str, Any], text: str, name: str
 ) -> None:
-    """<name>.json, <name>.csv and <name>.md in the run folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write <name>.json, <name>.csv and <name>.md into the run folder.
+
+    rows: of the clips; total: of `summarise`; text: of `table`. Raises `UserError` where the folder
+    cannot be written.
+    """
     content = without_nan({"total": total, "clips": rows})
-    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    with open(folder / f"{name}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    (folder / f"{name}.md").write_text(text + "\n")
+    rows_csv = io.StringIO(newline="")
+    writer = csv.DictWriter(rows_csv, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+        write_whole(folder / f"{name}.csv", rows_csv.getvalue())
+        write_whole(folder / f"{name}.md", text + "\n")
+    except OSError as error:
+        raise UserError(
+            f"results {folder}/{name}: cannot be written ({reason_of(error)})"
+        ) from error

@@ -1,4 +1,4 @@
-"""Published rows: sources, the field's order, and the arithmetic of the unit trap."""
+"""Published scores: sources, order of methods, and the arithmetic of their units."""
 
 import math
 
@@ -38,8 +38,8 @@ def test_values_as_printed() -> None:
     } <= printed
 
 
-def test_the_unit_trap_adds_up() -> None:
-    vocaset, biwi = BENCHMARKS["vocaset", "test"].trap, BENCHMARKS["BIWI", "test_a"].trap
+def test_the_notes_on_units_are_arithmetically_right() -> None:
+    vocaset, biwi = (BENCHMARKS[key].unit_note for key in (("vocaset", "test"), ("BIWI", "test_a")))
     assert "41 mm²" in vocaset and math.isclose(4.1e-5 * 1000**2, 41)
     assert "6.4 mm off" in vocaset and round(math.sqrt(4.1e-5) * 1000, 1) == 6.4
     assert "41 nanometres" in vocaset and math.isclose(4.1e-5 * 1e6, 41)  # mm to nm
@@ -47,13 +47,13 @@ def test_the_unit_trap_adds_up() -> None:
     assert "4 mm off" in biwi and round(math.sqrt(4.8e-4) * 190) == 4
 
 
-def test_a_benchmark_is_told_by_name_split_and_vertices() -> None:
+def test_a_benchmark_is_identified_by_name_split_and_vertices() -> None:
     assert benchmark("vocaset", "test", 5_023) is BENCHMARKS["vocaset", "test"]
     for other in (("vocaset", "test", 23_370), ("vocaset", "val", 5_023), ("synthetic", "test", 1)):
         assert benchmark(*other) is None
 
 
-def test_a_run_stands_under_the_rows_in_the_printed_unit() -> None:
+def test_a_run_is_listed_below_the_rows_in_the_printed_unit() -> None:
     run = {"lve": 4.5e-4, "fdd": -2.25e-5, "mve": 3e-3}
     lines = comparison(BENCHMARKS["BIWI", "test_a"], {"**mine**": run}, "lips x.txt").splitlines()
     assert "not comparable" in lines[0] and "printed as" in lines[4]
