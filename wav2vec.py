@@ -152,8 +152,7 @@ class TextTeacher(nn.Module):
         if lengths is not None:
             frames = self.kind.frame_lengths(lengths)
             mask = length_mask(frames, features.shape[1], features.device)
-        with torch.random.fork_rng(devices=[]):  # transformers < 5.24 draws numbers in evaluation
-            hidden = self.kind.transform(self.body, features, mask)
+        hidden = self.kind.transform(self.body, features, mask)
         if self.model.lm_head is None:
             return hidden, hidden.new_zeros(*hidden.shape[:2], 1)
         return hidden, self.model.lm_head(hidden)

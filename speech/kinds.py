@@ -108,7 +108,11 @@ class EncoderKind(nn.Module):
         augment = body.training and config.apply_spec_augment
         if augment and hidden.shape[1] > config.mask_time_length:
             hidden = body._mask_hidden_states(hidden, attention_mask=mask)
-        return body.encoder(hidden, attention_mask=mask).last_hidden_state
+        # transformers before 5.24 draws a random number per layer in evaluation, too: training
+        # would depend on whether targets were cached and when previews were made
+        unchanged = nullcontext() if body.training else torch.random.fork_rng(devices=[])
+        with unchanged:
+            return body.encoder(hidden, attention_mask=mask).last_hidden_state
 
 
 class Wav2Vec2(EncoderKind):
