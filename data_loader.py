@@ -21,8 +21,9 @@ from torch.utils.data import Dataset
 from common.errors import UserError
 from common.failures import too_long
 from config import SAMPLE_RATE, DatasetSpec
+from dataset.clip_files import find_audio, npy_path
 from dataset.faces import FACE_M, misfit
-from dataset.prepared import find_audio, find_clips
+from dataset.prepared import find_clips
 from files.arrays import load_npy
 from files.meshes import load_templates
 from speech.audio import normalise, read_audio
@@ -173,10 +174,10 @@ class MeshSpeechDataset(Dataset):
         )
 
     def _wav_path(self, name: str) -> Path:
-        return find_audio(self.spec.path(self.spec.root) / "wav", name)
+        return find_audio(self.spec.path(self.spec.root), name)
 
     def _npy_path(self, name: str) -> Path:
-        return self.spec.path(self.spec.root) / "vertices_npy" / f"{name}.npy"
+        return npy_path(self.spec.path(self.spec.root), name)
 
     def _vertices(self, name: str) -> NDArray:
         """(frames, V, 3) at source_fps, memory-mapped."""

@@ -1,4 +1,4 @@
-"""BIWI and BIWI_6 as prepared by others, and the layout that every prepared folder shares.
+"""BIWI and BIWI_6 as prepared by others.
 
 FaceFormer's, CodeTalker's and SelfTalk's BIWI: wav/, vertices_npy/, templates.pkl, BIWI.ply.
 ScanTalk's Biwi_6: wav/, vertices_npy/, templates/<subject>.obj, mouth_indices.npy and
@@ -16,34 +16,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.errors import UserError, writable_folder
+from common.whole_file import whole_file, write_whole
 from config import BIWI, BIWI_6, PROJECT_ROOT
+from dataset.clip_files import audio_files, make_folders, mesh_files, npy_path, wav_path
+from dataset.prepared import SUBFOLDERS, has_clips
 from files.arrays import load_npy
 from files.meshes import load_templates
-from vocaset.process_voca_data import renamed
 
-TEMPLATES = ("templates.pkl", "templates")  # a file of all, or a folder of meshes
-BESIDE = (".", "masks", "regions", "templates")  # where topology and regions are looked for
+TEMPLATES = ("templates.pkl", "templates")  # one file, or a folder of meshes
 
 
-def npy_path(folder: Path, name: str) -> Path:
-    """The vertices of a clip in a prepared folder."""
-    return folder / "vertices_npy" / f"{name}.npy"
-
-
-def wav_path(folder: Path, name: str) -> Path:
-    """The sound of a clip in a prepared folder."""
-    return folder / "wav" / f"{name}.wav"
-
-
-def is_done(folder: Path, name: str) -> bool:
-    """Whether a prepared folder has both files of a clip."""
-    return npy_path(folder, name).is_file() and wav_path(folder, name).is_file()
-
-
-def is_prepared(folder: Path) -> bool:
-    """Whether `folder` is laid out as the field prepares BIWI."""
-    has_templates = any((folder / name).exists() for name in TEMPLATES)
-    return has_templates and any(folder.glob("vertices_npy/*.npy")) and any(folder.glob("wav/*"))
+def has_prepared_layout(folder: Path) -> bool:
+    """Whether `folder` has the layout in which the field prepares BIWI."""
+    return any((folder / name).exists() for name in TEMPLATES) and has_clips(folder)
 
 
 def prepared_templates(folder: Path) -> dict[str, NDArray[np.float32]]:
@@ -52,9 +37,8 @@ def prepared_templates(folder: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def write_templates(folder: Path, templates: dict[str, NDArray[np.float32]]) -> None:
-    """Write templates.pkl as FaceFormer lays it out: subject -> (V, 3)."""
-    with renamed(folder / TEMPLATES[0]) as partial, partial.open("wb") as file:
-        pickle.dump(templates, file, protocol=2)
+    """Write templates.pkl in FaceFormer's layout: subject -> (V, 3)."""
+    write_whole(folder / TEMPLATES[0], pickle.dumps(templates, protocol=2))
 
 
 def write_ply(path: Path, vertices: NDArray, faces: NDArray) -> None:
@@ -70,13 +54,13 @@ def write_ply(path: Path, vertices: NDArray, faces: NDArray) -> None:
 
 
 def default_root(n_vertices: int) -> Path:
-    """Where meshes of so many vertices belong; `UserError` when they are of neither data set."""
+    """The folder for meshes of `n_vertices`; `UserError` if they belong to neither data set."""
     for spec in (BIWI, BIWI_6):
         if spec.n_vertices == n_vertices:
             return PROJECT_ROOT / spec.root
     raise UserError(
-        f"meshes of {n_vertices} vertices are neither BIWI ({BIWI.n_vertices}) nor BIWI_6 "
-        f"({BIWI_6.n_vertices}); name a folder with --out, or train on them as your own data"
+        f"meshes of {n_vertices} vertices, expected {BIWI.n_vertices} (BIWI) or "
+        f"{BIWI_6.n_vertices} (BIWI_6); give a folder with --out, or train on them as your own data"
     )
 
 
@@ -86,19 +70,19 @@ def place(
     templates: dict[str, NDArray[np.float32]],
     report: Callable[[str], None] = tqdm.write,
 ) -> int:
-    """Link the clips of a prepared folder into `out`; returns how many are there then.
+    """Link the clips of a prepared folder into `out`; returns the number of clips.
 
-    Files that are there already stay. Topology and regions that its data set names are taken
-    along. `report` gets one line for each clip that lacks its partner. Raises `UserError` for
-    vertices that do not fit the templates.
+    Existing files are kept. The topology and region files of the data set are linked, too.
+    report: gets one line for each clip without its second file. Raises `UserError` if the vertices
+    do not match the templates.
     """
-    out = writable_folder(out)
+    make_folders(writable_folder(out))
     n_vertices = len(next(iter(templates.values())))
-    names = {path.stem for path in (source / "vertices_npy").glob("*.npy")}
-    heard = {path.stem for path in (source / "wav").glob("*.wav")}
-    for name in sorted(names ^ heard):
-        report(f"{name}: left out, it has no {'wav' if name in names else 'vertices'}")
-    clips = sorted(names & heard)
+    meshes = set(mesh_files(source))
+    recordings = {name for name, path in audio_files(source).items() if path.suffix == ".wav"}
+    for name in sorted(meshes ^ recordings):
+        report(f"{name}: left out, no {'wav' if name in meshes else 'vertices'} for it")
+    clips = sorted(meshes & recordings)
     if not clips:
         raise UserError(f"{source}: no clip has both wav/<name>.wav and vertices_npy/<name>.npy")
     for name in clips:
@@ -108,10 +92,10 @@ def place(
         _link(wav_path(source, name), wav_path(out, name))
     if not (out / TEMPLATES[0]).is_file():
         write_templates(out, templates)
-    for file in _beside(n_vertices):
-        found = [source / folder / file for folder in BESIDE if (source / folder / file).is_file()]
-        if found:
-            _link(found[0], out / file)
+    for file in _extra_files(n_vertices):
+        paths = [source / sub / file for sub in SUBFOLDERS if (source / sub / file).is_file()]
+        if paths:
+            _link(paths[0], out / file)
     return len(clips)
 
 
@@ -120,13 +104,17 @@ def _check_clip(
 ) -> None:
     shape = load_npy(path, "vertices", mapped=True).shape
     if int(np.prod(shape[1:])) != 3 * n_vertices or len(shape) not in (2, 3):
-        raise UserError(f"vertices {path}: shape {shape}; the templates have {n_vertices} vertices")
-    if name.split("_")[0] not in templates:
-        raise UserError(f"vertices {path}: no template of {name.split('_')[0]}")
+        raise UserError(
+            f"vertices {path}: shape {shape}, expected (frames, {3 * n_vertices}) as in the "
+            f"templates of {n_vertices} vertices"
+        )
+    subject = name.split("_")[0]
+    if subject not in templates:
+        raise UserError(f"vertices {path}: no template for subject {subject}; add it to templates")
 
 
-def _beside(n_vertices: int) -> set[str]:
-    """File names of the topology and regions that the data set of so many vertices uses."""
+def _extra_files(n_vertices: int) -> set[str]:
+    """Names of the topology and region files of the data set with `n_vertices`."""
     return {
         Path(path).name.split(":")[0]
         for spec in (BIWI, BIWI_6)
@@ -136,12 +124,11 @@ def _beside(n_vertices: int) -> set[str]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system makes none; nothing is overwritten."""
+    """Hard-link a file, or copy it if the file system cannot link; an existing target is kept."""
     if target.exists():
         return
-    with renamed(target) as partial:
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(source, partial)
-        except OSError:  # another disk, or no links there
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or no links
+        with whole_file(target) as partial:
             shutil.copyfile(source, partial)

@@ -2,30 +2,28 @@
 
     python BIWI/process_biwi_data.py [--raw DIR] [--out DIR] [--sentences WHICH] [--workers N]
 
-Raw, as B3D(AC)^2 comes: faces/<subject>/<sentence>.tar with a .vl for each frame (or .tgz, or
-unpacked), rigid_scans/<subject>.obj (neutral scans) and the sound, audio/<clip>_cut.wav or
-videos/<clip>.flv. Out: wav/<subject>_<sentence>.wav (mono, 16 kHz),
-vertices_npy/<subject>_<sentence>.npy ((T, V*3) float32 at 25 fps, normalised as CodeTalker does,
-see frames.py), templates.pkl, BIWI.ply.
+Raw, as in the download of B3D(AC)^2: faces/<subject>/<sentence>.tar with one .vl per frame (or
+.tgz, or unpacked), rigid_scans/<subject>.obj (neutral scans), and the audio, audio/<clip>_cut.wav
+or videos/<clip>.flv. Out: wav/<subject>_<sentence>.wav (mono, 16 kHz),
+vertices_npy/<subject>_<sentence>.npy ((T, V*3) float32 at 25 fps, normalised as in CodeTalker, see
+frames.py), templates.pkl, BIWI.ply.
 
-A folder with wav/, vertices_npy/ and templates is taken as it is: its files are checked and
-linked into place. The number of vertices says which data set it is: 23,370 BIWI, 3,895 BIWI_6.
+The files of a folder with wav/, vertices_npy/ and templates are checked and linked. The number of
+vertices identifies the data set: 23,370 BIWI, 3,895 BIWI_6.
 
-One process a clip; every file is written under a temporary name and renamed, so a run that was
-stopped is taken up again by the same command.
+Clips are converted by several processes. Every file is written whole or not at all, so the same
+command continues a run that was stopped.
 """
 
 import argparse
 import functools
 import os
-import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
@@ -38,109 +36,22 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from BIWI.frames import in_order, normalise, read_frames
-from BIWI.prepared import (
-    default_root,
-    is_done,
-    is_prepared,
-    npy_path,
-    place,
-    prepared_templates,
-    wav_path,
-    write_ply,
-    write_templates,
-)
+from BIWI.prepared import default_root, place, prepared_templates, write_ply, write_templates
+from BIWI.raw import SENTENCES, Clip, find_raw, is_raw, list_clips
 from common.errors import Parser, UserError, run_cli, writable_folder
-from config import BIWI, PROJECT_ROOT, SAMPLE_RATE
+from common.whole_file import whole_file
+from config import BIWI, SAMPLE_RATE
+from dataset.clip_files import cut_report, cut_to_shorter, is_prepared, make_folders, write_clip
 from files.meshes import load_mesh
 from speech.audio import read_audio
-from vocaset.process_voca_data import renamed, trim
 
-RAW_FOLDERS = ("BIWI/data/raw", "BIWI/data", "BIWI")  # searched when --raw is not given
-FACES, SCANS = "faces", "rigid_scans"
-ARCHIVES = (".tar", ".tgz", ".tar.gz")
-SOUNDS = ("audio/{}_cut.wav", "videos/{}.flv", "wav/{}.wav", "audio/{}.wav")  # the first there is
-# e01: with emotion, what FaceFormer and its followers train on; 01: neutral.
-SENTENCES = {"emotional": r"e\d\d", "neutral": r"\d\d", "all": r"e?\d\d"}
-LARGEST_OFFSET = 0.1  # of a unit (18 mm): frames lie this near to the neutral scan, on average
-WHERE = (
-    "wanted B3D(AC)^2, the 3D audiovisual corpus of ETH Zurich, or a folder prepared for "
-    "CodeTalker; its page is closed, see BIWI/README.md (the Kinect head pose set that is also "
-    "called Biwi is another one)"
-)
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One sentence of the raw download: where its frames, its sound and its neutral scan lie."""
-
-    subject: str
-    name: str  # <subject>_<sentence>
-    sources: tuple[Path, ...]  # folder or archives, of which one holds the .vl
-    sound: Path | None
-    scan: Path
-
-
-def find_raw(given: str | None) -> Path:
-    """The raw or prepared folder; `UserError` saying what is missing and what to look for."""
-    folders = [Path(given)] if given else [PROJECT_ROOT / folder for folder in RAW_FOLDERS]
-    best = min(folders, key=lambda folder: len(_missing(folder)))
-    if not _missing(best):
-        return best
-    for folder in folders:
-        if is_prepared(folder):
-            return folder
-        if any(folder.glob(f"{FACES}*.tgz")):
-            raise UserError(f"{folder}: packed; go there and: for f in *.tgz; do tar xzf $f; done")
-    raise UserError(f"{best}: {'/, '.join(_missing(best))}/ missing; {WHERE}")
-
-
-def _missing(folder: Path) -> list[str]:
-    return [name for name in (FACES, SCANS) if not (folder / name).is_dir()]
-
-
-def list_clips(raw: Path, sentences: str = "emotional") -> list[Clip]:
-    """The clips of faces/ whose sentences are wanted (a key of SENTENCES), by name.
-
-    Raises `UserError` when there is none or a subject has no neutral scan.
-    """
-    wanted = re.compile(SENTENCES[sentences])
-    clips = []
-    for folder in sorted(path for path in (raw / FACES).iterdir() if path.is_dir()):
-        subject = folder.name
-        scan = raw / SCANS / f"{subject}.obj"
-        found: dict[str, list[Path]] = {}
-        for path in sorted(folder.iterdir(), key=_rank):
-            sentence = path.name if path.is_dir() else _stem(path.name)
-            if sentence is not None and wanted.fullmatch(sentence):
-                found.setdefault(sentence, []).append(path)
-        if found and not scan.is_file():
-            raise UserError(f"{scan}: missing, the neutral scan of {subject}; {WHERE}")
-        for sentence in sorted(found):
-            name = f"{subject}_{sentence}"
-            sounds = [raw / pattern.format(name) for pattern in SOUNDS]
-            sound = next((path for path in sounds if path.is_file()), None)
-            clips.append(Clip(subject, name, tuple(found[sentence]), sound, scan))
-    if not clips:
-        example = "01" if sentences == "neutral" else "e01"
-        raise UserError(
-            f"{raw / FACES}: no {sentences} sentences in it; wanted <subject>/{example}.tar, .tgz "
-            "or a folder, and so on; unpack the download's faces*.tgz, or name other --sentences"
-        )
-    return clips
-
-
-def _rank(path: Path) -> int:
-    return 0 if path.is_dir() else 1 + path.name.endswith("gz")  # the .tgz may hold textures only
-
-
-def _stem(name: str) -> str | None:
-    return next((name.removesuffix(end) for end in ARCHIVES if name.endswith(end)), None)
+LARGEST_OFFSET = 0.1  # of a unit (18 mm): mean distance of a first frame from the neutral scan
 
 
 def convert(clip: Clip, out: Path) -> str:
-    """Write one clip to `out`; returns a line when it was cut by a frame or more, or left out."""
-    if clip.sound is None:
-        return f"{clip.name}: left out, no sound for it in audio/ or videos/"
+    """Write one clip to `out`; returns a line if it was cut by a frame or more, or left out."""
+    if clip.audio is None:
+        return f"{clip.name}: left out, no audio for it in audio/ or videos/"
     source, vertices = _normalised_frames(clip)
     if not vertices:
         return f"{clip.name}: left out, no .vl in {', '.join(map(str, clip.sources))}"
@@ -148,51 +59,33 @@ def convert(clip: Clip, out: Path) -> str:
     offset = float(np.linalg.norm(vertices[0] - normalise(scan, faces), axis=1).mean())
     if offset > LARGEST_OFFSET:
         raise UserError(
-            f"{source}: its first frame lies {offset:.2f} units from {clip.scan} on average, as if "
-            "its vertices came in another order or it was turned already; wanted the raw download"
+            f"{source}: the first frame is {offset:.2f} units from {clip.scan} on average, "
+            f"expected at most {LARGEST_OFFSET}: another vertex order, or already rotated; "
+            "use the raw download"
         )
-    vertices, audio, surplus_s = trim(
-        vertices, read_audio(clip.sound), SAMPLE_RATE, fps=BIWI.source_fps
+    vertices, audio, surplus_s = cut_to_shorter(
+        vertices, read_audio(clip.audio), SAMPLE_RATE, BIWI.source_fps
     )
-    _write(out, clip.name, vertices, audio)
-    if abs(surplus_s) < 1 / BIWI.source_fps:
-        return ""
-    longer = "audio" if surplus_s > 0 else "frames"
-    return f"{clip.name}: {longer} cut by {abs(surplus_s):.3f} s to the shorter"
+    write_clip(out, clip.name, vertices, audio, SAMPLE_RATE)
+    return cut_report(clip.name, surplus_s, BIWI.source_fps)
 
 
 @functools.lru_cache(maxsize=2)
 def _load_scan(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     vertices, faces = load_mesh(path)
     if len(faces) == 0:
-        raise UserError(f"{path}: has no triangles; the neutral scan must be a mesh")
+        raise UserError(f"{path}: no triangles; the neutral scan must be a mesh")
     return vertices, faces
 
 
 def _normalised_frames(clip: Clip) -> tuple[Path, list[NDArray[np.float32]]]:
-    """The source that has them and the frames, each (V, 3), in order."""
+    """The source that holds the .vl files, and its frames, (V, 3) each, in order."""
     scan, faces = _load_scan(clip.scan)
     for source in clip.sources:
         frames = [(number, normalise(v, faces)) for number, v in read_frames(source, len(scan))]
         if frames:
             return source, in_order(frames, source)
     return clip.sources[0], []
-
-
-def _write(out: Path, name: str, vertices: list[NDArray], audio: NDArray) -> None:
-    """One frame at a time: an array of them all would be the clip twice in memory."""
-    import soundfile
-
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(vertices), vertices[0].size)}
-    try:
-        with renamed(npy_path(out, name)) as partial, partial.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for frame in vertices:
-                file.write(frame.astype("<f4").tobytes())
-        with renamed(wav_path(out, name)) as partial:
-            soundfile.write(partial, audio, SAMPLE_RATE, subtype="PCM_16")
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise UserError(f"{out}: {name} cannot be written ({error}); is the disk full?") from error
 
 
 def process(
@@ -202,16 +95,16 @@ def process(
     workers: int = 1,
     report: Callable[[str], None] = tqdm.write,
 ) -> int:
-    """Write every wanted clip of `raw` that `out` lacks; returns how many were written.
+    """Write every clip of `sentences` that is missing in `out`; returns how many were written.
 
-    `report` gets one line for each clip that was cut by more than a frame, left out or broken.
-    Broken clips do not stop the others; at the end they are a `UserError`.
+    report: gets one line for each clip that was cut by a frame or more, left out or broken. A
+    broken clip does not stop the others; at the end `UserError` is raised.
     """
     clips = list_clips(raw, sentences)
-    out = writable_folder(out)
+    make_folders(writable_folder(out))
     _write_templates(clips, out)
-    todo = [clip for clip in clips if not is_done(out, clip.name)]
-    print(f"{len(clips)} clips; {len(clips) - len(todo)} are done already")
+    todo = [clip for clip in clips if not is_prepared(out, clip.name)]
+    print(f"{len(clips)} clips; {len(clips) - len(todo)} already prepared")
     broken = []
     for outcome in _run_all(todo, out, workers):
         if isinstance(outcome, UserError):
@@ -219,7 +112,7 @@ def process(
             report(f"not written: {outcome}")
         elif outcome:
             report(outcome)
-    written = sum(is_done(out, clip.name) for clip in todo)
+    written = sum(is_prepared(out, clip.name) for clip in todo)
     if broken:
         others = f" and {len(broken) - 1} more, see above" if len(broken) > 1 else ""
         raise UserError(f"{written} clips written, {len(broken)} not: {broken[0]}{others}")
@@ -227,7 +120,7 @@ def process(
 
 
 def _run_all(clips: list[Clip], out: Path, workers: int) -> Iterator[str | UserError]:
-    """What `convert` returned or raised for each clip, as they end."""
+    """What `convert` returned or raised for each clip, in the order of completion."""
     with tqdm(total=len(clips), unit="clip", disable=None) as bar:
         run = _run_here if workers == 1 or len(clips) < 2 else _run_in_processes
         for outcome in run(clips, out, workers):
@@ -254,19 +147,19 @@ def _run_in_processes(clips: list[Clip], out: Path, workers: int) -> Iterator[st
                 yield error
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker was killed, perhaps for want of memory; run again with fewer --workers"
+            "a worker was killed, perhaps out of memory; run again with fewer --workers"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """Ctrl-C is the parent's to handle; where the parent is killed, its workers end, too."""
+    """Leave Ctrl-C to the parent process, and exit when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_the_parent() -> None:
+def _exit_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -274,17 +167,20 @@ def _end_with_the_parent() -> None:
 
 
 def _write_templates(clips: list[Clip], out: Path) -> None:
-    """templates.pkl of every subject, and the triangles as BIWI.ply where there is none."""
+    """Write templates.pkl with every subject, and BIWI.ply with the triangles if it is missing."""
     templates: dict[str, NDArray[np.float32]] = {}
     for scan in sorted({clip.scan for clip in clips}):
         vertices, faces = _load_scan(scan)
         templates[scan.stem] = normalise(vertices, faces)
-        if len({len(template) for template in templates.values()}) > 1:
-            raise UserError(f"{scan}: {len(vertices)} vertices, unlike the other neutral scans")
+        expected = len(next(iter(templates.values())))
+        if len(vertices) != expected:
+            raise UserError(
+                f"{scan}: {len(vertices)} vertices, expected {expected} as in the other scans"
+            )
     write_templates(out, templates)
     topology = out / Path(BIWI.topology).name
     if not topology.is_file():
-        with renamed(topology) as partial:
+        with whole_file(topology) as partial:
             write_ply(partial, templates[scan.stem], faces)
 
 
@@ -306,27 +202,27 @@ def _parser() -> argparse.ArgumentParser:
         help="which sentences of the download (default: emotional, e01-e40, which the recipe uses)",
     )
     parser.add_argument(
-        "--workers", type=int, help="clips at once, 200 MB of memory each (default: one a CPU)"
+        "--workers", type=int, help="processes, 200 MB of memory each (default: one per CPU)"
     )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, look at what is there, convert or take over, say where the result is."""
+    """Parse, detect the kind of folder, convert or link, print where the result is."""
     args = _parser().parse_args(argv)
     workers = (os.cpu_count() or 1) if args.workers is None else args.workers
     if workers < 1:
-        raise UserError(f"--workers {workers}: wanted 1 or more")
+        raise UserError(f"--workers {workers}: expected 1 or more")
     raw = find_raw(args.raw)
-    if not _missing(raw):
+    if is_raw(raw):
         n_vertices = len(_load_scan(list_clips(raw, args.sentences)[0].scan)[0])
         out = Path(args.out) if args.out else default_root(n_vertices)
-        what = f"{process(raw, out, args.sentences, workers)} clips written to"
+        done = f"{process(raw, out, args.sentences, workers)} clips written to"
     else:
         templates = prepared_templates(raw)
         out = Path(args.out) if args.out else default_root(len(next(iter(templates.values()))))
-        what = f"{place(raw, out, templates)} prepared clips taken over into"
-    print(f"{what} {out}: wav/, vertices_npy/, templates.pkl")
+        done = f"{place(raw, out, templates)} prepared clips linked into"
+    print(f"{done} {out}: wav/, vertices_npy/, templates.pkl")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The way from BIWI's raw files, made small in their documented layout, to prepared clips."""
+"""BIWI's raw files, fabricated small in their documented layout, to prepared clips."""
 
 import io
 import pickle
@@ -13,7 +13,8 @@ import soundfile
 
 from BIWI.frames import normalise, parse_vl, surface_area
 from BIWI.prepared import default_root, place, prepared_templates
-from BIWI.process_biwi_data import find_raw, main, process
+from BIWI.process_biwi_data import main, process
+from BIWI.raw import find_raw
 from common.errors import UserError
 from config import BIWI, BIWI_6, PROJECT_ROOT
 from files.meshes import load_mesh, load_region
@@ -74,13 +75,13 @@ def stored(out: Path, clip: str) -> np.ndarray:
     return np.load(out / f"vertices_npy/{clip}.npy")
 
 
-def test_normalisation_of_a_rectangle_by_hand() -> None:
+def test_a_rectangle_is_normalised_as_by_hand() -> None:
     # 2 x 8 in the plane z = 5: centre (1, 4, 5), area 16, so everything is divided by 4.
     rectangle = np.array([[0, 0, 5], [2, 0, 5], [2, 8, 5], [0, 8, 5]], np.float32)
     result = normalise(rectangle, np.array([[0, 1, 2], [0, 2, 3]]))
     expected = [[-0.25, 1, 0], [0.25, 1, 0], [0.25, -1, 0], [-0.25, -1, 0]]  # y is turned over
     np.testing.assert_allclose(result, expected, atol=1e-7)
-    with pytest.raises(ValueError, match="a surface of 0.0"):
+    with pytest.raises(ValueError, match="surface area 0.0"):
         normalise(np.zeros((3, 3)), np.array([[0, 1, 2]]))
 
 
@@ -112,7 +113,7 @@ def test_area_is_the_sum_of_mixed_voronoi_areas(rng: np.random.Generator) -> Non
     np.testing.assert_allclose(surface_area(vertices, faces), total, rtol=1e-12)
 
 
-def test_public_biwi_mesh_is_normalised_so(shared_data: Path) -> None:
+def test_the_public_biwi_mesh_has_this_normalisation(shared_data: Path) -> None:
     vertices, faces = load_mesh(shared_data / "biwi/BIWI.ply")
     assert len(vertices) == BIWI.n_vertices
     np.testing.assert_allclose(surface_area(vertices, faces), 1, atol=1e-6)
@@ -121,25 +122,25 @@ def test_public_biwi_mesh_is_normalised_so(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("count", ["", "<u4", "<u8"])
-def test_vl_is_read_with_and_without_its_count(count: str) -> None:
+def test_a_vl_is_read_with_and_without_its_count(count: str) -> None:
     np.testing.assert_array_equal(parse_vl(vl(SCAN, count), "x"), SCAN)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "x: 0 bytes are no vertex list"),
-        (vl(SCAN)[:-3], "x: 61 bytes are no vertex list"),
-        (vl(SCAN)[:-12], "x: says 5 vertices but holds 4"),
+        (b"", "x: 0 bytes, expected 12 per vertex"),
+        (vl(SCAN)[:-3], "x: 61 bytes, expected 12 per vertex"),
+        (vl(SCAN)[:-12], "x: 4 vertices, expected 5"),
         (vl(SCAN * np.nan), "x: has NaN"),
     ],
 )
-def test_broken_vl_is_named(content: bytes, message: str) -> None:
+def test_a_broken_vl_is_named(content: bytes, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_vl(content, "x")
 
 
-def test_every_clip_comes_out_normalised_and_in_order(raw: Path, tmp_path: Path) -> None:
+def test_every_clip_is_normalised_and_in_order(raw: Path, tmp_path: Path) -> None:
     shuffled = sorted(members("M3_e01").items(), key=lambda item: item[0][::-1], reverse=True)
     write_tar(raw / "faces/M3/e01.tar", {"./._frame_001.vl": b"macOS", **dict(shuffled)})
     out, reports = tmp_path / "out", []
@@ -174,7 +175,7 @@ def test_neutral_sentences_tgz_and_unpacked_folders(raw: Path, tmp_path: Path) -
     assert stored(out, "F2_01").shape == stored(out, "M3_02").shape == (T, 15)
 
 
-def test_sound_comes_out_of_the_videos(raw: Path, tmp_path: Path) -> None:
+def test_audio_is_read_from_the_videos(raw: Path, tmp_path: Path) -> None:
     from imageio_ffmpeg import get_ffmpeg_exe
 
     (raw / "videos").mkdir()
@@ -189,13 +190,13 @@ def test_sound_comes_out_of_the_videos(raw: Path, tmp_path: Path) -> None:
     process(raw, with_wav)
     (raw / "audio/F2_e01_cut.wav").unlink()
     assert process(raw, with_flv) == 3
-    expected, heard = (soundfile.read(out / "wav/F2_e01.wav")[0] for out in (with_wav, with_flv))
-    shorter = min(len(expected), len(heard))
+    expected, decoded = (soundfile.read(out / "wav/F2_e01.wav")[0] for out in (with_wav, with_flv))
+    shorter = min(len(expected), len(decoded))
     assert shorter > 0.95 * len(expected)
-    assert np.corrcoef(expected[:shorter], heard[:shorter])[0, 1] > 0.95  # two resamplers
+    assert np.corrcoef(expected[:shorter], decoded[:shorter])[0, 1] > 0.95  # two resamplers
 
 
-def test_both_are_trimmed_to_the_shorter_and_reported(raw: Path, tmp_path: Path) -> None:
+def test_audio_and_frames_are_cut_to_the_shorter_and_reported(raw: Path, tmp_path: Path) -> None:
     for clip, seconds in (("F2_e01", 0.48), ("F2_e02", 0.1)):  # the frames last 0.28 s
         soundfile.write(raw / f"audio/{clip}_cut.wav", np.ones(round(seconds * RATE)), RATE)
     reports: list[str] = []
@@ -207,7 +208,7 @@ def test_both_are_trimmed_to_the_shorter_and_reported(raw: Path, tmp_path: Path)
     assert len(stored(tmp_path / "out", "F2_e02")) == 3  # frames at 0, 0.04 and 0.08 s
 
 
-def test_a_stopped_run_is_taken_up_again(raw: Path, tmp_path: Path) -> None:
+def test_the_same_command_continues_a_stopped_run(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process(raw, out)
     kept, lost = out / "vertices_npy/F2_e01.npy", out / "wav/M3_e01.wav"
@@ -239,10 +240,16 @@ def test_a_truncated_archive_is_named_and_the_others_are_made(
     ("change", "message"),
     [
         ({"frame_003.vl": None}, "frame 4 follows a gap"),
-        ({"frame_003.vl": vl(SCAN[:4])}, "frame_003.vl: 4 vertices; the neutral scan has 5"),
-        ({"frame_003.vl": vl(np.zeros((99, 3)))}, "frame_003.vl has 1192 bytes, too many"),
-        ({"mean.vl": vl(SCAN)}, "mean.vl: wanted the number of the frame"),
-        ({"frame_001.vl": vl(SCAN[[4, 3, 2, 1, 0]])}, "its first frame lies 0.*other order"),
+        (
+            {"frame_003.vl": vl(SCAN[:4])},
+            "frame_003.vl: 4 vertices, expected 5 as in the scan",
+        ),
+        (
+            {"frame_003.vl": vl(np.zeros((99, 3)))},
+            "frame_003.vl has 1192 bytes, expected at most 68",
+        ),
+        ({"mean.vl": vl(SCAN)}, "mean.vl: expected a frame number"),
+        ({"frame_001.vl": vl(SCAN[[4, 3, 2, 1, 0]])}, "the first frame is 0.*another vertex order"),
     ],
 )
 def test_frames_that_do_not_fit_are_named(
@@ -273,20 +280,20 @@ def prepared(folder: Path, templates: dict[str, np.ndarray], n_vertices: int) ->
     return folder
 
 
-def test_a_prepared_folder_is_taken_over(tmp_path: Path) -> None:
+def test_a_prepared_folder_is_linked(tmp_path: Path) -> None:
     source = prepared(tmp_path / "theirs", {"F2": SCAN, "M3": SCAN}, 5)
     (source / "wav/M3_e01.wav").unlink()
     out, reports = tmp_path / "out", []
     assert place(source, out, prepared_templates(source), reports.append) == 2
-    assert reports == ["M3_e01: left out, it has no wav"]
+    assert reports == ["M3_e01: left out, no wav for it"]
     assert stored(out, "F2_e01").shape == (2, 5, 3) and (out / "templates.pkl").is_file()
     assert not (out / "vertices_npy/M3_e01.npy").exists()
     np.save(source / "vertices_npy/F2_e02.npy", np.zeros((2, 12)))
-    with pytest.raises(UserError, match=r"F2_e02.npy: shape \(2, 12\); the templates have 5"):
+    with pytest.raises(UserError, match=r"F2_e02.npy: shape \(2, 12\), expected \(frames, 15\)"):
         place(source, out, prepared_templates(source))
 
 
-def test_biwi_6_is_known_by_its_vertices_and_its_lips(shared_data: Path, tmp_path: Path) -> None:
+def test_biwi_6_is_recognised_by_its_vertices(shared_data: Path, tmp_path: Path) -> None:
     from files.meshes import load_templates
 
     theirs = load_templates(shared_data / "biwi6/templates")
@@ -303,19 +310,19 @@ def test_biwi_6_is_known_by_its_vertices_and_its_lips(shared_data: Path, tmp_pat
     np.testing.assert_array_equal(np.sort(lips), box)
 
 
-def test_what_is_missing_is_said(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="faces/, rigid_scans/ missing; wanted B3D.*Kinect"):
+def test_missing_files_are_named(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="faces/, rigid_scans/ missing; expected B3D.*Kinect"):
         find_raw(str(tmp_path / "nowhere"))
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed/faces01.tgz").touch()
-    with pytest.raises(UserError, match="packed; go there and"):
+    with pytest.raises(UserError, match="packed: archives not unpacked; unpack each"):
         find_raw(str(tmp_path / "packed"))
-    with pytest.raises(UserError, match="5 vertices are neither BIWI .23370. nor BIWI_6"):
+    with pytest.raises(UserError, match="5 vertices, expected 23370 .BIWI. or 3895"):
         main(["--raw", str(raw)])
     with pytest.raises(UserError, match="--workers 0"):
         main(["--raw", str(raw), "--workers", "0"])
     (raw / "faces/F2/01.tar").unlink()
-    with pytest.raises(UserError, match="faces: no neutral sentences in it; wanted <subject>/01"):
+    with pytest.raises(UserError, match="faces: no neutral sentences, expected <subject>/01"):
         process(raw, tmp_path / "out", "neutral")
     (raw / "rigid_scans/M3.obj").unlink()
     with pytest.raises(UserError, match="M3.obj: missing, the neutral scan of M3"):

@@ -325,8 +325,8 @@ def _remove(spec: DatasetSpec, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wav/F1_TA_sentence01.wav", "F1_TA_sentence01.wav: missing, its vertices are there"),
-        ("vertices_npy/M1_TA_sentence02.npy", "M1_TA_sentence02.npy: missing, its wav is there"),
+        ("wav/F1_TA_sentence01.wav", "F1_TA_sentence01.wav: missing, its vertices exist"),
+        ("vertices_npy/M1_TA_sentence02.npy", "M1_TA_sentence02.npy: missing, its audio exists"),
         ("templates.pkl", "templates.pkl: no such file"),
     ],
 )

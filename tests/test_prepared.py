@@ -1,4 +1,4 @@
-"""Prepared folders as others leave them: their place, files, frame rate, kinds of clips."""
+"""Prepared folders in the layouts of others: their place, files, frame rate, kinds of clips."""
 
 import dataclasses
 from pathlib import Path
@@ -33,7 +33,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetSpec:
 CLIP = "FaceTalk_170728_03272_TA_sentence01"
 
 
-def test_nothing_there_says_what_is_wanted_and_where_it_is_had(spec: DatasetSpec) -> None:
+def test_a_missing_data_set_is_named_with_its_source(spec: DatasetSpec) -> None:
     with pytest.raises(UserError) as caught:
         locate(spec)
     message = str(caught.value)
@@ -44,7 +44,7 @@ def test_nothing_there_says_what_is_wanted_and_where_it_is_had(spec: DatasetSpec
             locate(other)
 
 
-def test_half_a_folder_and_missing_templates_are_named(spec: DatasetSpec, tmp_path: Path) -> None:
+def test_missing_folders_and_templates_are_named(spec: DatasetSpec, tmp_path: Path) -> None:
     write_clip(tmp_path / "vocaset", CLIP)
     with pytest.raises(UserError, match="vocaset: no templates.pkl in vocaset; get it: sign in"):
         locate(spec)
@@ -53,7 +53,7 @@ def test_half_a_folder_and_missing_templates_are_named(spec: DatasetSpec, tmp_pa
         locate(spec)
 
 
-def test_a_folder_prepared_for_faceformer_is_taken_as_it_is(
+def test_a_folder_prepared_for_faceformer_is_used_as_it_is(
     spec: DatasetSpec, tmp_path: Path
 ) -> None:
     """wav/, vertices_npy/ and templates.pkl in vocaset/ itself, FLAME_sample.ply in templates/."""
@@ -63,13 +63,13 @@ def test_a_folder_prepared_for_faceformer_is_taken_as_it_is(
     (root / "regions").mkdir()
     for name in ("templates.pkl", "templates/FLAME_sample.ply", "regions/fdd.txt"):
         (root / name).write_text("x")
-    found, remarks = locate(spec)
-    assert found.root == "vocaset"
-    assert found.templates == "vocaset/templates.pkl"
-    assert found.topology == "vocaset/templates/FLAME_sample.ply"
-    assert found.upper_region == "vocaset/regions/fdd.txt"
-    assert found.lips_region == spec.lips_region  # nowhere: as the recipe says
-    assert (found.fps, found.source_fps) == (30, 60)
+    located, remarks = locate(spec)
+    assert located.root == "vocaset"
+    assert located.templates == "vocaset/templates.pkl"
+    assert located.topology == "vocaset/templates/FLAME_sample.ply"
+    assert located.upper_region == "vocaset/regions/fdd.txt"
+    assert located.lips_region == spec.lips_region  # nowhere: as the recipe says
+    assert (located.fps, located.source_fps) == (30, 60)
     assert remarks == ["prepared data found in vocaset"]
 
 
@@ -78,8 +78,8 @@ def test_vertices_already_at_30_fps_are_recognised(spec: DatasetSpec, tmp_path: 
     for number, fps in enumerate((29.5, 30.0, 30.6), start=1):
         write_clip(root, f"{CLIP[:-1]}{number}", fps)
     (root / "templates.pkl").write_text("x")
-    found, remarks = locate(spec)
-    assert found.source_fps == 30
+    located, remarks = locate(spec)
+    assert located.source_fps == 30
     assert remarks == ["vertices are stored at 30 fps (by length), not 60"]
 
 
@@ -89,7 +89,7 @@ def test_the_frame_rate_is_the_nearest_multiple(fps: int, stored: float, tmp_pat
     assert disk_fps(tmp_path, ["a_1"], fps, 60) == round(stored / fps) * fps
 
 
-def test_a_frame_rate_that_fits_is_believed_before_a_nearer_one(tmp_path: Path) -> None:
+def test_the_expected_frame_rate_is_preferred_to_a_nearer_one(tmp_path: Path) -> None:
     write_clip(tmp_path, "a_1", 54.5, 2.0)
     assert disk_fps(tmp_path, ["a_1"], 10, 60) == 60
     assert disk_fps(tmp_path, ["a_1"], 10, 30) == 50
@@ -97,7 +97,7 @@ def test_a_frame_rate_that_fits_is_believed_before_a_nearer_one(tmp_path: Path) 
 
 def test_lengths_that_do_not_fit_name_a_clip(tmp_path: Path) -> None:
     write_clip(tmp_path, "a_1", 45)
-    with pytest.raises(UserError, match=r"45.0 frames a second of sound \(a_1: 45.0\); wanted 30"):
+    with pytest.raises(UserError, match=r"45.0 frames per second .*\(a_1: 45.0\), expected 30"):
         disk_fps(tmp_path, ["a_1"], 30, 60)
 
 
@@ -109,25 +109,21 @@ def biwi_root(tmp_path: Path, *names: str) -> DatasetSpec:
     return BIWI
 
 
-def test_emotional_clips_are_biwi_s_where_both_kinds_are_there(
-    spec: DatasetSpec, tmp_path: Path
-) -> None:
+def test_emotional_clips_are_used_where_both_kinds_exist(spec: DatasetSpec, tmp_path: Path) -> None:
     biwi = biwi_root(tmp_path, "F2_e01", "F2_01", "F2_e38", "F1_e38", "F1_e01")
-    found, remarks = locate(biwi)
+    located, remarks = locate(biwi)
     assert remarks == []
-    clips = {k: [n for n, _ in find_clips(found.path(found.root), s)]
-             for k, s in found.splits.items()}  # fmt: skip
+    clips = {k: [n for n, _ in find_clips(located.path(located.root), s)]
+             for k, s in located.splits.items()}  # fmt: skip
     assert clips == {"train": ["F2_e01"], "val": [], "test_a": ["F2_e38"], "test_b": ["F1_e38"]}
 
 
-def test_neutral_clips_are_taken_where_only_they_are_there(
-    spec: DatasetSpec, tmp_path: Path
-) -> None:
-    found, remarks = locate(biwi_root(tmp_path, "F2_01", "F2_37"))
+def test_neutral_clips_are_used_if_there_are_no_others(spec: DatasetSpec, tmp_path: Path) -> None:
+    located, remarks = locate(biwi_root(tmp_path, "F2_01", "F2_37"))
     assert len(remarks) == 1 and "no clip is named <subject>_eNN" in remarks[0]
     assert "F2_01" in remarks[0]
     for split, name in (("train", "F2_01"), ("test_a", "F2_37")):
-        assert find_clips(found.path(found.root), found.splits[split]) == [(name, "F2")]
+        assert find_clips(located.path(located.root), located.splits[split]) == [(name, "F2")]
 
 
 def test_files_are_found_by_name_with_their_key(spec: DatasetSpec, tmp_path: Path) -> None:
@@ -149,7 +145,7 @@ def test_a_split_may_list_its_clips(tmp_path: Path) -> None:
         find_clips(tmp_path, dataclasses.replace(split, clips=("anna_gone",)))
 
 
-def test_a_subject_is_the_longest_name_that_ends_where_a_word_does() -> None:
+def test_a_subject_is_the_longest_name_that_ends_at_a_word_boundary() -> None:
     people = ("F1", "F1_b", "anna")
     assert subject_of("F1_e01", people) == "F1"
     assert subject_of("F1_b_3", people) == "F1_b"
@@ -158,8 +154,8 @@ def test_a_subject_is_the_longest_name_that_ends_where_a_word_does() -> None:
     assert subject_of("whatever", ("head",)) == "head"
 
 
-def test_the_papers_splits_hold_as_many_clips_as_they_say() -> None:
-    """field.md: 192 / 24 / 24 / 32 of BIWI; 8 / 2 / 2 subjects of VOCASET."""
+def test_the_splits_of_the_paper_have_their_published_sizes() -> None:
+    """BIWI: 192 / 24 / 24 / 32 clips; VOCASET: 8 / 2 / 2 subjects."""
     counts = {k: len(s.subjects) * len(s.sentences) for k, s in BIWI.splits.items()}
     assert counts == {"train": 192, "val": 24, "test_a": 24, "test_b": 32}
     voca = {k: (len(s.subjects), len(s.sentences)) for k, s in VOCASET.splits.items()}

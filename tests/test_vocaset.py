@@ -1,4 +1,4 @@
-"""The way from VOCASET's raw files, fabricated small in their exact layout, to prepared clips."""
+"""VOCASET's raw files, fabricated small in their exact layout, to prepared clips."""
 
 import io
 import os
@@ -16,7 +16,8 @@ import soundfile
 from common.errors import UserError
 from config import PROJECT_ROOT
 from vocaset import process_voca_data
-from vocaset.process_voca_data import StreamingUnpickler, main, process
+from vocaset.process_voca_data import main, process
+from vocaset.streamed_pickle import StreamingUnpickler
 
 V, RATE, FPS = 7, 22_000, 60
 SUBJECTS = ("FaceTalk_170725_00137_TA", "FaceTalk_170728_03272_TA")
@@ -52,7 +53,7 @@ def content(path: Path) -> dict:
     return pickle.loads(path.read_bytes())
 
 
-def test_every_clip_comes_out_as_it_went_in(raw: Path, tmp_path: Path) -> None:
+def test_every_clip_is_converted_unchanged(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     reports: list[str] = []
     assert process(raw, out, reports.append) == 4
@@ -71,9 +72,7 @@ def test_every_clip_comes_out_as_it_went_in(raw: Path, tmp_path: Path) -> None:
     assert not list(out.rglob("*partial*"))
 
 
-def test_audio_and_frames_are_trimmed_to_the_shorter_and_reported(
-    raw: Path, tmp_path: Path
-) -> None:
+def test_audio_and_frames_are_cut_to_the_shorter_and_reported(raw: Path, tmp_path: Path) -> None:
     subject, out = SUBJECTS[0], tmp_path / "out"
     audio = content(raw / "raw_audio_fixed.pkl")
     long, short = audio[subject]["sentence01"], audio[subject]["sentence02"]
@@ -98,14 +97,14 @@ def test_missing_frames_are_interpolated_and_reported(raw: Path, tmp_path: Path)
     dump(raw / "subj_seq_to_idx.pkl", index)
     reports: list[str] = []
     process(raw, out, reports.append)
-    assert [line.split(": ")[1][:20] for line in reports] == ["2 frames are missing"]
+    assert [line.split(": ")[1][:20] for line in reports] == ["2 frames missing in "]
     stored = np.load(out / "vertices_npy" / f"{subject}_sentence01.npy").reshape(-1, V, 3)
     expected = verts[rows[4]] / 3 + verts[rows[7]] * 2 / 3
     np.testing.assert_allclose(stored[6], expected, atol=1e-6)
     for frame in range(10, 20):
         del rows[frame]
     dump(raw / "subj_seq_to_idx.pkl", index)
-    with pytest.raises(UserError, match="sentence01 lacks 10 frames in a row"):
+    with pytest.raises(UserError, match="sentence01 lacks 10 frames in a row, expected at most 6"):
         process(raw, tmp_path / "again", reports.append)
 
 
@@ -121,7 +120,7 @@ def test_frames_that_begin_late_drop_the_sound_before_them(raw: Path, tmp_path: 
     np.testing.assert_array_equal(wav, sound[RATE // 10 :])
 
 
-def test_a_stopped_run_is_taken_up_again(raw: Path, tmp_path: Path) -> None:
+def test_the_same_command_continues_a_stopped_run(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process(raw, out, [].append)
     kept = out / "vertices_npy" / f"{SUBJECTS[0]}_sentence01.npy"
@@ -141,8 +140,8 @@ def test_clips_with_half_of_their_data_are_left_out_and_named(raw: Path, tmp_pat
     reports: list[str] = []
     assert process(raw, tmp_path / "out", reports.append) == 2
     assert reports == [
-        f"{SUBJECTS[0]}_sentence01: left out, raw_audio_fixed.pkl has no sound for it",
-        f"{SUBJECTS[1]}_sentence02: left out, subj_seq_to_idx.pkl has no frames for it",
+        f"{SUBJECTS[0]}_sentence01: left out, no audio in raw_audio_fixed.pkl",
+        f"{SUBJECTS[1]}_sentence02: left out, no frames in subj_seq_to_idx.pkl",
     ]
 
 
@@ -156,14 +155,14 @@ def test_missing_raw_files_are_named_with_their_source(raw: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_prepared_already_needs_no_raw_files(
+def test_a_prepared_folder_needs_no_raw_files(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As FaceFormer leaves it: wav/ and vertices_npy/ in vocaset/ itself."""
+    """FaceFormer's layout: wav/ and vertices_npy/ in vocaset/ itself."""
     monkeypatch.setattr(process_voca_data, "PROJECT_ROOT", tmp_path)
     process(raw, tmp_path / "vocaset", [].append)
     main([])
-    assert f"{tmp_path / 'vocaset'} is prepared already" in capsys.readouterr().out
+    assert f"{tmp_path / 'vocaset'} is already prepared" in capsys.readouterr().out
     (tmp_path / "vocaset/wav").rename(tmp_path / "vocaset/sound")
     with pytest.raises(UserError, match="missing; sign in at https://voca.is.tue.mpg.de"):
         main([])
@@ -227,7 +226,7 @@ def test_the_streaming_unpickler_runs_no_code_either(raw: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_streaming_holds_about_one_clip_at_a_time(protocol: int, tmp_path: Path) -> None:
+def test_streaming_needs_the_memory_of_about_one_clip(protocol: int, tmp_path: Path) -> None:
     clip_bytes, n_clips = 1_000_000, 20
     audio = {i: {"audio": np.full(clip_bytes // 2, i, np.int16)} for i in range(n_clips)}
     dump(tmp_path / "x.pkl", audio, protocol)

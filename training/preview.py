@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from common.errors import UserError
 from config import DatasetSpec
+from dataset.clip_files import find_audio
 from dataset.faces import faces_of
-from dataset.prepared import find_audio
 from jambatalk import JambaTalk
 from rendering.face import appearance
 from rendering.renderer import Renderer
@@ -90,7 +90,7 @@ class Previews:
         chosen = np.linspace(0, len(truth) - 1, min(STILLS, len(truth))).round().astype(int)
         kept: dict[int, NDArray] = {}
         frames = keep(self._pairs(truth, predicted), set(chosen.tolist()), kept)
-        sound = find_audio(spec.path(spec.root) / "wav", clip["name"])
+        sound = find_audio(spec.path(spec.root), clip["name"])
         write_video(path, frames, len(truth), spec.fps, sound)
         return strip([kept[index] for index in chosen])
 

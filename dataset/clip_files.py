@@ -1,0 +1,115 @@
+"""The two files of a prepared clip, wav/<name>.wav and vertices_npy/<name>.npy.
+
+Used by the readers of prepared data and by the scripts that prepare it. Hidden files (macOS's
+._name, temporary files) are not clips.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import UserError, reason_of
+from common.whole_file import whole_file
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+
+Frames = TypeVar("Frames", NDArray, list[NDArray])
+
+
+def npy_path(folder: Path, name: str) -> Path:
+    """The vertices of a clip in a prepared folder."""
+    return folder / "vertices_npy" / f"{name}.npy"
+
+
+def wav_path(folder: Path, name: str) -> Path:
+    """The audio that a preparation script writes for a clip."""
+    return folder / "wav" / f"{name}.wav"
+
+
+def make_folders(folder: Path) -> None:
+    """Make wav/ and vertices_npy/ in `folder`."""
+    for kind in ("wav", "vertices_npy"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+
+
+def is_prepared(folder: Path, name: str) -> bool:
+    """Whether both files of a clip exist."""
+    return npy_path(folder, name).is_file() and wav_path(folder, name).is_file()
+
+
+def mesh_files(folder: Path) -> dict[str, Path]:
+    """Name of a clip -> its .npy, for all of vertices_npy/, sorted by name."""
+    return {path.stem: path for path in _visible(folder / "vertices_npy") if path.suffix == ".npy"}
+
+
+def audio_files(folder: Path) -> dict[str, Path]:
+    """Name of a clip -> its audio file, for all of wav/, sorted by name."""
+    paths = _visible(folder / "wav")
+    return {path.stem: path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES}
+
+
+def _visible(folder: Path) -> list[Path]:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
+def find_audio(folder: Path, name: str) -> Path:
+    """The audio file of a clip in a prepared folder; raises `UserError` if there is none."""
+    for suffix in AUDIO_SUFFIXES:
+        if (path := folder / "wav" / f"{name}{suffix}").exists():
+            return path
+    raise UserError(f"{wav_path(folder, name)}: missing")
+
+
+def write_clip(
+    folder: Path, name: str, vertices: Sequence[NDArray], audio: NDArray, rate: int
+) -> None:
+    """Write both files of a clip, each whole or not at all.
+
+    vertices: T frames, (V, 3) or (V*3,) each, converted to float32 one at a time to save memory;
+    audio: (S,) at `rate` Hz, written as 16 bit. Raises `UserError` if a file cannot be written.
+    """
+    import soundfile
+
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(vertices), vertices[0].size)}
+    try:
+        with whole_file(npy_path(folder, name)) as partial, partial.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for frame in vertices:
+                file.write(frame.astype("<f4").tobytes())
+        with whole_file(wav_path(folder, name)) as partial:
+            soundfile.write(partial, audio, rate, subtype="PCM_16")
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise UserError(
+            f"{folder}: {name} cannot be written ({reason_of(error)}); is the disk full?"
+        ) from error
+
+
+def cut_to_shorter(
+    vertices: Frames, audio: NDArray, rate: int, fps: int, first_frame: int = 0
+) -> tuple[Frames, NDArray, float]:
+    """Vertices and audio (S,) at `rate` Hz cut to the shorter, and the surplus in seconds.
+
+    surplus > 0: the audio was longer, < 0: the vertices were. fps: frames a second. first_frame:
+    number of the frame at which the vertices begin; the audio before it is dropped and not part of
+    the surplus. Frame t is kept if its instant t / fps lies in the audio.
+    """
+    audio = audio[round(first_frame * rate / fps) :]
+    surplus_s = len(audio) / rate - len(vertices) / fps
+    frames = min(len(vertices), _ceil_div(len(audio) * fps, rate))
+    return vertices[:frames], audio[: _ceil_div(frames * rate, fps)], surplus_s
+
+
+def cut_report(name: str, surplus_s: float, fps: int) -> str:
+    """A line for a clip that was cut by a frame or more; "" otherwise."""
+    if abs(surplus_s) < 1 / fps:
+        return ""
+    longer = "audio" if surplus_s > 0 else "frames"
+    return f"{name}: {longer} cut by {abs(surplus_s):.3f} s to the shorter"
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
