@@ -1,10 +1,10 @@
-"""The test mode: every clip of a split predicted and scored, the table written to the run folder.
+"""The test mode: predicts and scores every clip of a split and writes the results.
 
-Metrics are those of metrics.py; beside the model stands the motionless template, so that a number
-can be judged, and beside the predicted lips' readability that of the true ones. results.json and
-results.csv hold every clip, results.md the tables by split and subject and, for the data sets of
-the field, the published rows; splits other than the test ones have files of their own
-(results_val.md). Clips are predicted and scored one by one; no mesh is kept.
+The metrics are those of metrics.py. For comparison, the motionless template is scored as well, and
+the character error rate of predicted lips is listed with that of true lips. results.json and
+results.csv have a row for every clip. results.md has the tables by split and subject and, for
+VOCASET and BIWI, published scores. Splits other than the test splits get files of their own
+(results_val.md). Clips are predicted and scored one at a time, and their meshes are then freed.
 """
 
 import json
@@ -119,7 +119,7 @@ class ClipScorer:
         self.phones = load_phones(spec)
 
     def clip(self, model: JambaTalk, item: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """The row of one item of `MeshSpeechDataset`, its speech given to the model."""
+        """The row of one item of `MeshSpeechDataset`: predicts its vertices and scores them."""
         audio = torch.from_numpy(item["audio"]).to(device)
         template = torch.from_numpy(item["template"]).to(device)
         predicted = model.predict(audio, template).cpu().numpy()
@@ -139,9 +139,12 @@ def clip_scores(
     predicted: np.ndarray, truth: np.ndarray, template: np.ndarray,
     lips: np.ndarray, upper: np.ndarray, fps: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """LVE, FDD, MVE of a prediction (T, V, 3), and of the template that does not move; jitter."""
+    """LVE, FDD, MVE and jitter of a prediction; LVE, FDD and MVE of the motionless template.
+
+    predicted, truth: (T, V, 3); template: (V, 3); lips, upper: vertex indices.
+    """
     still = motionless(template, len(truth))
-    enough = len(truth) > 2  # frames, for an acceleration
+    has_acceleration = len(truth) > 2
     fdd = upper_face_dynamics_deviation(predicted, truth, template, upper)
     return {
         "lve": float(lip_errors(predicted, truth, lips).mean()),
@@ -151,8 +154,8 @@ def clip_scores(
         "lve_motionless": float(lip_errors(still, truth, lips).mean()),
         "fdd_motionless": upper_face_dynamics_deviation(still, truth, template, upper),
         "mve_motionless": float(mean_vertex_errors(still, truth).mean()),
-        "jitter": jitter(predicted, fps) if enough else math.nan,
-        "jitter_truth": jitter(truth, fps) if enough else math.nan,
+        "jitter": jitter(predicted, fps) if has_acceleration else math.nan,
+        "jitter_truth": jitter(truth, fps) if has_acceleration else math.nan,
         "static": stays_still(predicted, truth, lips),
     }
 
@@ -160,37 +163,42 @@ def clip_scores(
 def mouth_scores(
     predicted: np.ndarray, truth: np.ndarray, inner: np.ndarray, segments: list, spec: DatasetSpec
 ) -> dict[str, Any]:
-    """Mouth opening against the truth's, and closures on p, b, m where the phones are known."""
+    """Correlation and sync of the mouth opening with the truth's; closures on p, b, m.
+
+    predicted, truth: (T, V, 3); inner: (2,) vertices of the upper and lower inner lip; segments:
+    [phone, start_s, end_s] of the clip, empty where phones are unknown.
+    """
     threshold = CLOSED_M / spec.metres_per_unit
     opening = mouth_opening(predicted, int(inner[0]), int(inner[1]))
-    wanted = mouth_opening(truth, int(inner[0]), int(inner[1]))
-    shut = closures(opening, segments, threshold, spec.fps)
+    true_opening = mouth_opening(truth, int(inner[0]), int(inner[1]))
+    closed = closures(opening, segments, threshold, spec.fps)
     return {
-        "opening_r": mouth_opening_correlation(opening, wanted),
-        "sync_ms": lip_sync_offset_ms(opening, wanted, spec.fps),
-        "closures": len(shut),
-        "closed": int(shut.sum()),
-        "closed_truth": int(closures(wanted, segments, threshold, spec.fps).sum()),
+        "opening_r": mouth_opening_correlation(opening, true_opening),
+        "sync_ms": lip_sync_offset_ms(opening, true_opening, spec.fps),
+        "closures": len(closed),
+        "closed": int(closed.sum()),
+        "closed_truth": int(closures(true_opening, segments, threshold, spec.fps).sum()),
     }
 
 
 def load_phones(spec: DatasetSpec) -> dict[str, list]:
-    """Clip -> [[phone, start_s, end_s], ...] of `spec.phones`; empty when the set has none."""
+    """Clip -> [[phone, start_s, end_s], ...] from the file `spec.phones`; {} without one."""
     if not spec.phones:
         return {}
     path = spec.path(spec.phones)
     if not path.exists():
         raise UserError(f"{path}: no such file; make the data: python -m synthetic.make_corpus")
-    found = {}
+    segments = {}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
             row = json.loads(line)
-            found[row["name"]] = row["segments"]
+            segments[row["name"]] = row["segments"]
         except (ValueError, KeyError) as error:
             raise UserError(
-                f"{path}, line {number}: not a JSON object with name and segments; make it again"
+                f"{path}, line {number}: expected a JSON object with name and segments; "
+                "make the file again"
             ) from error
-    return found
+    return segments
 
 
 def reading_scores(

@@ -42,8 +42,8 @@ def run(checkpoint, tmp_path, capsys):
     return call
 
 
-def refusal(result):
-    """The one line of a refused run that left no file behind."""
+def error_line(result):
+    """The only error line of a run that failed and left no file behind."""
     code, _, error, out = result
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert code == EXIT_BAD_INPUT and len(lines) == 1, error
@@ -54,7 +54,7 @@ def refusal(result):
 def first_frame(path):
     """(64, 64, 3) float of a video."""
     reader = imageio_ffmpeg.read_frames(str(path))
-    next(reader)  # the facts
+    next(reader)  # the metadata
     return np.frombuffer(next(reader), np.uint8).reshape(64, 64, 3).astype(float)
 
 
@@ -62,9 +62,6 @@ def noise(path, seconds, rate=SAMPLE_RATE, channels=1, **options):
     wave = 0.1 * np.random.default_rng(1).normal(size=(round(seconds * rate), channels))
     soundfile.write(path, wave, rate, **options)
     return path
-
-
-# ---- what it makes -----------------------------------------------------------------------------
 
 
 def test_a_recording_becomes_video_and_vertices(run, checkpoint, tmp_path):
@@ -81,17 +78,19 @@ def test_a_recording_becomes_video_and_vertices(run, checkpoint, tmp_path):
 
     model, _ = load_checkpoint(checkpoint)
     with torch.inference_mode():
-        wanted = model.predict(torch.from_numpy(load_wav(wav)), torch.from_numpy(template)).numpy()
-    np.testing.assert_array_equal(vertices[: len(wanted)], wanted)
-    for frame in vertices[len(wanted) :]:
-        np.testing.assert_array_equal(frame, wanted[-1])  # held to the end of the sound
+        expected = model.predict(
+            torch.from_numpy(load_wav(wav)), torch.from_numpy(template)
+        ).numpy()
+    np.testing.assert_array_equal(vertices[: len(expected)], expected)
+    for frame in vertices[len(expected) :]:
+        np.testing.assert_array_equal(frame, expected[-1])  # the last pose is held
     reader = imageio_ffmpeg.read_frames(str(out / "two.words.mp4"))
-    facts = next(reader)
-    assert facts["size"] == (64, 64) and facts["fps"] == FPS and len(list(reader)) == 21
+    metadata = next(reader)
+    assert metadata["size"] == (64, 64) and metadata["fps"] == FPS and len(list(reader)) == 21
 
 
 @pytest.mark.parametrize("name", ["a.flac", "a.ogg", "a.mp3", "a.wav"])
-def test_formats_and_rates(run, tmp_path, name):
+def test_other_audio_formats_and_rates_are_read(run, tmp_path, name):
     code, last, error, out = run("--wav_path", noise(tmp_path / name, 0.5, 22_050), "--no_video")
     assert code == 0, error
     assert last == str(out / "a.npy") and [p.name for p in out.iterdir()] == ["a.npy"]
@@ -107,7 +106,7 @@ def test_the_bundled_recording_is_the_default(run):
     assert len(np.load(last)) == int(np.ceil(seconds * FPS))
 
 
-def test_a_template_of_the_same_topology_is_spoken_by(run, tmp_path):
+def test_a_template_of_the_same_topology_is_animated(run, tmp_path):
     head = load_head()
     face = 1.5 * head.templates["ada"]
     lines = ["v {:.6f} {:.6f} {:.6f}".format(*v) for v in face]
@@ -116,7 +115,7 @@ def test_a_template_of_the_same_topology_is_spoken_by(run, tmp_path):
     wav = noise(tmp_path / "a.wav", 0.4)
     code, last, error, _ = run("--wav_path", wav, "--template", tmp_path / "me.obj", "--no_video")
     assert code == 0, error
-    assert np.abs(np.load(last) - face).max() < 0.1  # metres: around this face, not a small one
+    assert np.abs(np.load(last) - face).max() < 0.1  # metres: motion about this face
 
 
 def test_yaw_turns_the_picture_and_leaves_the_vertices_alone(run, tmp_path):
@@ -140,7 +139,7 @@ def test_a_file_of_an_earlier_run_is_replaced_and_named(checkpoint, tmp_path, ca
         assert (line in capsys.readouterr().out) is printed
 
 
-def test_blinks_shut_the_eyes_and_nothing_else(run, tmp_path):
+def test_blinks_move_the_eyelids_only(run, tmp_path):
     wav = noise(tmp_path / "a.wav", 4.0)
     still, blinking = (
         np.load(run("--wav_path", wav, "--no_video", *flags)[1]) for flags in ([], ["--blink"])
@@ -151,10 +150,7 @@ def test_blinks_shut_the_eyes_and_nothing_else(run, tmp_path):
     np.testing.assert_array_equal(moved, np.abs(shut).max(axis=1) > 1e-6)
 
 
-# ---- time --------------------------------------------------------------------------------------
-
-
-def test_a_blink_shuts_fast_and_opens_whole():
+def test_blinks_close_and_open_the_eyes_completely():
     curve = demo.blink_curve(60 * 100, 100)
     assert curve.max() > 0.99 and curve.min() == 0.0
     starts = np.flatnonzero((curve[1:] > 0) & (curve[:-1] == 0)) / 100
@@ -162,30 +158,27 @@ def test_a_blink_shuts_fast_and_opens_whole():
     assert (np.diff(starts) > 1.9).all()
 
 
-# ---- what it refuses ---------------------------------------------------------------------------
-
-
 def test_bad_recordings_are_refused_in_one_line(run, tmp_path):
-    whole = noise(tmp_path / "whole.wav", 1.0).read_bytes()
+    complete = noise(tmp_path / "complete.wav", 1.0).read_bytes()
     files = {
         "empty.wav": (b"", "empty"),
-        "truncated.wav": (whole[:9_000], "truncated"),
-        "text.wav": (b"this is no sound " * 99, "text.wav"),
-        "header.wav": (whole[:44], "header.wav"),
+        "truncated.wav": (complete[:9_000], "truncated"),
+        "text.wav": (b"this is not audio " * 99, "text.wav"),
+        "header.wav": (complete[:44], "header.wav"),
     }
     for name, (content, words) in files.items():
         (tmp_path / name).write_bytes(content)
-        assert words in refusal(run("--wav_path", tmp_path / name))
-    assert "no such file" in refusal(run("--wav_path", tmp_path / "missing.wav"))
-    assert "is a folder" in refusal(run("--wav_path", tmp_path))
+        assert words in error_line(run("--wav_path", tmp_path / name))
+    assert "no such file" in error_line(run("--wav_path", tmp_path / "missing.wav"))
+    assert "is a folder" in error_line(run("--wav_path", tmp_path))
     noise(tmp_path / "short.wav", 0.02)
-    assert "20 ms" in refusal(run("--wav_path", tmp_path / "short.wav"))
+    assert "20 ms" in error_line(run("--wav_path", tmp_path / "short.wav"))
     wave = np.full(8_000, np.nan)
     soundfile.write(tmp_path / "nan.wav", wave, SAMPLE_RATE, subtype="FLOAT")
-    assert "NaN" in refusal(run("--wav_path", tmp_path / "nan.wav"))
+    assert "NaN" in error_line(run("--wav_path", tmp_path / "nan.wav"))
 
 
-def test_silence_a_tenth_of_a_second_and_eight_channels_are_fine(run, tmp_path):
+def test_silence_a_tenth_of_a_second_and_eight_channels_are_accepted(run, tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros(8_000), SAMPLE_RATE)
     noise(tmp_path / "tenth.wav", 0.1)
     noise(tmp_path / "eight.wav", 0.5, 48_000, channels=8)
@@ -194,19 +187,19 @@ def test_silence_a_tenth_of_a_second_and_eight_channels_are_fine(run, tmp_path):
         assert code == 0, error
         vertices = np.load(out / f"{name}.npy")
         assert len(vertices) == frames and np.isfinite(vertices).all()
-        assert len(list(imageio_ffmpeg.read_frames(last))) == frames + 1  # and the facts
+        assert len(list(imageio_ffmpeg.read_frames(last))) == frames + 1  # and the metadata
 
 
-def test_a_wrong_subject_lists_the_right_ones(run, tmp_path):
+def test_the_error_for_an_unknown_subject_lists_the_known_ones(run, tmp_path):
     wav = noise(tmp_path / "a.wav", 0.5)
-    line = refusal(run("--wav_path", wav, "--subject", "nobody"))
+    line = error_line(run("--wav_path", wav, "--subject", "nobody"))
     assert "nobody" in line and ", ".join(load_head().templates) in line
 
 
 def test_a_template_of_another_topology_names_both_counts(run, tmp_path):
     wav = noise(tmp_path / "a.wav", 0.5)
     (tmp_path / "tri.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
-    line = refusal(run("--wav_path", wav, "--template", tmp_path / "tri.obj"))
+    line = error_line(run("--wav_path", wav, "--template", tmp_path / "tri.obj"))
     assert "3 vertices" in line and str(len(load_head().colors)) in line
     assert "process=False" in line
 
@@ -221,25 +214,25 @@ def test_a_template_in_another_unit_is_refused_before_anything_is_predicted(
     run, tmp_path, monkeypatch
 ):
     def never(*_):
-        raise AssertionError("predicted for nothing")
+        raise AssertionError("predicted in spite of an error")
         yield
 
     monkeypatch.setattr(Checkpoint, "meshes", never)
     wav, ada = noise(tmp_path / "a.wav", 0.5), load_head().templates["ada"]  # in metres
     for scale, fix in ((1000, "0.001"), (100, "0.01"), (0.001, "1000"), (5.4, "0.19")):
         face = write_face(tmp_path / "me.obj", scale * ada)
-        line = refusal(run("--wav_path", wav, "--template", face))
+        line = error_line(run("--wav_path", wav, "--template", face))
         assert line.endswith(f"another unit; multiply its vertices by {fix}")
         size = np.ptp(ada, axis=0).max()
         assert f"{scale * size:.4g} across" in line and f"about {size:.4g}" in line
     flat = write_face(tmp_path / "me.obj", 0 * ada)
-    assert "at one point" in refusal(run("--wav_path", wav, "--template", flat))
+    assert "at one point" in error_line(run("--wav_path", wav, "--template", flat))
 
 
-def test_a_template_in_another_order_is_refused_and_one_elsewhere_is_not(run, tmp_path):
+def test_a_template_in_another_order_is_refused_and_one_at_another_position_is_not(run, tmp_path):
     wav, ada = noise(tmp_path / "a.wav", 0.3), load_head().templates["ada"]
     shuffled = write_face(tmp_path / "me.obj", np.random.default_rng(0).permutation(ada))
-    assert "another order" in refusal(run("--wav_path", wav, "--template", shuffled))
+    assert "another order" in error_line(run("--wav_path", wav, "--template", shuffled))
     aside = write_face(tmp_path / "me.obj", ada + [3.0, 0.0, 0.0])
     code, _, error, _ = run("--wav_path", wav, "--template", aside, "--no_video")
     assert code == 0, error
@@ -265,7 +258,7 @@ def test_a_template_in_another_order_is_refused_and_one_elsewhere_is_not(run, tm
     ],
 )
 def test_wrong_flags_are_refused(run, arguments, words):
-    assert words in refusal((*run(*arguments)[:3], Path("nowhere")))
+    assert words in error_line((*run(*arguments)[:3], Path("nowhere")))
 
 
 def test_the_recording_is_never_replaced(run, tmp_path):
@@ -280,28 +273,28 @@ def test_the_recording_is_never_replaced(run, tmp_path):
         assert video.read_bytes() == b"precious"
 
 
-def test_a_file_that_is_no_model_is_refused(run, tmp_path):
+def test_a_file_that_is_not_a_model_is_refused(run, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"no weights")
-    line = refusal(run("--checkpoint", tmp_path / "x.safetensors"))
+    line = error_line(run("--checkpoint", tmp_path / "x.safetensors"))
     assert "x.safetensors: not a model file" in line
     torch.save({"generators": {}, "epoch": 1}, tmp_path / "last.pt")
-    assert "a training state" in refusal(run("--checkpoint", tmp_path / "last.pt"))
+    assert "a training state" in error_line(run("--checkpoint", tmp_path / "last.pt"))
 
 
-def test_a_renderer_that_cannot_draw_stops_before_the_network_works(run, tmp_path, monkeypatch):
+def test_a_renderer_that_cannot_draw_fails_before_the_prediction(run, tmp_path, monkeypatch):
     from rendering import renderer
 
     def refuse(*_):
         raise UserError("renderer gpu: no OpenGL 3.3 context")
 
     def never(*_):
-        raise AssertionError("predicted for nothing")
+        raise AssertionError("predicted in spite of an error")
         yield
 
     monkeypatch.setitem(renderer.RENDERERS, "software", refuse)
     monkeypatch.setattr(Checkpoint, "meshes", never)
     wav = noise(tmp_path / "a.wav", 0.5)
-    assert "no OpenGL" in refusal(run("--wav_path", wav, "--renderer", "software"))
+    assert "no OpenGL" in error_line(run("--wav_path", wav, "--renderer", "software"))
 
 
 def test_motion_that_is_not_finite_is_refused(run, tmp_path, monkeypatch):
@@ -310,10 +303,10 @@ def test_motion_that_is_not_finite_is_refused(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(JambaTalk, "stream", broken)
     wav = noise(tmp_path / "a.wav", 0.5)
-    assert "not finite" in refusal(run("--wav_path", wav))
+    assert "not finite" in error_line(run("--wav_path", wav))
 
 
-def test_an_interrupted_drawing_leaves_nothing(run, tmp_path, monkeypatch):
+def test_an_interrupted_run_leaves_no_files(run, tmp_path, monkeypatch):
     from rendering import renderer
 
     def interrupt(*_):

@@ -25,8 +25,8 @@ def test_values_as_printed() -> None:
     """Figures of the papers and listings named in the rows, typed a second time."""
     printed = {
         (name, row.method, row.metric, row.value)
-        for (name, _), found in BENCHMARKS.items()
-        for row in found.rows
+        for (name, _), reference in BENCHMARKS.items()
+        for row in reference.rows
     }
     assert {
         ("vocaset", "VOCA", "lve", "4.9245"),

@@ -27,11 +27,11 @@ def mask():
 def test_a_doubled_face_is_drawn_once_and_the_right_way_round():
     vertices, faces = mask()
     wrong = faces[7, ::-1]
-    kept = drop_doubles(np.concatenate([[wrong], faces, faces[3:4]]), vertices)
-    assert {tuple(np.roll(f, -f.argmin())) for f in kept} == {
+    unique = drop_doubles(np.concatenate([[wrong], faces, faces[3:4]]), vertices)
+    assert {tuple(np.roll(f, -f.argmin())) for f in unique} == {
         tuple(np.roll(f, -f.argmin())) for f in faces
     }
-    assert len(kept) == len(faces)
+    assert len(unique) == len(faces)
     assert drop_doubles(faces, vertices) is faces
 
 
@@ -115,6 +115,6 @@ def test_real_topologies_get_the_mouth_and_eyes_that_they_lack(shared_data, temp
 def test_biwi_6_has_no_flickering_triangle(shared_data):
     faces = load_faces(shared_data / "biwi6/templates/F1.obj")
     for vertices in load_templates(shared_data / "biwi6/templates.pkl").values():
-        kept = drop_doubles(faces, vertices)
-        assert len(faces) - len(kept) == 2
-        assert len(np.unique(np.sort(kept, axis=1), axis=0)) == len(kept)
+        unique = drop_doubles(faces, vertices)
+        assert len(faces) - len(unique) == 2
+        assert len(np.unique(np.sort(unique, axis=1), axis=0)) == len(unique)

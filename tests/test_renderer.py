@@ -29,9 +29,6 @@ def draw(ball, size=128, **options):
     return Renderer(faces, vertices, size=size, **options).frame(vertices)
 
 
-# ---- colours -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("text", ["white", "#ffffff", "ffffff", "255,255,255", (255, 255, 255)])
 def test_colour_can_be_written_in_several_ways(text):
     assert parse_colour(text) == WHITE
@@ -54,9 +51,6 @@ def test_srgb_follows_the_standard_and_back():
 
 def test_background_keeps_its_exact_colour(ball):
     assert tuple(draw(ball, background="#123456")[0, 0]) == (0x12, 0x34, 0x56)
-
-
-# ---- the z-buffer ------------------------------------------------------------------------------
 
 
 def rasterise(points, faces, side):
@@ -98,9 +92,6 @@ def test_normals_of_a_sphere_point_along_its_radii(ball):
     normals = np.empty_like(vertices)
     raster.surface_normals(vertices, faces, np.empty((len(faces), 3)), normals)
     assert (normals * vertices).sum(axis=1).min() > 0.999
-
-
-# ---- the camera --------------------------------------------------------------------------------
 
 
 def test_a_sphere_fills_the_disc_of_its_perspective_projection(ball):
@@ -152,9 +143,6 @@ def test_a_turned_head_stays_in_the_picture(yaw):
     assert image.any() and not border.any()
 
 
-# ---- light -------------------------------------------------------------------------------------
-
-
 def test_the_inside_of_a_surface_is_dark(ball):
     faces, vertices = ball
     bowl = faces[(vertices[faces][:, :, 2] < 0.1).all(axis=1)]  # open towards the viewer
@@ -194,9 +182,6 @@ def test_colours_reach_the_picture_and_gloss_adds_a_highlight(ball):
     wet = draw(ball, background=BLACK, colors=dark, gloss=np.ones(len(vertices)))
     dry = draw(ball, background=BLACK, colors=dark)
     assert wet.max() > 200 > dry.max()
-
-
-# ---- bad meshes --------------------------------------------------------------------------------
 
 
 def test_nan_vertices_are_refused(ball):

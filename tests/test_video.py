@@ -12,7 +12,7 @@ from rendering.video import write_video
 
 
 def pictures(n_frames, size=64):
-    """Frames whose grey level tells their number."""
+    """Frames whose grey level is 40 plus 10 times their index."""
     return [np.full((size, size, 3), 40 + 10 * t, np.uint8) for t in range(n_frames)]
 
 
@@ -24,14 +24,14 @@ def tone(path, seconds, channels=1, rate=22_050):
 
 def read_back(path):
     reader = imageio_ffmpeg.read_frames(str(path))
-    facts = next(reader)
-    width, height = facts["size"]
+    metadata = next(reader)
+    width, height = metadata["size"]
     frames = [np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in reader]
-    return facts, frames
+    return metadata, frames
 
 
 def sound_of(path):
-    """Seconds of sound that ffmpeg decodes from a video."""
+    """The sound of a video, (S,) float32 at 16 kHz."""
     done = subprocess.run(
         [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-vn", "-ac", "1",
          "-ar", "16000", "-f", "f32le", "-"],
@@ -41,11 +41,11 @@ def sound_of(path):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 8])
-def test_video_holds_every_frame_and_the_sound_cut_to_them(tmp_path, channels):
+def test_video_has_every_frame_and_the_sound_cut_to_their_length(tmp_path, channels):
     path = tmp_path / "a.mp4"
     write_video(path, pictures(20), 20, 25, tone(tmp_path / "a.wav", 3.0, channels))
-    facts, frames = read_back(path)
-    assert facts["codec"] == "h264" and facts["fps"] == 25 and len(frames) == 20
+    metadata, frames = read_back(path)
+    assert metadata["codec"] == "h264" and metadata["fps"] == 25 and len(frames) == 20
     levels = [frame.mean() for frame in frames]
     np.testing.assert_allclose(levels, [40 + 10 * t for t in range(20)], atol=2)
     assert len(sound_of(path)) / 16_000 == pytest.approx(0.8, abs=0.025)  # a packet of AAC
@@ -58,9 +58,9 @@ def test_video_without_sound(tmp_path):
     assert len(read_back(tmp_path / "a.mp4")[1]) == 3
 
 
-def test_a_failed_video_leaves_nothing_behind(tmp_path):
+def test_a_failed_video_leaves_no_file(tmp_path):
     path, bad = tmp_path / "a.mp4", tmp_path / "bad.wav"
-    bad.write_bytes(b"no sound at all")
+    bad.write_bytes(b"not audio")
     with pytest.raises(UserError, match="ffmpeg cannot write"):
         write_video(path, pictures(9), 9, 30, bad)
     with pytest.raises(ValueError, match="expected 5 frames, got 3"):
