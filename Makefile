@@ -16,8 +16,8 @@ RECORDING := demo/wav/sense_and_sensibility.wav
 
 demo: $(READY)
 	$(BIN)/python demo.py --wav_path $(RECORDING)
-	@echo "Play the video above. For a recording of your own: source $(BIN)/activate," >&2
-	@echo "then: python demo.py --wav_path input.wav" >&2
+	@echo "The video is at the path above. For a recording of your own:" >&2
+	@echo "source $(BIN)/activate; python demo.py --wav_path input.wav" >&2
 
 test: lint
 	$(BIN)/python -m pytest
