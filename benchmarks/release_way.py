@@ -1,11 +1,11 @@
 """How the public JambaTalk release trains, in plain PyTorch: the other side of `bench_train`.
 
-Written from what is known of the release (its published weights' names and shapes, and what it
-does when run), not from its code. `ReleaseNetwork` is `released.network.ReleasedJambaTalk` with
-what only training has; its parameters have the names and shapes of the published files. Each point
-that costs time or memory says what the release does there. Where that is not known the cheaper
-way is taken: the fixed teacher makes no graph, gradients are not clipped, the balance loss that
-the release throws away is not even computed.
+It was written from the names and shapes of the release's published weights and from its behaviour,
+not from its code. `ReleaseNetwork` is `released.network.ReleasedJambaTalk` with the parts that only
+training needs; its parameters have the names and shapes of the published files. A comment marks
+each operation of the release that costs time or memory. Where the release's way is unknown, the
+cheaper one is used: the frozen teacher builds no graph, gradients are not clipped, and the balance
+loss, which the release discards, is not computed.
 
 B batch (always 1), S samples at 16 kHz, A audio frames (50 Hz), T mesh frames, V vertices, L lip
 vertices, D decoder width, C encoder width, E experts, N an expert's capacity in frames, K
@@ -26,17 +26,17 @@ from speech.features import fold
 
 W_VERTEX, W_VELOCITY, W_LATENT, W_CTC = 1000.0, 1000.0, 0.001, 0.0001  # as the paper
 LEARNING_RATE = 1e-4
-LIP_LAYERS = 6  # each of encoder and decoder: the 126 M weights named transformer.* are these
-CAPACITY_FACTOR = 1.25  # an expert's frames over an even share of them (GShard, Mesh TensorFlow)
+LIP_LAYERS = 6  # in encoder and decoder each: the 126 M weights named transformer.*
+CAPACITY_FACTOR = 1.25  # capacity of an expert / its even share (GShard, Mesh TensorFlow)
 MIN_CAPACITY = 4  # frames
-SECOND_THRESHOLD = 0.2  # gate from which a second expert is always kept (Mesh TensorFlow)
+SECOND_THRESHOLD = 0.2  # from this gate on a second expert is always kept (Mesh TensorFlow)
 
 
 class DispatchedMixture(Mixture):
-    """Two experts a frame through one-hot tensors (GShard, arXiv 2006.16668, algorithm 1).
+    """Two experts per frame with one-hot dispatch (GShard, arXiv 2006.16668, algorithm 1).
 
-    An expert has N places; a frame that finds none is dropped. A second expert is dropped at
-    random where its gate is small.
+    An expert has a capacity of N frames; frames beyond it are dropped. A second expert with a small
+    gate is dropped at random.
     """
 
     def __init__(self, d_model: int, n_experts: int) -> None:
@@ -54,7 +54,7 @@ class DispatchedMixture(Mixture):
         return torch.einsum("ebnd,bten->btd", outputs, combine)
 
     def places(self, gates: Tensor) -> Tensor:
-        """Weights (B, T, E, N) of each frame at each place of each expert, for gates (B, T, E)."""
+        """Weights (B, T, E, N) of each frame at each slot of each expert, for gates (B, T, E)."""
         _, n_frames, n_experts = gates.shape
         capacity = max(int(n_frames * CAPACITY_FACTOR / n_experts), MIN_CAPACITY)
         first, index = gates.max(-1)  # (B, T)
@@ -62,9 +62,9 @@ class DispatchedMixture(Mixture):
         second, index = (gates * (1 - chosen)).max(-1)
         also = F.one_hot(index, n_experts).to(gates)
         total = first + second
-        # Redrawn in every step: even the same clip takes another way
+        # Drawn anew in every step: the same clip is routed differently each time
         also = also * (torch.rand_like(second) < second / SECOND_THRESHOLD)[..., None]
-        place = chosen.cumsum(1) - 1  # (B, T, E): the how-manieth of its expert a frame is
+        place = chosen.cumsum(1) - 1  # (B, T, E): position of a frame among those of its expert
         place_also = also.cumsum(1) - 1 + chosen.sum(1, keepdim=True)
         return _one_hot(chosen * (first / total)[..., None], place, capacity) + _one_hot(
             also * (second / total)[..., None], place_also, capacity
@@ -72,7 +72,7 @@ class DispatchedMixture(Mixture):
 
 
 def _one_hot(weights: Tensor, place: Tensor, capacity: int) -> Tensor:
-    """(B, T, E, N): weights (B, T, E) at their places (B, T, E); none beyond the capacity."""
+    """(B, T, E, N) with weights (B, T, E) at slots `place` (B, T, E), zero beyond the capacity."""
     fits = (place >= 0) & (place < capacity)
     rows = F.one_hot(place.clamp(0, capacity - 1).long(), capacity).to(weights)
     return (weights * fits)[..., None] * rows
@@ -81,7 +81,7 @@ def _one_hot(weights: Tensor, place: Tensor, capacity: int) -> Tensor:
 class ReleaseNetwork(ReleasedJambaTalk):
     """The release's network with its teacher and its lip Transformer, as it trains them.
 
-    lips: (L,) int64 vertices. The encoder's convolutions and the teacher are fixed.
+    lips: (L,) int64 vertices. The encoder's convolutions and the teacher are frozen.
     """
 
     def __init__(self, config: ModelConfig, lips: Tensor) -> None:
@@ -91,20 +91,20 @@ class ReleaseNetwork(ReleasedJambaTalk):
         body = self.audio_encoder
         body.feature_extractor._freeze_parameters()
         width = body.config.hidden_size
-        # The teacher is a second encoder of the same size, part of the network and of its files
+        # The teacher is a second encoder of the same size, saved with the network
         self.text_encoder = build_ctc(body.config).requires_grad_(False)
         self.text_encoder.freeze_feature_encoder()
-        # Lips are read by a Transformer as wide as the teacher: 126 M weights beside 315 M
+        # The lip reader is a Transformer as wide as the teacher: 126 M weights, the teacher 315 M
         self.transformer = nn.Transformer(
             width, num_encoder_layers=LIP_LAYERS, num_decoder_layers=LIP_LAYERS,
             dim_feedforward=2 * width, batch_first=True,
         )  # fmt: skip
         self.lip_map = nn.Linear(3 * len(lips), width)
         self.lm_head = nn.Linear(width, body.config.vocab_size)
-        # Scans walk through the frames one by one, every state kept for the backward pass
+        # Scans are sequential over frames, with every state stored for the backward pass
         set_scan_backend(self, "reference")
-        # Softmax is written out, so its maps (A², a layer and head) are kept for the backward
-        # pass; the encoder's are also asked for as an output, which nothing reads
+        # Attention is explicit, so its maps (A² per layer and head) are stored for the backward
+        # pass; the encoder also returns its maps, which are not used
         for wav2vec2 in (body, self.text_encoder):
             wav2vec2.set_attn_implementation("eager")
         self.maps: list[Tensor] = []
@@ -115,7 +115,7 @@ class ReleaseNetwork(ReleasedJambaTalk):
         self.maps.append(output[1])
 
     def encode(self, audio: Tensor) -> Tensor:
-        """As `ReleasedJambaTalk`, with the random masks that wav2vec 2.0 draws in training."""
+        """As `ReleasedJambaTalk`, with wav2vec 2.0's random masks (SpecAugment) in training."""
         features = self.convolve(audio)  # in every step, although these weights never change
         if self.config.fold == 1:
             frames = stretched_frames(features.shape[-1], self.config.fps)
@@ -133,23 +133,23 @@ class ReleaseNetwork(ReleasedJambaTalk):
         self.maps = []
         predicted = self(audio, template)  # (1, T, V, 3)
         truth = vertices[:, : predicted.shape[1]]
-        # The teacher hears the clip again in every step, and in training mode, as all the
-        # network: its dropout and masks make other targets each time
-        heard = self.text_encoder(audio, output_hidden_states=True)
-        latent = heard.hidden_states[-1]  # (1, A, C)
+        # The teacher runs in every step, and in training mode like the whole network: dropout and
+        # masks change its targets each time
+        teacher = self.text_encoder(audio, output_hidden_states=True)
+        latent = teacher.hidden_states[-1]  # (1, A, C)
         offsets = (predicted[:, :, self.lips] - template[self.lips]).flatten(2)  # (1, T, 3·L)
         lips = F.interpolate(
             self.lip_map(offsets).transpose(1, 2), latent.shape[1], mode="linear"
         ).transpose(1, 2)  # (1, A, C)
-        read = self.transformer(lips, lips)
-        text = torch.unique_consecutive(heard.logits[0].argmax(-1))
+        lip_latent = self.transformer(lips, lips)
+        text = torch.unique_consecutive(teacher.logits[0].argmax(-1))
         text = text[text != self.text_encoder.config.pad_token_id]
-        log_probs = self.lm_head(read)[0].log_softmax(-1)  # (A, K)
+        log_probs = self.lm_head(lip_latent)[0].log_softmax(-1)  # (A, K)
         steps, truth_steps = (v[:, 1:] - v[:, :-1] for v in (predicted, truth))
         return {
             "vertex": F.mse_loss(predicted, truth),
             "velocity": F.mse_loss(steps, truth_steps),
-            "latent": F.mse_loss(read, latent),
+            "latent": F.mse_loss(lip_latent, latent),
             "ctc": F.ctc_loss(
                 log_probs, text, (len(log_probs),), (len(text),), zero_infinity=True,
                 blank=self.text_encoder.config.pad_token_id,
@@ -158,7 +158,7 @@ class ReleaseNetwork(ReleasedJambaTalk):
 
 
 def make_adam(network: ReleaseNetwork) -> torch.optim.Adam:
-    """Adam as PyTorch gives it, over everything that has a gradient, at one rate."""
+    """Adam with PyTorch's defaults over all trained parameters, at one learning rate."""
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     return torch.optim.Adam(trained, lr=LEARNING_RATE)
 
@@ -166,9 +166,9 @@ def make_adam(network: ReleaseNetwork) -> torch.optim.Adam:
 def train_clip(
     network: ReleaseNetwork, adam: torch.optim.Adam, clip: Sequence[Tensor]
 ) -> dict[str, float]:
-    """One step, in float32, on one clip as `ReleaseNetwork.losses` takes it; its losses.
+    """Train one step in float32 on one clip; returns its losses by name.
 
-    A step is a clip: the release's batches hold one.
+    clip: the arguments of `ReleaseNetwork.losses`. The release's batches hold one clip.
     """
     network.train()
     adam.zero_grad()

@@ -153,18 +153,6 @@ def test_the_real_recordings_are_read(shared_data: Path) -> None:
         assert len(load_wav(path)) == pytest.approx(soundfile.info(path).duration * 16_000, abs=1)
 
 
-@pytest.mark.parametrize("fps", [25, 30, 50])
-def test_the_fewest_samples_for_a_frame_count(fps: int) -> None:
-    for frames in range(1, 200):
-        fewest = samples_for(frames, fps)
-        assert mesh_frames(fewest, fps) == frames
-        if fewest > 400:
-            assert mesh_frames(fewest - 1, fps) < frames
-        else:  # one window: less is no audio at all
-            with pytest.raises(ValueError, match="399 samples"):
-                mesh_frames(fewest - 1, fps)
-
-
 @pytest.fixture
 def spec(tmp_path: Path, rng: np.random.Generator) -> DatasetSpec:
     """A data set of 2 subjects x 3 sentences at 60 fps, 2.0 s to 2.5 s, one clip absent."""

@@ -1,4 +1,4 @@
-"""Decoded audio kept on disk: the same bits, decoded once, never those of another file."""
+"""Decoded audio cached on disk: the same bits, decoded once, never those of another file."""
 
 import os
 import pickle
@@ -25,7 +25,7 @@ V = 7
 
 
 @pytest.fixture(autouse=True)
-def any_disk_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def allow_full_disks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "KEEP_FREE_BYTES", 0)
 
 
@@ -46,19 +46,19 @@ def test_audio_is_decoded_once_for_all_processes(
     folder = tmp_path / "cache"
     kinds = {22_000: "wav", 48_000: "wav", 16_000: "flac", 44_100: "mp3", 24_000: "ogg"}
     paths = [sound(tmp_path / f"x.{rate}.{kind}", rate) for rate, kind in kinds.items()]
-    wanted = [read_audio(path) for path in paths]
+    expected = [read_audio(path) for path in paths]
     first = [DecodedAudio(folder).read(path) for path in paths]
     monkeypatch.setattr(decoded_audio, "read_audio", None)  # not to be called
     again = [DecodedAudio(folder).read(path) for path in paths]
-    for right, *found in zip(wanted, first, again, strict=True):
-        for audio in found:
+    for right, *cached in zip(expected, first, again, strict=True):
+        for audio in cached:
             assert audio.dtype == np.float32 and audio.tobytes() == right.tobytes()
-            audio += 1  # a crop's own, to be changed at will
-    assert DecodedAudio(folder).read(paths[0]).tobytes() == wanted[0].tobytes()
+            audio += 1  # a copy of its own: the cache stays as it is
+    assert DecodedAudio(folder).read(paths[0]).tobytes() == expected[0].tobytes()
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
-def test_plain_wav_is_read_where_it_lies(subtype: str, tmp_path: Path) -> None:
+def test_plain_wav_is_not_cached(subtype: str, tmp_path: Path) -> None:
     path = sound(tmp_path / "x.wav", 16_000, subtype=subtype)
     assert is_plain(path)
     assert np.array_equal(DecodedAudio(tmp_path / "cache").read(path), read_audio(path))
@@ -74,25 +74,27 @@ def test_plain_wav_is_read_where_it_lies(subtype: str, tmp_path: Path) -> None:
         ("x.flac", 16_000, {}),
     ],
 )
-def test_what_takes_work_is_not_plain(name: str, rate: int, how: dict, tmp_path: Path) -> None:
+def test_files_that_must_be_decoded_are_not_plain(
+    name: str, rate: int, how: dict, tmp_path: Path
+) -> None:
     assert not is_plain(sound(tmp_path / name, rate, **how))
 
 
-def test_files_that_are_no_audio_get_the_message_of_reading(tmp_path: Path) -> None:
+def test_damaged_files_raise_the_error_of_read_audio(tmp_path: Path) -> None:
     (tmp_path / "short.wav").write_bytes(b"RIFF")
     (tmp_path / "empty.wav").write_bytes(b"")
     for name in ("none.wav", "short.wav", "empty.wav"):
-        told = []
+        messages = []
         for read in (read_audio, DecodedAudio(tmp_path / "cache").read):
             with pytest.raises(UserError, match=name) as caught:
                 read(tmp_path / name)
-            told.append(str(caught.value))
-        assert told[0] == told[1]
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
     assert not entries(tmp_path / "cache")
 
 
 def test_a_file_that_changed_is_decoded_again(tmp_path: Path) -> None:
-    """Of the same size and, set back, of the same time: as an archive may bring it."""
+    """Same size and, set back, same time: as an archive may restore it."""
     audio = DecodedAudio(tmp_path / "cache")
     path = sound(tmp_path / "x.wav", 22_000, seed=1)
     stamp = os.stat(path).st_mtime_ns
@@ -103,7 +105,7 @@ def test_a_file_that_changed_is_decoded_again(tmp_path: Path) -> None:
     assert np.array_equal(after, read_audio(path)) and not np.array_equal(before, after)
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_kept(
+def test_a_file_that_changes_while_it_is_read_is_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = sound(tmp_path / "x.wav", 22_000, seed=1)
@@ -117,7 +119,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(
     assert not entries(tmp_path / "cache")
 
 
-def test_other_code_or_packages_decode_anew(
+def test_other_code_or_packages_decode_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = sound(tmp_path / "x.wav", 22_000)
@@ -162,17 +164,17 @@ def louder(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def test_batches_with_and_without_a_cache_are_the_same_bits(
     changes: dict, spec: DatasetSpec, tmp_path: Path
 ) -> None:
-    """So are the losses; two workers and two epochs, the second from the cache alone."""
+    """Two workers and two epochs, the second from the cache alone."""
     folder = tmp_path / "cache"
 
     def batches(cache: Path | None, workers: int) -> list[dict]:
         data = MeshSpeechDataset(spec, "train", seed=1, cache=cache, **changes)
         loader = PlannedLoader(data, BucketedBatches(data.lengths(), 2, 1), collate, workers)
-        found = []
+        collected = []
         for epoch in (1, 2):
             loader.set_epoch(epoch)
-            found += list(loader)
-        return found
+            collected += list(loader)
+        return collected
 
     without, within = batches(None, 0), batches(folder, 2)
     assert len(without) == len(within) == 6 and len(entries(folder)) == 6
@@ -186,7 +188,7 @@ def test_batches_with_and_without_a_cache_are_the_same_bits(
 def test_workers_hash_no_file_that_another_has_hashed(
     spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers begin anew every epoch, with what the first process knew: nothing."""
+    """Workers start in every epoch with the state of the first process, which hashed nothing."""
     monkeypatch.setattr(content_index, "FRESH_NS", 0)
     early, late = (MeshSpeechDataset(spec, "train", cache=tmp_path / "cache") for _ in range(2))
     list(early)

@@ -1,4 +1,4 @@
-"""The lip reader's file, its judge, and the edit distance, against hand counts."""
+"""The lip reader's file, its scorer, and the edit distance against hand counts."""
 
 import functools
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def reader() -> LipReader:
 
 
 class Teacher(torch.nn.Module):
-    """Hears the samples of a clip as characters: one frame a sample, blank 0."""
+    """Takes each sample of a clip as one frame with this character; 0 is the blank."""
 
     width, n_characters, blank = WIDTH, K, 0
 
@@ -42,7 +42,7 @@ class Teacher(torch.nn.Module):
         return [row[row != self.blank] for row in merged]
 
 
-def test_a_saved_reader_reads_the_same(reader: LipReader, tmp_path: Path) -> None:
+def test_a_saved_reader_computes_the_same(reader: LipReader, tmp_path: Path) -> None:
     path = tmp_path / "reader.safetensors"
     save_reader(path, reader, torch.tensor([9, 2, 4, 8, 3]), "lips.txt", "enc", "_abcdef")
     saved = load_reader(path)
@@ -64,7 +64,7 @@ def test_wrong_number_of_lips_is_a_programming_error(reader: LipReader, tmp_path
         save_reader(tmp_path / "r.safetensors", reader, [1, 2, 3, 4], "", "")
 
 
-def test_files_that_are_no_reader_are_named(reader: LipReader, tmp_path: Path) -> None:
+def test_files_of_another_kind_are_refused_by_name(reader: LipReader, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     path = tmp_path / "reader.safetensors"
@@ -89,7 +89,7 @@ def test_characters_come_in_the_order_of_their_indices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("read", "heard", "errors"),
+    ("text", "reference", "errors"),
     [
         ("", "", 0),
         ("", "abc", 3),
@@ -99,8 +99,8 @@ def test_characters_come_in_the_order_of_their_indices(tmp_path: Path) -> None:
         ("flaw", "lawn", 2),
     ],
 )
-def test_edit_distance_by_hand(read: str, heard: str, errors: int) -> None:
-    assert edit_distance([ord(c) for c in read], [ord(c) for c in heard]) == errors
+def test_edit_distance_by_hand(text: str, reference: str, errors: int) -> None:
+    assert edit_distance([ord(c) for c in text], [ord(c) for c in reference]) == errors
 
 
 def test_edit_distance_is_the_recursion(rng: np.random.Generator) -> None:
@@ -116,35 +116,38 @@ def test_edit_distance_is_the_recursion(rng: np.random.Generator) -> None:
         assert edit_distance(a, b) == slow(tuple(a), tuple(b)) == edit_distance(b, a)
 
 
-def judge_of(reader: LipReader, characters: Sequence[str] = "_abcdef") -> LipReadingScorer:
+def scorer_of(reader: LipReader, characters: Sequence[str] = "_abcdef") -> LipReadingScorer:
     saved = SavedReader(reader, np.array([6, 0, 3, 2, 5]), "lips.txt", "enc", tuple(characters))
     return LipReadingScorer(saved, Teacher(), torch.device("cpu"))
 
 
-def test_the_judge_hears_the_audio_and_reads_only_the_lips(
+def test_the_scorer_transcribes_audio_and_lips_alone(
     reader: LipReader, rng: np.random.Generator
 ) -> None:
-    judge = judge_of(reader)
-    heard, n_audio_frames = judge.transcribe_audio(np.array([0, 2, 2, 0, 2, 5], np.float32))
-    assert (heard, n_audio_frames, judge.to_string(heard)) == ([2, 2, 5], 6, "bbe")
+    scorer = scorer_of(reader)
+    reference, n_audio_frames = scorer.transcribe_audio(np.array([0, 2, 2, 0, 2, 5], np.float32))
+    assert (reference, n_audio_frames) == ([2, 2, 5], 6)
+    assert scorer.to_string(reference) == "bbe"
     template = rng.normal(size=(8, 3)).astype(np.float32)
     vertices = (template + rng.normal(size=(13, 8, 3))).astype(np.float32)
-    read = judge.transcribe_lips(vertices, template, 26)
-    vertices[:, [1, 4, 7]] += 5.0  # no lips
-    assert judge.transcribe_lips(vertices, template, 26) == read
-    assert judge.transcribe_lips(vertices + 2, template + 2, 26) == read
+    text = scorer.transcribe_lips(vertices, template, 26)
+    vertices[:, [1, 4, 7]] += 5.0  # not lips
+    assert scorer.transcribe_lips(vertices, template, 26) == text
+    assert scorer.transcribe_lips(vertices + 2, template + 2, 26) == text
     with torch.no_grad():
         offsets = torch.from_numpy(vertices - template)[None, :, [6, 0, 3, 2, 5]]
         expected = Teacher().decode_text(reader(offsets, 26)[1])[0].tolist()
-    assert read == expected
+    assert text == expected
 
 
-def test_phones_are_spelt_with_spaces_and_unknown_characters_by_number(reader: LipReader) -> None:
-    assert judge_of(reader, ["sil", "aa", "b"]).to_string([1, 2, 6]) == "aa b <6>"
-    assert judge_of(reader, ["<pad>", "a", "b"]).to_string([2, 1, 2]) == "bab"
+def test_phones_are_separated_by_spaces_and_unknown_ones_are_numbers(
+    reader: LipReader,
+) -> None:
+    assert scorer_of(reader, ["sil", "aa", "b"]).to_string([1, 2, 6]) == "aa b <6>"
+    assert scorer_of(reader, ["<pad>", "a", "b"]).to_string([2, 1, 2]) == "bab"
 
 
-def test_a_teacher_of_another_kind_is_refused(reader: LipReader) -> None:
+def test_a_teacher_of_another_width_is_refused(reader: LipReader) -> None:
     teacher = Teacher()
     teacher.width = WIDTH + 1
     saved = SavedReader(reader, np.arange(L), "lips.txt", "enc/other", ())

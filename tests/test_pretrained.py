@@ -111,8 +111,8 @@ def _without(name: str) -> object:
         from safetensors.torch import load_file, save_file
 
         weights = load_file(folder / "model.safetensors")
-        kept = {key: value for key, value in weights.items() if name not in key}
-        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        others = {key: value for key, value in weights.items() if name not in key}
+        save_file(others, folder / "model.safetensors", metadata={"format": "pt"})
 
     return spoil
 

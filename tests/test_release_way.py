@@ -47,7 +47,7 @@ def keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def paper_network() -> ReleaseNetwork:
-    """The release's VOCASET network, without memory; its teacher knows 33 characters."""
+    """The release's VOCASET network, without memory; its teacher has 33 characters."""
     config = RECIPES["vocaset"].model
     paper = ModelConfig(
         encoder=config.encoder | {"vocab_size": 33}, n_vertices=5_023, fps=30, fold=1, n_heads=8
@@ -62,15 +62,15 @@ def test_the_papers_network_has_the_weights_of_the_published_file() -> None:
     older = {"parametrizations.weight.original0": "weight_g",
              "parametrizations.weight.original1": "weight_v"}  # fmt: skip
 
-    def plain(name: str) -> str:
-        for today, before in older.items():
-            name = name.replace(today, before)
+    def older_name(name: str) -> str:
+        for current, before in older.items():
+            name = name.replace(current, before)
         return name
 
     rows = (line.split("\t") for line in KEYS.read_text().splitlines())
-    wanted = {plain(name): shape for name, shape, *_ in rows}
-    found = {plain(k): str(tuple(v.shape)) for k, v in paper_network().state_dict().items()}
-    assert found == wanted
+    published = {older_name(name): shape for name, shape, *_ in rows}
+    ours = paper_network().state_dict()
+    assert {older_name(k): str(tuple(v.shape)) for k, v in ours.items()} == published
 
 
 def test_the_papers_network_has_777_million_weights_and_trains_457_million_of_them() -> None:
@@ -101,9 +101,9 @@ def test_frames_take_places_in_order_until_an_expert_is_full(
     monkeypatch.setattr(release_way, "SECOND_THRESHOLD", 1.0)
     monkeypatch.setattr(release_way, "MIN_CAPACITY", 1)
     gates = torch.tensor([[[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]])  # N = int(4·1.25 / 2)
-    wanted = torch.zeros(1, 4, 2, 2)
-    wanted[0, 0, 0, 0], wanted[0, 1, 0, 1], wanted[0, 2, 1, 0] = 0.9, 0.8, 0.7
-    assert_close(DispatchedMixture(5, 2).places(gates), wanted)
+    expected = torch.zeros(1, 4, 2, 2)
+    expected[0, 0, 0, 0], expected[0, 1, 0, 1], expected[0, 2, 1, 0] = 0.9, 0.8, 0.7
+    assert_close(DispatchedMixture(5, 2).places(gates), expected)
 
 
 def test_it_predicts_as_the_published_network_does(
@@ -113,9 +113,9 @@ def test_it_predicts_as_the_published_network_does(
     weights = network.state_dict()
     published.load_state_dict({name: weights[name] for name in published.state_dict()})
     audio, template, _ = clip
-    found, wanted = (net.eval()(audio, template) for net in (network, published))
-    assert found.shape == (1, 44, V, 3)
-    assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    ours, theirs = (net.eval()(audio, template) for net in (network, published))
+    assert ours.shape == (1, 44, V, 3)
+    assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_a_step_moves_all_but_the_teacher_and_the_convolutions(
@@ -125,23 +125,23 @@ def test_a_step_moves_all_but_the_teacher_and_the_convolutions(
     losses = train_clip(network, make_adam(network), clip)
     assert set(losses) == {"vertex", "velocity", "latent", "ctc"}
     assert all(0 < value < float("inf") for value in losses.values())
-    kept = {name for name, value in network.named_parameters() if value.equal(before[name])}
+    unchanged = {name for name, value in network.named_parameters() if value.equal(before[name])}
     fixed = ("text_encoder.", "audio_encoder.feature_extractor.")
-    assert {name for name in kept if not name.startswith(fixed)} <= {
-        "audio_encoder.masked_spec_embed"  # moves only where a mask fell
+    assert {name for name in unchanged if not name.startswith(fixed)} <= {
+        "audio_encoder.masked_spec_embed"  # changes only if a frame was masked
     }
-    assert {name for name in before if name.startswith(fixed)} <= kept
+    assert {name for name in before if name.startswith(fixed)} <= unchanged
 
 
-def test_the_encoders_attention_maps_are_kept(
+def test_the_encoders_attention_maps_are_stored(
     network: ReleaseNetwork, clip: tuple[torch.Tensor, ...]
 ) -> None:
     for _ in range(2):  # those of one step only
         network.losses(*clip)
-    assert [tuple(kept.shape) for kept in network.maps] == [(1, 2, 44, 44)] * 2
+    assert [tuple(attention.shape) for attention in network.maps] == [(1, 2, 44, 44)] * 2
 
 
-def test_the_teacher_never_says_the_same_twice(
+def test_the_teachers_output_changes_in_every_call(
     network: ReleaseNetwork, clip: tuple[torch.Tensor, ...]
 ) -> None:
     train_clip(network, make_adam(network), clip)

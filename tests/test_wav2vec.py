@@ -17,7 +17,7 @@ from speech.features import (
     povey_window,
     resample,
 )
-from speech.kinds import receptive_field
+from speech.kinds import KINDS, receptive_field
 from speech.pretrained import load_pretrained
 from speech.timing import audio_frames, mesh_frames
 from wav2vec import SpeechEncoder, TextTeacher
@@ -55,13 +55,6 @@ def test_frame_count_is_the_formula_for_every_length(kind: str, n_samples: int) 
     assert out.shape == (1, mesh_frames(n_samples, 25), 64)
 
 
-def test_audio_frames_by_hand() -> None:
-    assert [audio_frames(n) for n in (400, 719, 720, 16_000)] == [1, 1, 2, 49]
-    assert mesh_frames(16_000, 30) == 29
-    with pytest.raises(ValueError, match="399"):
-        audio_frames(399)
-
-
 def test_frame_count_is_that_of_transformers() -> None:
     body = build_body(TINY["wav2vec2"])
     for n in (400, 5_000, 16_001):
@@ -79,7 +72,7 @@ def test_resample_of_a_ramp_is_its_value_at_the_instant() -> None:
     torch.testing.assert_close(resample(ramp, 60)[0, 3, 0], torch.tensor(2.5))
 
 
-def test_resample_never_looks_beyond_the_clip() -> None:
+def test_resample_never_reads_padding() -> None:
     x = torch.cat([torch.ones(1, 5, 2), torch.full((1, 6, 2), 99.0)], dim=1)
     assert resample(x, 60, torch.tensor([5])).max() == 1
 
@@ -94,10 +87,10 @@ def test_log_mel_equals_the_extractor_of_w2v_bert() -> None:
 
     rng = np.random.default_rng(0)
     audio = (rng.standard_normal(16_000) * 0.1).astype(np.float32)
-    wanted = SeamlessM4TFeatureExtractor()(audio, sampling_rate=16_000, return_tensors="np")
+    theirs = SeamlessM4TFeatureExtractor()(audio, sampling_rate=16_000, return_tensors="np")
     energies = log_mel(torch.from_numpy(audio)[None], mel_filters(), povey_window())
-    found = fold(normalise_over_time(energies), 2)[0]
-    np.testing.assert_allclose(found, wanted["input_features"][0], atol=3e-4)
+    ours = fold(normalise_over_time(energies), 2)[0]
+    np.testing.assert_allclose(ours, theirs["input_features"][0], atol=3e-4)
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -121,8 +114,24 @@ def test_features_are_those_of_the_transformers_model() -> None:
         torch.testing.assert_close(encoder(audio), encoder.body(audio).last_hidden_state)
 
 
-def test_unknown_body_is_named() -> None:
-    with pytest.raises(UserError, match="hubert"):
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shape_of_a_kind_is_made_of_fields_of_its_config(kind: str) -> None:
+    config = KINDS[kind].transformers_class("Config")()
+    ours = {"hand_set_layers", "context_layers"}
+    assert {field for field in KINDS[kind].shape_fields if not hasattr(config, field)} <= ours
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_only_convolutions_are_frozen_and_only_where_there_are_some(kind: str) -> None:
+    encoder = SpeechEncoder(TINY[kind], fps=30, fold=2)
+    encoder.freeze_features()
+    frozen = {name for name, value in encoder.named_parameters() if not value.requires_grad}
+    assert all(name.startswith("body.feature_extractor.") for name in frozen)
+    assert bool(frozen) == (kind != "wav2vec2-bert")
+
+
+def test_an_unknown_kind_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="model_type is 'hubert', expected wav2vec2 or wav2vec2-be"):
         build_body({"model_type": "hubert"})
 
 
@@ -132,7 +141,7 @@ def test_pretrained_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_teacher_stays_in_evaluation_mode_and_reads_greedily() -> None:
+def test_teacher_stays_in_evaluation_mode_and_decodes_greedily() -> None:
     from synthetic.pretrain_encoder import phone_ctc
 
     teacher = TextTeacher(phone_ctc(ENCODERS["wav2vec2"])).train()
