@@ -2,15 +2,15 @@
 
     python -m benchmarks.bench_scan [--d_inner 1024] [--d_state 16] [--device cpu] [--rounds 9]
 
-Times one clip, forward and backward, at the width of the VOCASET recipe: on a CPU the processor
-time of one thread, on a GPU wall time. Every case, a backend at a number of frames, has a process
-of its own, which keeps the memory that it has once got: without that a scan with large temporaries
-spends as long in page faults as in arithmetic, and how long depends on what ran before. All
-processes take turns, so that what else the machine does falls on all of them alike; figures are
-medians over the rounds, the quartiles behind them. Memory is what a case's process grew by over its
-inputs at the worst. The last line is JSON, of the backend that "auto" takes here: speedup_1200 is
-the reference's time over its own at 1,200 frames (40 s at 30 fps), growth_4800_over_1200 its time
-at 4,800 frames over that at 1,200 (4 = linear).
+Times one clip, forward and backward, at the width of the VOCASET recipe: the processor time of one
+thread on a CPU, wall time on a GPU. A case is a backend at a number of frames. Each case has its
+own process, which never returns memory to the system: otherwise a scan with large temporaries
+spends as long in page faults as in arithmetic, and how long depends on what ran before. The
+processes take turns, so that other load on the machine affects all cases alike. Figures are medians
+over the rounds, with quartiles. Memory is the largest growth of a case's process above its inputs.
+The last line is JSON for the backend that "auto" selects here: speedup_1200 is the reference's time
+divided by this backend's at 1,200 frames (40 s at 30 fps), growth_4800_over_1200 is this backend's
+time at 4,800 frames divided by that at 1,200 (4 = linear).
 """
 
 import argparse
@@ -35,11 +35,12 @@ from common.errors import Parser, UserError, run_cli
 from layers.selective_scan import resolve_backend, selective_scan
 
 FRAMES = (90, 300, 1200, 4800)
-REFERENCE_MAX_FRAMES = 1200  # beyond it the reference only costs patience and memory
+REFERENCE_MAX_FRAMES = 1200  # the reference is too slow beyond
 SPEED_FRAMES, GROWTH_FRAMES = 1200, 4800
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, what ru_maxrss counts in
-KEPT = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}  # glibc's
-WARM_UP = 3  # calls before the first that counts
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, the unit of ru_maxrss
+# glibc settings under which a process keeps the memory that it frees
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}
+WARM_UP = 3  # calls before the first timed one
 
 Scan = Callable[[Sequence[Tensor], str], None]
 
@@ -52,7 +53,7 @@ class Case(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """Seconds of one call forward, of one forward and backward; bytes above the inputs so far."""
+    """Seconds of forward, seconds of forward and backward, and bytes above the inputs so far."""
 
     forward: float
     both: float
@@ -63,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the table and the JSON line."""
     args = parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no GPU here; use --device cpu")
+        raise UserError("--device cuda: PyTorch finds no GPU; use --device cpu")
     if args.rounds < 1:
-        raise UserError(f"--rounds {args.rounds}: wanted 1 or more")
-    taken = resolve_backend("auto", torch.zeros(1, device=args.device))
-    backends = ["reference", "parallel"] + [taken] * (taken != "parallel")
+        raise UserError(f"--rounds {args.rounds}: expected 1 or more")
+    selected = resolve_backend("auto", torch.zeros(1, device=args.device))
+    backends = ["reference", "chunked"] + [selected] * (selected != "chunked")
     cases = [
         Case(frames, backend)
         for frames in FRAMES
@@ -88,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{case.frames:7d} {case.backend:>10} {forward * 1e3:8.1f} "
               f"{medians[case] * 1e3:10.1f} {low * 1e3:8.1f} {high * 1e3:8.1f} "
               f"{per_state * 1e9:9.2f} {memory / 1e6:7.1f}")  # fmt: skip
-    own = medians[Case(SPEED_FRAMES, taken)]
+    own = medians[Case(SPEED_FRAMES, selected)]
     speedup = medians[Case(SPEED_FRAMES, "reference")] / own
-    growth = medians[Case(GROWTH_FRAMES, taken)] / own
+    growth = medians[Case(GROWTH_FRAMES, selected)] / own
     print(
         json.dumps({"speedup_1200": round(speedup, 2), "growth_4800_over_1200": round(growth, 2)})
     )
@@ -99,23 +100,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--d_inner", type=int, default=1024, help="channels (default: 1024)")
-    parser.add_argument("--d_state", type=int, default=16, help="states a channel (default: 16)")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each case (default: 9)")
+    parser.add_argument("--d_state", type=int, default=16, help="states per channel (default: 16)")
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="repetitions of each case (default: 9)"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser.parse_args(argv)
 
 
 def measure(cases: Sequence[Case], args: argparse.Namespace) -> dict[Case, list[Turn]]:
-    """What every case's process measured, all in turns."""
+    """The turns of every case, measured in its own process; the processes take turns."""
     context = multiprocessing.get_context("spawn")
     running = []
-    with environment(KEPT):
+    with environment(KEEP_MEMORY):
         for case in cases:
             ours, theirs = context.Pipe()
             process = context.Process(target=serve, args=(theirs, case, args), daemon=True)
             process.start()
-            theirs.close()  # else no end of file tells that the process has died
-            ours.recv()  # it is ready: one after the other, for each compiles and warms up
+            theirs.close()  # so that recv fails if the process has died
+            ours.recv()  # ready; one at a time, because each compiles and warms up
             running.append((case, process, ours))
     turns: dict[Case, list[Turn]] = {case: [] for case in cases}
     for _ in range(args.rounds):
@@ -129,7 +132,7 @@ def measure(cases: Sequence[Case], args: argparse.Namespace) -> dict[Case, list[
 
 
 def serve(pipe: Connection, case: Case, args: argparse.Namespace) -> None:
-    """One case's process: warm up, then a turn whenever the other end asks for one."""
+    """The process of one case: warm up, then measure a turn for every True received."""
     torch.set_num_threads(1)
     inputs = make_inputs(args.d_inner, args.d_state, case.frames, args.device)
     scan_both(make_inputs(8, args.d_state, 8, args.device), case.backend)  # compiles kernels
@@ -145,7 +148,7 @@ def serve(pipe: Connection, case: Case, args: argparse.Namespace) -> None:
 
 @contextmanager
 def environment(changes: dict[str, str]) -> Iterator[None]:
-    """Let processes started in here find these variables."""
+    """Set environment variables for processes that are started inside."""
     before = dict(os.environ)
     os.environ.update(changes)
     try:
@@ -156,14 +159,14 @@ def environment(changes: dict[str, str]) -> Iterator[None]:
 
 
 def peak(device: str) -> int:
-    """Bytes that this process, or PyTorch on the GPU, has taken at the most so far."""
+    """Peak memory in bytes so far, of this process or of PyTorch on the GPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
 
 
 def make_inputs(d_inner: int, d_state: int, frames: int, device: str) -> list[Tensor]:
-    """u, delta, A, B, C, D, z, delta_bias as a freshly initialised Mamba block feeds them."""
+    """u, delta, A, B, C, D, z, delta_bias as in a freshly initialised Mamba block."""
     generator = torch.Generator().manual_seed(0)
 
     def randn(*shape: int) -> Tensor:

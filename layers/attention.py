@@ -1,9 +1,9 @@
-"""Scaled dot-product attention, by the kernel that is fast where it runs.
+"""Scaled dot-product attention with the kernel that is fast on the device at hand.
 
-torch's own everywhere but for bfloat16 on a CPU. There its flash kernel takes twice as long as for
-float32, and with dropout it goes through float32 step by step and keeps every map. So there q, k
-and v go to the float32 kernel, or, with dropout, scores and softmax are float32 and the product
-with v is bfloat16. Both are as exact as the bfloat16 kernel at least.
+That is torch's own, except for bfloat16 on a CPU. There torch's flash kernel takes twice as long as
+in float32, and with dropout it falls back to a slow path that keeps every attention map. So on a
+CPU q, k and v are cast to float32; with dropout, scores and softmax are float32 and the product
+with v is bfloat16. Both are at least as exact as the bfloat16 kernel.
 
 B batch, H heads, T frames.
 """
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NAME = "by_device"  # under which transformers' models find `attend`
+NAME = "by_device"  # name of `attend` in transformers' registry of attention functions
 
 
 def attend(
@@ -21,8 +21,8 @@ def attend(
 ) -> Tensor:  # fmt: skip
     """Return softmax(q·kᵀ · scale)·v, (B, H, T, d_head).
 
-    q, k, v: (B, H, T, d_head).  mask: broadcasts to (B, H, T, T), bool, True on the frames that may
-    be attended to, or what is added to the scores.  scale: 1 / sqrt(d_head) if None.
+    q, k, v: (B, H, T, d_head).  mask: broadcasts to (B, H, T, T); bool, True on the frames that may
+    be attended to, or floating, added to the scores.  scale: 1 / sqrt(d_head) if None.
     """
     coarse = _autocast_dtype(q) == torch.bfloat16
     if q.device.type != "cpu" or not coarse:
@@ -41,13 +41,13 @@ def attend(
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which torch's kernel would take `x`."""
+    """The dtype in which torch's kernel would compute for `x`."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def use_in(body: nn.Module) -> None:
-    """Let a Wav2Vec2Model of transformers attend with `attend`; masks stay as for its "sdpa"."""
+    """Make a Wav2Vec2Model of transformers use `attend`, with the masks of its "sdpa"."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

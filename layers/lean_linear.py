@@ -1,9 +1,12 @@
-"""Linear layers whose bfloat16 weights live for one product.
+"""Linear layers that use less memory, or more precision, than autocast to bfloat16.
 
-Autocast rounds every float32 weight to bfloat16 and keeps that copy from the forward until the
-backward pass: half as much memory again as the weights take. `LeanLinear` keeps the float32 weight
-alone and rounds it once more where the backward pass needs it, which gives the same numbers. It is
-an nn.Linear in all else: names, state and results without autocast.
+Autocast rounds every float32 weight to bfloat16 and keeps the copy from the forward to the backward
+pass, which adds half the size of the weights. `LeanLinear` keeps only the float32 weight and rounds
+it again in the backward pass: the same numbers with less memory. Its parameters, state dict and
+results without autocast are those of nn.Linear. `CoarseBackward` is for the vertex head: forward in
+float32, backward in bfloat16.
+
+D input width, D' output width, n rows.
 """
 
 import threading
@@ -15,30 +18,32 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 COARSE = torch.bfloat16
-GRAD_DTYPE = hasattr(Tensor, "grad_dtype")  # whether a gradient may have a dtype of its own
+GRAD_DTYPE = hasattr(Tensor, "grad_dtype")  # whether a gradient may differ in dtype
 
 
 class CoarseProduct(torch.autograd.Function):
-    """x · Wᵀ + b in bfloat16 and its gradients, as autocast computes them."""
+    """x · Wᵀ + b and its gradients in bfloat16, bit for bit as autocast computes them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x: (..., D), any float; weight: (D', D), bias: (D',), float32. (..., D') bfloat16."""
+        """x: (..., D) floating; weight: (D', D), bias: (D',) float32. Gives (..., D'), bfloat16."""
         x = x.to(COARSE)
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        y = x.new_empty(*x.shape[:-1], len(weight))  # F.linear's is a view: not to be written into
-        rows, out, turned = _rows(x), _rows(y), _rounded(weight).T
+        y = x.new_empty(
+            *x.shape[:-1], len(weight)
+        )  # F.linear would return a view, which in-place operations refuse
+        rows, out, transposed = _rows(x), _rows(y), _rounded(weight).T
         if bias is None:
-            torch.mm(rows, turned, out=out)
+            torch.mm(rows, transposed, out=out)
         else:
-            torch.addmm(bias.to(COARSE), rows, turned, out=out)
+            torch.addmm(bias.to(COARSE), rows, transposed, out=out)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """Gradients of x, weight and bias in bfloat16; autograd gives them the dtype they need."""
+        """Gradients of x, weight and bias in bfloat16; autograd casts them where needed."""
         x, weight = ctx.saved_tensors
         rows = _rows(gradient)
         by_x = gradient @ _rounded(weight) if ctx.needs_input_grad[0] else None
@@ -46,11 +51,11 @@ class CoarseProduct(torch.autograd.Function):
         return by_x, by_weight, rows.sum(0) if ctx.has_bias else None
 
 
-_SPACE = threading.local()  # one block a thread for the copy at hand: new memory costs more than it
+_SPACE = threading.local()  # one reused buffer per thread: allocating costs more than rounding
 
 
 def _rounded(weight: Tensor) -> Tensor:
-    """A weight in bfloat16, until the next one of this thread is rounded."""
+    """The weight in bfloat16, in a buffer that the next call of this thread overwrites."""
     if torch.compiler.is_compiling():
         return weight.to(COARSE)
     size = weight.numel()
@@ -60,7 +65,7 @@ def _rounded(weight: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(..., D) as (n, D)."""
+    """x (..., D) as (n, D)."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -91,9 +96,9 @@ class CoarseBackward(torch.autograd.Function):
 
 
 class LeanLinear(nn.Linear):
-    """nn.Linear that keeps no bfloat16 copy of its weight, on a CPU under bfloat16 autocast.
+    """nn.Linear that keeps no bfloat16 copy of its weight on a CPU under bfloat16 autocast.
 
-    On a GPU torch's own way stays: there the copies cost less than making them twice.
+    On a GPU it is nn.Linear: there, keeping the copy costs less than rounding twice.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,18 +111,18 @@ class LeanLinear(nn.Linear):
 
 
 def make_lean(module: nn.Module) -> None:
-    """Turn every nn.Linear inside a module into a `LeanLinear` with the same parameters."""
+    """Turn every nn.Linear in `module`, in place, into a `LeanLinear` with the same parameters."""
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = LeanLinear
 
 
 def coarsen_gradients(module: nn.Module) -> None:
-    """Let the weights of `LeanLinear` layers keep their gradients in bfloat16, as they are made.
+    """Store the weight gradients of `LeanLinear` layers in bfloat16, as they are computed.
 
-    A product in bfloat16 has gradients in bfloat16, so nothing is lost as long as one backward
-    pass makes them: sums of several (accumulation, processes) want float32. A torch without
-    `Tensor.grad_dtype` (2.6) keeps these gradients in float32: the same numbers, twice the memory.
+    This loses nothing for the gradients of a single backward pass. Sums of several (accumulation,
+    processes) need float32. A torch without `Tensor.grad_dtype` (2.6) keeps these gradients in
+    float32: the same numbers, twice the memory.
     """
     if not GRAD_DTYPE:
         return
@@ -127,5 +132,5 @@ def coarsen_gradients(module: nn.Module) -> None:
 
 
 def gradient_dtype(weight: nn.Parameter) -> torch.dtype:
-    """In which autograd keeps the gradient of a parameter."""
+    """The dtype in which autograd stores the gradient of a parameter."""
     return getattr(weight, "grad_dtype", None) or weight.dtype

@@ -1,15 +1,15 @@
 """The Mamba block and the decoder's Mamba layer (Gu and Dao, 2023, arXiv 2312.00752).
 
-Parameter names, shapes and initialisation are mamba_ssm's, so that weights move between the two
-unchanged; the scan itself, with its backends, is in `scan`.
+Parameter names, shapes and initialisation are mamba_ssm's, so weights can be exchanged unchanged.
+The scan and its backends are in `selective_scan`.
 
 Glossary, the paper's and mamba_ssm's names:
     d_model     D, width of the layer's input and output
     d_inner     expand · d_model, channels of the scan
-    d_state     N, numbers of state a channel
+    d_state     N, numbers of state per channel
     d_conv      taps of the causal depthwise convolution before the scan
-    dt_rank     width through which the step sizes delta are projected
-    A_log       log(-A), A the diagonal, negative state matrix
+    dt_rank     rank of the projection to the step sizes delta
+    A_log       log(-A), where A is the diagonal, negative state matrix
 """
 
 import functools
@@ -30,7 +30,7 @@ FUSED_TAPS = (2, 3, 4)  # of causal_conv1d's kernel: https://github.com/Dao-AILa
 class Mamba(nn.Module):
     """The Mamba block; parameter names, shapes and initialisation of mamba_ssm's Mamba (simple).
 
-    `backend` is a run-time choice (`set_scan_backend`) and no part of the state dict.
+    `backend` is chosen at run time (`set_scan_backend`) and not in the state dict.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class Mamba(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """mamba_ssm's scheme: A = -(1..N) a channel, D = 1, steps log-uniform in [1e-3, 1e-1].
+        """mamba_ssm's scheme: A = -(1..N) per channel, D = 1, steps log-uniform in [1e-3, 1e-1].
 
-        Linear layers and the convolution keep PyTorch's default, as there.
+        Linear layers and the convolution keep PyTorch's defaults, as in mamba_ssm.
         """
         bound = self.dt_rank**-0.5
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)
         log_range = math.log(DT_MAX) - math.log(DT_MIN)
         step = torch.exp(torch.rand(self.d_inner) * log_range + math.log(DT_MIN)).clamp(DT_FLOOR)
-        self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus' inverse
+        self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
         nn.init.ones_(self.D)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (B, T, d_model) for x (B, T, d_model).
 
-        mask is accepted as every layer does and not needed: the block is causal, so padding at
-        the end of a clip never reaches its real frames.
+        mask is accepted because every layer gets one. It is not used: the block is causal, so
+        padding at the end of a clip never reaches the real frames.
         """
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, d_inner) each
         u = self.convolve(u)
@@ -96,9 +96,9 @@ class Mamba(nn.Module):
         return self.out_proj(y.transpose(1, 2))
 
     def convolve(self, u: Tensor) -> Tensor:
-        """silu of the causal convolution of (B, T, d_inner), contiguous, as the scan walks it.
+        """silu(causal convolution of u), (B, T, d_inner), contiguous for the scan.
 
-        On a GPU by causal_conv1d's fused kernel, where it is installed and has that many taps.
+        On a GPU causal_conv1d's fused kernel runs if it is installed and supports `d_conv` taps.
         """
         fused = _fused_convolution() if u.is_cuda and self.d_conv in FUSED_TAPS else None
         u = u.transpose(1, 2)  # (B, d_inner, T)
@@ -110,7 +110,7 @@ class Mamba(nn.Module):
 
 @functools.cache
 def _fused_convolution() -> Callable | None:
-    """causal_conv1d's kernel, or None where it is not installed (it is an optional extra)."""
+    """causal_conv1d's kernel, or None where this optional package is not installed."""
     try:
         from causal_conv1d import causal_conv1d_fn
     except ImportError:
@@ -119,7 +119,7 @@ def _fused_convolution() -> Callable | None:
 
 
 def set_scan_backend(model: nn.Module, backend: str) -> None:
-    """Let every Mamba block of `model` scan with `backend`; raises as `resolve_backend`."""
+    """Set the scan backend of every Mamba block in `model`; errors as in `resolve_backend`."""
     resolve_backend(backend)
     for module in model.modules():
         if isinstance(module, Mamba):

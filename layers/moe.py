@@ -1,17 +1,17 @@
 """Mixture of experts after a Mamba block: the MoE-Mamba layer (arXiv 2401.04081) of the decoder.
 
 A router sends each frame to its `top_k` most probable experts and the layer adds up their outputs,
-weighted by the router's probabilities. Cost and memory grow linearly with the number of frames:
-frames are gathered per expert, no (frames × frames) dispatch tensor exists. Nothing is random and
-no expert has a capacity, so evaluation is deterministic and a frame never depends on the frames
-beside it. (The release drops second experts at random, even in evaluation, discards the balance
-loss, and its dispatch tensors grow with the square of the clip's length.)
+weighted by the router's probabilities. Frames are gathered per expert, without a (frames × frames)
+dispatch tensor, so cost and memory grow linearly with the number of frames. Routing is not random
+and experts have no capacity limit, so evaluation is deterministic and frames do not depend on each
+other. (The release drops second experts at random, even in evaluation, discards the balance loss,
+and its dispatch tensors grow with the square of the clip's length.)
 
 Glossary:
-    gates       weights of the chosen experts, one row a frame
+    gates       weights of the chosen experts, one row per frame
     balance     n_experts · Σ_e f_e · P_e (Switch Transformer, arXiv 2101.03961, equation 4): f_e
                 the share of frames whose first choice is e, P_e the router's mean probability of
-                e; 1 when evenly spread, up to n_experts when one expert takes all
+                e; 1 for an even spread, n_experts when one expert gets all frames
 """
 
 import torch
@@ -33,11 +33,11 @@ class TopKRouter(nn.Module):
         self.gate = nn.Linear(d_model, n_experts, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return gates (B, T, n_experts), zero off the chosen ones, and balance losses (B,).
+        """Return gates (B, T, n_experts), zero for experts not chosen, and balance losses (B,).
 
-        x: (B, T, d_model).  mask: (B, T) bool, True on real frames; the others do not count.
-        Probabilities are float32. Chosen gates are scaled to sum to 1; a single chosen expert
-        keeps its probability instead (as in Switch), else the router would get no gradient.
+        x: (B, T, d_model).  mask: (B, T) bool, True on real frames; only they count.
+        Probabilities are float32. Chosen gates are scaled to sum to 1. A single chosen expert
+        keeps its probability instead (as in Switch), or the router would get no gradient.
         """
         probabilities = F.softmax(self.gate(x).float(), dim=-1)  # (B, T, n_experts)
         chosen, experts = probabilities.topk(self.top_k, dim=-1)  # (B, T, top_k), best first
@@ -52,8 +52,8 @@ def balance_loss(probabilities: Tensor, first: Tensor, mask: Tensor | None = Non
 
     probabilities: (B, T, n_experts).  first: (B, T) int64, each frame's most probable expert.
     mask: (B, T) bool. f counts first choices only (GShard, arXiv 2006.16668, algorithm 1): counting
-    all top_k would make the loss a constant where top_k equals n_experts, as in the paper's 2 of 2.
-    Per clip, so that a clip's loss and gradient do not depend on the clips beside it.
+    all top_k would make the loss constant where top_k equals n_experts, as in the paper (2 of 2).
+    One loss per clip, so that a clip's loss and gradient do not depend on the rest of the batch.
     """
     n_experts = probabilities.shape[-1]
     if mask is None:
@@ -66,7 +66,7 @@ def balance_loss(probabilities: Tensor, first: Tensor, mask: Tensor | None = Non
 
 
 class MixtureOfExperts(nn.Module):
-    """`n_experts` MLPs of which each frame uses `top_k`."""
+    """`n_experts` MLPs; each frame uses `top_k` of them."""
 
     def __init__(
         self, d_model: int, d_ff: int, n_experts: int = 2, top_k: int = 2, dropout: float = 0.0
@@ -87,7 +87,7 @@ class MixtureOfExperts(nn.Module):
         return self._route(x.flatten(0, 1), gates.flatten(0, 1)).view_as(x), balance
 
     def _route(self, x: Tensor, gates: Tensor) -> Tensor:
-        """x: (frames, d_model).  gates: (frames, n_experts).  Each expert sees its frames only."""
+        """x: (frames, d_model).  gates: (frames, n_experts).  Each expert gets its own frames."""
         y = torch.zeros_like(x)
         for e, expert in enumerate(self.experts):
             frames = gates[:, e].nonzero()[:, 0]  # (frames of this expert,)

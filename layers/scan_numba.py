@@ -1,4 +1,7 @@
-"""The selective scan on a CPU for autograd: `scan_kernels` on torch's tensors and threads."""
+"""The `numba` backend: the kernels of `scan_numba_kernels` on torch's tensors, for autograd.
+
+CPU only, float32 inside. Symbols as in `selective_scan`; B clips, T frames.
+"""
 
 import math
 import os
@@ -16,10 +19,10 @@ from layers import scan_numba_kernels
 from layers.scan_numba_kernels import CHUNK, LANES
 
 F32 = np.float32
-THREAD_STATES = 1 << 17  # B · T · d_inner · N that are worth a thread of their own
+THREAD_STATES = 1 << 17  # B · T · d_inner · N per thread; less is slower than one thread
 
 
-class CompiledScan(torch.autograd.Function):
+class NumbaScan(torch.autograd.Function):
     """The scan with its softplus, skip and gate, on a CPU; float32 inside.
 
     u, delta: (B, T, d_inner).  A: (N, d_inner).  B, C: (B, T, N).  D, delta_bias: (d_inner,) or
@@ -28,7 +31,7 @@ class CompiledScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, z, delta_bias, softened):
+    def forward(ctx, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
         inputs = _arrays(u, delta, A, B, C, D, z, delta_bias)
         (clips, frames, channels), n_state = u.shape, len(A)
         chunks = -(-frames // CHUNK) if any(ctx.needs_input_grad) else 0
@@ -37,18 +40,18 @@ class CompiledScan(torch.autograd.Function):
         last = np.empty((clips, n_state, channels), F32)
 
         def run(_: int, first: int, end: int) -> None:
-            scan_numba_kernels.forward(*inputs, softened, y, starts, last, first, end)
+            scan_numba_kernels.forward(*inputs, delta_softplus, y, starts, last, first, end)
 
         _share(run, u.shape, n_state)
-        ctx.softened = softened
+        ctx.delta_softplus = delta_softplus
         ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, torch.from_numpy(starts))
         return torch.from_numpy(y).to(u.dtype), torch.from_numpy(last)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y, grad_last):
-        *given, starts = ctx.saved_tensors
-        inputs, starts = _arrays(*given), starts.numpy()
+        *tensors, starts = ctx.saved_tensors
+        inputs, starts = _arrays(*tensors), starts.numpy()
         u, A, z = inputs[0], inputs[2], inputs[6]
         grad_y, grad_last = (x.float().numpy() for x in (grad_y, grad_last))
         grad_u, grad_delta, grad_z = np.empty_like(u), np.empty_like(u), np.empty(z.shape, F32)
@@ -59,7 +62,7 @@ class CompiledScan(torch.autograd.Function):
         def run(thread: int, first: int, end: int) -> None:
             grad_A, grad_B, grad_C, grad_D, grad_bias = (total[thread] for total in sums)
             kernel(
-                *inputs, ctx.softened, starts, grad_y, grad_last, grad_u, grad_delta,
+                *inputs, ctx.delta_softplus, starts, grad_y, grad_last, grad_u, grad_delta,
                 grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, first, end,
             )  # fmt: skip
 
@@ -67,35 +70,36 @@ class CompiledScan(torch.autograd.Function):
         grad_A, grad_B, grad_C, grad_D, grad_bias = (
             total[0] if n_threads == 1 else total.sum(axis=0) for total in sums
         )
-        found = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias)
+        grads = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias)
         return *(
             None if x is None else torch.from_numpy(grad).to(x.dtype)
-            for x, grad in zip(given, found, strict=True)
+            for x, grad in zip(tensors, grads, strict=True)
         ), None  # fmt: skip
 
 
-def _arrays(*given: Tensor | None) -> list[NDArray]:
-    """The scan's tensors as the kernels want them; D and bias of zeros, z empty where not given.
+def _arrays(*tensors: Tensor | None) -> list[NDArray]:
+    """The scan's tensors as float32 arrays for the kernels.
 
-    Float32 in order is taken as it is; half precision is widened, for the time of a call.
+    A missing D or bias becomes zeros, a missing z an empty array. Contiguous float32 tensors are
+    not copied; half precision is.
     """
-    u, delta, A, B, C, D, z, bias = (x if x is None else x.detach().float() for x in given)
-    none = u.new_zeros(u.shape[-1])
-    z = u.new_empty(0, 0, 0) if z is None else z  # read with its strides, the rest in order
-    D, bias = (none if x is None else x for x in (D, bias))
-    plain = [x.contiguous().numpy() for x in (u, delta, A, B, C, D)]
-    return [*plain, z.numpy(), bias.contiguous().numpy()]
+    u, delta, A, B, C, D, z, bias = (x if x is None else x.detach().float() for x in tensors)
+    zeros = u.new_zeros(u.shape[-1])
+    z = u.new_empty(0, 0, 0) if z is None else z  # the kernels accept strides in z alone
+    D, bias = (zeros if x is None else x for x in (D, bias))
+    contiguous = [x.contiguous().numpy() for x in (u, delta, A, B, C, D)]
+    return [*contiguous, z.numpy(), bias.contiguous().numpy()]
 
 
 def _threads(shape: Sequence[int], n_state: int) -> int:
-    """Threads that a scan of u (B, T, d_inner) is worth, of those that torch may use."""
+    """Number of threads for a scan of u (B, T, d_inner), at most torch's number of threads."""
     jobs = shape[0] * -(-shape[2] // LANES)
-    worth = math.prod(shape) * n_state // THREAD_STATES
-    return max(1, min(torch.get_num_threads(), jobs, worth))
+    useful = math.prod(shape) * n_state // THREAD_STATES
+    return max(1, min(torch.get_num_threads(), jobs, useful))
 
 
 def _share(run: Callable[[int, int, int], None], shape: Sequence[int], n_state: int) -> None:
-    """Call run(thread, first job, end) on threads, so that together they do all jobs."""
+    """Call run(thread, first job, end job) on threads that together process all jobs."""
     jobs, n = shape[0] * -(-shape[2] // LANES), _threads(shape, n_state)
     if n == 1:
         run(0, 0, jobs)
@@ -106,5 +110,5 @@ def _share(run: Callable[[int, int, int], None], shape: Sequence[int], n_state: 
 
 @cache
 def _pool(_process: int, n_threads: int) -> ThreadPoolExecutor:
-    """Threads of this process; a forked child has none of its parent's."""
+    """The thread pool of this process; a forked child cannot use its parent's."""
     return ThreadPoolExecutor(n_threads, thread_name_prefix="scan")

@@ -1,22 +1,22 @@
-"""The selective scan, the heart of a Mamba block (Gu and Dao, 2023, arXiv 2312.00752).
+"""The selective scan of a Mamba block (Gu and Dao, 2023, arXiv 2312.00752).
 
-One channel d of the scan keeps a state h of `d_state` numbers, driven by the input u:
+Each channel d keeps a state h of `d_state` numbers, driven by the input u:
 
     h[t] = exp(delta[t] · A) · h[t-1] + delta[t] · B[t] · u[t]      (paper, equation 2a)
     y[t] = C[t] · h[t] + D · u[t]
 
-Four backends compute it, chosen at run time and never stored in a checkpoint:
+Four backends compute it. They are chosen at run time and never stored in a checkpoint:
 
-    reference   the definition, frame by frame; what the others are tested against
-    parallel    chunks of frames in pure PyTorch (`scan_chunked`); any device
-    compiled    one pass over the frames, compiled by numba (`scan_kernels`); CPU
-    cuda        mamba_ssm's fused kernel, where it is installed and the tensors are on a GPU
+    reference   the definition, frame by frame; the others are tested against it
+    chunked     chunks of frames in pure PyTorch (`scan_chunked`); any device
+    numba       one pass over the frames in machine code (`scan_numba`); CPU only
+    cuda        mamba_ssm's fused kernel, if it is installed and the tensors are on a GPU
 
-Glossary, the paper's and mamba_ssm's names:
-    d_inner     channels of the scan;  N = d_state, numbers of state a channel
+Glossary, the names of the paper and of mamba_ssm:
+    d_inner     channels of the scan;  N = d_state, numbers of state per channel
     u           input of the scan;  z  its gate;  delta  step size, > 0 after softplus
-    A, B, C, D  the state space's matrices; A is diagonal and negative
-    decay       exp(delta · A), what is left of the state after a frame, in (0, 1]
+    A, B, C, D  matrices of the state space; A is diagonal and negative
+    decay       exp(delta · A), the factor on the previous state, in (0, 1]
     step, drive delta after softplus; step · u
 """
 
@@ -30,7 +30,7 @@ from torch import Tensor
 from common.errors import UserError
 from layers.scan_chunked import ChunkedScan
 
-BACKENDS = ("auto", "reference", "parallel", "compiled", "cuda")
+BACKENDS = ("auto", "reference", "chunked", "numba", "cuda")
 
 
 def selective_scan(
@@ -51,10 +51,10 @@ def selective_scan(
     u, delta: (B, d_inner, T).  A: (d_inner, N).  B, C: (B, N, T).  D, delta_bias: (d_inner,).
     z: (B, d_inner, T), y is multiplied by silu(z).  delta_softplus: softplus after delta_bias.
     return_last_state: also return h[T-1], (B, d_inner, N), in the accumulation dtype.
-    backend: one of `BACKENDS`; "auto" takes `cuda` or `compiled` where it can, else `parallel`.
+    backend: one of `BACKENDS`; "auto" takes `cuda` or `numba` where they work, else `chunked`.
 
-    Accumulates in float32, or float64 for float64 input. Raises `UserError` for a backend that is
-    named and absent, `ValueError` for shapes that do not fit.
+    Accumulates in float32, or float64 for float64 input. Raises `UserError` for a named backend
+    that is not available, `ValueError` for shapes that do not fit.
     """
     _check_shapes(u, delta, A, B, C)
     backend = resolve_backend(backend, u)
@@ -63,8 +63,8 @@ def selective_scan(
     with torch.autocast(u.device.type, enabled=False):
         if backend == "reference":
             y, last_state = _reference_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-        else:  # frames before channels, as they walk them
-            scan = ChunkedScan.apply if backend == "parallel" else _compiled_scan()
+        else:  # both take frames before channels
+            scan = ChunkedScan.apply if backend == "chunked" else _numba_scan()
             u, delta, B, C = (x.transpose(1, 2) for x in (u, delta, B, C))
             z = z if z is None else z.transpose(1, 2)
             y, last_state = scan(u, delta, A.T, B, C, D, z, delta_bias, delta_softplus)
@@ -73,39 +73,40 @@ def selective_scan(
 
 
 def resolve_backend(backend: str, tensor: Tensor | None = None) -> str:
-    """Return the backend that runs for `tensor`: "auto" resolved, a named one checked.
+    """Return the backend that runs for `tensor`: "auto" is resolved, any other name checked.
 
-    Raises `ValueError` for an unknown name and `UserError` where mamba_ssm or the GPU is missing.
+    tensor: an input of the scan; None checks only what does not depend on it. Raises `ValueError`
+    for an unknown name and `UserError` where the backend cannot run.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"scan backend {backend!r}, wanted one of {', '.join(BACKENDS)}")
+        raise ValueError(f"scan backend {backend!r}: expected one of {', '.join(BACKENDS)}")
     if backend == "auto":
-        if tensor is not None and _compiles(tensor):
-            return "compiled"
+        if tensor is not None and _numba_supports(tensor):
+            return "numba"
         fits = tensor is not None and tensor.is_cuda and tensor.dtype != torch.float64
-        return "cuda" if fits and _fused_scan() is not None else "parallel"
-    if backend == "compiled" and tensor is not None and not _compiles(tensor):
+        return "cuda" if fits and _fused_scan() is not None else "chunked"
+    if backend == "numba" and tensor is not None and not _numba_supports(tensor):
         raise UserError(
-            f"scan backend 'compiled' got {tensor.dtype} on {tensor.device.type}: "
-            "it takes float32 or less, on a CPU; use 'auto'"
+            f"scan backend 'numba': expected float32 or half precision on a CPU, got "
+            f"{tensor.dtype} on {tensor.device.type}; use 'auto'"
         )
     if backend == "cuda":
         if _fused_scan() is None:
             raise UserError(
-                "scan backend 'cuda' needs mamba_ssm, which is not importable here: "
+                "scan backend 'cuda': mamba_ssm cannot be imported; "
                 "pip install causal-conv1d mamba-ssm --no-build-isolation, or use 'auto'"
             )
         if tensor is not None and not tensor.is_cuda:
             raise UserError(
-                f"scan backend 'cuda' got tensors on {tensor.device.type}: "
-                "run on an NVIDIA GPU, or use 'auto'"
+                f"scan backend 'cuda': expected tensors on an NVIDIA GPU, got "
+                f"{tensor.device.type}; use 'auto'"
             )
     return backend
 
 
 @functools.cache
 def _fused_scan() -> Callable | None:
-    """mamba_ssm's kernel, or None where it is not installed (it is an optional extra)."""
+    """mamba_ssm's kernel, or None where this optional package is not installed."""
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except ImportError:
@@ -113,39 +114,39 @@ def _fused_scan() -> Callable | None:
     return selective_scan_fn
 
 
-def _compiles(tensor: Tensor) -> bool:
+def _numba_supports(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype != torch.float64
 
 
 @functools.cache
-def _compiled_scan() -> Callable:
-    """numba's kernel; compiled when first used, and kept on disk then."""
-    from layers.scan_numba import CompiledScan
+def _numba_scan() -> Callable:
+    """The numba kernels for autograd; compiled at the first use and cached on disk."""
+    from layers.scan_numba import NumbaScan
 
-    return CompiledScan.apply
+    return NumbaScan.apply
 
 
 def _check_shapes(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
     batch, d_inner, frames = u.shape
     if not u.numel():
-        raise ValueError(f"u has shape {tuple(u.shape)}: nothing to scan")
+        raise ValueError(f"u: expected at least one element, got shape {tuple(u.shape)}")
     d_state = A.shape[-1]
-    wanted = {
+    expected = {
         "delta": (delta, (batch, d_inner, frames)),
         "A": (A, (d_inner, d_state)),
         "B": (B, (batch, d_state, frames)),
         "C": (C, (batch, d_state, frames)),
     }
-    for name, (tensor, shape) in wanted.items():
+    for name, (tensor, shape) in expected.items():
         if tensor.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, wanted {shape}")
+            raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
 
 
 def _reference_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
     z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The definition, one frame after the other; shapes as `selective_scan`."""
+    """The definition, frame by frame; shapes as in `selective_scan`. Returns y and the last h."""
     out_dtype, dtype = u.dtype, torch.float64 if u.dtype == torch.float64 else torch.float32
     u, delta, A, B, C = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
     if delta_bias is not None:

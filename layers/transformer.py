@@ -1,9 +1,9 @@
 """The Transformer layer: grouped-query attention with learnt rotary positions (LRL-RoPE).
 
-Attention runs over all frames in both directions: the layer is what lets the causal Mamba layers
-around it look ahead (a mouth rounds before the vowel sounds). LRL-RoPE is Algorithm 1 of the
-JambaTalk paper (arXiv 2408.01627); grouped-query attention is Ainslie et al. 2023
-(arXiv 2305.13245): `n_kv_heads` key and value heads, each shared by n_heads / n_kv_heads queries.
+Attention runs over all frames in both directions. It gives the causal Mamba layers around it access
+to future frames, as lips round before the vowel sounds. LRL-RoPE is Algorithm 1 of the JambaTalk
+paper (arXiv 2408.01627). Grouped-query attention is Ainslie et al. 2023 (arXiv 2305.13245):
+`n_kv_heads` key and value heads, each shared by n_heads / n_kv_heads query heads.
 
 Glossary:
     d_head    d_model / n_heads, width of one head
@@ -23,15 +23,15 @@ class LowRankRotary(nn.Module):
     """LRL-RoPE: the rotary table plus a learnt low-rank correction of it (paper, Algorithm 1).
 
     base = [sin, cos](pos · theta);  (Δsin, Δcos) = base · W1ᵀ · W2ᵀ;  pairs of neighbouring
-    channels are turned by sin + Δsin, cos + Δcos. W2 starts at zero, so training starts from
-    plain RoPE. The release instead starts W2 at random and turns the channels before the head
-    split, so that its frequencies span all heads; here each head has the full range of them.
+    channels are rotated by sin + Δsin, cos + Δcos. W2 is zero at initialisation, so training
+    starts from plain RoPE. The release initialises W2 at random and rotates before the head split,
+    so that its frequencies span all heads; here every head has the full range of frequencies.
     """
 
     def __init__(self, d_head: int, rank: int = 16) -> None:
         super().__init__()
         if d_head % 2:
-            raise ValueError(f"rotary positions turn pairs: d_head {d_head} is odd")
+            raise ValueError(f"d_head {d_head} is odd: rotary positions need pairs of channels")
         self.d_head = d_head
         self.w1 = nn.Linear(d_head, rank, bias=False)
         self.w2 = nn.Linear(rank, d_head, bias=False)
@@ -40,7 +40,7 @@ class LowRankRotary(nn.Module):
     def table(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return sin' and cos', each (T, d_head / 2), for frames 0 .. T - 1, at least float32."""
         weights = self.w1.weight.dtype
-        dtype = torch.promote_types(weights, torch.float32)  # positions outgrow half precision
+        dtype = torch.promote_types(weights, torch.float32)  # positions exceed half precision
         index = torch.arange(0, self.d_head, 2, dtype=dtype, device=device)
         theta = ROTARY_BASE ** (-index / self.d_head)  # (d_head / 2,)
         angle = torch.arange(frames, dtype=dtype, device=device)[:, None] * theta
@@ -49,19 +49,19 @@ class LowRankRotary(nn.Module):
         return sin, cos
 
     def rotate(self, x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-        """Return x (B, H, T, d_head) with each pair of channels turned, in x's dtype."""
+        """Return x (B, H, T, d_head) with each pair of channels rotated, in x's dtype."""
         sin, cos = (part.to(x.dtype) for part in table)
         even, odd = x[..., 0::2], x[..., 1::2]
         return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
     def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Return q (B, H, T, d_head) and k (B, H_kv, T, d_head) turned by their positions."""
+        """Return q (B, H, T, d_head) and k (B, H_kv, T, d_head) rotated by their positions."""
         table = self.table(q.shape[-2], q.device)
         return self.rotate(q, table), self.rotate(k, table)
 
 
 class GroupedQueryAttention(nn.Module):
-    """Self-attention over all frames, n_kv_heads key and value heads shared by n_heads queries."""
+    """Self-attention over all frames; n_heads query heads share n_kv_heads key and value heads."""
 
     def __init__(
         self,

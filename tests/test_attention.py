@@ -1,5 +1,4 @@
-"""Attention on a CPU under bfloat16 autocast: as exact as torch's kernel, masks kept, transformers'
-own in float32."""
+"""Attention on a CPU under bfloat16 autocast, against the definition and torch's own kernel."""
 
 import copy
 
@@ -22,7 +21,7 @@ def inputs(dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
 
 
 def padding(kind: str) -> Tensor | None:
-    """Which keys may be seen: all, or the first seven of the second clip."""
+    """Mask of the keys: all allowed, or only the first seven of the second clip."""
     if kind == "none":
         return None
     allowed = torch.arange(T) < torch.tensor([T, 7])[:, None]
@@ -30,43 +29,43 @@ def padding(kind: str) -> Tensor | None:
     return allowed if kind == "bool" else torch.where(allowed, 0.0, -1e9).expand(B, 1, T, T)
 
 
-def by_definition(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kept: Tensor) -> Tensor:
-    """In float64; kept: what dropout leaves of the map, scaled."""
+def by_definition(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, factors: Tensor) -> Tensor:
+    """In float64; factors: of dropout on the attention map, 0 or 1 / (1 - dropout)."""
     q, k, v = (x.double() for x in (q, k, v))
     scores = q @ k.transpose(-1, -2) / D**0.5
     if mask is not None:
         added = mask if mask.dtype != torch.bool else torch.where(mask, 0.0, -torch.inf)
         scores = scores + added
-    return (scores.softmax(-1) * kept.double()) @ v
+    return (scores.softmax(-1) * factors.double()) @ v
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("kind", ["none", "bool", "added"])
-def test_coarse_attention_is_the_definition(kind: str, dropout: float) -> None:
-    """Result and gradients, to the rounding of a bfloat16: 2^-8 of sums of a few terms."""
+def test_bfloat16_attention_equals_the_definition(kind: str, dropout: float) -> None:
+    """Result and gradients agree to bfloat16 rounding, 2^-8 for each of a few terms."""
     mask = padding(kind)
     torch.manual_seed(3)
     with torch.autocast("cpu", torch.bfloat16):
-        found = attend(*(mine := inputs()), mask, dropout)
+        actual = attend(*(mine := inputs()), mask, dropout)
     torch.manual_seed(3)
-    kept = F.dropout(torch.ones(B, H, T, T, dtype=torch.bfloat16), dropout)
-    wanted = by_definition(*(theirs := inputs()), mask, kept)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.double(), wanted, rtol=2**-6, atol=2**-6)
+    factors = F.dropout(torch.ones(B, H, T, T, dtype=torch.bfloat16), dropout)
+    expected = by_definition(*(theirs := inputs()), mask, factors)
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.double(), expected, rtol=2**-6, atol=2**-6)
     weight = torch.randn(B, H, T, D, generator=torch.Generator().manual_seed(1))
-    (found * weight).sum().backward()
-    (wanted * weight).sum().backward()
+    (actual * weight).sum().backward()
+    (expected * weight).sum().backward()
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one.grad.double(), other.grad.double(), rtol=2**-5, atol=2**-5)
 
 
-def test_it_is_no_further_off_than_torchs_bfloat16_kernel() -> None:
+def test_its_error_is_not_larger_than_that_of_torchs_bfloat16_kernel() -> None:
     q, k, v = inputs()
-    wanted = by_definition(q, k, v, None, torch.ones(()))
+    expected = by_definition(q, k, v, None, torch.ones(()))
     theirs = F.scaled_dot_product_attention(q, k, v)
-    for dropout in (0.0, 1e-9):  # one for each way
+    for dropout in (0.0, 1e-9):  # one for each branch of the code
         ours = attend(q, k, v, dropout=dropout)
-        assert (ours - wanted).abs().max() <= 1.01 * (theirs - wanted).abs().max()
+        assert (ours - expected).abs().max() <= 1.01 * (theirs - expected).abs().max()
 
 
 def test_masked_frames_change_nothing() -> None:
@@ -78,14 +77,14 @@ def test_masked_frames_change_nothing() -> None:
             assert torch.equal(attend(q, k, v, padding("bool"), dropout), before)
 
 
-def test_in_float32_it_is_torchs_kernel() -> None:
+def test_float32_uses_torchs_kernel() -> None:
     q, k, v = inputs(torch.float32)
     for kind in ("none", "bool", "added"):
-        wanted = F.scaled_dot_product_attention(q, k, v, padding(kind), scale=0.2)
-        assert torch.equal(attend(q, k, v, padding(kind), scale=0.2), wanted)
+        expected = F.scaled_dot_product_attention(q, k, v, padding(kind), scale=0.2)
+        assert torch.equal(attend(q, k, v, padding(kind), scale=0.2), expected)
 
 
-def test_a_speech_encoder_attends_as_transformers_lets_it() -> None:
+def test_a_speech_encoder_gives_the_results_of_transformers_sdpa() -> None:
     body = build_body(dict(
         model_type="wav2vec2", hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=32, conv_dim=(16,) * 7, num_conv_pos_embedding_groups=2,
@@ -93,7 +92,7 @@ def test_a_speech_encoder_attends_as_transformers_lets_it() -> None:
     other = copy.deepcopy(body)
     other.set_attn_implementation("sdpa")
     assert body.config._attn_implementation == attention.NAME
-    assert body.config.to_json_string() == other.config.to_json_string()  # saved files are alike
+    assert body.config.to_json_string() == other.config.to_json_string()  # so saved files are equal
     hidden = torch.randn(2, 13, 32)
     for mask in (None, torch.arange(13) < torch.tensor([13, 7])[:, None]):
         ours, theirs = (b.encoder(hidden.clone(), attention_mask=mask)[0] for b in (body, other))

@@ -1,4 +1,4 @@
-"""Whose face a demo shows: published weights with the data sets' files there, or not there."""
+"""Faces of the demo: published weights, own templates, and data sets whose files are missing."""
 
 import dataclasses
 
@@ -86,7 +86,7 @@ def refusal(result):
     return lines[0]
 
 
-def test_published_weights_speak_with_a_subject_of_the_data_set(recipes, run, tmp_path):
+def test_published_weights_animate_a_subject_of_the_data_set(recipes, run, tmp_path):
     path = write_release(tmp_path / "square.pth", 4)
     code, last, error = run("--checkpoint", path, "--dataset", "square", "--subject", "bob")
     assert code == 0, error
@@ -122,12 +122,12 @@ def test_weights_of_another_topology_are_refused(recipes, run, tmp_path):
     assert "no known data set fits" in line and "6 vertices" in line
 
 
-def test_our_models_name_their_data_set_themselves(recipes, run):
+def test_a_dataset_other_than_the_models_own_is_refused(recipes, run):
     line = refusal(run("--dataset", "BIG"))
     assert "dataset BIG" in line and "is a model for synthetic" in line
 
 
-def test_missing_templates_say_where_to_get_them_and_what_else_to_give(recipes, run, tmp_path):
+def test_missing_templates_are_reported_with_both_remedies(recipes, run, tmp_path):
     path = write_release(tmp_path / "big.pth", 5, fps=25)
     line = refusal(run("--checkpoint", path, "--dataset", "BIG_6"))
     assert "BIG_6.npz: no such file" in line and "5 vertices with --template" in line
@@ -156,7 +156,7 @@ def test_a_template_with_faces_is_enough(recipes, run, tmp_path):
     assert code == 0 and last.endswith("a.npy")
 
 
-def test_without_the_models_templates_the_size_in_metres_tells_the_unit(recipes, tmp_path):
+def test_without_the_models_templates_the_unit_is_checked_by_size_in_metres(recipes, tmp_path):
     spec = recipes["BIG_6"]  # a metre a unit, no templates there
     pyramid = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 1]], np.float32)
     for scale in (0.2, 1.0):
@@ -176,15 +176,15 @@ def test_the_real_topologies(shared_data, run, tmp_path, template, dataset, fps)
         "--checkpoint", path, "--dataset", dataset, "--template", shared_data / template
     )
     assert code == 0, error
-    made = np.load(tmp_path / "out/a.npy")
-    assert made.shape == (-(-fps // 2), *vertices.shape)
-    assert np.abs(made - vertices).max() < 0.01
+    moved = np.load(tmp_path / "out/a.npy")
+    assert moved.shape == (-(-fps // 2), *vertices.shape)
+    assert np.abs(moved - vertices).max() < 0.01
     pictures = list(imageio_ffmpeg.read_frames(last))
     middle = np.frombuffer(pictures[1], np.uint8).reshape(64, 64, 3)[24:40, 24:40]
-    assert len(pictures) == 1 + len(made) and (middle < 250).all()  # a face, not the background
+    assert len(pictures) == 1 + len(moved) and (middle < 250).all()  # a face, not the background
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path):
+def test_a_file_that_is_not_a_model_is_refused(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"<html>")
     with pytest.raises(UserError, match="web page"):
         load_checkpoint(tmp_path / "x.pth", "vocaset")

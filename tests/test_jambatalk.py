@@ -1,4 +1,4 @@
-"""The whole network: shapes, padding, long audio, checkpoints, and that it can learn a clip."""
+"""The whole network: shapes, padding, long audio, checkpoints, and fitting one clip."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_an_untrained_face_stays_the_template(rank: int) -> None:
     assert balance.shape == (2,) and (balance > 0).all()
 
 
-def test_a_padded_clip_moves_as_it_moves_alone() -> None:
+def test_a_padded_clip_gives_the_same_frames_as_alone() -> None:
     torch.manual_seed(0)
     model = moving(JambaTalk(config()))
     audio, lengths = torch.randn(2, 16_000), torch.tensor([16_000, 9_000])
@@ -72,8 +72,8 @@ def test_prediction_of_a_short_clip_is_one_forward_pass() -> None:
     model = moving(JambaTalk(config()))
     audio, template = torch.randn(16_000), torch.randn(V, 3)
     with torch.no_grad():
-        wanted = model(audio[None], template[None])[0][0]
-    torch.testing.assert_close(model.predict(audio, template), wanted, atol=1e-6, rtol=1e-5)
+        expected = model(audio[None], template[None])[0][0]
+    torch.testing.assert_close(model.predict(audio, template), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seconds", [2.99, 3.0, 3.5, 4.1, 7.77])
@@ -91,7 +91,7 @@ def test_windows_of_long_audio_give_every_frame_once(
     assert steps.max() < 6 * steps.median()  # no jump where windows meet
 
 
-def test_digital_silence_moves_no_lips() -> None:
+def test_digital_silence_gives_the_template() -> None:
     model = moving(JambaTalk(config()))
     template = torch.randn(V, 3)
     vertices = model.predict(torch.zeros(16_000 * 13), template)
@@ -105,29 +105,29 @@ def test_components_start_the_head_at_the_mean() -> None:
     model.head.set_components(mean, components)
     torch.nn.init.zeros_(model.head.coefficients.weight)
     model.head.coefficients.bias.data = torch.tensor([1.0, -2.0])
-    wanted = mean + components[0] - 2 * components[1]
-    torch.testing.assert_close(model.head(torch.randn(1, 1, 24))[0, 0], wanted)
+    expected = mean + components[0] - 2 * components[1]
+    torch.testing.assert_close(model.head(torch.randn(1, 1, 24))[0, 0], expected)
 
 
 @pytest.mark.parametrize("rank", [0, 5])
-def test_a_head_under_bfloat16_moves_the_same_and_learns_nearly_the_same(rank: int) -> None:
+def test_the_vertex_head_under_bfloat16_gives_equal_offsets_and_close_gradients(rank: int) -> None:
     torch.manual_seed(0)
     model = moving(JambaTalk(config(vertex_rank=rank)))
     head, x = model.head, torch.randn(2, 11, 24, requires_grad=True)
-    found = []
+    results = []
     for coarse in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=coarse):
             offsets = head(x)
         gradients = torch.autograd.grad(offsets.sin().sum(), [x, *head.parameters()])
-        found.append((offsets, gradients))
-    (wanted, exact), (offsets, rounded) = found
-    assert torch.equal(offsets, wanted)
+        results.append((offsets, gradients))
+    (expected, exact), (offsets, rounded) = results
+    assert torch.equal(offsets, expected)
     for ours, theirs in zip(rounded, exact, strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
-def test_checkpoint_round_trip_needs_no_flag(tmp_path: Path) -> None:
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
     model = moving(JambaTalk(config(vertex_rank=3)))
     save_checkpoint(tmp_path / "m.safetensors", model, SYNTHETIC)
     loaded, spec = load_checkpoint(tmp_path / "m.safetensors")
@@ -146,7 +146,7 @@ def test_half_precision_file_is_half_the_size(tmp_path: Path) -> None:
     assert next(load_checkpoint(tmp_path / "half")[0].parameters()).dtype == torch.float32
 
 
-def test_foreign_and_broken_files_are_one_line(tmp_path: Path) -> None:
+def test_foreign_and_broken_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_checkpoint(tmp_path / "none")
     (tmp_path / "junk").write_bytes(b"not a model")
@@ -184,7 +184,7 @@ def test_unknown_layout_letter_is_named() -> None:
         JambaTalk(config(layout="MX"))
 
 
-def test_it_learns_one_clip() -> None:
+def test_it_fits_one_clip() -> None:
     torch.manual_seed(0)
     model = JambaTalk(config(vertex_rank=4))
     audio, template = torch.randn(1, 16_000), torch.randn(1, V, 3)

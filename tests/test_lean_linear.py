@@ -1,4 +1,4 @@
-"""Linear layers without bfloat16 copies: autocast's own numbers, half of its memory."""
+"""Linear layers that keep no bfloat16 copies: equal to autocast bit for bit, with less memory."""
 
 import copy
 
@@ -12,60 +12,60 @@ from layers.lean_linear import GRAD_DTYPE, LeanLinear, coarsen_gradients, make_l
 
 
 def block(lean: bool, width: int = 13) -> nn.Module:
-    """What surrounds linear layers in a transformer, the same weights every time."""
+    """A transformer's MLP, with the same weights every time."""
     torch.manual_seed(0)
-    made = nn.Sequential(
+    module = nn.Sequential(
         nn.LayerNorm(width), nn.Linear(width, 29), nn.GELU(), nn.Linear(29, width, bias=False)
     )
     if lean:
-        make_lean(made)
-    return made
+        make_lean(module)
+    return module
 
 
-def trained(made: nn.Module, shape: tuple[int, ...], again: bool = False) -> list[Tensor]:
-    """Output, gradient of the input and of every parameter, under bfloat16 autocast."""
+def trained(module: nn.Module, shape: tuple[int, ...], recompute: bool = False) -> list[Tensor]:
+    """Output and gradients of the input and every parameter, under bfloat16 autocast."""
     torch.manual_seed(1)
     x, weight = torch.randn(shape, requires_grad=True), torch.randn(shape)
     with torch.autocast("cpu", torch.bfloat16):
-        y = checkpoint(made, x, use_reentrant=False) if again else made(x)
+        y = checkpoint(module, x, use_reentrant=False) if recompute else module(x)
     (y * weight).sum().backward()
-    return [y, x.grad, *(p.grad for p in made.parameters())]
+    return [y, x.grad, *(p.grad for p in module.parameters())]
 
 
 @pytest.mark.parametrize("shape", [(13,), (7, 13), (3, 7, 13), (2, 3, 5, 13)])
-def test_result_and_gradients_are_autocasts_bit_for_bit(shape: tuple[int, ...]) -> None:
-    wanted = trained(block(False), shape)
-    for found in (trained(block(True), shape), trained(block(True), shape, again=True)):
-        for one, other in zip(found, wanted, strict=True):
+def test_result_and_gradients_equal_autocasts_bit_for_bit(shape: tuple[int, ...]) -> None:
+    expected = trained(block(False), shape)
+    for actual in (trained(block(True), shape), trained(block(True), shape, recompute=True)):
+        for one, other in zip(actual, expected, strict=True):
             assert one.dtype == other.dtype and torch.equal(one, other)
 
 
-def test_no_bfloat16_weight_waits_for_the_backward_pass() -> None:
-    def kept(made: nn.Module) -> list[tuple]:
-        found = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: found.append(x), lambda x: x):
+def test_no_bfloat16_weight_is_kept_for_the_backward_pass() -> None:
+    def saved_dtypes(module: nn.Module) -> list[torch.dtype]:
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x), lambda x: x):
             x = torch.randn(2, 13, requires_grad=True)
             with torch.autocast("cpu", torch.bfloat16):
-                made(x)
-        weights = {p.shape for p in made.parameters() if p.ndim == 2}
+                module(x)
+        weights = {p.shape for p in module.parameters() if p.ndim == 2}
         weights |= {shape[::-1] for shape in weights}
-        return [x.dtype for x in found if x.shape in weights]
+        return [x.dtype for x in saved if x.shape in weights]
 
-    assert torch.bfloat16 in kept(block(False))
-    assert set(kept(block(True))) == {torch.float32}  # the weights themselves
+    assert torch.bfloat16 in saved_dtypes(block(False))
+    assert set(saved_dtypes(block(True))) == {torch.float32}  # the weights themselves
 
 
-def test_gradients_in_bfloat16_are_those_in_float32() -> None:
+def test_gradients_stored_in_bfloat16_equal_those_in_float32() -> None:
     coarse = block(True)
     coarsen_gradients(coarse)
     for one, other in zip(trained(coarse, (5, 13)), trained(block(True), (5, 13)), strict=True):
         assert torch.equal(one.float(), other.float())
-    kept_in = torch.bfloat16 if GRAD_DTYPE else torch.float32
-    assert [p.grad.dtype for p in coarse.parameters() if p.ndim == 2] == [kept_in] * 2
+    dtype = torch.bfloat16 if GRAD_DTYPE else torch.float32
+    assert [p.grad.dtype for p in coarse.parameters() if p.ndim == 2] == [dtype] * 2
     assert all(p.grad.dtype == torch.float32 for p in coarse.parameters() if p.ndim == 1)
 
 
-def test_without_autocast_it_is_a_plain_layer() -> None:
+def test_without_bfloat16_autocast_it_equals_a_plain_layer() -> None:
     x = torch.randn(3, 13)
     assert torch.equal(block(True)(x), block(False)(x))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -74,24 +74,24 @@ def test_without_autocast_it_is_a_plain_layer() -> None:
         assert torch.equal(block(True)(x), block(False)(x))
 
 
-def test_state_and_copies_are_a_plain_layers() -> None:
+def test_state_dict_and_copies_are_those_of_a_plain_layer() -> None:
     lean, plain = block(True), block(False)
     assert list(lean.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(lean.state_dict())
-    for made in (copy.deepcopy(lean), AveragedModel(lean).module):
-        assert type(made[1]) is LeanLinear and made[1].weight is not lean[1].weight
-        assert torch.equal(trained(made, (2, 13))[0], trained(lean, (2, 13))[0])
+    for module in (copy.deepcopy(lean), AveragedModel(lean).module):
+        assert type(module[1]) is LeanLinear and module[1].weight is not lean[1].weight
+        assert torch.equal(trained(module, (2, 13))[0], trained(lean, (2, 13))[0])
 
 
-def test_its_result_may_be_written_into() -> None:
-    """As SpecAugment does it to what the feature projection gives."""
+def test_its_result_may_be_modified_in_place() -> None:
+    """SpecAugment does so to the output of the feature projection."""
     with torch.autocast("cpu", torch.bfloat16):
         y = block(True)[1](torch.randn(2, 5, 13))
     y[:, 1] = 0.0
     y.sum().backward()
 
 
-def test_a_frozen_input_has_no_gradient() -> None:
+def test_an_input_without_gradient_is_accepted() -> None:
     layer = block(True)[1]
     with torch.autocast("cpu", torch.bfloat16):
         layer(torch.randn(2, 13)).sum().backward()

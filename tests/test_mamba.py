@@ -54,15 +54,15 @@ def test_block_equals_the_definition_in_plain_loops():
             taps = [p["conv1d.weight"][d, 0, 3 - k] * u_in[d, t - k] for k in range(min(4, t + 1))]
             value = p["conv1d.bias"][d] + sum(taps)
             u[d, t] = value / (1 + math.exp(-value))
-    wanted = torch.zeros(9, 6, dtype=torch.float64)
+    expected = torch.zeros(9, 6, dtype=torch.float64)
     h = torch.zeros(12, 3, dtype=torch.float64)
     for t in range(9):
         rank, B, C = (p["x_proj.weight"] @ u[:, t]).split([1, 3, 3])
         step = (p["dt_proj.weight"] @ rank + p["dt_proj.bias"]).exp().log1p()
         h = torch.exp(-step[:, None] * p["A_log"].exp()) * h + (step * u[:, t])[:, None] * B
         y = h @ C + p["D"] * u[:, t]
-        wanted[t] = p["out_proj.weight"] @ (y * z[:, t] / (1 + torch.exp(-z[:, t])))
-    assert_close(mamba(x)[0], wanted, rtol=1e-12, atol=1e-12)
+        expected[t] = p["out_proj.weight"] @ (y * z[:, t] / (1 + torch.exp(-z[:, t])))
+    assert_close(mamba(x)[0], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_block_is_causal():
@@ -103,9 +103,9 @@ def test_scan_backend_is_set_on_every_block_and_stays_out_of_the_state_dict():
     assert_close(reference(x), layers(x), rtol=1e-5, atol=1e-6)
 
 
-def test_setting_an_absent_backend_fails_at_once(monkeypatch):
+def test_setting_an_unavailable_backend_is_refused(monkeypatch):
     monkeypatch.setattr("layers.selective_scan._fused_scan", lambda: None)
-    with pytest.raises(UserError, match="needs mamba_ssm"):
+    with pytest.raises(UserError, match="mamba_ssm cannot be imported"):
         set_scan_backend(Mamba(8), "cuda")
 
 
@@ -113,17 +113,17 @@ def test_setting_an_absent_backend_fails_at_once(monkeypatch):
 def test_the_fused_convolution_agrees_forward_and_backward():
     pytest.importorskip("causal_conv1d")
     block = make(lambda: Mamba(64)).cuda()
-    found = []
+    results = []
     for backend in ("auto", "reference"):  # the second convolves with torch
         block.backend = backend
         u = torch.linspace(-2, 2, 2 * 37 * 128, device="cuda").view(2, 37, 128).requires_grad_()
         y = block.convolve(u)
-        wanted = (u, block.conv1d.weight, block.conv1d.bias)
-        found.append([y, *torch.autograd.grad(y.square().sum(), wanted)])
-    assert_close(*found, rtol=1e-4, atol=1e-4)
+        inputs = (u, block.conv1d.weight, block.conv1d.bias)
+        results.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
+    assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
-def test_layer_without_its_branches_is_the_identity():
+def test_layer_whose_branches_are_zero_is_the_identity():
     layer = MambaLayer(8, 9)
     torch.nn.init.zeros_(layer.mamba.out_proj.weight)
     torch.nn.init.zeros_(layer.mlp.down.weight)

@@ -27,8 +27,8 @@ def test_mixture_equals_a_plain_loop_over_frames(n_experts, top_k):
             p = torch.softmax(mixture.router.gate.weight @ x[b, t], 0).float()
             best = p.argsort(descending=True)[:top_k]
             total = p[best].sum() if top_k > 1 else 1
-            wanted = sum(p[e] / total * mixture.experts[e](x[b, t]) for e in best.tolist())
-            assert_close(y[b, t], wanted, rtol=1e-5, atol=1e-6)
+            expected = sum(p[e] / total * mixture.experts[e](x[b, t]) for e in best.tolist())
+            assert_close(y[b, t], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gates_of_the_chosen_experts_sum_to_one():
@@ -70,7 +70,7 @@ def test_balance_loss_and_output_both_train_the_router(n_experts, top_k):
 def test_descending_the_balance_loss_spreads_the_experts():
     torch.manual_seed(0)
     router = TopKRouter(6, 4, 1)
-    x = torch.randn(1, 211, 6) + 1  # a common direction, so that one expert can take all
+    x = torch.randn(1, 211, 6) + 1  # a common direction, so that one expert can take all frames
     torch.nn.init.normal_(router.gate.weight)
     weight = router.gate.weight
     start = router(x)[1].item()
@@ -105,7 +105,7 @@ def test_padded_batch_gives_each_clip_the_values_it_gets_alone(n_experts, top_k)
 
 
 class CountElements(TorchDispatchMode):
-    """Adds up the elements that every operation writes: work and memory at once."""
+    """Counts the elements that every operation writes: a measure of work and of memory."""
 
     total = 0
     largest = 0
@@ -131,15 +131,15 @@ def test_mixture_is_linear_in_the_number_of_frames(n_experts, top_k):
     assert counts[1].largest <= 2000 * n_experts * 7
 
 
-def test_experts_see_their_own_frames_only():
+def test_each_expert_processes_only_its_own_frames():
     mixture = make_mixture(5, 2)
-    seen = []
+    n_frames = []
     for expert in mixture.experts:
-        expert.register_forward_hook(lambda module, args, out: seen.append(len(args[0])))
+        expert.register_forward_hook(lambda module, args, out: n_frames.append(len(args[0])))
     mixture(torch.randn(3, 13, 6, dtype=torch.float64))
-    assert sum(seen) == 3 * 13 * 2
+    assert sum(n_frames) == 3 * 13 * 2
 
 
-def test_top_k_beyond_the_experts_says_both():
+def test_top_k_above_the_number_of_experts_is_refused():
     with pytest.raises(ValueError, match="top_k 3 is not between 1 and n_experts 2"):
         MixtureOfExperts(6, 7, n_experts=2, top_k=3)

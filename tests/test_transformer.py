@@ -54,16 +54,16 @@ def test_learnt_rotary_follows_algorithm_1_by_hand():
             b + sum(w * v for w, v in zip(row, low, strict=True))
             for b, row in zip(base, w2, strict=True)
         )
-        wanted = [
+        expected = [
             x0 * cos_a - x1 * sin_a,
             x0 * sin_a + x1 * cos_a,
             x2 * cos_b - x3 * sin_b,
             x2 * sin_b + x3 * cos_b,
         ]
-        assert turned[pos] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+        assert turned[pos] == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def test_low_rank_correction_is_trained_from_the_start():
+def test_low_rank_correction_gets_a_gradient_from_the_start():
     layer = TransformerLayer(16, 23, n_heads=4, n_kv_heads=2, rope_rank=3)
     layer(torch.randn(1, 7, 16)).square().sum().backward()
     assert layer.attention.rotary.w2.weight.grad.abs().max() > 0
@@ -76,8 +76,8 @@ def test_grouped_attention_equals_pytorch_with_repeated_heads(n_kv_heads):
     k, v = torch.randn(2, 2, n_kv_heads, 11, 4)
     k_all, v_all = (torch.cat([x[:, h // (6 // n_kv_heads), None] for h in range(6)], 1)
                     for x in (k, v))  # fmt: skip
-    wanted = F.scaled_dot_product_attention(q, k_all, v_all)
-    assert_close(attend(q, k, v), wanted, rtol=1e-6, atol=1e-6)
+    expected = F.scaled_dot_product_attention(q, k_all, v_all)
+    assert_close(attend(q, k, v), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_grouped_attention_equals_a_plain_loop_under_a_mask():
@@ -92,8 +92,8 @@ def test_grouped_attention_equals_a_plain_loop_under_a_mask():
             for t in range(7):
                 scores = [q[b, h, t] @ k[b, h // 2, s] / math.sqrt(3) for s in range(real_frames)]
                 weights = torch.stack(scores).exp()
-                wanted = (weights / weights.sum()) @ v[b, h // 2, :real_frames]
-                assert_close(y[b, h, t], wanted, rtol=1e-12, atol=1e-12)
+                expected = (weights / weights.sum()) @ v[b, h // 2, :real_frames]
+                assert_close(y[b, h, t], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_fewer_key_heads_mean_fewer_parameters():
@@ -103,7 +103,7 @@ def test_fewer_key_heads_mean_fewer_parameters():
     assert attention(torch.randn(2, 5, 24)).shape == (2, 5, 24)
 
 
-def test_attention_sees_the_whole_clip():
+def test_attention_covers_the_whole_clip():
     layer = TransformerLayer(16, 23, n_heads=4, n_kv_heads=2)
     x = torch.randn(1, 9, 16, requires_grad=True)
     layer(x)[0, 4].sum().backward()
@@ -124,7 +124,7 @@ def test_padded_batch_gives_each_clip_the_values_it_gets_alone(frames):
     assert torch.isfinite(together).all()
 
 
-def test_widths_that_do_not_divide_say_so():
+def test_widths_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="d_model 20 is not a multiple of n_heads 6"):
         GroupedQueryAttention(20, n_heads=6, n_kv_heads=2)
     with pytest.raises(ValueError, match="n_heads 6 is not a multiple of n_kv_heads 4"):
