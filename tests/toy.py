@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 
 import main
 from common.errors import run_cli
-from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
+from config import SAMPLE_RATE, DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import LipReader
 from speech.bodies import build_ctc
 from speech.timing import mesh_frames
 from synthetic.head import load_head
+from synthetic.phones import Segment
 from synthetic.pretrain_encoder import PhoneReader, save
+from synthetic.voices import Utterance, missing_engines
 from training import run as training_run
 from training.networks import Networks
 from wav2vec import TextTeacher
@@ -206,3 +208,18 @@ def synthetic_checkpoint(folder: Path) -> Path:
     path = folder / "tiny.safetensors"
     save_checkpoint(path, model, spec)
     return path
+
+
+def utterance(duration_s: float = 0.5, text: str = "ma") -> Utterance:
+    """A tone with the phones of "ma", as if spoken by an engine."""
+    n_samples = round(duration_s * SAMPLE_RATE)
+    audio = 0.1 * np.sin(np.arange(n_samples) / 20).astype(np.float32)
+    segments = [Segment("sil", 0, 0.1), Segment("m", 0.1, 0.2), Segment("aa", 0.2, duration_s)]
+    return Utterance(audio, segments, text, "fake", "{}")
+
+
+def needs_engine(name: str) -> None:
+    """Skip the test where this speech engine cannot run."""
+    reason = missing_engines().get(name)
+    if reason:
+        pytest.skip(f"{name}: {reason}")
