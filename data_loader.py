@@ -1,8 +1,8 @@
-"""From files to tensors: the clips of a prepared data set, one by one and in batches.
+"""The clips of a prepared data set as arrays, and batches of them as tensors.
 
 A prepared data set is a folder with `wav/<subject>_<sentence>.wav` and
-`vertices_npy/<subject>_<sentence>.npy`, as FaceFormer, CodeTalker and SelfTalk prepare VOCASET and
-BIWI, too. Shapes: B batch, S samples at 16 kHz, T mesh frames, V vertices.
+`vertices_npy/<subject>_<sentence>.npy`, the layout in which FaceFormer, CodeTalker and SelfTalk
+prepare VOCASET and BIWI. Shapes: B batch, S samples at 16 kHz, T mesh frames, V vertices.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from speech.timing import MIN_SAMPLES, mesh_frames, samples_for
 
 
 def load_wav(path: str | Path) -> NDArray[np.float32]:
-    """Speech (S,) float32 at 16 kHz with zero mean and unit variance over the clip.
+    """Speech (S,) float32 at 16 kHz, normalised to zero mean and unit variance over the clip.
 
     See `read_audio` for formats and errors. A silent file gives zeros.
     """
@@ -42,19 +42,19 @@ def load_wav(path: str | Path) -> NDArray[np.float32]:
 class MeshSpeechDataset(Dataset):
     """The clips of one split: items dict(name, subject, audio, template, vertices, frames).
 
-    audio: (S,) float32, 16 kHz, zero mean, unit variance over what is returned.
+    audio: (S,) float32, 16 kHz, zero mean and unit variance over the returned samples.
     template: (V, 3) float32; vertices: (T, V, 3) float32 at `spec.fps`, in the data set's unit;
     frames: T. All are numpy arrays. Audio and vertices are cut to the shorter of the two. Clips
-    that are neither cropped nor augmented have a `key`, too: the hash of their audio.
+    that are neither cropped nor augmented also have a `key`, the hash of their audio.
 
-    `crop_s` > 0 cuts longer clips at random to that many seconds, at a whole number of samples a
-    frame; `augment(audio, rng)` changes the raw audio (S,) before normalisation, keeping its
-    length. Both draw from a generator of (seed, epoch, index): call `set_epoch` every epoch.
-    cache: folder in which decoded audio is kept; None for none.
+    crop_s > 0: longer clips are cropped at random to that many seconds; crops begin at frames whose
+    instant is a whole sample. augment(audio, rng): changes the raw audio (S,) before normalisation
+    and keeps its length. Both draw from a generator seeded with (seed, epoch, index), so call
+    `set_epoch` every epoch. cache: folder for decoded audio; None for no cache.
 
-    Raises `UserError` when a partner file, a template or every clip is missing, or when vertices
-    do not fit the template in number or scale; items raise it where a file is broken, or larger
-    than memory.
+    Raises `UserError` if one file of a clip, a template or every clip is missing, or if vertices
+    do not match the template in number or scale. Items raise it for a broken file and for a clip
+    larger than memory.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class MeshSpeechDataset(Dataset):
         cache: str | None = None,
     ) -> None:
         if spec.source_fps % spec.fps:
-            raise ValueError(f"source_fps {spec.source_fps} is no multiple of fps {spec.fps}")
+            raise ValueError(f"source_fps {spec.source_fps}, expected a multiple of fps {spec.fps}")
         if split not in spec.splits:
-            raise ValueError(f"{spec.name} has no split '{split}', only {sorted(spec.splits)}")
+            raise ValueError(f"{spec.name}: split '{split}', expected one of {sorted(spec.splits)}")
         self.spec = spec
         self.split = split
         self.crop_s = crop_s
@@ -80,9 +80,9 @@ class MeshSpeechDataset(Dataset):
         self.clips = find_clips(spec.path(spec.root), spec.splits[split])
         if not self.clips:
             raise UserError(
-                f"{spec.name}: no clip of split '{split}' in {spec.path(spec.root)} "
-                f"(wav/<subject>_sentenceNN.wav and vertices_npy/<subject>_sentenceNN.npy); "
-                "prepare the data first, see the data set's README.md"
+                f"{spec.name}: no clip of split '{split}' in {spec.path(spec.root)}, expected "
+                "wav/<subject>_sentenceNN.wav and vertices_npy/<subject>_sentenceNN.npy; prepare "
+                "the data first, see the data set's README.md"
             )
         self.templates = load_templates(spec.path(spec.templates))
         for name, subject in self.clips:
@@ -92,26 +92,26 @@ class MeshSpeechDataset(Dataset):
         return len(self.clips)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Each clip once: an index behind the last is a later draw, so counting would not end."""
+        """Each clip once. (Indices >= len are further draws, so the default would not stop.)"""
         return (self[index] for index in range(len(self)))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the crops and augmentations of this epoch."""
+        """Select the crops and augmentations of an epoch."""
         self.epoch = epoch
 
     def lengths(self) -> list[int]:
-        """Frames of each clip as a batch sees them: at `spec.fps`, crops counted as crops."""
+        """Frames of each clip in a batch: at `spec.fps`, after cropping."""
         step = self.spec.source_fps // self.spec.fps
         crop = round(self.crop_s * self.spec.fps)
         frames = [-(-len(self._vertices(name)) // step) for name, _ in self.clips]
         return [min(n, crop) if crop else n for n in frames]
 
     def sounds(self) -> "Sounds | None":
-        """Key and audio of every clip, if all come whole and unchanged, without their vertices."""
+        """Key and audio of every clip, without vertices; None if clips are cropped or augmented."""
         return None if self.crop_s or self.augment is not None else Sounds(self)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        name, subject = self.clips[index % len(self)]  # a later draw of the same clip
+        name, subject = self.clips[index % len(self)]  # index >= len: another draw of a clip
         try:
             return self._item(index, name, subject)
         except MemoryError as error:
@@ -141,17 +141,17 @@ class MeshSpeechDataset(Dataset):
         return item
 
     def _clip(self, name: str) -> tuple[NDArray[np.float32], NDArray, int]:
-        """Raw audio (S,), vertices (>= T, V, 3) still on disk, and T, both cut to the shorter."""
+        """Raw audio (S,), memory-mapped vertices (>= T, V, 3), and T of the shorter of the two."""
         fps = self.spec.fps
         audio = self.decoded.read(self._wav_path(name))
         vertices = self._vertices(name)[:: self.spec.source_fps // fps]
         frames = min(mesh_frames(len(audio), fps), len(vertices))
         if frames == 0:
-            raise UserError(f"audio {self._wav_path(name)}: too short for one frame at {fps} fps")
+            raise UserError(f"audio {self._wav_path(name)}: shorter than one frame at {fps} fps")
         return audio[: max(samples_for(frames, fps), MIN_SAMPLES)], vertices, frames
 
     def trims(self) -> dict[str, float]:
-        """Name -> seconds of vertices (> 0) or of audio (< 0) that have no counterpart."""
+        """Name -> length of the vertices minus length of the audio, in seconds."""
         import soundfile
 
         surplus = {}
@@ -162,7 +162,7 @@ class MeshSpeechDataset(Dataset):
         return surplus
 
     def summary(self) -> str:
-        """One line: clips, minutes, and how far audio and vertices differ in length."""
+        """One line: clips, minutes, and the largest difference between audio and vertices."""
         surplus = self.trims()
         frames = sum(len(self._vertices(name)) for name, _ in self.clips)
         worst = max(surplus, key=lambda name: abs(surplus[name]))
@@ -170,7 +170,7 @@ class MeshSpeechDataset(Dataset):
             f"{self.spec.name} {self.split}: {len(self)} clips, "
             f"{frames / self.spec.source_fps / 60:.1f} min; audio and vertices are cut to the "
             f"shorter, at most {abs(surplus[worst]):.2f} s ({worst}: the "
-            f"{'vertices' if surplus[worst] > 0 else 'audio'} ran on)"
+            f"{'vertices' if surplus[worst] > 0 else 'audio'} longer)"
         )
 
     def _wav_path(self, name: str) -> Path:
@@ -183,11 +183,11 @@ class MeshSpeechDataset(Dataset):
         """(frames, V, 3) at source_fps, memory-mapped."""
         path = self._npy_path(name)
         stored = load_npy(path, "vertices", mapped=True)
-        frames, wanted = len(stored), self.spec.n_vertices * 3
-        if frames == 0 or stored.size != frames * wanted or stored.dtype.kind != "f":
+        frames, width = len(stored), self.spec.n_vertices * 3
+        if frames == 0 or stored.size != frames * width or stored.dtype.kind != "f":
             raise UserError(
-                f"vertices {path}: shape {stored.shape} of {stored.dtype}; wanted "
-                f"(frames, {wanted}) of float32: is it of another topology?"
+                f"vertices {path}: shape {stored.shape} of {stored.dtype}, expected "
+                f"(frames, {width}) of float32; is it another topology?"
             )
         return stored.reshape(frames, self.spec.n_vertices, 3)
 
@@ -195,24 +195,25 @@ class MeshSpeechDataset(Dataset):
         path = self.spec.path(self.spec.templates)
         if subject not in self.templates:
             raise UserError(
-                f"templates {path}: no subject '{subject}' (wanted by {name}); it has "
+                f"templates {path}: no subject '{subject}' for clip {name}; the file has "
                 f"{', '.join(sorted(self.templates))}"
             )
         template = self.templates[subject]
         if len(template) != self.spec.n_vertices:
             raise UserError(
-                f"templates {path}: {subject} has {len(template)} vertices; {self.spec.name} has "
-                f"{self.spec.n_vertices}"
+                f"templates {path}: {subject} has {len(template)} vertices, expected "
+                f"{self.spec.n_vertices} as in {self.spec.name}"
             )
         size_m = np.ptp(template, axis=0).max() * self.spec.metres_per_unit
         if not FACE_M[0] < size_m < FACE_M[1]:
             raise UserError(
-                f"templates {path}: {subject} is {size_m:.3g} m across where a unit is "
-                f"{self.spec.metres_per_unit:g} m: another scale, or set dataset.metres_per_unit"
+                f"templates {path}: {subject} is {size_m:.3g} m across with "
+                f"{self.spec.metres_per_unit:g} m per unit, expected {FACE_M[0]} to {FACE_M[1]} m; "
+                "correct the scale or set dataset.metres_per_unit"
             )
-        fault = misfit(np.asarray(self._vertices(name)[0], dtype=np.float64), template)
-        if fault:
-            raise UserError(f"vertices {self._npy_path(name)}: the first face {fault}")
+        problem = misfit(np.asarray(self._vertices(name)[0], dtype=np.float64), template)
+        if problem:
+            raise UserError(f"vertices {self._npy_path(name)}: the first frame {problem}")
 
     def _crop(
         self, audio: NDArray[np.float32], vertices: NDArray, frames: int, rng: Generator
@@ -221,14 +222,14 @@ class MeshSpeechDataset(Dataset):
         n_samples = min(max(round(self.crop_s * SAMPLE_RATE), MIN_SAMPLES), len(audio))
         n_frames = mesh_frames(n_samples, fps)
         latest = min(frames - n_frames, (len(audio) - n_samples) * fps // SAMPLE_RATE)
-        step = fps // math.gcd(fps, SAMPLE_RATE)  # frames after which samples are whole again
+        step = fps // math.gcd(fps, SAMPLE_RATE)  # every step-th frame is at a whole sample
         start = int(rng.integers(latest // step + 1)) * step
         first = start * SAMPLE_RATE // fps
         return audio[first : first + n_samples], vertices[start : start + n_frames], n_frames
 
 
 class Sounds(Sequence[tuple[str, NDArray[np.float32]]]):
-    """(key, normalised audio (S,)) of each clip of a data set, as its items have them."""
+    """(key, normalised audio (S,)) of each clip of a data set, equal to those of its items."""
 
     def __init__(self, clips: MeshSpeechDataset) -> None:
         self.clips = clips
@@ -242,16 +243,16 @@ class Sounds(Sequence[tuple[str, NDArray[np.float32]]]):
 
 
 def key_of(audio: NDArray[np.float32]) -> str:
-    """Under which is kept what is heard of an unchanged clip."""
+    """Hash of a clip's audio, under which its teacher targets are cached."""
     return hashlib.sha256(audio).hexdigest()
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of tensors, padded with zeros behind each clip's end.
+    """A batch of tensors, padded with zeros after the end of each clip.
 
     names, subjects: lists of B; audio (B, S); audio_samples (B,) int64; template (B, V, 3);
     vertices (B, T, V, 3); frames (B,) int64. Clip b ends at audio_samples[b] and frames[b].
-    keys: hashes of the B clips' audio, if all of them have one.
+    keys: hashes of the B clips' audio, only if all clips have one.
     """
     keys = [item["key"] for item in items if "key" in item]
     return ({"keys": keys} if len(keys) == len(items) else {}) | {

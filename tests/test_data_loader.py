@@ -1,4 +1,4 @@
-"""Speech of every kind to 16 kHz, and the clips of a fabricated data set to batches."""
+"""Audio of every format read at 16 kHz, and a fabricated data set read in batches."""
 
 import pickle
 import subprocess
@@ -36,7 +36,7 @@ def test_a_tone_keeps_pitch_phase_and_level_at_every_rate(rate: int, tmp_path: P
     np.testing.assert_allclose(audio[middle], tone(1000, 1.0, 16_000)[middle], atol=1e-4)
 
 
-def test_what_16_khz_cannot_hold_is_gone_not_folded() -> None:
+def test_frequencies_above_8_khz_are_removed_without_aliasing() -> None:
     audio = resample_audio(tone(9_000, 1.0, 44_100), 44_100)
     assert np.abs(audio[1000:-1000]).max() < 0.5e-4  # 80 dB below
 
@@ -211,7 +211,7 @@ def test_an_item_is_every_second_frame_with_its_audio(spec: DatasetSpec) -> None
     assert abs(audio.mean()) < 1e-5 and audio.var() == pytest.approx(1.0, abs=1e-3)
 
 
-def test_sounds_are_those_of_the_items_and_of_whole_clips_alone(spec: DatasetSpec) -> None:
+def test_sounds_equal_the_items_and_exist_only_for_whole_clips(spec: DatasetSpec) -> None:
     data = MeshSpeechDataset(spec, "train")
     sounds = data.sounds()
     assert len(sounds) == len(data)
@@ -222,14 +222,14 @@ def test_sounds_are_those_of_the_items_and_of_whole_clips_alone(spec: DatasetSpe
     assert MeshSpeechDataset(spec, "train", augment=lambda audio, _: audio).sounds() is None
 
 
-def test_audio_that_runs_on_is_cut_to_the_vertices(spec: DatasetSpec) -> None:
+def test_longer_audio_is_cut_to_the_vertices(spec: DatasetSpec) -> None:
     path = Path(spec.root) / "vertices_npy/F1_TA_sentence03.npy"
     np.save(path, np.load(path)[:60])
     dataset = MeshSpeechDataset(spec, "val")
     assert dataset[0]["frames"] == 30
     assert len(dataset[0]["audio"]) == samples_for(30, 30)
     assert dataset.trims()["F1_TA_sentence03"] == pytest.approx(-1.5, abs=1e-3)
-    assert "at most 1.50 s (F1_TA_sentence03: the audio ran on)" in dataset.summary()
+    assert "at most 1.50 s (F1_TA_sentence03: the audio longer)" in dataset.summary()
 
 
 def test_vertices_may_be_stored_flat_or_not(spec: DatasetSpec) -> None:
@@ -240,20 +240,20 @@ def test_vertices_may_be_stored_flat_or_not(spec: DatasetSpec) -> None:
 
 
 def test_crops_keep_audio_and_vertices_together(spec: DatasetSpec) -> None:
-    """Audio that counts samples, vertices that count frames: both tell the same instant."""
+    """The audio is a ramp over time and the vertices rise by frame: both give the instant."""
     root = Path(spec.root)
     n = 16_000 * 150 // 60
     ramp = (np.arange(n) / n).astype(np.float32)
     soundfile.write(root / "wav/F1_TA_sentence03.wav", ramp, 16_000, subtype="FLOAT")
-    seen = []
+    augmented = []
     dataset = MeshSpeechDataset(
-        spec, "val", crop_s=1.0, augment=lambda audio, rng: seen.append(audio) or audio, seed=3
+        spec, "val", crop_s=1.0, augment=lambda audio, rng: augmented.append(audio) or audio, seed=3
     )
     starts = set()
     for epoch in range(12):
         dataset.set_epoch(epoch)
         item = dataset[0]
-        first_s = float(seen[-1][0]) * n / 16_000
+        first_s = float(augmented[-1][0]) * n / 16_000
         height = item["vertices"][0, 0, 1] - item["template"][0, 1]  # 60 fps frame / 1000
         assert first_s == pytest.approx(float(height) * 1000 / 60, abs=1e-4)
         assert len(item["audio"]) == 16_000
@@ -271,7 +271,7 @@ def test_augmented_audio_is_normalised_afterwards(spec: DatasetSpec) -> None:
     assert abs(audio.mean()) < 1e-4 and audio.var() == pytest.approx(1.0, abs=1e-3)
 
 
-def test_batches_are_padded_behind_each_clip(spec: DatasetSpec) -> None:
+def test_batches_are_padded_after_each_clip(spec: DatasetSpec) -> None:
     dataset = MeshSpeechDataset(spec, "train")
     items = [dataset[0], dataset[1]]
     batch = collate(items)
@@ -318,13 +318,13 @@ def _remove(spec: DatasetSpec, name: str) -> None:
         ("templates.pkl", "templates.pkl: no such file"),
     ],
 )
-def test_a_missing_partner_is_named(name: str, message: str, spec: DatasetSpec) -> None:
+def test_a_missing_file_of_a_clip_is_named(name: str, message: str, spec: DatasetSpec) -> None:
     _remove(spec, name)
     with pytest.raises(UserError, match=message):
         MeshSpeechDataset(spec, "train")
 
 
-def test_an_empty_data_set_says_what_belongs_there(spec: DatasetSpec, tmp_path: Path) -> None:
+def test_an_empty_data_set_names_the_expected_files(spec: DatasetSpec, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="toy: no clip of split 'val'.*prepare the data first"):
         MeshSpeechDataset(replace(spec, root=str(tmp_path / "nowhere")), "val")
 
@@ -332,10 +332,10 @@ def test_an_empty_data_set_says_what_belongs_there(spec: DatasetSpec, tmp_path: 
 def test_an_unknown_subject_or_topology_is_named(spec: DatasetSpec) -> None:
     path = Path(spec.templates)
     path.write_bytes(pickle.dumps({"M1_TA": np.zeros((V, 3))}))
-    with pytest.raises(UserError, match="no subject 'F1_TA'.*it has M1_TA"):
+    with pytest.raises(UserError, match="no subject 'F1_TA' for clip .*the file has M1_TA"):
         MeshSpeechDataset(spec, "val")
     path.write_bytes(pickle.dumps({"F1_TA": np.zeros((V + 1, 3))}))
-    with pytest.raises(UserError, match="F1_TA has 8 vertices; toy has 7"):
+    with pytest.raises(UserError, match="F1_TA has 8 vertices, expected 7 as in toy"):
         MeshSpeechDataset(spec, "val")
 
 
@@ -343,8 +343,8 @@ def test_an_unknown_subject_or_topology_is_named(spec: DatasetSpec) -> None:
     ("change", "message"),
     [
         (lambda stored: stored * 1000, "another scale or another mesh"),
-        (lambda stored: stored[:, :-3], "shape .150, 18. of float32; wanted .frames, 21."),
-        (lambda stored: stored[:0], "wanted .frames, 21."),
+        (lambda stored: stored[:, :-3], "shape .150, 18. of float32, expected .frames, 21."),
+        (lambda stored: stored[:0], "expected .frames, 21."),
         (lambda stored: stored.astype(int), "of int64"),
     ],
 )

@@ -1,5 +1,5 @@
-"""Your own data: what is inferred from a folder, what is said of one that does not fit, and the
-README's worked example as a user types it."""
+"""Own data: what is inferred from a folder, the messages for one that does not fit, and the
+worked example of the documentation as a user types it."""
 
 import json
 import pickle
@@ -15,7 +15,8 @@ import main
 from common.errors import run_cli
 from config import RECIPES
 from data_loader import MeshSpeechDataset
-from dataset.own_folder import read_folder, splits_of, unit_of
+from dataset.own_folder import read_folder
+from dataset.own_inference import splits_of, unit_of
 from synthetic import example_data
 
 V = 40
@@ -56,11 +57,11 @@ def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "mine")
 
 
-def said(folder: Path, **content: object) -> None:
+def write_json(folder: Path, **content: object) -> None:
     (folder / "dataset.json").write_text(json.dumps(content))
 
 
-def test_everything_is_inferred_and_told(folder: Path) -> None:
+def test_everything_is_inferred_and_printed(folder: Path) -> None:
     recipe, lines = read_folder(folder)
     spec, model = recipe.dataset, recipe.model
     assert (spec.name, spec.n_vertices, spec.metres_per_unit) == ("mine", V, 0.001)
@@ -69,10 +70,10 @@ def test_everything_is_inferred_and_told(folder: Path) -> None:
     assert (model.d_model, recipe.wav2vec2) == (512, RECIPES["vocaset"].wav2vec2)
     sizes = {name: len(MeshSpeechDataset(spec, name)) for name in spec.splits}
     assert sizes == {"train": 16, "val": 2, "test": 2}
-    assert spec.splits["test"].clips == ("anna_9", "carl_9")  # _10 sorts behind _1
+    assert spec.splits["test"].clips == ("anna_9", "carl_9")  # _10 sorts after _1
     for text in (
         "20: 16 train, 2 val, 2 test (by sentence", "2: anna, carl", f"{V}, in millimetres",
-        "60 a second on disk, 30 for", "7 vertices in a box about the nose", "none: a video",
+        "60 a second on disk, 30 for", "7 vertices in a box about the nose", "none: videos need",
         "vocaset (the paper's; --base synthetic",
     ):  # fmt: skip
         assert text in lines
@@ -97,19 +98,19 @@ def test_unit_and_frame_rate_by_size_and_length(
     spec = recipe.dataset
     assert spec.metres_per_unit == pytest.approx(metres)  # 0.25 m where no unit fits: 0.25 / 0.8
     assert (spec.fps, spec.source_fps) == rates
-    assert ("in no usual unit" in lines) == (units == 4)
+    assert ("in an unknown unit" in lines) == (units == 4)
 
 
-def test_sizes_of_heads_tell_the_unit() -> None:
+def test_the_unit_is_inferred_from_the_size_of_the_head() -> None:
     for size, unit in ((0.33, 1.0), (0.2, 1.0), (22.0, 0.01), (255.0, 0.001)):
         assert unit_of(np.array([[0, 0, 0], [0.1, size, 0]]), None)[0] == unit
     assert unit_of(np.ones((2, 3)) * [[0], [9]], 0.02)[0] == 0.02
 
 
-def test_dataset_json_is_obeyed(folder: Path) -> None:
+def test_dataset_json_takes_precedence_over_inference(folder: Path) -> None:
     (folder / "mouth.txt").write_text("1 2 3")
     (folder / "mesh.obj").write_text("v 0 0 0\n" * V + "f 1 2 3\n")
-    said(folder, fps=15, source_fps=60, metres_per_unit=0.0012, base="synthetic",
+    write_json(folder, fps=15, source_fps=60, metres_per_unit=0.0012, base="synthetic",
          topology="mesh.obj", regions={"lips": "mouth.txt"},
          splits={"train": ["anna"], "val": ["carl_1*"], "test_far": ["carl_2", "carl_3"]},
          model={"d_model": 64, "layout": "C"}, train={"epochs": 2},
@@ -122,11 +123,11 @@ def test_dataset_json_is_obeyed(folder: Path) -> None:
     assert spec.splits["test_far"].clips == ("carl_2", "carl_3")
     assert (recipe.model.d_model, recipe.model.layout, recipe.model.fold) == (64, "MEAMEM", 3)
     assert (recipe.train.epochs, recipe.wav2vec2) == (2, "elsewhere/encoder")
-    flags, _ = read_folder(folder, base="BIWI")  # the command line comes first
+    flags, _ = read_folder(folder, base="BIWI")  # the command line takes precedence
     assert flags.model.n_heads == RECIPES["BIWI"].model.n_heads
 
 
-def test_a_template_for_all_and_names_of_any_kind(folder: Path) -> None:
+def test_one_template_serves_clips_of_any_name(folder: Path) -> None:
     (folder / "templates.pkl").unlink()
     lines = [f"v {x} {y} {z}" for x, y, z in face(0, 1000)]
     (folder / "template.obj").write_text("\n".join([*lines, "f 1 2 3"]))
@@ -178,7 +179,7 @@ def templates(how: Callable[[dict], None]) -> Callable[[Path], None]:
 
 
 def json_of(**content: object) -> Callable[[Path], None]:
-    return lambda folder: said(folder, **content)
+    return lambda folder: write_json(folder, **content)
 
 
 FAULTS: list[tuple[Callable[[Path], object], str]] = [
@@ -188,28 +189,38 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
         "anna_3.wav: no vertices_npy/anna_3.npy for it; anna_03.npy has no partner either",
     ),
     (lambda f: [p.unlink() for p in (f / "wav").iterdir()], "wav/anna_1.wav for it (20 clips lack"),
-    (lambda f: (f / "templates.pkl").unlink(), "mine: no neutral faces; wanted templates.pkl"),
-    (lambda f: (f / "wav").rename(f / "sound"), "mine: no folder wav/; own data are"),
-    (templates(lambda t: t.update(eve=t.pop("carl"))), "clip carl_1: begins with no name of"),
-    (templates(lambda t: t.update(carl=t["carl"] / 1000)), "give all of them one unit"),
-    (change("carl_9.npy", lambda v: v / 1000), "carl_9.npy: the first face is 0.2 across"),
-    (change("carl_8.npy", lambda v: v[:, ::-1]), "carl_8.npy: the first face has its vertices"),
-    (change("carl_7.npy", lambda v: v + 900), "carl_7.npy: the first face lies"),
+    (
+        lambda f: [p.unlink() for p in f.glob("*/*_*") if p.stem not in ("anna_1", "anna_2")],
+        "mine: 2 clips, expected at least 3 (train, val and test need one each)",
+    ),
+    (lambda f: (f / "templates.pkl").unlink(), "mine: no neutral faces, expected templates.pkl"),
+    (lambda f: (f / "wav").rename(f / "sound"), "mine: no folder wav/, expected wav/<clip>.wav"),
+    (
+        templates(lambda t: t.update(eve=t.pop("carl"))),
+        "clip carl_1: the name begins with none",
+    ),
+    (templates(lambda t: t.update(carl=t["carl"] / 1000)), "use the same unit for all"),
+    (change("carl_9.npy", lambda v: v / 1000), "carl_9.npy: the first frame is 0.2 across"),
+    (
+        change("carl_8.npy", lambda v: v[:, ::-1]),
+        "carl_8.npy: the first frame differs",
+    ),
+    (change("carl_7.npy", lambda v: v + 900), "away from its template"),
     (change("carl_6.npy", lambda v: v[:, :9]), "carl_6.npy: shape (75, 9, 3)"),
-    (change("carl_5.npy", lambda v: v[::2]), "carl_5.npy: 30.0 frames for a second of its sound"),
+    (change("carl_5.npy", lambda v: v[::2]), "carl_5.npy: 30.0 frames per second of its audio"),
     (change("carl_4.npy", lambda v: v[:0]), "clip carl_4: 0 frames in"),
-    (lambda f: soundfile.write(f / "wav/carl_3.wav", np.zeros(0), 16_000), ", 0 samples of sound"),
+    (lambda f: soundfile.write(f / "wav/carl_3.wav", np.zeros(0), 16_000), ", 0 samples in"),
     (lambda f: (f / "wav/carl_2.wav").write_bytes(b"RIFF"), "carl_2.wav: cannot be read"),
     (json_of(fsp=30), 'unknown key "fsp"; did you mean fps?'),
-    (json_of(fps="30"), '"fps" is "30"; it means: frames a second'),
-    (json_of(fps=0), '"fps" is 0; wanted more than 0'),
-    (json_of(fps=40), "fps 40 does not divide source_fps 60"),
-    (json_of(source_fps=30), "source_fps 30, but clips have 60.0 frames"),
+    (json_of(fps="30"), '"fps": expected frames a second that the network predicts, got "30"'),
+    (json_of(fps=0), '"fps": expected more than 0, got 0'),
+    (json_of(fps=40), "fps 40, expected a divisor of source_fps 60"),
+    (json_of(source_fps=30), "source_fps 30, but the clips have 60.0 frames"),
     (json_of(base="mine"), "base mine: no such recipe; config.py has synthetic, vocaset"),
     (json_of(model={"d_modle": 3}), "dataset.json model.d_modle: no such field; did you mean"),
-    (json_of(regions={"nose": "x"}), 'no region "nose"; wanted lips, upper, inner_lips'),
+    (json_of(regions={"nose": "x"}), 'no region "nose", expected lips, upper, inner_lips'),
     (json_of(regions={"lips": "x.txt"}), "x.txt: no such file, nor one of that name"),
-    (json_of(splits={"train": ["eve"], "val": ["anna"]}), '"eve" is no clip or subject'),
+    (json_of(splits={"train": ["eve"], "val": ["anna"]}), 'no clip or subject "eve"'),
     (json_of(splits={"train": ["a*"], "val": ["anna_1"]}), "clip anna_1 is in train and val"),
     (json_of(splits={"train": ["a*"], "test": ["carl"]}), 'splits have no "val"'),
     (lambda f: (f / "dataset.json").write_text("{fps: 3}"), "dataset.json: not JSON"),
@@ -217,7 +228,7 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize("number", range(len(FAULTS)))
-def test_what_does_not_fit_is_one_line_with_the_file_s_name(
+def test_a_folder_that_does_not_fit_is_one_line_with_the_file_s_name(
     number: int, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil, message = FAULTS[number]
@@ -229,25 +240,26 @@ def test_what_does_not_fit_is_one_line_with_the_file_s_name(
     assert len(error) == 1 and message in error[0]
 
 
-def test_lips_that_rest_are_warned_of(folder: Path) -> None:
-    """y and z exchanged, as a z-up tool writes: the rule finds other vertices than the lips."""
+def test_lips_that_do_not_move_are_a_warning(folder: Path) -> None:
+    """Where y and z are exchanged, the box about the nose selects vertices that do not move."""
     (folder / "lips.txt").write_text("20 21 22")
     _, lines = read_folder(folder)
     assert "3 vertices of lips.txt" in lines
-    assert "warning: the lips (lips.txt) move less than the face on the whole" in lines
+    assert "warning: the lips (lips.txt) move less than the average vertex" in lines
 
 
-def test_the_worked_example_of_the_readme(
+def test_the_worked_example_of_the_documentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Make the folder, train for one short epoch, test, and let the new model speak."""
+    """Make the folder, train for one short epoch, test, and animate with the new model."""
     monkeypatch.chdir(tmp_path)
     assert run_cli(example_data.main, ["my_head", "--clips", "6"]) == 0
     flags = ["--dataset", "my_head", "--base", "synthetic", "--workers", "0"]
     assert run_cli(main.main, [*flags, "--epochs", "1", "--steps_per_epoch", "2"]) == 0
-    shown = capsys.readouterr().out
-    assert "6: 2 train, 2 val, 2 test (by sentence" in shown and "6045, in millimetres" in shown
-    assert "| model |" in shown and "| motionless template |" in shown
+    printed = capsys.readouterr().out
+    assert "6: 2 train, 2 val, 2 test (by sentence" in printed
+    assert "6045, in millimetres" in printed
+    assert "| model |" in printed and "| motionless template |" in printed
     total = json.loads(Path("runs/my_head/results.json").read_text())["total"]
     assert total["clips"] == 2 and np.isfinite(total["lve"])
     recording = str(main.RECIPES["synthetic"].dataset.path("demo/wav/sense_and_sensibility.wav"))

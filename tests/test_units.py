@@ -1,4 +1,4 @@
-"""A unit of length changes nothing, and a face that does not move is called so: toy runs."""
+"""Toy runs: the unit of length changes nothing, and a face that does not move is reported."""
 
 import csv
 import dataclasses
@@ -73,24 +73,24 @@ def train_and_test(out: str) -> tuple[list[dict[str, float]], dict[str, float]]:
     return rows, json.loads(Path(out, "results.json").read_text())["total"]
 
 
-def test_data_in_millimetres_train_as_the_same_data_in_metres(
+def test_training_is_the_same_in_millimetres_and_in_metres(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = {}
+    runs = {}
     for units in (1, 1000):
         monkeypatch.setitem(main.RECIPES, "toy", toy(tmp_path, units))
-        found[units] = train_and_test(f"out{units}")
-    (metres, total_m), (millimetres, total_mm) = found[1], found[1000]
+        runs[units] = train_and_test(f"out{units}")
+    (metres, total_m), (millimetres, total_mm) = runs[1], runs[1000]
     assert metres[-1]["vertex"] < metres[0]["vertex"]
     for a, b in zip(metres, millimetres, strict=True):
         for name in ("loss", "vertex", "velocity", "lips", "latent", "ctc", "balance"):
             assert b[name] == pytest.approx(a[name], rel=2e-3), name
-        assert b["val_lve"] == pytest.approx(1e6 * a["val_lve"], rel=2e-3)  # their own unit²
+        assert b["val_lve"] == pytest.approx(1e6 * a["val_lve"], rel=2e-3)  # unit²
     assert total_mm["lve"] == pytest.approx(1e6 * total_m["lve"], rel=2e-3)
 
 
-def test_lips_that_never_move_are_called_a_static_face(
+def test_lips_that_never_move_are_reported_as_a_static_face(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = toy(tmp_path, 1)
@@ -99,8 +99,10 @@ def test_lips_that_never_move_are_called_a_static_face(
     monkeypatch.chdir(tmp_path)
     rows, total = train_and_test("out")
     assert [row["val_static"] for row in rows] == [1, 1, 1] and rows[-1]["val_motion"] == 0
-    shown = capsys.readouterr()
-    alarms = [line for line in (shown.out + shown.err).splitlines() if "epoch 3: STATIC" in line]
+    printed = capsys.readouterr()
+    alarms = [
+        line for line in (printed.out + printed.err).splitlines() if "epoch 3: STATIC" in line
+    ]
     assert len(alarms) == 1
     assert "--encoder_learning_rate" in alarms[0] and "one scale" in alarms[0]
     assert len(total["static_clips"]) == 1
@@ -115,4 +117,4 @@ def test_a_scale_a_thousandfold_off_is_an_error_before_training(
     flags = ["--dataset", "toy", "--workers", "0", "--out", str(tmp_path / "out")]
     assert run_cli(main.main, flags) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: templates ") and "m across where a unit is 1 m" in error
+    assert error.startswith("error: templates ") and "m across with 1 m per unit" in error
