@@ -90,10 +90,9 @@ class SpeechEncoder(nn.Module):
 
 
 class TextTeacher(nn.Module):
-    """The frozen CTC model whose features and text the lip reader learns; in evaluation mode.
+    """The frozen CTC model whose features and text are the lip reader's targets.
 
-    The published code leaves its teacher in training mode, so that its targets are random; ours
-    are not.
+    It is always in evaluation mode; the release's is in training mode, so its targets are random.
     model: a Wav2Vec2ForCTC or Wav2Vec2BertForCTC. One whose `lm_head` is None has features only:
     its single character is the blank, and every text is empty.
     """
@@ -160,8 +159,8 @@ class TextTeacher(nn.Module):
     def decode_text(self, logits: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
         """Greedy CTC decoding of (B, A, K) logits: one (n,) int64 tensor of characters per clip.
 
-        lengths: (B,) audio frames of each clip, all A when None. The texts are on the host: how
-        long they are depends on their values, so a GPU would have to be waited for at every clip.
+        lengths: (B,) audio frames of each clip, all A when None. The texts are on the host, because
+        their lengths depend on values: on a GPU each clip would wait for it.
         """
         best = logits.argmax(-1).cpu()
         clips = [row if lengths is None else row[: int(lengths[i])] for i, row in enumerate(best)]

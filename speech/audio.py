@@ -28,7 +28,7 @@ RIFF_UNKNOWN = 0x7FFFFF00  # sizes from here on mean "written to a pipe", not a 
 
 
 def read_audio(path: str | Path) -> NDArray[np.float32]:
-    """Speech (S,) float32 at 16 kHz: the mean of all channels, scaled as in the file (peak 1).
+    """Speech (S,) float32 at 16 kHz: the mean of all channels; full scale of the file is 1.
 
     Reads wav, flac, mp3 and ogg of any rate and channel count with libsndfile, and formats that it
     does not support (m4a, flv, mp4, ...) with the ffmpeg of imageio-ffmpeg. Digital silence is

@@ -1,9 +1,9 @@
 """The kinds of speech encoders, by `model_type` of their transformers config: one class each.
 
-A kind states all in which encoders differ: how audio becomes feature frames, how many there are and
-at which rate, whether padding changes them, what is frozen, which of transformers' classes build
-it. No other module asks which kind an encoder is. To add one, write a class with the methods of
-`EncoderKind` and put it into `KINDS`.
+A kind states everything in which encoders differ: how audio becomes feature frames, their number
+and rate, whether padding changes them, which part is frozen, and which classes of transformers it
+is built from. No other module asks which kind an encoder is. To add a kind, write a subclass of
+`EncoderKind` and add it to `KINDS`.
 
 Frames of both kinds follow `speech.timing`: 50 Hz, the first centred at 12.5 ms, at least 400
 samples. Audio has zero mean and unit variance over the clip.
@@ -38,12 +38,12 @@ from speech.timing import AUDIO_FPS, HOP, WINDOW, audio_frames, frame_lengths
 class EncoderKind(nn.Module):
     """What encoder and teacher need to know of their body; the base of every kind.
 
-    It has no parameters and does not hold the body, so a checkpoint does not depend on it.
+    It has no parameters and does not contain the body, so it adds nothing to a checkpoint.
     config: the transformers config of the body.
     """
 
-    transformers_prefix: ClassVar[str]  # of the classes <prefix>Config, Model and ForCTC
-    shape_fields: ClassVar[tuple[str, ...]]  # of the config: they decide which weights fit
+    transformers_prefix: ClassVar[str]  # of the class names <prefix>Config, Model and ForCTC
+    shape_fields: ClassVar[tuple[str, ...]]  # fields of the config that decide which weights fit
     frame_rate: ClassVar[int] = AUDIO_FPS  # Hz
     frame_lengths = staticmethod(frame_lengths)  # samples to frames, integer or integer tensor
     padding_is_safe: bool = True  # a padded clip gets the features that it gets alone
@@ -94,14 +94,17 @@ class EncoderKind(nn.Module):
         raise NotImplementedError
 
     def add_context(self, body: nn.Module, conv: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """`convolve`'s features (B, A, C0) after the trained layers before the transformer."""
+        """Features (B, A, C0): `conv` (B, A, C0) after the context layers, if the body has any.
+
+        lengths: (B,) samples of each clip, all when None.
+        """
         return conv
 
     def transform(self, body: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Projection and transformer: features (B, N, C0) to (B, N, C).
 
-        mask: (B, N) bool, True on real frames. In training with SpecAugment where the config says
-        so, but only for clips longer than one of its masks.
+        mask: (B, N) bool, True on real frames, None when all are. In training, SpecAugment is
+        applied if the config says so and the clips are longer than one of its masks.
         """
         config = body.config
         hidden, _ = body.feature_projection(features)
@@ -118,9 +121,9 @@ class EncoderKind(nn.Module):
 class Wav2Vec2(EncoderKind):
     """wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477): convolutions of the waveform.
 
-    Kernels that cover more than 400 samples get that much zero audio on both sides, so that A and
-    the centre of each frame stay the same. Group norm (the "base" models) normalises over time, so
-    with it padding is not safe. The convolutions are frozen, as in the paper and its peers.
+    Where the kernels cover more than 400 samples, audio is padded with zeros on both sides, so that
+    A and the centre of each frame stay the same. Group norm (in the "base" models) normalises over
+    time, so padding is not safe with it. The convolutions are frozen, as in the paper.
 
     Two fields of the config are ours, for the small encoder trained here: `context_layers` (see
     `speech.context`) and `hand_set_layers`, the number of leading convolutions that are a fixed
@@ -187,7 +190,7 @@ class Wav2Vec2(EncoderKind):
         return x.transpose(1, 2)[:, :n_frames]
 
     def add_context(self, body: nn.Module, conv: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """As `EncoderKind`: the context layers, if the body has any."""
+        """As `EncoderKind`."""
         mask = None
         if lengths is not None:
             mask = length_mask(frame_lengths(lengths), conv.shape[1], conv.device)
