@@ -1,11 +1,15 @@
-"""JambaTalk (Jafari, Berretti, Basu, arXiv 2408.01627): speech to the offsets of a face mesh.
+"""JambaTalk (Jafari, Berretti, Basu, arXiv 2408.01627): speech to a moving face mesh.
 
-A wav2vec encoder, then a hybrid decoder written as a layout string: M a Mamba layer, E a Mamba
-layer with a mixture of experts, A a Transformer layer with grouped-query attention and LRL-RoPE
-(paper, figure 2 and the authors' poster); then one matrix to vertex offsets that starts at zero,
-so that training starts from the still face.
+The network is a speech encoder, a hybrid decoder and a vertex head. The decoder is described by a
+layout string: M is a Mamba layer, E a Mamba layer with a mixture of experts, A a Transformer layer
+with grouped-query attention and LRL-RoPE (paper, figure 2, and the authors' poster). The vertex
+head gives offsets from the neutral face; it is zero at initialisation, so that training starts from
+the neutral face.
 
-B batch, S samples at 16 kHz, T mesh frames, V vertices, D decoder width, k·C encoder width.
+`load_checkpoint(path).animate("speech.wav")` animates a face; docs/python.md shows more.
+
+B batch, S samples at 16 kHz, A audio frames, T mesh frames, V vertices, D decoder width,
+C0 and C convolutional and transformer width of the encoder, k encoder frames per mesh frame.
 """
 
 import dataclasses
@@ -40,14 +44,14 @@ if TYPE_CHECKING:
     from released.network import ReleasedJambaTalk
 
 DEFAULT_CHECKPOINT = PROJECT_ROOT / "synthetic/model.safetensors"
-WINDOW_S, OVERLAP_S = 12, 2  # long audio is predicted in windows of 12 s that cross-fade over 2 s
+WINDOW_S, OVERLAP_S = 12, 2  # windows of long audio, and their cross-fade
 HEADER = "jambatalk"  # key of the JSON in a model file's header
 
-Recorded = str | Path | NDArray | Tensor
+Source = str | Path | NDArray | Tensor  # of a recording: a file or samples
 
 
 def make_layer(kind: str, config: ModelConfig) -> nn.Module:
-    """One decoder layer for a letter of the layout; ValueError for an unknown letter."""
+    """The decoder layer for a letter of the layout; `ValueError` for an unknown letter."""
     c = config
     if kind == "M":
         return MambaLayer(c.d_model, c.d_ff, c.d_state, c.d_conv, c.expand, c.dropout)
@@ -56,14 +60,14 @@ def make_layer(kind: str, config: ModelConfig) -> nn.Module:
                              c.expand, c.dropout)  # fmt: skip
     if kind == "A":
         return TransformerLayer(c.d_model, c.d_ff, c.n_heads, c.n_kv_heads, c.rope_rank, c.dropout)
-    raise ValueError(f"layout letter {kind!r}; wanted M, E or A")
+    raise ValueError(f"layout letter {kind!r}: expected M, E or A")
 
 
 class VertexHead(nn.Module):
-    """(B, T, D) to offsets (B, T, V, 3), zero at the start.
+    """Decoder output (B, T, D) to offsets (B, T, V, 3), zero at initialisation.
 
-    rank 0: one D x 3V matrix, as the paper. rank r: D x r, then r learnt components of the mesh,
-    which `set_components` can start from those of the data, at the mean motion.
+    rank 0: one D x 3V matrix, as in the paper. rank r: D x r, then r learnt components of the mesh;
+    `set_components` initialises them with principal components of the data.
     """
 
     def __init__(self, d_model: int, n_vertices: int, rank: int) -> None:
@@ -75,10 +79,11 @@ class VertexHead(nn.Module):
         nn.init.zeros_(self.offsets.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (B, T, D). Returns (B, T, V, 3) float32, under autocast as well."""
         device = x.device.type
         coarse = torch.is_autocast_enabled(device) and torch.is_grad_enabled()
         coarse = coarse and torch.get_autocast_dtype(device) == torch.bfloat16
-        with torch.autocast(device, enabled=False):  # 0.2 % of a millimetre matters
+        with torch.autocast(device, enabled=False):  # bfloat16 has an error of 0.2 %
             x = x.float() if self.coefficients is None else self.coefficients(x.float())
             last = self.offsets
             offsets = CoarseBackward.apply(x, last.weight, last.bias) if coarse else last(x)
@@ -86,9 +91,9 @@ class VertexHead(nn.Module):
 
     @torch.no_grad()
     def set_components(self, mean: Tensor, components: Tensor) -> None:
-        """Start from mean (V, 3) and components (rank, V, 3), scaled to unit coefficients."""
+        """Initialise with mean offsets (V, 3) and components (rank, V, 3) for unit coefficients."""
         if self.coefficients is None:
-            raise ValueError("a vertex head of full rank has no components")
+            raise ValueError("vertex head of rank 0: it has no components")
         self.offsets.bias.copy_(mean.flatten())
         self.offsets.weight.copy_(components.flatten(1).T)
         nn.init.normal_(self.coefficients.weight, std=0.02)
@@ -110,7 +115,7 @@ class JambaTalk(nn.Module):
         self.checkpointing = False
 
     def checkpoint_activations(self) -> None:
-        """Keep no activations inside layers while training: they are computed again backward."""
+        """In training, keep no activations inside layers; the backward pass recomputes them."""
         self.checkpointing = True
         self.encoder.body.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -123,9 +128,10 @@ class JambaTalk(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Vertices (B, T, V, 3) in the template's unit, and the routers' balance losses (B,).
 
-        audio: (B, S) zero mean, unit variance over each clip; template: (B, V, 3);
-        lengths: (B,) samples of each clip when the batch is padded; conv: (B, A, C0) the encoder's
-        convolutional features, where they are known already.
+        audio: (B, S) float32 at 16 kHz, zero mean and unit variance over each clip; template:
+        (B, V, 3); lengths: (B,) samples of each clip of a padded batch, None if all have S; conv:
+        (B, A, C0) the encoder's convolutional features if they are cached. Raises `ValueError`
+        for audio that is not a floating tensor (B, S).
         """
         check_speech(audio, "(B, S)", 2)
         features = self.encoder(audio, lengths, conv)  # (B, T, k·C)
@@ -157,18 +163,18 @@ class JambaTalk(nn.Module):
 
     @torch.inference_mode()
     def stream(self, audio: Tensor, template: Tensor) -> Iterator[Tensor]:
-        """Yield vertices (n, V, 3) of one clip, in order, T = mesh_frames(S, fps) in all.
+        """Yield vertices (n, V, 3) of one clip in order, T = mesh_frames(S, fps) frames in all.
 
         audio: (S,) float32 at 16 kHz with zero mean and unit variance over the clip, at least 45
-        ms; template: (V, 3). Raises `ValueError` for other input. Features are normalised over the
-        whole clip; the transformer and the decoder process windows, so that their memory does not
-        grow with S. The model is left in evaluation mode.
+        ms; template: (V, 3). Raises `ValueError` for other input. Convolutional features are
+        computed over the whole clip. The transformer and the decoder process windows of it, so
+        that their memory does not grow with S. The model is left in evaluation mode.
         """
         self.eval()
         fps, k = self.config.fps, self.config.fold
         self._check_clip(audio, template)
         n_frames = mesh_frames(len(audio), fps)
-        if not audio.any():  # digital silence cannot be normalised, and moves no lips
+        if not audio.any():  # digital silence has no variance to normalise
             for start in range(0, n_frames, WINDOW_S * fps):
                 yield template.expand(min(WINDOW_S * fps, n_frames - start), *template.shape)
             return
@@ -215,7 +221,7 @@ class Checkpoint(NamedTuple):
 
     def animate(
         self,
-        recording: Recorded | Sequence[Recorded],
+        recording: Source | Sequence[Source],
         subject: str | None = None,
         template: str | Path | NDArray[np.float32] | None = None,
         fps: int | None = None,

@@ -69,7 +69,7 @@ class Animation:
         renderer = Renderer(self.faces, self.template, **look)
         pictures = renderer.frames(self.vertices, min(RENDER_THREADS, os.cpu_count() or 1))
         with self.recording.file() as sound:
-            if sound.resolve() == path.resolve():
+            if path.exists() and path.samefile(sound):
                 raise UserError(f"output {path}: would replace the recording; choose another name")
             write_video(path, pictures, len(self.vertices), self.fps, sound)
 

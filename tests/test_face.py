@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import demo
+import main
 from common.errors import EXIT_BAD_INPUT, UserError, run_cli
 from config import RECIPES, XLSR_LARGE, ModelConfig
 from data_loader import load_wav
@@ -111,6 +112,15 @@ def test_biwi_of_the_release_is_found_by_its_vertices(recipes, tmp_path):
     model, spec = load_checkpoint(path, "BIG")
     assert spec == recipes["BIG_6"] and model.config.fps == 25
     assert load_checkpoint(path, "BIG_6")[1] == load_checkpoint(path, None)[1] == spec
+
+
+def test_published_weights_are_scored_but_not_trained(recipe, tmp_path, capsys):
+    path = write_release(tmp_path / "x.pth", recipe.dataset.n_vertices)
+    flags = ["--dataset", "toy", "--out", "out", "--workers", "0"]
+    assert run_cli(main.main, [*flags, "--mode", "test", "--checkpoint", str(path)]) == 0
+    assert (tmp_path / "out/results.json").is_file()
+    assert run_cli(main.main, [*flags, "--mode", "train", "--init", str(path)]) == EXIT_BAD_INPUT
+    assert "published weights cannot be trained further" in capsys.readouterr().err
 
 
 def test_weights_of_another_topology_are_refused(recipes, run, tmp_path):
