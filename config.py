@@ -123,9 +123,12 @@ class TrainConfig:
     augment: bool = False
     checkpointing: bool = False  # activations are computed twice: less memory, a third more time
     lean: bool = False  # Adam's moments in bfloat16: half of the optimizer's memory
-    compile: bool = False  # the encoder's layers, by torch.compile; no gain was seen on a CPU
     preview_every: int = 10  # epochs between two films of a validation clip; 0: none
     seed: int = 1
+
+
+# Fields of earlier versions that run.json and last.pt may still have; they are ignored.
+RETIRED_FIELDS = ("train.compile",)
 
 
 @dataclass(frozen=True)

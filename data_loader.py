@@ -5,6 +5,7 @@ A prepared data set is a folder with `wav/<subject>_<sentence>.wav` and
 prepare VOCASET and BIWI. Shapes: B batch, S samples at 16 kHz, T mesh frames, V vertices.
 """
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +20,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import UserError
-from common.failures import too_long
+from common.failures import clip_too_large
 from config import SAMPLE_RATE, DatasetSpec
 from dataset.clip_files import find_audio, npy_path
 from dataset.faces import FACE_M, misfit
 from dataset.prepared import find_clips
+from dataset.regions import Region, find_regions
 from files.arrays import load_npy
 from files.meshes import load_templates
 from speech.audio import normalise, read_audio
@@ -115,7 +117,7 @@ class MeshSpeechDataset(Dataset):
         try:
             return self._item(index, name, subject)
         except MemoryError as error:
-            raise UserError(too_long(name, len(self._vertices(name)))) from error
+            raise UserError(clip_too_large(name, len(self._vertices(name)))) from error
 
     def _item(self, index: int, name: str, subject: str) -> dict[str, Any]:
         fps = self.spec.fps
@@ -226,6 +228,41 @@ class MeshSpeechDataset(Dataset):
         start = int(rng.integers(latest // step + 1)) * step
         first = start * SAMPLE_RATE // fps
         return audio[first : first + n_samples], vertices[start : start + n_frames], n_frames
+
+
+class OpenDataset:
+    """A data set on disk: every split opened and checked once, every region resolved once.
+
+    regions: "lips" and "upper" if already resolved; cache: folder in which decoded audio is kept,
+    None for none. Raises `UserError` as `find_region` does.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        regions: dict[str, Region] | None = None,
+        cache: str | None = None,
+    ) -> None:
+        self.spec, self.cache = spec, cache
+        self.regions = find_regions(spec) if regions is None else regions
+        self._splits: dict[str, MeshSpeechDataset] = {}
+
+    def split(
+        self,
+        name: str,
+        crop_s: float = 0.0,
+        augment: Callable[[NDArray[np.float32], Generator], NDArray[np.float32]] | None = None,
+        seed: int = 0,
+    ) -> MeshSpeechDataset:
+        """The clips of a split, whole and unchanged, or cropped and augmented.
+
+        Raises `UserError` as `MeshSpeechDataset` does when a split is first opened.
+        """
+        if name not in self._splits:
+            self._splits[name] = MeshSpeechDataset(self.spec, name, cache=self.cache)
+        clips = copy.copy(self._splits[name])
+        clips.crop_s, clips.augment, clips.seed = crop_s, augment, seed
+        return clips
 
 
 class Sounds(Sequence[tuple[str, NDArray[np.float32]]]):

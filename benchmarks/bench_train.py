@@ -120,7 +120,7 @@ def our_pass(part: Part, folder: Path, lean: bool) -> Callable[[], None]:
     from common.device import large_pages, pick_device
     from training.networks import build
     from training.processes import Group
-    from training.step import Optimization
+    from training.step import TrainingStep
 
     large_pages()
     lips = lip_vertices()
@@ -130,9 +130,9 @@ def our_pass(part: Part, folder: Path, lean: bool) -> Callable[[], None]:
     )
     device, dtype, _ = pick_device()
     nets = build(recipe, device, len(lips))
-    optimization = Optimization(nets, lips.to(device), config, 1_000, Group(), dtype)
+    step = TrainingStep(nets, lips.to(device), config, 1_000, Group(), dtype)
     clips = part.clips()
-    optimization.listen(f"{folder}/cache", [(clip["name"], clip["audio"]) for clip in clips])
+    step.attach_teacher(f"{folder}/cache", [(clip["name"], clip["audio"]) for clip in clips])
     nets.model.train()
     nets.reader.train()
     plan = BucketedBatches([clip["frames"] for clip in clips], part.batch_size, SEED, shuffle=False)
@@ -141,7 +141,7 @@ def our_pass(part: Part, folder: Path, lean: bool) -> Callable[[], None]:
     def one_pass() -> None:
         plan.set_epoch(plan.epoch + 1)
         for batch in batches:
-            optimization.step([batch], plan, fault="", stop_requests=())
+            step([batch], plan)
 
     return one_pass
 

@@ -120,15 +120,15 @@ def observe(watch: Watch) -> None:
         now = time.time()
         watch.phase = watch.phase or PHASES.index("step")  # validation looks, too
         watch.steps = (run.epoch - 1) * STEPS + batches.plan.position
-        watch.saved_s = watch.saved_s or run.saved
-        watch.longest_s = max(watch.longest_s, now - (watch.checked_s or run.saved))
+        watch.saved_s = watch.saved_s or run.saved_s
+        watch.longest_s = max(watch.longest_s, now - (watch.checked_s or run.saved_s))
         watch.checked_s = now
-        save_if_due(run, batches)
+        save_or_stop(run, batches)
 
-    write_state, save_if_due = run.save_state, run.Run._save_if_due
+    write_state, save_or_stop = run.save_state, run.Run._save_or_stop
     run.save_state = within("state", save_state)
     run.save_checkpoint = within("model", run.save_checkpoint)
-    run.Run._save_if_due = check
+    run.Run._save_or_stop = check
     run.Run._validate = within("validation", run.Run._validate)
     run.Log.add = within("log", run.Log.add)
 

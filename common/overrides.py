@@ -14,7 +14,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from common.errors import UserError, reason_of
-from config import LAYOUTS, Box, DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
+from config import (
+    LAYOUTS,
+    RETIRED_FIELDS,
+    Box,
+    DatasetSpec,
+    ModelConfig,
+    Recipe,
+    Split,
+    TrainConfig,
+)
 
 PARTS: dict[str, type] = {"dataset": DatasetSpec, "model": ModelConfig, "train": TrainConfig}
 LETTERS = "MEA"  # of a layout string
@@ -42,9 +51,12 @@ FRACTIONS = (  # 0 <= number < 1
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """Rebuild a (nested) frozen dataclass from `dataclasses.asdict` stored as JSON.
 
-    Raises `UserError` for unknown or missing fields: the file comes from another version.
+    Ignores `RETIRED_FIELDS`. Raises `UserError` for unknown or missing fields: the file comes from
+    another version.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}
+    part = next((part for part, kind in PARTS.items() if kind is cls), "")
+    values = {k: value for k, value in values.items() if f"{part}.{k}" not in RETIRED_FIELDS}
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise UserError(

@@ -1,8 +1,8 @@
-"""How a run is asked to stop: by a scheduler (SIGTERM), a person (Ctrl-C), a terminal that closes.
+"""Signals that ask a run to stop: SIGTERM of a scheduler, Ctrl-C, SIGHUP of a closed terminal.
 
-While it trains, a signal is a wish: the run saves its state and ends, with 0 or, after Ctrl-C,
-with 130 as shells have it. Before the first step and after the last there is nothing to save: it
-ends at once. Files are whole or not there at all, so that costs nothing.
+During training a signal is deferred: the run saves its state at the next step and ends, with exit
+code 0 or, after Ctrl-C, 130 as shells do. Before the first step and after the last there is nothing
+to save, and the process ends at once. Files are written whole or not at all, so that is safe.
 """
 
 import os
@@ -16,73 +16,73 @@ from types import FrameType
 from common.errors import EXIT_INTERRUPTED
 
 SIGNALS = ("SIGTERM", "SIGHUP", "SIGINT")  # SIGHUP is unknown to Windows
-SAME_WISH_S = 1.0  # a second SIGINT this soon is no second Ctrl-C: torchrun passes the first on
+REPEAT_S = 1.0  # a SIGINT this soon after the first is its copy, which torchrun passes on
 
 
 class Stop:
-    """Whether somebody has asked this process to stop."""
+    """Which signals this process has received; see `stopping`."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
-        self.terminated = self.interrupted = self.deferred = False
-        self.asked_s = 0.0
+        self.terminated = self.interrupted = self.deferring = False
+        self.interrupted_s = 0.0  # time.monotonic of the first Ctrl-C
 
     @property
-    def asked(self) -> bool:
-        """Whether there is a wish to stop."""
+    def requested(self) -> bool:
+        """Whether the run should stop."""
         return self.terminated or self.interrupted
 
     @contextmanager
-    def saving(self) -> Iterator[None]:
-        """While this lasts signals are wishes, which the run grants by saving its state."""
-        self.deferred = True
+    def deferred(self) -> Iterator[None]:
+        """Inside, signals only set the flags; the caller saves and stops."""
+        self.deferring = True
         try:
             yield
         finally:
-            self.deferred = False
+            self.deferring = False
 
-    def ask(self, number: int, _: FrameType | None) -> None:
-        """What a signal does."""
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """The signal handler."""
         by_hand = number == signal.SIGINT
-        if os.getpid() != self.owner:  # a worker that loads data: it has nothing to save
+        if os.getpid() != self.owner:  # a data worker: it has nothing to save
             os._exit(0)
-        if not self.deferred:
+        if not self.deferring:
             if by_hand:
                 raise KeyboardInterrupt
-            told("stopped as asked: nothing was to be saved")
-            os._exit(0)  # no clean-up that could wait for a library half imported
-        if by_hand and self.interrupted and time.monotonic() - self.asked_s > SAME_WISH_S:
+            print_in_handler("stopped on request; there was nothing to save")
+            os._exit(0)  # no clean-up that could wait for a half imported library
+        if by_hand and self.interrupted and time.monotonic() - self.interrupted_s > REPEAT_S:
             raise KeyboardInterrupt
         if by_hand and not self.interrupted:
-            told("stopping: the state is saved first; Ctrl-C again ends at once")
-            self.asked_s = time.monotonic()
+            print_in_handler("stopping after the state is saved; press Ctrl-C again to end at once")
+            self.interrupted_s = time.monotonic()
         self.terminated |= not by_hand
         self.interrupted |= by_hand
 
 
 def exit_code(interrupted: bool) -> int:
-    """Of a run that has stopped as asked: 0 tells a scheduler that all is well."""
+    """The exit code of a run that stopped on request: 130 after Ctrl-C, else 0."""
     return EXIT_INTERRUPTED if interrupted else 0
 
 
-def told(line: str) -> None:
-    """Print a line of the first process from where printing is not safe: a signal's handler."""
+def print_in_handler(line: str) -> None:
+    """Print a line from a signal handler, where print is not safe; on the first process alone."""
     if os.environ.get("RANK", "0") == "0":
         os.write(1, f"{line}\n".encode())
 
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """A `Stop` that listens to signals; a hangup that nohup ignores stays ignored.
+    """A `Stop` that receives this process's signals; a SIGHUP ignored by nohup stays ignored.
 
-    In a thread it hears none: Python gives signals to the main thread alone.
+    In a thread it receives none: Python gives signals to the main thread alone.
     """
     stop, before = Stop(), {}
     in_main = threading.current_thread() is threading.main_thread()
     for name in SIGNALS if in_main else ():
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, stop.ask)
+            before[number] = signal.signal(number, stop.handle)
     try:
         yield stop
     finally:

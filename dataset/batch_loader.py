@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
-from common.failures import lost_worker, out_of_memory, too_large
+from common.failures import batch_too_large, lost_worker, out_of_memory
 from common.stop_signals import SIGNALS
 from dataset.batch_plan import BatchPlan
 
@@ -88,7 +88,7 @@ class PlannedLoader:
             if not out_of_memory(error):
                 raise
             names, frames = ([item[key] for item in items] for key in ("name", "frames"))
-            return UserError(too_large([{"names": names, "frames": frames}]))
+            return UserError(batch_too_large([{"names": names, "frames": frames}]))
 
 
 _WORKERS: weakref.WeakSet[BaseProcess] = weakref.WeakSet()  # of this process, alive or not

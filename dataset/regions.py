@@ -55,6 +55,11 @@ def find_region(spec: DatasetSpec, which: str) -> Region:
     return region
 
 
+def find_regions(spec: DatasetSpec) -> dict[str, Region]:
+    """`find_region` for every region that a data set has: "lips" and "upper"."""
+    return {which: find_region(spec, which) for which in FIELDS}
+
+
 def look_up(spec: DatasetSpec, which: str) -> tuple[Region, str]:
     """What `find_region` returns, and its warning ("" for a file) instead of printing it."""
     if which not in FIELDS:

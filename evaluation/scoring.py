@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from config import DatasetSpec
-from data_loader import MeshSpeechDataset
-from dataset.regions import find_region
+from data_loader import OpenDataset
+from dataset.regions import Region
 from evaluation.results import UNITS, published_rows, results_name, summarise, table, write_results
 from files.meshes import load_region
 from jambatalk import JambaTalk
@@ -44,20 +44,21 @@ from wav2vec import TextTeacher
 
 
 def evaluate(
-    model: JambaTalk, spec: DatasetSpec, splits: Sequence[str], device: torch.device,
+    model: JambaTalk, dataset: OpenDataset, splits: Sequence[str], device: torch.device,
     checkpoint: Path, out: Path, teacher: str | None = None,
 ) -> str:  # fmt: skip
-    """Score a model on splits of its data set, write the results into `out`, return the table.
+    """Score a model on splits of a data set, write the results into `out`, return the table.
 
     The lip reader is looked for beside `checkpoint`; `teacher` replaces the CTC model it names.
     """
+    spec = dataset.spec
     for split in splits:
-        MeshSpeechDataset(spec, split)  # what is missing says so before the first clip is scored
+        dataset.split(split)  # raises for missing files before the first clip is scored
     judge, reading = find_judge(checkpoint.parent / READER_FILE, spec, device, teacher)
-    rows = [row for s in splits for row in score_split(model, spec, s, device, judge)]
+    rows = [row for s in splits for row in score_split(model, dataset, s, device, judge)]
     total = {"checkpoint": str(checkpoint), "dataset": spec.name, "split": ", ".join(splits)}
     total |= {"metres_per_unit": spec.metres_per_unit, "units": UNITS}
-    total |= {"regions": {which: region_of(spec, which)[1] for which in ("lips", "upper")}}
+    total |= {"regions": {which: region_label(region) for which, region in dataset.regions.items()}}
     total |= {"reading": reading} | summarise(rows)
     total |= {"published": published_rows(spec, splits)}
     text = table(total, spec, total["split"])
@@ -86,23 +87,21 @@ def find_judge(
     )
 
 
-def region_of(spec: DatasetSpec, which: str) -> tuple[NDArray[np.int64], str]:
-    """The vertices (n,) of the data set's region "lips" or "upper", and what tables call it."""
-    region = find_region(spec, which)
+def region_label(region: Region) -> str:
+    """What tables call a region: its source and its number of vertices."""
     counted = "vertices" in region.source
-    size = "" if counted else f" ({len(region.indices)} vertices)"
-    return region.indices, f"{region.source}{size}"
+    return region.source + ("" if counted else f" ({len(region.indices)} vertices)")
 
 
 def score_split(
-    model: JambaTalk, spec: DatasetSpec, split: str, device: torch.device,
+    model: JambaTalk, dataset: OpenDataset, split: str, device: torch.device,
     judge: LipReadingScorer | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One row a clip, model and motionless template; lengths in the data set's unit."""
-    data = MeshSpeechDataset(spec, split)
-    measure = ClipScorer(spec, judge)
+    data = dataset.split(split)
+    measure = ClipScorer(dataset, judge)
     rows = []
-    for index in tqdm(range(len(data)), desc=f"{spec.name} {split}", mininterval=5):
+    for index in tqdm(range(len(data)), desc=f"{dataset.spec.name} {split}", mininterval=5):
         rows.append({"split": split} | measure.clip(model, data[index], device))
     return rows
 
@@ -110,9 +109,10 @@ def score_split(
 class ClipScorer:
     """What is measured on every clip of a data set: regions, inner lips, phones, lip reader."""
 
-    def __init__(self, spec: DatasetSpec, judge: LipReadingScorer | None) -> None:
+    def __init__(self, dataset: OpenDataset, judge: LipReadingScorer | None) -> None:
+        spec = dataset.spec
         self.spec, self.judge = spec, judge
-        self.lips, self.upper = region_of(spec, "lips")[0], region_of(spec, "upper")[0]
+        self.lips, self.upper = (dataset.regions[which].indices for which in ("lips", "upper"))
         self.inner = None
         if spec.inner_lips:
             self.inner = load_region(spec.path(spec.inner_lips), spec.n_vertices)

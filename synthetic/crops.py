@@ -108,16 +108,13 @@ class MixedBatches(PlannedLoader):
     """`steps_per_epoch` batches per epoch: one in seven from the corpus, the others from the pool.
 
     Each process of `world` gets its share of a batch, at most `recipe.train.batch_size` clips.
+    corpus: the train split, cropped and augmented as the recipe says.
     """
 
-    def __init__(self, recipe: Recipe, workers: int = 1, rank: int = 0, world: int = 1) -> None:
-        from speech.augment import augment
-
+    def __init__(
+        self, recipe: Recipe, corpus: MeshSpeechDataset, workers: int, rank: int, world: int
+    ) -> None:
         config = recipe.train
-        corpus = MeshSpeechDataset(
-            recipe.dataset, "train", crop_s=config.max_clip_s, seed=config.seed,
-            augment=augment if config.augment else None,
-        )  # fmt: skip
         plan = MixedPlan(
             len(corpus), config.steps_per_epoch, config.batch_size, config.seed, rank, world
         )

@@ -350,17 +350,16 @@ def test_mixed_batches_go_on_where_a_run_stopped(monkeypatch: pytest.MonkeyPatch
     recipe = RECIPES["synthetic"]
     train = dataclasses.replace(recipe.train, batch_size=3, steps_per_epoch=20)
     recipe = dataclasses.replace(recipe, train=train)
-    monkeypatch.setattr(crops, "MeshSpeechDataset", lambda *a, **k: Tones(50, "corpus"))
     monkeypatch.setattr(crops, "PoolCrops", lambda recipe, n: Tones(n, "pool"))
 
     def names(batches: crops.MixedBatches) -> list[list[str]]:
         return [batch["names"] for batch in batches]
 
-    whole = crops.MixedBatches(recipe, 0, rank=1, world=2)
+    whole = crops.MixedBatches(recipe, Tones(50, "corpus"), 0, rank=1, world=2)
     whole.set_epoch(4)
     wanted = names(whole)
     assert len(wanted) == 20 and sum("corpus-4-" in batch[0] for batch in wanted) == 3
-    resumed = crops.MixedBatches(recipe, 0, rank=1, world=2)
+    resumed = crops.MixedBatches(recipe, Tones(50, "corpus"), 0, rank=1, world=2)
     resumed.load_state_dict(whole.plan.state_dict() | {"position": 13})
     resumed.set_epoch(4)
     assert names(resumed) == wanted[13:]

@@ -67,7 +67,7 @@ def test_a_kill_that_costs_two_steps_is_no_loss(trial: Trial) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half"])
 def test_a_state_that_does_not_load_is_a_loss(trial: Trial, content: bytes) -> None:
     (trial.cut / "last.pt").write_bytes(content)
-    assert "not a state of a run" in trial.inspect(100.1).fault
+    assert "not a training state" in trial.inspect(100.1).fault
 
 
 def test_a_state_older_than_the_last_saved_is_a_loss(trial: Trial) -> None:

@@ -45,7 +45,10 @@ def test_bad_input_is_one_line_and_exit_code_2(script: str, tmp_path: Path) -> N
         (["--dataset", "no/such"], "--dataset no/such: neither a recipe (synthetic, vocaset, BIWI"),
         (["--dataset", "vocaset", "--set", "model.n_head=4"], "did you mean model.n_heads"),
         (["--dataset", "BIWI", "--set", "dataset.root=no/such"], "BIWI: no wav/ and vertices_npy/"),
-        (["--base", "vocast"], "--base vocast: no such recipe; there are synthetic, vocaset, BIWI"),
+        (
+            ["--base", "vocast"],
+            "--base vocast: unknown recipe, expected one of synthetic, vocaset, BIWI",
+        ),
         (["--precision", "fp16"], "--precision: invalid choice: 'fp16'"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["--init", "no/such.safetensors"], "--init no/such.safetensors: no such file"),

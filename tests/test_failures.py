@@ -1,4 +1,4 @@
-"""What goes wrong from outside is one line with the clip and the remedy, and nothing is lost."""
+"""Failures from outside are one line with clip and remedy, and no finished step is lost."""
 
 import errno
 from pathlib import Path
@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.failures import in_words, lost_worker, out_of_memory, too_large, workers_told
+from common.failures import (
+    batch_too_large,
+    explained_worker_loss,
+    lost_worker,
+    out_of_memory,
+    step_failure,
+)
 from config import Recipe
 from dataset.batch_loader import PlannedLoader
 from dataset.batch_plan import BucketedBatches
@@ -29,30 +35,31 @@ TOO_MUCH = (  # as torch 2, CUDA, numpy and Linux say it
 
 
 @pytest.mark.parametrize("error", TOO_MUCH, ids=lambda error: type(error).__name__)
-def test_want_of_memory_is_known_by_all_its_names(error: Exception) -> None:
+def test_errors_of_too_little_memory_are_recognised(error: Exception) -> None:
     assert out_of_memory(error)
     batch = {"names": ["a", "b"], "frames": torch.tensor([30, 70])}
-    said = in_words(error, [batch])
-    assert "2 clips" in said and "b, 70 frames" in said and "train.checkpointing=true" in said
+    message = step_failure(error, [batch])
+    for part in ("2 clips", "b, 70 frames", "train.checkpointing=true"):
+        assert part in message
 
 
 def test_other_errors_are_bugs() -> None:
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), OSError("no")):
-        assert not out_of_memory(error) and not in_words(error, [])
+        assert not out_of_memory(error) and not step_failure(error, [])
 
 
-def test_a_killed_worker_is_told_with_its_remedy() -> None:
+def test_a_killed_worker_is_reported_with_a_remedy() -> None:
     killed = "DataLoader worker (pid 7) is killed by signal: Killed. "
-    assert "fewer --workers" in in_words(RuntimeError(killed), [])
+    assert "fewer --workers" in step_failure(RuntimeError(killed), [])
     shared = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ..."
     assert "--shm-size" in lost_worker(RuntimeError(shared))
-    with pytest.raises(UserError, match="fewer --workers"), workers_told():
+    with pytest.raises(UserError, match="fewer --workers"), explained_worker_loss():
         raise RuntimeError(killed)  # torch's handler of SIGCHLD, anywhere
-    with pytest.raises(RuntimeError, match="ours"), workers_told():
+    with pytest.raises(RuntimeError, match="ours"), explained_worker_loss():
         raise RuntimeError("ours")
 
 
-def test_a_worker_that_dies_while_it_hands_over_a_batch_is_told() -> None:
+def test_a_worker_that_dies_while_it_sends_a_batch_is_reported() -> None:
     def collate(_: list[Any]) -> Any:
         raise ConnectionResetError(104, "Connection reset by peer")
 
@@ -74,10 +81,10 @@ def test_a_batch_too_large_to_put_together_names_its_longest_clip() -> None:
     loader = PlannedLoader(clips, BucketedBatches([1, 1, 1], 3, 0), collate)
     with pytest.raises(UserError, match=r"a batch of 3 clips .* clip2, 12 frames"):
         list(loader)
-    assert "a batch" in too_large([])
+    assert "a batch" in batch_too_large([])
 
 
-def test_a_step_that_wants_too_much_memory_is_undone_and_saved(
+def test_a_step_that_needs_too_much_memory_is_undone_and_saved(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_toy("--out", "whole") == 0
@@ -95,13 +102,13 @@ def test_a_step_that_wants_too_much_memory_is_undone_and_saved(
         assert run_toy("--out", "cut") == 2
     error = capsys.readouterr().err
     assert "does not fit into memory (the longest: a_sentence0" in error
-    assert "has the state before this step" in error and error.count("\n") == 1
+    assert "holds the state before this step" in error and error.count("\n") == 1
     assert torch.load("cut/last.pt", weights_only=True)["batches"]["position"] == 0
     assert run_toy("--out", "cut", "--resume", "--set", "train.checkpointing=true") == 0
     same("whole", "cut")
 
 
-def test_a_clip_that_breaks_in_the_night_costs_no_step(
+def test_a_clip_that_breaks_during_training_costs_no_step(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--set", "model.vertex_rank=0")  # else the start reads it
@@ -113,13 +120,13 @@ def test_a_clip_that_breaks_in_the_night_costs_no_step(
     np.save(path, broken)
     assert run_toy("--out", "cut", *flags) == 2
     error = capsys.readouterr().err
-    assert f"{path}: NaN" in error and "has the state before this step" in error
+    assert f"{path}: NaN" in error and "holds the state before this step" in error
     path.write_bytes(whole)
     assert run_toy("--out", "cut", "--resume", *flags) == 0
     same("whole", "cut")
 
 
-def test_a_worker_killed_in_the_night_costs_no_step(
+def test_a_worker_killed_during_training_costs_no_step(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_toy("--out", "whole") == 0
@@ -133,7 +140,7 @@ def test_a_worker_killed_in_the_night_costs_no_step(
         patched.setattr(PlannedLoader, "__iter__", loading)
         assert run_toy("--out", "cut") == 2
     error = capsys.readouterr().err
-    assert "is killed by signal: Killed: usually for want of memory" in error
+    assert "is killed by signal: Killed: probably too little memory" in error
     assert torch.load("cut/last.pt", weights_only=True)["batches"]["position"] == 1
     assert run_toy("--out", "cut", "--resume") == 0
     same("whole", "cut")
@@ -148,6 +155,6 @@ def test_a_validation_clip_too_large_for_memory_is_named(
     monkeypatch.setattr(validation, "score", score)
     assert run_toy("--out", "cut") == 2
     error = capsys.readouterr().err
-    assert "clip b_sentence01, " in error and "leave it out of its split" in error
+    assert "clip b_sentence01, " in error and "remove it from its split" in error
     state = torch.load("cut/last.pt", weights_only=True)
     assert state["batches"]["position"] == 2  # the epoch's steps are not lost

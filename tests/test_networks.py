@@ -1,6 +1,5 @@
-"""Memory of a training, and what makes it lean."""
+"""Memory that a training takes, and what reduces it."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from common.errors import UserError
 from config import PROJECT_ROOT, Recipe, TrainConfig
 from layers.lean_linear import GRAD_DTYPE, gradient_dtype, make_lean
 from tests.toy import SOUNDS, Killed, killed_after, networks, run_toy, same
 from training.compact_adam import CompactAdamW
-from training.networks import build, check_compiler, make_optimizer, memory, training_bytes
+from training.optimizer import make_optimizer, memory_report, training_bytes
 from training.processes import Group
-from training.teacher_targets import Hearing
+from training.teacher_targets import TargetSource
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 FAULTS_OF_A_LARGE_TENSOR = """
@@ -48,9 +46,9 @@ def n_of(parameters) -> int:
     return sum(p.numel() for p in parameters)
 
 
-def test_memory_is_counted_by_hand(tmp_path: Path) -> None:
+def test_training_bytes_equal_a_count_by_hand(tmp_path: Path) -> None:
     """16 bytes a trained number, 4 a frozen one; lean matrices 12, those with coarse gradients 10;
-    nothing for a teacher that was let go."""
+    none for a freed teacher."""
     nets = networks()
     make_lean(nets.model)
     trained = [p for m in (nets.model, nets.reader) for p in m.parameters() if p.requires_grad]
@@ -58,10 +56,10 @@ def test_memory_is_counted_by_hand(tmp_path: Path) -> None:
     teacher = n_of(nets.teacher.parameters())
     plain, _ = make_optimizer(nets, TrainConfig(), 10)
     assert training_bytes(nets, plain) == 16 * n_of(trained) + 4 * (frozen + teacher)
-    assert "(the teacher's and the convolutions')" in memory(nets, plain)
-    Hearing(nets, str(tmp_path)).fill(SOUNDS, Group())
+    assert "(teacher and convolutions)" in memory_report(nets, plain)
+    TargetSource(nets, str(tmp_path)).precompute(SOUNDS, Group())
     assert training_bytes(nets, plain) == 16 * n_of(trained) + 4 * frozen
-    assert "the teacher's were let go" in memory(nets, plain)
+    assert "its weights are freed" in memory_report(nets, plain)
     lean, _ = make_optimizer(nets, TrainConfig(lean=True), 10, coarse=True)
     assert isinstance(lean, CompactAdamW)
     matrices = n_of(p for p in trained if p.ndim > 1)
@@ -100,29 +98,3 @@ def test_a_lean_run_resumes_bit_equal(recipe: Recipe, monkeypatch: pytest.Monkey
     assert kinds == {torch.float32, torch.bfloat16}
     assert run_toy("--out", "cut", "--resume", *LEAN) == 0
     same("whole", "cut")
-
-
-def test_without_a_compiler_compiling_is_refused_in_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fails(_):
-        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\n\nSet VERBOSE=1")
-
-    monkeypatch.setattr(torch, "compile", lambda _: fails)
-    with pytest.raises(UserError, match="No working C.. compiler found.; install") as caught:
-        check_compiler(torch.device("cpu"))
-    assert "\n" not in str(caught.value)
-
-
-def test_compiled_layers_keep_the_names_of_their_weights(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("training.networks.check_compiler", lambda _: None)
-    train = dataclasses.replace(recipe.train, compile=True, ema_decay=0.9)
-    device = torch.device("cpu")
-    compiled = build(dataclasses.replace(recipe, train=train), device, 3)
-    plain = build(recipe, device, 3)
-    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
-    layers = compiled.model.encoder.body.encoder.layers
-    assert all(layer._compiled_call_impl is not None for layer in layers)
-    assert len(layers) == recipe.model.encoder["num_hidden_layers"]

@@ -1,4 +1,4 @@
-"""A clip's loss and gradient do not depend on its neighbours, nor on how a step is cut up."""
+"""The loss and gradient of a clip depend neither on its batch nor on how a step is cut up."""
 
 import pytest
 import torch
@@ -7,23 +7,23 @@ from files.cache import NoCache
 from tests.toy import ENCODERS, LIPS, TRAIN, clip, networks, together
 from training.losses import total_loss
 from training.networks import Networks
-from training.objective import Learner, add_sizes, batch_sizes, losses_of
-from training.teacher_targets import Hearing, same_convolutions
+from training.step import Objective, add_sizes, batch_sizes
+from training.teacher_targets import TargetSource, same_convolutions
 
 
 def gradients(nets: Networks, batches: list[dict]) -> tuple[dict, list[torch.Tensor]]:
     """Losses and gradients of one step over several batches."""
-    learner = Learner(nets, LIPS, TRAIN)
-    hearing = Hearing(nets, None)
+    objective = Objective(nets, LIPS, TRAIN)
+    targets = TargetSource(nets, None)
     sizes = add_sizes([batch_sizes(batch) for batch in batches])
-    learner.zero_grad()
+    objective.zero_grad()
     totals: dict[str, float] = {}
     for batch in batches:
-        parts = learner(batch, hearing(batch), sizes)
-        total_loss(parts, TRAIN).backward()
-        for name, value in parts.items():
+        losses = objective(batch, targets(batch), sizes)
+        total_loss(losses, TRAIN).backward()
+        for name, value in losses.items():
             totals[name] = totals.get(name, 0.0) + value.item()
-    return totals, [p.grad.clone() for p in learner.parameters() if p.grad is not None]
+    return totals, [p.grad.clone() for p in objective.parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -41,7 +41,7 @@ def test_a_padded_batch_gives_what_its_clips_give_one_by_one(kind: str) -> None:
 
 def test_one_clip_by_itself_has_the_plain_means() -> None:
     nets, one = networks(), clip(1.0, 5)
-    losses = losses_of(nets, one, LIPS, TRAIN)
+    losses = Objective(nets, LIPS, TRAIN)(one, TargetSource(nets, None)(one), batch_sizes(one))
     predicted, balance = nets.model(one["audio"], one["template"])
     error = predicted - one["vertices"]
     assert losses["vertex"].item() == pytest.approx(error.square().mean().item(), rel=1e-5)
@@ -50,7 +50,7 @@ def test_one_clip_by_itself_has_the_plain_means() -> None:
     assert losses["balance"].item() == pytest.approx(balance.item(), rel=1e-6)
 
 
-def test_shared_convolutions_are_noticed() -> None:
+def test_equal_frozen_convolutions_are_shared() -> None:
     nets = networks()
     assert same_convolutions(nets.teacher, nets.model.encoder)
     with torch.no_grad():
@@ -64,36 +64,39 @@ def test_shared_convolutions_are_noticed() -> None:
 
 def test_context_layers_are_trained_behind_shared_convolutions() -> None:
     nets = networks("context")
-    assert Hearing(nets, None).shared
+    assert TargetSource(nets, None).shared
     shared = gradients(nets, [clip(1.0, 5)])
     assert all(p.grad is not None for p in nets.model.encoder.body.context.parameters())
     with torch.no_grad():
         next(nets.teacher.body.feature_extractor.parameters()).add_(1e-9)
-    assert not Hearing(nets, None).shared
+    assert not TargetSource(nets, None).shared
     own = gradients(nets, [clip(1.0, 5)])
     assert shared[0] == pytest.approx(own[0], rel=1e-5)
     for ours, theirs in zip(shared[1], own[1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_whole_clips_heard_with_and_without_a_cache_are_the_same_bits(tmp_path) -> None:
+def test_targets_of_whole_clips_are_bit_equal_with_and_without_a_cache(tmp_path) -> None:
     nets = networks()
     batch = together(clip(1.5, 1), clip(0.7, 2)) | {"keys": ["one", "two"]}
-    bare = Hearing(nets, None)
+    bare = TargetSource(nets, None)
     assert isinstance(bare.cache, NoCache)
-    kept = Hearing(nets, str(tmp_path))
-    first, wanted = kept(batch), bare(batch)
+    cached = TargetSource(nets, str(tmp_path))
+    first, expected = cached(batch), bare(batch)
     nets.teacher.forward = None  # from here on, only the cache can answer
-    for found in (first, kept(batch)):
-        assert torch.equal(found.conv, wanted.conv)
-        assert torch.equal(found.features, wanted.features)
-        assert all(torch.equal(a, b) for a, b in zip(found.texts, wanted.texts, strict=True))
+    for targets in (first, cached(batch)):
+        assert torch.equal(targets.conv, expected.conv)
+        assert torch.equal(targets.features, expected.features)
+        assert all(torch.equal(a, b) for a, b in zip(targets.texts, expected.texts, strict=True))
 
 
-def test_clips_heard_one_by_one_or_as_a_batch_agree() -> None:
+def test_targets_of_single_clips_and_of_a_batch_agree() -> None:
     nets = networks()
     batch = together(clip(1.5, 1), clip(0.7, 2))
-    padded, alone = Hearing(nets, None)(batch), Hearing(nets, None)(batch | {"keys": "ab"})
+    padded, alone = (
+        TargetSource(nets, None)(batch),
+        TargetSource(nets, None)(batch | {"keys": "ab"}),
+    )
     frames = [74, 34]
     for i, n in enumerate(frames):
         torch.testing.assert_close(padded.features[i, :n], alone.features[i, :n])

@@ -44,7 +44,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
-def test_the_table_tells_the_best_epoch_in_square_millimetres(tmp_path: Path) -> None:
+def test_the_table_has_the_best_epoch_in_square_millimetres(tmp_path: Path) -> None:
     heading, _, row = table([read_run(write_run(tmp_path / "a"))]).splitlines()
     assert dict(zip(cells(heading), cells(row), strict=True)) == {
         "run": "a", "epochs": "3 of 5", "best": "2", "val LVE mm²": "2", "minutes": "3.0",
@@ -75,13 +75,13 @@ def test_runs_that_differ_in_steps_an_epoch_are_drawn_over_steps(tmp_path: Path)
     assert cells(table([other]).splitlines()[2])[5] == "0.833"  # 150 steps in 180 s
 
 
-def test_changed_code_and_pipes_are_told(tmp_path: Path) -> None:
+def test_the_table_shows_changed_code_and_escapes_pipes(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", changed_files=["x", "y"], command="main.py --out a|b")
     row = table([read_run(folder)]).splitlines()[2]
     assert "0123456789 + 2 changed files" in row and "a\\|b" in row
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+def test_runs_of_one_name_are_listed_by_their_paths(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / "one/toy"), write_run(tmp_path / "two/toy")]
     rows = table([read_run(folder) for folder in folders]).splitlines()[2:]
     assert [cells(row)[0] for row in rows] == [str(folder) for folder in folders]
@@ -94,10 +94,13 @@ def test_an_epoch_without_a_finite_error_is_not_the_best(tmp_path: Path) -> None
     assert lost.best is None and cells(table([lost]).splitlines()[2])[2:4] == ["-", "-"]
 
 
-def test_the_best_epoch_is_the_one_whose_model_was_kept(tmp_path: Path) -> None:
+def test_the_best_epoch_is_the_one_whose_model_was_saved(tmp_path: Path) -> None:
     log = write_run(tmp_path / "a") / "log.csv"
     rows = log.read_text().splitlines()
-    choices = ["val_choice", *(str(10.0 - i) for i in range(len(rows) - 1))]  # the last is best
+    choices = [
+        "val_selection_score",
+        *(str(10.0 - i) for i in range(len(rows) - 1)),
+    ]  # the last is best
     log.write_text("\n".join(f"{a},{b}" for a, b in zip(rows, choices, strict=True)))
     assert read_run(tmp_path / "a").best == len(rows) - 2
 
@@ -128,8 +131,11 @@ def test_a_folder_that_holds_no_run_is_one_line(
     good = write_run(tmp_path / "good")
     (tmp_path / "empty").mkdir()
     for folders, said in (
-        ([], "name one run folder"),
-        ([good, tmp_path / "none"], "none: no run.json; wanted a folder that main.py has trained"),
+        ([], "expected one run folder"),
+        (
+            [good, tmp_path / "none"],
+            "none: no run.json; expected a folder that main.py has trained",
+        ),
         ([tmp_path / "empty"], "empty: no run.json"),
         ([broken("young", "log.csv", "")], "young: no epoch has ended yet"),
         ([broken("words", "log.csv", "epoch,seconds,val_lve\n1,2,x\n")], "not a run's log"),

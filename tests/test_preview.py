@@ -1,4 +1,4 @@
-"""Films of a run: written every nth epoch, truth beside prediction, never the end of a training."""
+"""Previews: a video every nth epoch, recording beside prediction; a failure never ends a run."""
 
 import dataclasses
 import json
@@ -22,6 +22,10 @@ from training.preview import Previews, strip
 SIZE = 64
 
 
+def never() -> bool:
+    return False
+
+
 class Events:
     """Stands for TensorBoard's SummaryWriter."""
 
@@ -32,8 +36,8 @@ class Events:
         self.images.append((name, image.shape, epoch, dataformats))
 
 
-class Copycat(torch.nn.Module):
-    """A network that has learnt a clip by heart."""
+class PerfectModel(torch.nn.Module):
+    """Predicts exactly the vertices of one clip."""
 
     def __init__(self, vertices: np.ndarray) -> None:
         super().__init__()
@@ -58,7 +62,7 @@ def drawn(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     toy = dataclasses.replace(recipe, dataset=spec)
     monkeypatch.setitem(main.RECIPES, "toy", toy)
     monkeypatch.setattr(preview, "SIZE", SIZE)
-    monkeypatch.setattr(Previews.__init__, "__defaults__", (print, SIZE))
+    monkeypatch.setattr(Previews.__init__, "__defaults__", (SIZE,))
     return toy
 
 
@@ -85,10 +89,10 @@ def has_sound(path: Path) -> bool:
     return "Audio: aac" in subprocess.run(command, capture_output=True, text=True).stderr
 
 
-def test_a_run_films_every_nth_epoch_and_the_last(drawn: Recipe) -> None:
+def test_every_nth_epoch_and_the_last_get_a_preview(drawn: Recipe) -> None:
     assert train("--epochs", "5", "--set", "train.preview_every=2", "--out", "a") == 0
-    films = sorted(path.name for path in Path("a/previews").iterdir())
-    assert films == ["epoch_0002.mp4", "epoch_0004.mp4", "epoch_0005.mp4"]
+    videos = sorted(path.name for path in Path("a/previews").iterdir())
+    assert videos == ["epoch_0002.mp4", "epoch_0004.mp4", "epoch_0005.mp4"]
     path = Path("a/previews/epoch_0005.mp4")
     # frames of the clip: 1 s of sound at 30 fps; two faces side by side
     assert pictures(path).shape == (clip_of(drawn)["frames"], SIZE, 2 * SIZE, 3)
@@ -112,7 +116,7 @@ def test_preview_every_may_change_on_resume(drawn: Recipe) -> None:
 def test_a_perfect_prediction_looks_like_the_truth(drawn: Recipe, tmp_path: Path) -> None:
     clip, events = clip_of(drawn), Events()
     previews = Previews(drawn.dataset, [clip], tmp_path, size=SIZE)
-    path = previews.add(Copycat(clip["vertices"]), 3, events)
+    path = previews.add(PerfectModel(clip["vertices"]), 3, events, never)
     truth, predicted = np.split(pictures(path).astype(int), 2, axis=2)
     assert np.abs(truth - predicted).mean() < 1.0  # compressed
     assert (truth < 200).any(axis=(1, 2, 3)).all()  # a face on white in every picture
@@ -123,7 +127,7 @@ def test_long_clips_are_cut(drawn: Recipe, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(preview, "SECONDS", 0.2)
     clip = clip_of(drawn)
     previews = Previews(drawn.dataset, [clip], tmp_path, size=SIZE)
-    path = previews.add(Copycat(clip["vertices"]), 3, Events())
+    path = previews.add(PerfectModel(clip["vertices"]), 3, Events(), never)
     assert len(pictures(path)) == 6  # 0.2 s at 30 fps
 
 
@@ -154,8 +158,8 @@ def test_triangles_of_another_mesh_are_a_warning(
     trimesh.creation.icosphere(subdivisions=1).export(drawn.dataset.topology)  # 42 vertices
     clip = clip_of(drawn)
     previews = Previews(drawn.dataset, [clip], tmp_path, size=SIZE)
-    assert previews.add(Copycat(clip["vertices"]), 3, Events()) is None
-    assert f"triangles of vertex 41, the data have {V} vertices" in capsys.readouterr().out
+    assert previews.add(PerfectModel(clip["vertices"]), 3, Events(), never) is None
+    assert f"expected triangles of {V} vertices, got vertex 41" in capsys.readouterr().out
 
 
 def test_stills_stand_above_each_other() -> None:

@@ -1,6 +1,7 @@
-"""A state goes on only with the run that it is of; moments belong to parameters, not to places."""
+"""A state resumes the run that it belongs to and no other; moments are stored by name."""
 
 import copy
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.errors import UserError
+import main
+from common.errors import UserError, run_cli
 from config import Recipe
 from tests.toy import Killed, killed_after, run_toy, same
 from training import state_file
@@ -44,7 +46,7 @@ def step(nets: SimpleNamespace, optimizer: Any, schedule: Any) -> None:
     schedule.step()
 
 
-def test_moments_are_those_of_their_parameters_in_whatever_order() -> None:
+def test_moments_follow_their_parameters_in_any_order() -> None:
     nets = networks()
     optimizer, schedule = optimized(nets)
     step(nets, optimizer, schedule)
@@ -60,35 +62,19 @@ def test_moments_are_those_of_their_parameters_in_whatever_order() -> None:
         assert torch.equal(mine, theirs)
 
 
-def older_state(nets: SimpleNamespace, backwards: bool) -> dict[str, Any]:
-    """As it was saved before moments had names."""
-    optimizer, schedule = optimized(nets, backwards)
-    step(nets, optimizer, schedule)
-    state = pack(nets, optimizer, schedule) | {"optimizer": optimizer.state_dict()}
-    del state["moments"]
-    return state
-
-
-def test_an_older_state_is_taken_where_it_fits_and_refused_in_one_line_where_not() -> None:
-    nets = networks()
-    unpack(older_state(networks(), False), nets, *optimized(nets))
-    with pytest.raises(UserError, match=r"exp_avg of model.a.weight is \(2,\), wanted \(3, 3\)"):
-        unpack(older_state(networks(), True), nets, *optimized(nets))
-
-
 def test_moments_of_another_network_are_one_line() -> None:
     nets = networks()
     optimizer, schedule = optimized(nets)
     step(nets, optimizer, schedule)
     state = pack(nets, optimizer, schedule)
     state["moments"]["model.c.weight"] = state["moments"].pop("model.b.weight")
-    with pytest.raises(UserError, match="of model.c.weight .* wanted none"):
+    with pytest.raises(UserError, match="of model.c.weight: expected shape none, got"):
         unpack(state, nets, optimizer, schedule)
 
 
 @dataclass(frozen=True)
 class OfTwo(Group):
-    """Rank 0 of two, the other of which does not see the folder."""
+    """Rank 0 of two; the other process does not see the folder."""
 
     world: int = 2
 
@@ -96,9 +82,7 @@ class OfTwo(Group):
         return [value, (False, "process 1 of 2 on elsewhere")]
 
 
-def test_a_state_that_one_rank_does_not_see_is_told_not_waited_for(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_state_that_one_process_does_not_see_is_an_error(recipe: Recipe, tmp_path: Path) -> None:
     save_state(tmp_path / "last.pt", {"generators": [generators()]})
     with pytest.raises(
         SharedUserError, match="1 of 2 processes, not for process 1 of 2 on elsewhere"
@@ -107,15 +91,15 @@ def test_a_state_that_one_rank_does_not_see_is_told_not_waited_for(
     assert find_state(tmp_path / "none", recipe, OfTwo()) is None
 
 
-def test_a_finished_run_says_so_and_how_to_train_on(
+def test_a_finished_run_prints_how_to_train_on(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_toy("--out", "a", "--epochs", "2") == 0
     before = Path("a/last.pt").read_bytes()
     capsys.readouterr()
     assert run_toy("--out", "a", "--epochs", "2", "--resume") == 0
-    said = capsys.readouterr().out
-    assert "finished: all 2 epochs of a are done" in said and "resumed" not in said
+    output = capsys.readouterr().out
+    assert "finished: all 2 epochs of a are done" in output and "resumed" not in output
     assert run_toy("--out", "a", "--epochs", "4", "--resume") == 2
     error = capsys.readouterr().err
     assert "train.epochs was 2, is 4" in error
@@ -123,10 +107,10 @@ def test_a_finished_run_says_so_and_how_to_train_on(
     assert Path("a/last.pt").read_bytes() == before
 
 
-def test_where_a_run_goes_on_is_told(
+def test_a_resumed_run_prints_where_it_continues(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for steps, said in ((2, "epoch 2 of 3, 0 of 2 batches used"), (3, "epoch 2 of 3, 1 of 2")):
+    for steps, place in ((2, "epoch 2 of 3, 0 of 2 batches used"), (3, "epoch 2 of 3, 1 of 2")):
         with monkeypatch.context() as patched:
             killed_after(patched, steps)
             with pytest.raises(Killed):
@@ -134,10 +118,10 @@ def test_where_a_run_goes_on_is_told(
             with pytest.raises(Killed):
                 killed_after(patched, 0)
                 run_toy("--out", "a", "--resume")
-        assert f"resumed: {said}" in capsys.readouterr().out
+        assert f"resumed: {place}" in capsys.readouterr().out
 
 
-def test_another_precision_is_told(
+def test_resuming_in_another_precision_is_a_warning(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched:
@@ -147,14 +131,13 @@ def test_another_precision_is_told(
         with pytest.raises(Killed):
             killed_after(patched, 0)
             run_toy("--out", "a", "--resume", "--precision", "bf16")
-    said = capsys.readouterr().out
-    assert "warning: precision was torch.float32, is torch.bfloat16: training goes on" in said
+    output = capsys.readouterr().out
+    assert "warning: precision was torch.float32, is torch.bfloat16: results" in output
 
 
 def test_an_earlier_run_is_set_aside_not_overwritten(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who forgets --resume must not lose a night's work."""
     assert run_toy("--out", "a") == 0
     kept = {name: Path("a", name).read_bytes() for name in ("last.pt", "best.safetensors")}
     assert run_toy("--out", "a", "--epochs", "1") == 0
@@ -194,17 +177,26 @@ def test_two_processes_do_not_train_into_one_folder(
         pass
 
 
-def test_a_killed_run_goes_on_from_a_state_of_places(
+def test_a_state_and_a_record_with_a_retired_field_are_read(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that was begun before moments had names."""
+    """Commits up to 4c337b8 wrote train.compile, best_choice and val_choice."""
     assert run_toy("--out", "whole") == 0
     with monkeypatch.context() as patched:
         killed_after(patched, 3)
         with pytest.raises(Killed):
             run_toy("--out", "cut", "--save_every", "0.0000001")
     state = torch.load("cut/last.pt", weights_only=True)
-    state["best"] = state.pop("best_choice")
+    state["recipe"]["train"]["compile"] = False
+    state["best_choice"] = state.pop("best_score")
     torch.save(state, "cut/last.pt")
+    log = Path("cut/log.csv")
+    log.write_text(log.read_text().replace("val_selection_score", "val_choice"))
+    record = json.loads(Path("cut/run.json").read_text())
+    record["recipe"]["train"]["compile"] = False
+    Path("cut/run.json").write_text(json.dumps(record))
     assert run_toy("--out", "cut", "--resume") == 0
     same("whole", "cut")
+    again = ["--from", "cut", "--mode", "train", "--out", "again"]
+    assert run_cli(main.main, again) == 0
+    same("whole", "again")

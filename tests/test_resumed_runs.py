@@ -1,4 +1,4 @@
-"""Stopped anywhere, resumed, a run gives bit for bit what it would have given in one go."""
+"""A run stopped anywhere and resumed gives bit for bit the results of a run in one go."""
 
 import csv
 import json
@@ -17,10 +17,12 @@ from torch import nn
 
 import main
 from common.errors import run_cli
+from common.whole_file import LEFTOVERS
 from config import Recipe, TrainConfig
 from tests.toy import FLAGS, Killed, killed_after, outcome, run_toy, same
 from training import run as training_run
-from training.networks import make_optimizer
+from training.optimizer import make_optimizer
+from training.step import TrainingStep
 
 CHILD = """
 import sys
@@ -59,7 +61,9 @@ def test_a_killed_run_resumes_bit_equal(
     same("whole", "cut")
 
 
-def test_state_between_saves_is_done_again(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_after_the_last_state_are_repeated(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed three steps in, with a state at the end of the first epoch only."""
     assert run_toy("--out", "whole") == 0
     with monkeypatch.context() as patched:
@@ -102,7 +106,7 @@ def test_a_disk_without_room_for_the_model_is_one_line(
     def validate(self, *args):
         if self.epoch == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, before[1]))
-            self.best = float("inf")
+            self.best_score = float("inf")
         return real(self, *args)
 
     with monkeypatch.context() as patched:
@@ -113,7 +117,7 @@ def test_a_disk_without_room_for_the_model_is_one_line(
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     error = capsys.readouterr().err
     assert "cut: cannot be written" in error and error.count("\n") == 1
-    assert not list(Path("cut").glob("*.tmp"))
+    assert not list(Path("cut").glob(LEFTOVERS))
     assert run_toy("--out", "cut", "--resume") == 0
     same("whole", "cut")
 
@@ -122,25 +126,25 @@ def test_sigterm_saves_and_ends_well(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_toy("--out", "whole") == 0
-    real = training_run.Run._step
+    real = TrainingStep.__call__
 
     def step(self, *args):
         os.kill(os.getpid(), signal.SIGTERM)  # in the middle of the first step
         return real(self, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training_run.Run, "_step", step)
+        patched.setattr(TrainingStep, "__call__", step)
         with pytest.raises(SystemExit) as stopped:
             run_toy("--out", "cut")
     assert stopped.value.code == 0
-    assert "goes on with --resume" in capsys.readouterr().out
+    assert "stopped on request; continue from cut/last.pt with --resume" in capsys.readouterr().out
     assert (Path("cut") / "last.pt").exists()
     assert run_toy("--out", "cut", "--resume") == 0
     same("whole", "cut")
 
 
 def test_sigterm_to_workers_too_saves_and_ends_well(recipe: Recipe, tmp_path: Path) -> None:
-    """Schedulers tell every process; one that loads data must not take the run with it."""
+    """Schedulers signal every process; a data worker must not end the run."""
     command = child(recipe, tmp_path, "--out", "cut", "--workers", "1", "--epochs", "100000")
     out = tmp_path / "out.txt"
     with open(out, "w") as file:
@@ -153,7 +157,7 @@ def test_sigterm_to_workers_too_saves_and_ends_well(recipe: Recipe, tmp_path: Pa
         time.sleep(0.1)
     os.killpg(going.pid, signal.SIGTERM)
     assert going.wait(timeout=60) == 0, out.read_text()[-2000:]
-    assert "goes on with --resume" in out.read_text()
+    assert "stopped on request; continue from" in out.read_text()
     assert (Path("cut") / "last.pt").exists()
 
 
@@ -174,7 +178,7 @@ def test_resuming_with_other_flags_is_one_line(
     assert (Path("a") / "last.pt").read_bytes() == before
     (Path("a") / "last.pt").write_bytes(before[:1000])
     assert run_toy("--out", "a", "--resume") == 2
-    assert "not a state of a run" in capsys.readouterr().err
+    assert "not a training state" in capsys.readouterr().err
 
 
 def test_resume_without_a_state_begins(recipe: Recipe) -> None:
@@ -190,17 +194,17 @@ def test_a_run_is_repeated_from_its_folder(
     same("first", "again")
     capsys.readouterr()
     for flags, said in (
-        (["--from", "first"], "give --out"),
-        (["--from", "nowhere", "--out", "x"], "wanted the folder of a run"),
-        (["--from", "first", "--out", "x", "--epochs", "9"], "leave --epochs 9 out"),
-        (["--from", "first", "--out", "x", "--base", "BIWI"], "leave --base out"),
+        (["--from", "first"], "with --out"),
+        (["--from", "nowhere", "--out", "x"], "expected the folder of a training run"),
+        (["--from", "first", "--out", "x", "--epochs", "9"], "remove --epochs 9"),
+        (["--from", "first", "--out", "x", "--base", "BIWI"], "remove --base"),
     ):
         assert run_cli(main.main, flags) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
 
 
-def test_flags_beside_from_go_before_those_of_then(recipe: Recipe) -> None:
+def test_flags_beside_from_override_those_of_the_run(recipe: Recipe) -> None:
     assert run_toy("--out", "a", "--workers", "0", "--cache", "off", "--epochs", "1") == 0
     record = json.loads(Path("a/run.json").read_text())
     for typed, (workers, precision, cache, minutes) in (
@@ -209,14 +213,15 @@ def test_flags_beside_from_go_before_those_of_then(recipe: Recipe) -> None:
         (["--precision", "bf16"], (0, "bf16", "off", 10.0)),
     ):
         args = main.parse(["--from", "a", "--out", "b", *typed])
-        found, args, out = main.prepared(args)
-        assert found.train.epochs == 1 and str(out) == "b"
+        run = main.resolve_run(args)
+        args = run.args
+        assert run.recipe.train.epochs == 1 and str(run.out) == "b"
         assert (args.workers, args.precision) == (workers, precision)
         assert (args.cache, args.save_every) == (cache, minutes)
-    # "auto" repeats what it was on the machine of then
+    # "auto" repeats the precision of that run
     record["arguments"], record["precision"] = ["--dataset", "toy"], "bfloat16"
     Path("a/run.json").write_text(json.dumps(record))
-    assert main.prepared(main.parse(["--from", "a", "--out", "b"]))[1].precision == "bf16"
+    assert main.resolve_run(main.parse(["--from", "a", "--out", "b"])).args.precision == "bf16"
 
 
 def test_accumulated_batches_give_the_losses_of_a_large_one(
@@ -271,7 +276,7 @@ def test_optimizer_orders_parameters_as_the_networks_do() -> None:
     model.norms = nn.ModuleDict({f"norm_{i}": nn.LayerNorm(5) for i in range(13)})
     model.head = nn.Linear(5, 7)
     nets = SimpleNamespace(model=model, reader=reader)
-    optimizer, _ = make_optimizer(nets, TrainConfig(), steps=17)
+    optimizer, _ = make_optimizer(nets, TrainConfig(), n_steps=17)
     named = [*model.named_parameters(), *reader.named_parameters()]
     place = {id(p): number for number, (_, p) in enumerate(named)}
     for group in optimizer.param_groups:

@@ -48,15 +48,15 @@ def test_train_then_test_leaves_a_whole_run_folder(
     total = json.loads((folder / "results.json").read_text())["total"]
     assert total["clips"] == 2 and total["closures"] == 2
     assert (folder / "reader.safetensors").exists() and {"cer", "cer_truth"} < set(total)
-    said = capsys.readouterr().out
-    assert "motionless template" in said
-    assert [line.endswith(" left") for line in said.splitlines() if "val_lve" in line] == [
+    output = capsys.readouterr().out
+    assert "motionless template" in output
+    assert [line.endswith(" left") for line in output.splitlines() if "val_lve" in line] == [
         True,
         False,
     ]
 
 
-def test_spans_of_time_are_said_as_people_say_them() -> None:
+def test_durations_are_given_in_their_usual_units() -> None:
     spans = {0: "0 s", 119: "119 s", 120: "2 min", 7199: "120 min", 7200: "2.0 h", 2e5: "2.3 days"}
     assert {seconds: format_duration(seconds) for seconds in spans} == spans
 
@@ -80,24 +80,24 @@ def test_same_seed_same_losses(recipe: Recipe) -> None:
 
 
 def test_wrong_flags_are_one_line(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
-    for flags, said in (
+    for flags, part in (
         (["--epochs", "0"], "--epochs 0"),
         (["--seed", "-1"], "--seed -1"),
         (["--workers", "-1"], "--workers -1"),
-        (["--save_every", "nan"], "--save_every nan: wanted minutes"),
+        (["--save_every", "nan"], "--save_every nan: expected minutes"),
         (["--set", "train.accumulate=0"], "--set train.accumulate=0: expected 1 or more"),
         (["--learning_rate", "-0.1"], "--learning_rate -0.1"),
-        (["--split", "dev"], "--split dev: toy has train, val, test"),
-        (["--checkpoint", "x.safetensors"], "goes with --mode test"),
+        (["--split", "dev"], "--split dev: unknown split of toy, expected one of train, val, test"),
+        (["--checkpoint", "x.safetensors"], "add --mode test"),
         (["--out", "/proc/nowhere"], "folder /proc/nowhere: cannot be written"),
         (["--wav2vec2", str(Path("enc/none").absolute())], "python -m synthetic.pretrain_encoder"),
         (["--mode", "test", "--checkpoint", "none.safetensors"], "no such file"),
-        (["--mode", "test", "--epochs", "3"], "the model file says network and training"),
+        (["--mode", "test", "--epochs", "3"], "the model file determines network and training"),
     ):
         Path("enc").mkdir(exist_ok=True)
         assert run("--dataset", "toy", *flags) == 2
         message = capsys.readouterr().err
-        assert said in message and message.count("\n") == 1
+        assert part in message and message.count("\n") == 1
 
 
 def test_a_broken_encoder_file_is_one_line(
@@ -119,7 +119,7 @@ def test_an_older_best_model_does_not_outlive_a_new_run(
     assert not Path("runs/toy/best.safetensors").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_clips_named(
+def test_a_loss_that_is_not_finite_stops_and_names_the_clips(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(step, "total_loss", lambda parts, _: math.nan * parts["vertex"])
@@ -152,7 +152,7 @@ def test_encoder_of_another_shape_is_one_line(recipe: Recipe, tmp_path: Path) ->
         training_run.build(other, torch.device("cpu"), 3)
 
 
-def test_lip_reader_ignores_padding_and_hears_nothing() -> None:
+def test_lip_reader_ignores_padding() -> None:
     torch.manual_seed(0)
     reader = LipReader(n_lips=3, d_teacher=16, n_characters=5, fps=30, d_model=32).eval()
     offsets = torch.randn(2, 29, 3, 3) * 0.01
@@ -182,5 +182,6 @@ def test_init_takes_weights_that_fit_and_names_what_does_not(
     assert run(*init, "model.dropout=0.2", "model.units_per_metre=1000") == 0
     assert run(*init, "model.n_heads=2") == 2
     assert (
-        "--init: a model of another network: model.n_heads was 4, is 2" in capsys.readouterr().err
+        "--init: the model has another network: model.n_heads was 4, is 2"
+        in capsys.readouterr().err
     )

@@ -14,6 +14,7 @@ import torch
 
 from common.errors import UserError
 from config import DatasetSpec, Split
+from data_loader import OpenDataset
 from evaluation import results, scoring
 from lip_reader import LipReader, save_reader
 
@@ -67,7 +68,11 @@ class Shifted:
 
 def rows_of(spec: DatasetSpec, by: float = 0.0, **more: Any) -> list[dict[str, Any]]:
     model = Shifted(by)
-    return [r for s in spec.splits for r in scoring.score_split(model, spec, s, CPU, **more)]
+    return [
+        r
+        for s in spec.splits
+        for r in scoring.score_split(model, OpenDataset(spec), s, CPU, **more)
+    ]
 
 
 def test_rows_hold_the_formulas_of_every_clip(spec: DatasetSpec) -> None:
@@ -122,7 +127,9 @@ def test_means_pool_frames_and_clips_apart() -> None:
 
 def evaluate(spec: DatasetSpec, out: Path, by: float = 0.0) -> str:
     splits = list(spec.splits)
-    return scoring.evaluate(Shifted(by), spec, splits, CPU, out / "best.safetensors", out)
+    return scoring.evaluate(
+        Shifted(by), OpenDataset(spec), splits, CPU, out / "best.safetensors", out
+    )
 
 
 def test_files_hold_both_splits_every_clip_and_plain_json(
@@ -148,7 +155,7 @@ def test_another_split_leaves_the_tests_results_alone(spec: DatasetSpec, tmp_pat
     evaluate(spec, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("results*")}
     path = tmp_path / "best.safetensors"
-    scoring.evaluate(Shifted(1.0), spec, ["test_b"], CPU, path, tmp_path)
+    scoring.evaluate(Shifted(1.0), OpenDataset(spec), ["test_b"], CPU, path, tmp_path)
     after = {path.name: path.read_bytes() for path in tmp_path.glob("results*")}
     assert before.items() <= after.items() and len(before) == 3
     assert set(after) - set(before) == {f"results_test_b.{end}" for end in ("md", "csv", "json")}

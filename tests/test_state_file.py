@@ -1,4 +1,4 @@
-"""States of runs: whole or not at all, and every generator goes on where it was."""
+"""States are written whole or not at all and restore every random generator."""
 
 import random
 import shutil
@@ -26,7 +26,7 @@ def draws() -> list[float]:
             float(torch.rand(1)), float(torch.randn(1))]  # fmt: skip
 
 
-def test_every_generator_goes_on_where_it_was(tmp_path):
+def test_every_generator_is_restored(tmp_path):
     random.seed(3)
     np.random.seed(3)
     torch.manual_seed(3)
@@ -45,10 +45,10 @@ def test_a_state_comes_back_equal(tmp_path):
     optimizer.step()
     state = {"generators": generators(), "optimizer": optimizer.state_dict(), "best": 0.25}
     assert save_state(tmp_path / "last.pt", state) == ""
-    found = load_state(tmp_path / "last.pt")
-    assert found["best"] == 0.25
+    loaded = load_state(tmp_path / "last.pt")
+    assert loaded["best"] == 0.25
     for mine, theirs in zip(
-        state["optimizer"]["state"].values(), found["optimizer"]["state"].values(), strict=True
+        state["optimizer"]["state"].values(), loaded["optimizer"]["state"].values(), strict=True
     ):
         assert torch.equal(mine["exp_avg"], theirs["exp_avg"])
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
@@ -68,7 +68,7 @@ big = {{"generators": generators(), "step": 2, "weights": torch.ones(100_000)}}
 print(save_state(Path({str(tmp_path / "last.pt")!r}), big))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "the one before it stays" in done.stdout, done.stderr
+    assert "the previous state remains" in done.stdout, done.stderr
     assert len(done.stdout.strip().splitlines()) == 1
     assert load_state(tmp_path / "last.pt")["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
@@ -80,20 +80,20 @@ def test_a_folder_that_was_removed_is_made_again(tmp_path):
         (tmp_path / "lost/log.csv").write_text("epoch\n")
 
 
-def test_a_disk_too_small_for_states_is_told_beforehand(tmp_path):
+def test_a_disk_too_small_for_states_is_a_warning(tmp_path):
     free = shutil.disk_usage(tmp_path).free
     assert low_disk_warning(tmp_path, free // 4) == ""
-    assert "make room" in low_disk_warning(tmp_path, free)
+    assert "free some space" in low_disk_warning(tmp_path, free)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a state", b"PK\x03\x04 half"])
-def test_what_is_no_state_is_one_line(tmp_path, content):
+def test_a_file_that_is_no_state_is_one_line(tmp_path, content):
     (tmp_path / "last.pt").write_bytes(content)
-    with pytest.raises(UserError, match="not a state of a run"):
+    with pytest.raises(UserError, match="not a training state"):
         load_state(tmp_path / "last.pt")
 
 
 def test_a_model_file_is_no_state(tmp_path):
     torch.save({"weights": torch.ones(2)}, tmp_path / "last.pt")
-    with pytest.raises(UserError, match="not a state of a run"):
+    with pytest.raises(UserError, match="not a training state"):
         load_state(tmp_path / "last.pt")

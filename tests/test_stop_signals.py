@@ -1,4 +1,4 @@
-"""Asked to stop, a run saves and ends at once, wherever it is, and goes on as if never asked."""
+"""A run that receives a signal saves, ends at once, and resumes bit for bit."""
 
 import dataclasses
 import os
@@ -17,8 +17,8 @@ from common.stop_signals import Stop, stopping
 from config import Recipe, Split
 from tests.toy import run_toy, same
 from training import preview, validation
-from training import run as training_run
 from training.preview import Previews
+from training.step import TrainingStep
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +34,7 @@ def signalled(function: Callable, number: int) -> Callable:
 
 
 def stopped(*argv: str) -> int | str | None:
-    """The exit code of a run that ends as asked."""
+    """The exit code of a run that stops on request."""
     with pytest.raises(SystemExit) as end:
         run_toy("--out", "cut", *argv)
     return end.value.code
@@ -50,8 +50,8 @@ def test_sigterm_in_validation_ends_within_a_clip(
     scored = []
     real = validation.score
     with monkeypatch.context() as patched:
-        told = signalled(real, signal.SIGTERM)
-        patched.setattr(validation, "score", lambda *args: scored.append(1) or told(*args))
+        score = signalled(real, signal.SIGTERM)
+        patched.setattr(validation, "score", lambda *args: scored.append(1) or score(*args))
         assert stopped() == 0
     assert len(scored) == 1
     state = torch.load("cut/last.pt", weights_only=True)
@@ -66,26 +66,29 @@ def test_ctrl_c_saves_and_ends_with_130(
     assert run_toy("--out", "whole") == 0
     capfd.readouterr()
     with monkeypatch.context() as patched:
-        patched.setattr(training_run.Run, "_step", signalled(training_run.Run._step, signal.SIGINT))
+        step = signalled(TrainingStep.__call__, signal.SIGINT)
+        patched.setattr(TrainingStep, "__call__", step)
         assert stopped() == 130
-    said = capfd.readouterr()
-    assert "stopping: the state is saved first" in said.out and "Traceback" not in said.err
-    assert "cut/last.pt goes on with --resume" in said.out
+    output = capfd.readouterr()
+    assert "stopping after the state is saved" in output.out and "Traceback" not in output.err
+    assert "stopped on request; continue from cut/last.pt with --resume" in output.out
     assert run_toy("--out", "cut", "--resume") == 0
     same("whole", "cut")
 
 
-def test_a_film_gives_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    films = Previews.__new__(Previews)
-    films.possible, films.folder, drawn = True, tmp_path, []
+def test_a_preview_is_given_up_when_the_run_shall_stop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    previews = Previews.__new__(Previews)
+    previews.possible, previews.folder, drawn = True, tmp_path, []
 
-    def film(self: Previews, *_: Any) -> None:
+    def write(self: Previews, *_: Any) -> None:
         self.renderer = type("", (), {"frame": lambda _, mesh: drawn.append(mesh)})()
         list(self._pairs(range(9), range(9)))
 
-    monkeypatch.setattr(Previews, "_film", film)
+    monkeypatch.setattr(Previews, "_write", write)
     monkeypatch.setattr(preview.np, "concatenate", lambda *_, **__: None)
-    assert films.add(None, 1, None, unwanted=lambda: len(drawn) >= 6) is None
+    assert previews.add(None, 1, None, stop_requested=lambda: len(drawn) >= 6) is None
     assert len(drawn) == 6  # three pairs, then no more
 
 
@@ -97,16 +100,16 @@ def test_before_the_first_step_sigterm_ends_with_0_at_once() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "stopped as asked: nothing was to be saved\n"
+    assert done.stdout == "stopped on request; there was nothing to save\n"
 
 
 def test_a_second_ctrl_c_ends_at_once_but_not_its_echo() -> None:
     with stopping() as stop:
-        with stop.saving():
+        with stop.deferred():
             for _ in range(2):  # of the terminal, and passed on by torchrun
                 os.kill(os.getpid(), signal.SIGINT)
-            assert stop.interrupted and stop.asked
-            stop.asked_s -= 10  # later
+            assert stop.interrupted and stop.requested
+            stop.interrupted_s -= 10  # later
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):  # nothing is saved outside of the steps
@@ -117,16 +120,16 @@ def test_a_second_ctrl_c_ends_at_once_but_not_its_echo() -> None:
 def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stopping() as stop, stop.saving():
+        with stopping() as stop, stop.deferred():
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.asked
+            assert not stop.requested
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with stopping() as stop, stop.saving():
+        with stopping() as stop, stop.deferred():
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.terminated
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_nobody_has_asked_yet() -> None:
-    assert not Stop().asked
+def test_no_stop_is_requested_at_first() -> None:
+    assert not Stop().requested

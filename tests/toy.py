@@ -21,8 +21,8 @@ from synthetic.head import load_head
 from synthetic.phones import Segment
 from synthetic.pretrain_encoder import PhoneReader, save
 from synthetic.voices import Utterance, missing_engines
-from training import run as training_run
 from training.networks import Networks
+from training.step import TrainingStep
 from wav2vec import TextTeacher
 
 V, LIPS = 11, torch.tensor([2, 3, 7])
@@ -174,7 +174,7 @@ class Killed(Exception):
 
 def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """The next run dies in the step after that many."""
-    real, count = training_run.Run._step, [0]
+    real, count = TrainingStep.__call__, [0]
 
     def step(self, *args):
         count[0] += 1
@@ -182,7 +182,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
             raise Killed
         return real(self, *args)
 
-    monkeypatch.setattr(training_run.Run, "_step", step)
+    monkeypatch.setattr(TrainingStep, "__call__", step)
 
 
 def synthetic_checkpoint(folder: Path) -> Path:

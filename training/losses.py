@@ -59,22 +59,22 @@ def velocity_loss(error: Tensor, mask: Tensor | None = None, pairs: int | None =
 
 def mesh_losses(
     prediction: Tensor, truth: Tensor, frames: Tensor, sizes: Sizes, lips: Tensor,
-    metres: float = 1.0,
+    loss_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`vertex_loss` and `velocity_loss` of whole clips, () each, and the predicted lips.
 
     prediction: (B, T or more, V, 3); truth: (B, T, V, 3); frames: (B,) real ones; lips: (L,)
-    vertices; metres: what errors are multiplied by. The lips, (B, T, L, 3), are what anything else
-    that looks at the prediction should take: gradients of slices of it cost passes over all of it.
+    vertices; loss_scale: factor of the errors. Other losses on the prediction should take the
+    returned lips, (B, T, L, 3): the gradient of a slice of it costs a pass over all of it.
     """
     n_frames = truth.shape[1]
     if prediction.device.type == "cpu":
-        vertex, velocity, seen = MeshSums.apply(prediction, truth, frames.tolist(), lips)
+        vertex, velocity, predicted_lips = MeshSums.apply(prediction, truth, frames.tolist(), lips)
         a_frame = truth.shape[2:].numel()
-        vertex = vertex * (metres**2 / max(sizes.frames * a_frame, 1))
-        return vertex, velocity * (metres**2 / max(sizes.pairs * a_frame, 1)), seen
+        vertex = vertex * (loss_scale**2 / max(sizes.frames * a_frame, 1))
+        return vertex, velocity * (loss_scale**2 / max(sizes.pairs * a_frame, 1)), predicted_lips
     prediction = prediction[:, :n_frames]
-    error = (prediction - truth) * metres
+    error = (prediction - truth) * loss_scale
     mask = torch.arange(n_frames, device=frames.device) < frames[:, None]  # (B, T)
     vertex = vertex_loss(error, mask, sizes.frames)
     return vertex, velocity_loss(error, mask, sizes.pairs), prediction[:, :, lips]
@@ -108,30 +108,30 @@ class MeshSums(torch.autograd.Function):
                 velocity += torch.dot(moved, moved).item()
         ctx.save_for_backward(errors, lips)
         ctx.frames, ctx.step = frames, step
-        seen = prediction[:, : truth.shape[1]].index_select(2, lips)
-        return errors.new_tensor(vertex), errors.new_tensor(velocity), seen
+        predicted_lips = prediction[:, : truth.shape[1]].index_select(2, lips)
+        return errors.new_tensor(vertex), errors.new_tensor(velocity), predicted_lips
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         """With d(t) = e(t+1) - e(t), 0 at both ends: 2 g e(t) + 2 h (d(t-1) - d(t)), and lips."""
         errors, lips = ctx.saved_tensors
-        g, h, seen = 2 * outer[0].item(), 2 * outer[1].item(), outer[2]
+        g, h, of_lips = 2 * outer[0].item(), 2 * outer[1].item(), outer[2]
         gradient = torch.empty_like(errors)
         change = errors.new_empty(ctx.step + 1, *errors.shape[2:])  # d(a-1) .. d(b-1)
         for clip, frames in enumerate(ctx.frames):
-            error, wanted = errors[clip], gradient[clip]
+            error, of_clip = errors[clip], gradient[clip]
             change[0] = 0
             for a in range(0, frames, ctx.step):
                 b = min(a + ctx.step, frames)
                 n = min(b + 1, frames) - (a + 1)
                 torch.sub(error[a + 1 : a + 1 + n], error[a : a + n], out=change[1 : 1 + n])
                 change[1 + n : 1 + b - a] = 0
-                block = torch.mul(error[a:b], g, out=wanted[a:b])
+                block = torch.mul(error[a:b], g, out=of_clip[a:b])
                 block.add_(change[: b - a], alpha=h).sub_(change[1 : 1 + b - a], alpha=h)
                 change[0] = change[b - a]
-            wanted[frames:] = 0
-        gradient[:, : seen.shape[1]].index_add_(2, lips, seen)
+            of_clip[frames:] = 0
+        gradient[:, : of_lips.shape[1]].index_add_(2, lips, of_lips)
         return gradient, None, None, None
 
 

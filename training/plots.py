@@ -1,7 +1,7 @@
-"""Training runs side by side: their curves as one PNG, their figures as a table.
+"""Several training runs compared: their curves in one PNG, their figures in a table.
 
-Reads what `records` leaves in a run folder: run.json and log.csv, also while the run goes on.
-Errors of the lips are in mm² here, whatever unit the data set has; losses are as trained.
+Reads run.json and log.csv of run folders, also of runs that are still training. Lip errors are in
+mm² here, whatever unit the data set has; losses are as trained.
 """
 
 import json
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import UserError
+from common.errors import UserError, reason_of
+from common.whole_file import whole_file, write_whole
 from training.run_log import LOG_FILE, RECORD_FILE, read_log
 
 HERO = ("val_lve", "validation LVE, mm² (ring: best epoch)")
-PANELS = (  # column of log.csv, title; the training losses before their weights, then two others
+PANELS = (  # column of log.csv, title; losses before their weights, but for the first
     ("loss", "loss, weighted sum"),
     ("vertex", "vertex loss"),
     ("velocity", "velocity loss"),
@@ -34,7 +35,7 @@ LOG_SPAN = 3.0  # a panel whose values differ by more than this factor gets a lo
 LOG_TICKS = (1, 1.5, 2, 3, 4, 6)  # of each power of ten
 HEADINGS = ("run", "epochs", "best", "val LVE mm²", "minutes", "steps/s", "commit", "command")
 COMMIT_LETTERS = 10
-MANY_RUNS = 10  # colours of matplotlib's cycle; later runs get dashes
+MANY_RUNS = 10  # colours in matplotlib's cycle; later runs are dashed
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class RunLog:
 
     @property
     def steps(self) -> NDArray[np.float64] | None:
-        """Steps of the optimizer up to the end of each epoch, None where the log does not tell."""
+        """Optimizer steps up to the end of each epoch, None where the log lacks them."""
         if np.isfinite(self.columns.get("steps", np.array([np.nan]))).all():
             return self.columns["steps"]
         an_epoch = self.record["recipe"].get("train", {}).get("steps_per_epoch", 0)
@@ -65,13 +66,13 @@ class RunLog:
 
     @property
     def best(self) -> int | None:
-        """Row of the model that was kept: the lowest val_choice, which a log without it took for
-        the LVE; None where no epoch has one."""
-        by = self.columns.get("val_choice", self.lve)
-        return int(np.nanargmin(by)) if np.isfinite(by).any() else None
+        """Row of the model that was saved: the lowest val_selection_score, or LVE in logs without
+        that column; None where no epoch has one."""
+        scores = self.columns.get("val_selection_score", self.lve)
+        return int(np.nanargmin(scores)) if np.isfinite(scores).any() else None
 
     def values(self, column: str) -> NDArray[np.float64]:
-        """What a panel shows of this run; NaN throughout where it has no such column."""
+        """A column as a panel shows it, (epochs,); all NaN where the log lacks it."""
         if column == HERO[0]:
             return self.lve
         return self.columns.get(column, np.full(len(self.epochs), math.nan))
@@ -83,15 +84,16 @@ def plot_runs(folders: Sequence[str | Path], out: str | Path) -> Path:
     Returns the path of the picture. Raises `UserError` for a folder that holds no run.
     """
     if not folders:
-        raise UserError("--plot: name one run folder or more, such as runs/synthetic")
+        raise UserError("--plot: expected one run folder or more, such as runs/synthetic")
     runs = [read_run(folder) for folder in folders]
     out = Path(out).with_suffix(".png")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        draw(runs, out)
-        out.with_suffix(".md").write_text(table(runs) + "\n")
+        with whole_file(out) as partial:
+            draw(runs, partial)
+        write_whole(out.with_suffix(".md"), table(runs) + "\n")
     except OSError as error:
-        raise UserError(f"--plot: {out}: cannot be written ({error.strerror})") from error
+        raise UserError(f"--plot: {out}: cannot be written ({reason_of(error)})") from error
     print(f"{table(runs)}\n{out}, {out.with_suffix('.md')}")
     return out
 
@@ -99,13 +101,13 @@ def plot_runs(folders: Sequence[str | Path], out: str | Path) -> Path:
 def read_run(folder: str | Path) -> RunLog:
     """The record and the log of a run folder.
 
-    Raises `UserError` where there is none, where they are damaged, or before the first epoch ended.
+    Raises `UserError` where they are missing or damaged, or before the end of the first epoch.
     """
     folder = Path(folder)
     for name in (RECORD_FILE, LOG_FILE):
         if not (folder / name).is_file():
             raise UserError(
-                f"run {folder}: no {name}; wanted a folder that main.py has trained into"
+                f"run {folder}: no {name}; expected a folder that main.py has trained into"
             )
     try:
         record = json.loads((folder / RECORD_FILE).read_text())
@@ -122,19 +124,16 @@ def read_run(folder: str | Path) -> RunLog:
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"run {folder}: {LOG_FILE} is not a run's log ({error})") from error
     if not rows:
-        raise UserError(f"run {folder}: no epoch has ended yet; plot it later")
+        raise UserError(f"run {folder}: no epoch has ended yet; wait for the first")
     if missing := {"epoch", "val_lve", "seconds"} - columns.keys():
         raise UserError(f"run {folder}: {LOG_FILE} has no column {', '.join(sorted(missing))}")
     return RunLog(folder, record, columns)
 
 
-# ---- table ---------------------------------------------------------------------------------------
-
-
 def table(runs: Sequence[RunLog]) -> str:
-    """A Markdown table, a row a run, that reads well in a terminal, too.
+    """A Markdown table with a row per run, aligned for terminals.
 
-    steps/s counts validation in, since the log's seconds do; - where the log does not tell.
+    steps/s includes the time of validation, as the log's seconds do; - where the log lacks it.
     """
     rows = [HEADINGS, *(_row(run, name) for run, name in zip(runs, names_of(runs), strict=True))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
@@ -164,7 +163,8 @@ def _row(run: RunLog, name: str) -> tuple[str, ...]:
 
 
 def progress_of(runs: Sequence[RunLog]) -> tuple[str, list[NDArray[np.float64]]]:
-    """What the curves are drawn over: epochs, or steps where runs differ in steps an epoch."""
+    """The unit of the horizontal axis and each run's values: epochs, or steps where the runs
+    differ in steps per epoch."""
     steps = [run.steps for run in runs]
     if all(one is not None for one in steps):
         an_epoch = {one[0] / run.epochs[0] for one, run in zip(steps, runs, strict=True)}
@@ -182,11 +182,8 @@ def names_of(runs: Sequence[RunLog]) -> list[str]:
     ]
 
 
-# ---- picture -------------------------------------------------------------------------------------
-
-
 def draw(runs: Sequence[RunLog], out: Path) -> None:
-    """Write one PNG: validation LVE large, a small panel for every loss that any run has."""
+    """Write a PNG with a large panel of the validation LVE and small ones of every loss."""
     from matplotlib.figure import Figure
 
     panels = [p for p in PANELS if any(np.isfinite(run.values(p[0])).any() for run in runs)]
@@ -212,7 +209,7 @@ def draw(runs: Sequence[RunLog], out: Path) -> None:
 
 
 def _draw_panel(axes: Any, runs: Sequence[RunLog], column: str, title: str) -> None:
-    """One line a run over its epochs or steps; a dot where there is but one epoch."""
+    """One line per run over its epochs or steps; a dot where there is only one epoch."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     unit, progress = progress_of(runs)
@@ -222,9 +219,9 @@ def _draw_panel(axes: Any, runs: Sequence[RunLog], column: str, title: str) -> N
             done, values, "--" if number >= MANY_RUNS else "-",
             marker="." if np.isfinite(values).sum() == 1 else None, linewidth=1.6,
         )  # fmt: skip
-    shown = np.concatenate([run.values(column) for run in runs])
-    shown = shown[np.isfinite(shown)]
-    if len(shown) and shown.min() > 0 and shown.max() > LOG_SPAN * shown.min():
+    values = np.concatenate([run.values(column) for run in runs])
+    values = values[np.isfinite(values)]
+    if len(values) and values.min() > 0 and values.max() > LOG_SPAN * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=LOG_TICKS))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -238,5 +235,5 @@ def _draw_panel(axes: Any, runs: Sequence[RunLog], column: str, title: str) -> N
 
 
 def _short(value: float) -> str:
-    """2, 0.05, 1.2e-7: a tick without the exponent's leading zero."""
+    """A tick label without leading zeros in the exponent: 2, 0.05, 1.2e-7."""
     return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e")

@@ -1,7 +1,7 @@
-"""What a network says so far, to look at: a validation clip, the recording beside the prediction.
+"""Previews during training: a video of a validation clip, recording and prediction side by side.
 
-`<run>/previews/epoch_0010.mp4` with the clip's sound, and a strip of stills for TensorBoard. Both
-faces are drawn by one renderer, so light and camera are the same.
+`<run>/previews/epoch_0010.mp4` has the clip's sound; TensorBoard gets a strip of stills. Both faces
+are drawn by one renderer, so that light and camera are the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,95 +28,89 @@ SIZE = 400  # pixels, a side of either picture
 STILLS = 6
 
 
-class Unwanted(Exception):
-    """The run is to stop: what there is of a film is not worth its time."""
+class PreviewStopped(Exception):
+    """The run has been asked to stop while a preview is drawn."""
 
 
 class Previews:
-    """The films of a run, of the first validation clip.
+    """The previews of a run, of the first validation clip.
 
-    clips: items as `data_loader.MeshSpeechDataset` gives them; folder: the run's; say: prints a
-    line; size: pixels a side of either picture. A run never ends for want of a film: what stands in
-    the way is said, and the film left out. A missing topology is said once, here.
+    clips: items of `data_loader.MeshSpeechDataset`; folder: the run's; size: pixels per side of
+    either picture. A preview that cannot be made is skipped with a warning: it never ends a run.
     """
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        clips: Dataset,
-        folder: Path,
-        say: Callable[[str], Any] = print,
-        size: int = SIZE,
-    ) -> None:
-        self.spec, self.clips, self.folder, self.say = spec, clips, folder / FOLDER, say
+    def __init__(self, spec: DatasetSpec, clips: Dataset, folder: Path, size: int = SIZE) -> None:
+        self.spec, self.clips, self.folder = spec, clips, folder / FOLDER
         self.size, self.renderer = size, None
         self.possible = bool(spec.topology) and spec.path(spec.topology).exists()
         if not self.possible:
-            lack = f"no such file {spec.topology}" if spec.topology else "it names no topology"
-            say(f"no previews: {spec.name} has no triangles to draw: {lack}")
+            reason = f"no such file {spec.topology}" if spec.topology else "no topology is named"
+            print(f"no previews: {spec.name} has no triangles to draw: {reason}")
 
     def add(
         self,
         model: JambaTalk,
         epoch: int,
         events: Any,
-        unwanted: Callable[[], bool] = lambda: False,
+        stop_requested: Callable[[], bool],
     ) -> Path | None:
-        """Write the film of an epoch and show its stills in `events`, a SummaryWriter; the film.
+        """Write the video of an epoch and add its stills to `events`, a SummaryWriter.
 
-        None where it cannot be made, or once `unwanted` says so. The model is left in evaluation
-        mode.
+        Returns the video's path, None where it cannot be made or once `stop_requested` is true.
+        The model is left in evaluation mode.
         """
-        self.unwanted = unwanted
-        if not self.possible or unwanted():
+        self.stop_requested = stop_requested
+        if not self.possible or stop_requested():
             return None
         path = self.folder / f"epoch_{epoch:04d}.mp4"
         try:
-            stills = self._film(model, path)
-        except Unwanted:
+            stills = self._write(model, path)
+        except PreviewStopped:
             return None
         except (UserError, OSError) as error:
-            self.say(f"warning: epoch {epoch}: no preview: {error}")
+            print(f"warning: epoch {epoch}: no preview: {error}")
             return None
         events.add_image("preview", stills, epoch, dataformats="HWC")
         return path
 
-    def _film(self, model: JambaTalk, path: Path) -> NDArray[np.uint8]:
-        """Write the film; returns the stills, see `strip`."""
+    def _write(self, model: JambaTalk, path: Path) -> NDArray[np.uint8]:
+        """Write the video; returns its stills, see `strip`."""
         clip, spec = self.clips[0], self.spec
-        truth, predicted = both(model, clip, round(SECONDS * spec.fps))
+        truth, predicted = recorded_and_predicted(model, clip, round(SECONDS * spec.fps))
         self.renderer = self.renderer or self._make_renderer(clip)
         path.parent.mkdir(parents=True, exist_ok=True)
         chosen = np.linspace(0, len(truth) - 1, min(STILLS, len(truth))).round().astype(int)
-        kept: dict[int, NDArray] = {}
-        frames = keep(self._pairs(truth, predicted), set(chosen.tolist()), kept)
+        stills: dict[int, NDArray] = dict.fromkeys(chosen.tolist())
+        frames = copy_stills(self._pairs(truth, predicted), stills)
         sound = find_audio(spec.path(spec.root), clip["name"])
         write_video(path, frames, len(truth), spec.fps, sound)
-        return strip([kept[index] for index in chosen])
+        return strip(list(stills.values()))
 
     def _make_renderer(self, clip: dict[str, Any]) -> Renderer:
         spec, template = self.spec, clip["template"]
         faces = faces_of(spec)
         if faces.max() >= len(template):
             raise UserError(
-                f"topology {spec.topology}: triangles of vertex {faces.max()}, the data have "
-                f"{len(template)} vertices; it is another mesh's"
+                f"topology {spec.topology}: expected triangles of {len(template)} vertices, got "
+                f"vertex {faces.max()}; it belongs to another mesh"
             )
         return Renderer(faces, template, self.size, **appearance(spec, clip["subject"]))
 
     def _pairs(self, truth: NDArray, predicted: NDArray) -> Iterator[NDArray[np.uint8]]:
         """Pictures (H, 2H, 3): the recorded face, the predicted one on its right."""
         for pair in zip(truth, predicted, strict=True):
-            if self.unwanted():
-                raise Unwanted
+            if self.stop_requested():
+                raise PreviewStopped
             yield np.concatenate([self.renderer.frame(mesh) for mesh in pair], axis=1)
 
 
 @torch.no_grad()
-def both(model: JambaTalk, clip: dict[str, Any], n_frames: int) -> tuple[NDArray, NDArray]:
-    """The first frames of a clip, (T, V, 3) each: as recorded, and as the model says them.
+def recorded_and_predicted(
+    model: JambaTalk, clip: dict[str, Any], n_frames: int
+) -> tuple[NDArray, NDArray]:
+    """The first T <= n_frames frames of a clip, (T, V, 3) each: as recorded and as predicted.
 
-    T: at most `n_frames`. The model hears the whole clip, as in validation.
+    The prediction is made from the whole clip, as in validation.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -125,16 +119,16 @@ def both(model: JambaTalk, clip: dict[str, Any], n_frames: int) -> tuple[NDArray
     return clip["vertices"][: len(predicted)], predicted
 
 
-def keep(frames: Iterator[NDArray], wanted: set[int], kept: dict[int, NDArray]) -> Iterator:
-    """`frames` as they come; those with an index in `wanted` are put into `kept` on their way."""
+def copy_stills(frames: Iterator[NDArray], stills: dict[int, NDArray]) -> Iterator[NDArray]:
+    """Yield all frames; those whose index is a key of `stills` are put there."""
     for index, frame in enumerate(frames):
-        if index in wanted:
-            kept[index] = frame
+        if index in stills:
+            stills[index] = frame
         yield frame
 
 
 def strip(pairs: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pictures (H, 2H, 3) as (2H, n·H, 3): the left halves above, the right halves below."""
+    """n pictures (H, 2H, 3) as one (2H, n·H, 3): left halves above, right halves below."""
     rows = [np.concatenate(halves, axis=1) for halves in zip(*map(_halves, pairs), strict=True)]
     return np.concatenate(rows, axis=0)
 

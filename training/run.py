@@ -1,39 +1,41 @@
 """One training run: batches in, the best model of validation out, everything about it on disk.
 
-The run folder holds run.json (recipe, command, commit, versions, device), log.csv (a row an epoch,
-every loss apart), TensorBoard events, previews/ of a validation clip, best.safetensors, the lip
-reader that was trained beside it, and last.pt: the whole state, from which `--resume` goes on as if
-the run had never stopped.
+The run folder holds run.json (recipe, command, commit, versions, device), log.csv (a row per epoch,
+every loss in its column), TensorBoard events, previews/ of a validation clip, best.safetensors, the
+lip reader that was trained beside it, and last.pt: the whole state. A run that is resumed from it
+with `--resume` gives bit for bit the results of a run that was never stopped.
+
+Processes other than the first print nothing (`processes.joined`).
 """
 
 import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from common.device import pick_device
+from common.device import fast_bfloat16, pick_device
 from common.errors import UserError
-from common.failures import in_words, workers_told
+from common.failures import explained_worker_loss, step_failure
 from common.stop_signals import Stop, exit_code
 from config import Recipe
+from data_loader import OpenDataset
 from dataset.batch_loader import PlannedLoader
-from dataset.regions import find_region
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import READER_FILE, load_characters, save_reader
 from speech.pretrained import find_source
-from training.networks import build, memory, start_components
+from training.networks import build, start_components
+from training.optimizer import memory_report
 from training.preview import Previews
 from training.processes import Group, SharedUserError
-from training.resume import model_mismatch, pack, size_of, unpack
+from training.resume import model_mismatch, pack, state_bytes, unpack
 from training.run_log import BEST_FILE, Log, set_aside, write_record
 from training.state_file import (
     STATE_FILE,
@@ -43,256 +45,238 @@ from training.state_file import (
     save_state,
     set_generators,
 )
-from training.step import Optimization
+from training.step import TrainingStep
 from training.validation import Closures, validate
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a run is carried out; what it computes does not depend on it."""
+    """How a run is carried out; its results do not depend on it, but for rounding."""
 
     precision: str = "auto"  # auto, fp32 or bf16
-    save_minutes: float = 10.0  # between two states in the middle of an epoch
-    cache: str | None = None  # folder of what is computed once a clip
-    arguments: tuple[str, ...] = ()  # of the command line, for the record
+    save_minutes: float = 10.0  # between two states within an epoch
+    arguments: tuple[str, ...] = ()  # of the command line, for run.json
 
 
 class Run:
     """A training run in a folder, on one process of a group.
 
-    start: a model whose weights to begin with; state: of `resume.find_state`, where an earlier
-    process stopped; stop: asked for between two steps.
+    start: model whose weights to start from, None for new ones; state: of `resume.find_state`,
+    None for a new run; stop: signals, checked between two steps.
     """
 
     def __init__(
         self,
         recipe: Recipe,
+        dataset: OpenDataset,
         folder: Path,
         options: Options,
-        group: Group | None = None,
-        start: JambaTalk | None = None,
-        state: dict[str, Any] | None = None,
-        stop: Stop | None = None,
+        group: Group,
+        start: JambaTalk | None,
+        state: dict[str, Any] | None,
+        stop: Stop,
     ) -> None:
-        self.recipe, self.folder, self.options, self.state = recipe, folder, options, state
-        self.group, self.stop = group or Group(), stop or Stop()
-        self.device, self.dtype, why = pick_device(self.group.local_rank)
-        if options.precision != "auto":
-            self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.precision]
-            why = f"{self.device.type}, --precision {options.precision}"
-        self.say(f"device: {why}" + f", {self.group.world} processes" * (self.group.world > 1))
+        self.recipe, self.dataset, self.folder = recipe, dataset, folder
+        self.options, self.state, self.group, self.stop = options, state, group, stop
+        self.device, self.dtype = choose_device(options, group)
         warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
         torch.manual_seed(recipe.train.seed)
         np.random.seed(recipe.train.seed)  # transformers draws SpecAugment's masks from it
-        self.region = find_region(recipe.dataset, "lips")
+        self.region = dataset.regions["lips"]
         self.lips = torch.from_numpy(self.region.indices).to(self.device)
         self.nets = build(recipe, self.device, len(self.lips))
         c = recipe.model
-        self.say(f"network: {c.layout}, {c.d_model} wide, encoder {recipe.wav2vec2}")
-        self.fresh = start is None
+        tqdm.write(f"network: {c.layout}, width {c.d_model}, encoder {recipe.wav2vec2}")
+        self.new_weights = start is None
         if start is not None:
             if wrong := model_mismatch(start.config, self.nets.model.config):
                 raise UserError(
-                    f"--init: a model of another network: {wrong}; --set makes the recipe's alike"
+                    f"--init: the model has another network: {wrong}; change the recipe with --set"
                 )
             self.nets.model.load_state_dict(start.state_dict())
-        self.best, self.epoch, self.sums = math.inf, 1, dict[str, float]()
-        self.trained_s = 0.0  # spent on the steps of the epoch at hand, by earlier processes too
+        self.best_score, self.epoch, self.sums = math.inf, 1, dict[str, float]()
+        self.trained_s = 0.0  # on the steps of the current epoch, in earlier processes, too
 
-    def say(self, line: str) -> None:
-        """Print, on the first process alone."""
-        if self.group.is_first:
-            tqdm.write(line)
-
-    def fit(self, batches: PlannedLoader, validation: Dataset) -> Path:
+    def fit(self, batches: PlannedLoader) -> Path:
         """Train all epochs; returns the path of the best model of validation.
 
-        Raises `SystemExit` when it was asked to stop and has saved its state.
+        Raises `SystemExit` when a signal asks to stop, after the state is saved.
         """
         config = self.recipe.train
         self._begin(batches)
         log = Log(self.folder, self.epoch - 1) if self.group.is_first else None
-        shown = log is not None and config.preview_every
-        previews = Previews(self.recipe.dataset, validation, self.folder) if shown else None
-        with self.stop.saving():
+        validation, previews = self.dataset.split("val"), None
+        if log is not None and config.preview_every:
+            previews = Previews(self.recipe.dataset, validation, self.folder)
+        tqdm.write(validation.summary())
+        with self.stop.deferred():
             while self.epoch <= config.epochs:
                 row = {"epoch": self.epoch, "steps": self.epoch * self.steps}
                 row |= self._epoch(batches)
-                begun = time.time()
-                row |= self._validate(validation, batches)
-                row["learning_rate"] = self.optimization.schedule.get_last_lr()[0]
+                started = time.time()
+                row |= self._validate(batches)
+                row["learning_rate"] = self.step.schedule.get_last_lr()[0]
                 row["clips_per_s"] = round(batches.plan.clips / max(self.trained_s, 1e-3), 2)
-                row["seconds"] = round(self.trained_s + time.time() - begun, 1)
+                row["seconds"] = round(self.trained_s + time.time() - started, 1)
                 if log is not None:
                     with disk_errors(self.folder):
                         log.add(row, config.epochs)
                 self.epoch, self.sums, self.trained_s = self.epoch + 1, {}, 0.0
                 self._save(batches)
-                if previews is not None and self._shows(self.epoch - 1):
-                    previews.add(self.nets.best, self.epoch - 1, log.events, self._asked)
-                self._save_if_due(batches)  # asked to stop while it validated or filmed
+                done = self.epoch - 1
+                if previews and (done % config.preview_every == 0 or done == config.epochs):
+                    previews.add(self.nets.best, done, log.events, lambda: self.stop.requested)
+                self._save_or_stop(batches)  # a signal during validation or the preview
         if log is not None:
             log.close()
         return self.folder / BEST_FILE
 
     def _begin(self, batches: PlannedLoader) -> None:
-        """Everything that stands before the first step: weights, optimizer, earlier state."""
+        """Everything before the first step: run folder, weights, optimizer, earlier state."""
         config, nets, state = self.recipe.train, self.nets, self.state
         if self.group.is_first and state is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if aside := set_aside(self.folder):
-                self.say(f"an earlier run in this folder was moved to {aside}")
-            write_record(
-                self.folder, self.recipe, self.options.arguments,
-                device=self.device, precision=self.dtype, world=self.group.world,
-            )  # fmt: skip
-        if state is None and self.fresh:
+            self._begin_folder()
+        if state is None and self.new_weights:
             start_components(nets.model, batches.sample())
-        self.steps = -(-len(batches) // config.accumulate)  # an epoch
-        self.optimization = Optimization(
-            nets, self.lips, config, config.epochs * self.steps, self.group, self.dtype
-        )
-        torch.manual_seed(config.seed + self.group.rank)  # dropout differs from rank to rank,
+        self.steps = -(-len(batches) // config.accumulate)  # of an epoch
+        n_steps = config.epochs * self.steps
+        self.step = TrainingStep(nets, self.lips, config, n_steps, self.group, self.dtype)
+        torch.manual_seed(config.seed + self.group.rank)  # dropout differs between processes,
         np.random.seed(config.seed + self.group.rank)  # and so do SpecAugment's masks
         if state is not None:
             self._restore(state, batches)
-        self.state = None  # its memory is wanted
-        self.optimization.listen(self.options.cache, batches.items.sounds())
-        self.say(f"memory: {memory(nets, self.optimization.optimizer)}")
-        self.all_requests, self.kept, self.saved = None, None, time.time()
+        self.state = None  # frees its memory
+        whole_clips = not (config.max_clip_s or config.augment)
+        cache = self.dataset.cache if whole_clips else None  # crops never come again
+        self.step.attach_teacher(cache, batches.items.sounds())
+        tqdm.write(f"memory: {memory_report(nets, self.step.optimizer)}")
+        self.saved_at, self.saved_s = None, time.time()
         if self.group.is_first:
-            size = size_of(nets, self.optimization.optimizer)
-            if lack := low_disk_warning(self.folder, size):
-                self.say(f"warning: {lack}")
+            n_bytes = state_bytes(nets, self.step.optimizer)
+            if warning := low_disk_warning(self.folder, n_bytes):
+                tqdm.write(f"warning: {warning}")
+
+    def _begin_folder(self) -> None:
+        """Move an earlier run out of the folder and write the new one's run.json."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if aside := set_aside(self.folder):
+            tqdm.write(f"an earlier run in this folder was moved to {aside}")
+        write_record(
+            self.folder, self.recipe, self.options.arguments,
+            device=self.device, precision=self.dtype, world=self.group.world,
+        )  # fmt: skip
 
     def _epoch(self, batches: PlannedLoader) -> dict[str, float]:
         """The rest of an epoch: means of every loss over its steps."""
-        config, nets, plan = self.recipe.train, self.nets, batches.plan
-        nets.model.train()
-        nets.reader.train()
+        config, plan = self.recipe.train, batches.plan
+        self.nets.model.train()
+        self.nets.reader.train()
         batches.set_epoch(self.epoch)
         done = -(-plan.position // config.accumulate)
-        before_s, begun = self.trained_s, time.time()
+        before_s, started = self.trained_s, time.time()
         bar = tqdm(
             total=plan.clips, initial=plan.clips_used, desc=f"epoch {self.epoch}/{config.epochs}",
             unit="clip", leave=False, mininterval=5, disable=not self.group.is_first,
         )  # fmt: skip
         source = iter(batches)
-        with bar, workers_told():
+        with bar, explained_worker_loss():
             for step in range(done, self.steps):
-                for name, value in self._try_step(source, batches).items():
+                for name, value in self._train_step(source, batches).items():
                     self.sums[name] = self.sums.get(name, 0.0) + value
-                self.trained_s = before_s + time.time() - begun
+                self.trained_s = before_s + time.time() - started
                 bar.set_postfix({k: f"{v / (step + 1):.4g}" for k, v in self.sums.items()}, False)
                 bar.update(plan.clips_used - bar.n)
-                self._save_if_due(batches)
+                self._save_or_stop(batches)
         return {name: value / self.steps for name, value in self.sums.items()}
 
-    def _try_step(self, source: Any, batches: PlannedLoader) -> dict[str, float]:
-        """A step over the next batches; one that bad input spoils is undone, the state saved."""
-        plan, drawn, several, fault = batches.plan, generators(), [], ""
+    def _train_step(
+        self, source: Iterator[dict[str, Any]], batches: PlannedLoader
+    ) -> dict[str, float]:
+        """A step over the next batches; where it fails, the state before it is saved."""
+        plan, before, loaded, fault = batches.plan, generators(), [], ""
         position = plan.position
         try:
-            several = list(islice(source, self.recipe.train.accumulate))
+            loaded = list(islice(source, self.recipe.train.accumulate))
         except (UserError, RuntimeError, MemoryError, OSError) as error:
-            if not (fault := in_words(error, several)):
+            if not (fault := step_failure(error, loaded)):
                 raise
-            if self.group.world > 1:  # all of them are to hear of it
+            if self.group.world > 1:  # the message reaches the user through any process
                 fault = f"{self.group.place}: {fault}"
         try:
-            return self._step(several, batches, fault)
+            return self.step(loaded, plan, fault)
         except (UserError, RuntimeError, MemoryError, OSError) as error:
-            said = in_words(error, several)
-            if not said:
+            if not (message := step_failure(error, loaded)):
                 raise
-            if self.optimization.untouched and (
-                isinstance(error, SharedUserError) or self.group.world == 1
-            ):
+            shared = isinstance(error, SharedUserError)
+            if not self.step.weights_changed and (shared or self.group.world == 1):
                 plan.position = position
-                self.optimization.free_gradients()
-                self._save(batches, drawn)
-                said += f". {self.folder / STATE_FILE} has the state before this step"
-            raise (SharedUserError if isinstance(error, SharedUserError) else UserError)(
-                said
-            ) from error
+                self.step.free_gradients()
+                self._save(batches, before)
+                message += f". {self.folder / STATE_FILE} holds the state before this step"
+            raise (SharedUserError if shared else UserError)(message) from error
 
-    def _step(
-        self, several: Sequence[dict[str, Any]], batches: PlannedLoader, fault: str
-    ) -> dict[str, float]:
-        found, self.all_requests = self.optimization.step(
-            several, batches.plan, fault, self._stop_requests()
-        )
-        return found
-
-    def _validate(self, clips: Dataset, batches: PlannedLoader) -> dict[str, float]:
-        """Validate, keep the model if it is the best so far; val_... of `validate`."""
+    def _validate(self, batches: PlannedLoader) -> dict[str, float]:
+        """Validate, keep the model if it is the best so far; `validate`'s figures as val_... ."""
         nets, gain = self.nets, self.recipe.train.closure_gain
-        self.optimization.free_gradients()
-        closures = Closures(nets.inner_lips, gain, nets.reach) if gain else None
-        lips = self.region.indices
+        self.step.free_gradients()
+        closures = Closures(nets.inner_lips, gain, nets.closure_reach) if gain else None
         try:
-            found = validate(
-                nets.best, clips, lips, self.device, self.group, closures,
-                lambda: self._save_if_due(batches),
+            figures = validate(
+                nets.best, self.dataset.split("val"), self.region.indices, self.device, self.group,
+                closures, lambda: self._save_or_stop(batches),
             )  # fmt: skip
-            if not math.isfinite(found["lve"]):
+            if not math.isfinite(figures["lve"]):
                 raise SharedUserError(f"epoch {self.epoch}: the validation error is not finite")
         except UserError as error:
-            if (
-                isinstance(error, SharedUserError) or self.group.world == 1
-            ):  # else others are elsewhere
+            if isinstance(error, SharedUserError) or self.group.world == 1:  # all are here
                 self._save(batches)
             raise
-        if found["choice"] < self.best:
-            self.best = found["choice"]
+        if figures["selection_score"] < self.best_score:
+            self.best_score = figures["selection_score"]
             if self.group.is_first:
-                teacher = self.recipe.wav2vec2
-                characters = load_characters(find_source(teacher))
-                path = self.folder / READER_FILE
-                source = self.region.source
-                with disk_errors(self.folder):
-                    save_checkpoint(self.folder / BEST_FILE, self.nets.best, self.recipe.dataset)
-                    save_reader(path, self.nets.reader, self.lips, source, teacher, characters)
-        return {name if "router" in name else f"val_{name}": v for name, v in found.items()}
+                self._save_best()
+        return {k if "router" in k else f"val_{k}": value for k, value in figures.items()}
 
-    def _shows(self, epoch: int) -> bool:
-        """Whether an epoch that has ended gets a preview: every nth, and the last."""
-        config = self.recipe.train
-        return epoch % config.preview_every == 0 or epoch == config.epochs
+    def _save_best(self) -> None:
+        """Write best.safetensors and the lip reader that belongs to it."""
+        teacher = self.recipe.wav2vec2
+        characters = load_characters(find_source(teacher))
+        with disk_errors(self.folder):
+            save_checkpoint(self.folder / BEST_FILE, self.nets.best, self.recipe.dataset)
+            save_reader(
+                self.folder / READER_FILE, self.nets.reader, self.lips, self.region.source,
+                teacher, characters,
+            )  # fmt: skip
 
     # State: what _save writes, _restore reads.
 
-    def _asked(self) -> bool:
-        return self.stop.asked
-
-    def _stop_requests(self) -> list[float]:
-        """1 for each that is true here: a scheduler's signal, Ctrl-C, time for a state."""
-        due = time.time() - self.saved > 60 * self.options.save_minutes
-        return [float(self.stop.terminated), float(self.stop.interrupted), float(due)]
-
-    def _save_if_due(self, batches: PlannedLoader) -> None:
-        """Between two steps or clips: save when it is time, save and end when asked on any rank."""
-        stop_requests = self.all_requests or self.group.add(self._stop_requests(), self.device)
-        self.all_requests = (
-            None  # of a step; between clips of the validation they are exchanged here
-        )
-        terminated, interrupted, _ = stop_requests
-        moment = (self.epoch, batches.plan.epoch, batches.plan.position)
-        if any(stop_requests) and self.kept != moment:
+    def _save_or_stop(self, batches: PlannedLoader) -> None:
+        """Between two steps or clips: save when it is time; save and stop when any process is
+        asked to. Processes exchange their requests here."""
+        due = time.time() - self.saved_s > 60 * self.options.save_minutes
+        requests = [float(self.stop.terminated), float(self.stop.interrupted), float(due)]
+        terminated, interrupted, due = self.group.add(requests, self.device)
+        if (terminated or interrupted or due) and self.saved_at != self._position(batches):
             self._save(batches)
         if terminated or interrupted:
-            self.say(f"stopped as asked; {self.folder / STATE_FILE} goes on with --resume")
+            tqdm.write(f"stopped on request; continue from {self.folder / STATE_FILE} with "
+                       "--resume")  # fmt: skip
             raise SystemExit(exit_code(interrupted=bool(interrupted)))
 
-    def _save(self, batches: PlannedLoader, drawn: dict[str, Any] | None = None) -> None:
-        """Write last.pt, on the first process, with the generators of all, now or as `drawn`."""
-        states = self.group.gather(drawn or generators())
-        self.saved = time.time()  # whatever the disk says, the same on every rank
-        self.kept = (self.epoch, batches.plan.epoch, batches.plan.position)
+    def _position(self, batches: PlannedLoader) -> tuple[int, int, int]:
+        """Where the run stands: its epoch, the plan's epoch and position."""
+        return self.epoch, batches.plan.epoch, batches.plan.position
+
+    def _save(self, batches: PlannedLoader, before: dict[str, Any] | None = None) -> None:
+        """Write last.pt, on the first process, with the generators of all, now or as `before`."""
+        states = self.group.gather(before or generators())
+        self.saved_s = time.time()  # even if the disk refuses: the same on every process
+        self.saved_at = self._position(batches)
         if not self.group.is_first:
             return
-        made = self.optimization
-        state = pack(self.nets, made.optimizer, made.schedule) | {
+        state = pack(self.nets, self.step.optimizer, self.step.schedule) | {
             "recipe": dataclasses.asdict(self.recipe),
             "precision": str(self.dtype),
             "batches": batches.plan.state_dict(),
@@ -300,28 +284,41 @@ class Run:
             "epoch": self.epoch,
             "sums": self.sums,
             "trained_s": self.trained_s,
-            "best_choice": self.best,
+            "best_score": self.best_score,
         }
         if problem := save_state(self.folder / STATE_FILE, state):
-            self.say(f"warning: {problem}")
+            tqdm.write(f"warning: {problem}")
 
     def _restore(self, state: dict[str, Any], batches: PlannedLoader) -> None:
-        """Stand where `_save` stood."""
+        """Continue where `_save` was called."""
         batches.load_state_dict(state["batches"])
-        unpack(state, self.nets, self.optimization.optimizer, self.optimization.schedule)
-        self.epoch = state["epoch"]
+        unpack(state, self.nets, self.step.optimizer, self.step.schedule)
+        self.epoch, used = state["epoch"], 0
         if self.epoch == batches.plan.epoch:  # else it was saved between two epochs
-            self.sums = dict(state["sums"])
-            self.trained_s = state.get("trained_s", 0.0)
-        # "best" of older states may be an LVE where closures count: no measure for what comes
-        older = math.inf if self.recipe.train.closure_gain else state.get("best", math.inf)
-        self.best = state.get("best_choice", older)
+            self.sums, self.trained_s = dict(state["sums"]), state["trained_s"]
+            used = batches.plan.position
+        # "best_choice" is its name in states of commits up to 4c337b8
+        self.best_score = state["best_score" if "best_score" in state else "best_choice"]
         set_generators(state["generators"][self.group.rank])
-        used = batches.plan.position if self.epoch == batches.plan.epoch else 0
-        self.say(f"resumed: epoch {self.epoch} of {self.recipe.train.epochs}, {used} of "
-                 f"{len(batches)} batches used")  # fmt: skip
-        if (then := state.get("precision", str(self.dtype))) != str(self.dtype):
-            self.say(
-                f"warning: precision was {then}, is {self.dtype}: training goes on, though not "
-                "bit for bit"
+        tqdm.write(f"resumed: epoch {self.epoch} of {self.recipe.train.epochs}, {used} of "
+                   f"{len(batches)} batches used")  # fmt: skip
+        if (before := state["precision"]) != str(self.dtype):
+            tqdm.write(
+                f"warning: precision was {before}, is {self.dtype}: results will differ from those "
+                "of a run in one precision"
             )
+
+
+def choose_device(options: Options, group: Group) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of autocast; prints both with the reason."""
+    device, dtype, reason = pick_device(group.local_rank)
+    if options.precision != "auto":
+        dtype = PRECISIONS[options.precision]
+        reason = f"{device.type}, --precision {options.precision}"
+        if dtype == torch.bfloat16 and not fast_bfloat16(device):
+            tqdm.write(
+                f"warning: --precision bf16: this {device.type} emulates bfloat16, many times "
+                "slower than float32; use --precision fp32"
+            )
+    tqdm.write(f"device: {reason}" + f", {group.world} processes" * (group.world > 1))
+    return device, dtype

@@ -1,9 +1,8 @@
-"""What a run leaves for people to read: run.json, log.csv, TensorBoard events, warnings."""
+"""What a run records for its user: run.json, log.csv, TensorBoard events, warnings."""
 
 import csv
 import dataclasses
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from common.whole_file import whole_file, write_whole
 from config import PROJECT_ROOT, Recipe
 
 if TYPE_CHECKING:  # logs are read without torch
@@ -26,8 +26,9 @@ OF_A_RUN = (
     *WORTH_KEEPING, "reader.safetensors", LOG_FILE, RECORD_FILE, DIFF_FILE, "previews",
     "results.*", "events.out.tfevents.*",
 )  # fmt: skip
-STATIC_AFTER = 3  # epochs before which lips that do not move yet are no cause for alarm
-STATIC_EVERY = 10  # epochs between two alarms
+OLD_COLUMNS = {"val_choice": "val_selection_score"}  # names up to commit 4c337b8 -> names now
+STATIC_AFTER = 3  # epoch of the first warning about lips that do not move
+STATIC_EVERY = 10  # epochs between two such warnings
 DIVERGED = 3.0  # times the best validation error so far
 
 
@@ -40,7 +41,7 @@ def write_record(
     precision: "torch.dtype",
     world: int = 1,
 ) -> None:
-    """run.json and, where the code differs from its commit, changes.diff: what this run was."""
+    """Write run.json and, where the code differs from its commit, changes.diff."""
     import torch
 
     diff = git("diff", "HEAD")
@@ -58,14 +59,14 @@ def write_record(
         "threads": torch.get_num_threads(),
         "recipe": dataclasses.asdict(recipe),
     }
-    (folder / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    write_whole(folder / RECORD_FILE, json.dumps(record, indent=1) + "\n")
     (folder / DIFF_FILE).unlink(missing_ok=True)
     if diff:
-        (folder / DIFF_FILE).write_text(diff + "\n")
+        write_whole(folder / DIFF_FILE, diff + "\n")
 
 
 def git(*args: str) -> str:
-    """What git says about the project; "" where there is no git or no repository."""
+    """The output of a git command in the project; "" where there is no git or no repository."""
     command = ["git", "-C", str(PROJECT_ROOT), *args]
     try:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
@@ -74,9 +75,9 @@ def git(*args: str) -> str:
 
 
 class Log:
-    """A row an epoch: log.csv, TensorBoard scalars, a line on the screen, alarms.
+    """A row per epoch: log.csv, TensorBoard scalars, a line on the screen, warnings.
 
-    done: epochs of an earlier part of this run; its rows up to there are kept, others dropped.
+    done: epochs that an earlier part of this run finished; rows of later epochs are dropped.
     """
 
     def __init__(self, folder: Path, done: int = 0) -> None:
@@ -88,47 +89,42 @@ class Log:
         self._write()
 
     def add(self, row: dict[str, float], epochs: int) -> None:
-        """Note an epoch; `epochs` of the whole run. Raises `OSError` when the disk is full."""
-        self._alarm(row, epochs)
+        """Add an epoch; epochs: of the whole run. Raises `OSError` when the disk is full."""
+        self._warn(row, epochs)
         self.rows.append({name: str(value) for name, value in row.items()})
         self._write()
         for name, value in row.items():
             self.events.add_scalar(name, value, row["epoch"])
         self.events.flush()
-        shown = (f"{k} {v:.4g}" for k, v in row.items() if not k.startswith("router"))
+        printed = (f"{k} {v:.4g}" for k, v in row.items() if not k.startswith("router"))
         left = epochs - row["epoch"]
         tqdm.write(
-            "  ".join(shown) + f"  {format_duration(left * row['seconds'])} left" * (left > 0)
+            "  ".join(printed) + f"  {format_duration(left * row['seconds'])} left" * (left > 0)
         )
 
     def _write(self) -> None:
-        """Write log.csv under another name first: a kill must not leave half of its rows."""
         names = {name: None for row in self.rows for name in row}  # in order, each once
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with open(partial, "w", newline="") as file:
+        with whole_file(self.path) as partial, open(partial, "w", newline="") as file:
             writer = csv.DictWriter(file, names)
             if names:
                 writer.writeheader()
             writer.writerows(self.rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.path)
 
-    def _alarm(self, row: dict[str, float], epochs: int) -> None:
+    def _warn(self, row: dict[str, float], epochs: int) -> None:
         epoch = int(row["epoch"])
         due = epoch in (STATIC_AFTER, epochs) or epoch % STATIC_EVERY == 0
         if due and row.get("val_static") == 1:
             tqdm.write(
-                f"warning: epoch {epoch}: STATIC FACE, the predicted lips move "
-                f"{row['val_motion']:.2%} of what the recorded ones do in every validation clip. "
-                "Try a lower --encoder_learning_rate (or 0), a lower --learning_rate, more epochs; "
-                "check that vertices and templates have one scale and belong together"
+                f"warning: epoch {epoch}: STATIC FACE: in every validation clip the predicted "
+                f"lips move {row['val_motion']:.2%} of what the recorded ones do. Try a lower "
+                "--encoder_learning_rate (or 0), a lower --learning_rate, more epochs; "
+                "check that vertices and templates have one scale and one order of vertices"
             )
         before = [float(old["val_lve"]) for old in self.rows if old.get("val_lve")]
         if before and row["val_lve"] > DIVERGED * min(before):
             tqdm.write(
-                f"warning: epoch {epoch}: DIVERGING, the validation error is "
-                f"{row['val_lve'] / min(before):.1f} times the best one so far; the best model is "
+                f"warning: epoch {epoch}: DIVERGING: the validation error is "
+                f"{row['val_lve'] / min(before):.1f} times the best so far; the best model is "
                 "kept. Try a lower --learning_rate"
             )
 
@@ -138,7 +134,7 @@ class Log:
 
 
 def format_duration(seconds: float) -> str:
-    """A span of time as a person says it: 40 s, 12 min, 3.4 h, 2.1 days."""
+    """A duration in its usual unit: 40 s, 12 min, 3.4 h, 2.1 days."""
     for size, unit, digits in ((86_400, "days", 1), (3_600, "h", 1), (60, "min", 0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.{digits}f} {unit}"
@@ -146,9 +142,9 @@ def format_duration(seconds: float) -> str:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Move what an earlier run has left in a folder into a folder of its own there; where to.
+    """Move the files of an earlier run into a new folder inside; returns that folder.
 
-    None where there was no model and no state: nothing that took a night.
+    None where there is neither a model nor a state.
     """
     if not any((folder / name).exists() for name in WORTH_KEEPING):
         return None
@@ -165,12 +161,13 @@ def set_aside(folder: Path) -> Path | None:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Rows of a log.csv, all values as strings; [] where there is none.
 
-    Raises `ValueError` where it is no text.
+    Renames `OLD_COLUMNS`. Raises `ValueError` for a file that is not text.
     """
     if not path.exists():
         return []
     try:
         with open(path, newline="") as file:
-            return list(csv.DictReader(file))
+            rows = list(csv.DictReader(file))
     except csv.Error as error:  # Python 3.10: a zero byte
         raise ValueError(str(error)) from error
+    return [{OLD_COLUMNS.get(name, name): value for name, value in row.items()} for row in rows]

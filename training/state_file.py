@@ -1,10 +1,9 @@
-"""The state that a stopped training run goes on from: written whole or not at all.
+"""last.pt, the state from which a stopped run resumes: written whole or not at all.
 
-`last.pt` holds weights, optimizer, schedule, generators, epoch and position, best value:
-tensors and plain containers only, so that it loads with `weights_only=True` and runs no code.
+It holds weights, optimizer, schedule, generators, epoch, position and best score, as tensors and
+plain containers only, so that it loads with `weights_only=True` and runs no code.
 """
 
-import os
 import random
 import shutil
 import time
@@ -16,51 +15,44 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, reason_of
+from common.whole_file import LEFTOVERS, whole_file
 
 STATE_FILE, LOCK_FILE = "last.pt", ".lock"
-PATIENCE_S = 20.0  # for which a process waits for one before it that is still saving
+PATIENCE_S = 20.0  # that a process waits for an earlier one that is still saving
 
 
 def save_state(path: Path, state: dict[str, Any]) -> str:
-    """Write `state`; returns "" or, when the disk refused, why in words.
+    """Write `state`; returns "" or, where the disk refused, a message.
 
-    The file is written under another name, flushed to the disk and renamed, so that whatever
-    happens in between the old state is whole. A full disk must not end a run: the old state stays.
-    A folder that somebody has removed is made again.
+    A full disk must not end a run: the state before stays. A folder that was removed is made again.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with whole_file(path) as partial, open(partial, "wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        refusal = _refusal(error)
+        refusal = _disk_error(error)
         if refusal is None:
             raise
-        what_stays = "the one before it stays" if path.exists() else "there is none before it"
-        return f"{path}: the state could not be written ({refusal.strerror}); {what_stays}"
+        remains = "the previous state remains" if path.exists() else "there is no previous state"
+        return f"{path}: the state could not be written ({reason_of(refusal)}); {remains}"
     return ""
 
 
 def low_disk_warning(folder: Path, n_bytes: int) -> str:
-    """What to say where a disk will not hold a state and the next one beside it; "" if it will."""
+    """A message where a disk cannot hold a state of `n_bytes` and the next beside it, else ""."""
     free = shutil.disk_usage(folder).free
     if free >= 2 * n_bytes:
         return ""
     return (
         f"{folder}: {free / 1e9:.2g} GB free, a state takes {n_bytes / 1e9:.2g} GB and twice that "
-        "while it is written: make room, or nothing will be there to --resume from"
+        "while it is written; free some space, or there will be no state for --resume"
     )
 
 
-def _refusal(error: BaseException | None) -> OSError | None:
-    """The disk's own error: torch's writer stumbles over it and raises a RuntimeError on top."""
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """The `OSError` behind an error: torch's writer raises a RuntimeError on top of it."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
@@ -68,31 +60,30 @@ def _refusal(error: BaseException | None) -> OSError | None:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a disk's refusal of what a run cannot do without into a `UserError`; leave no halves."""
+    """Turn a failed write of a file that a run needs into a `UserError`; delete partial files."""
     from safetensors import SafetensorError
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except (OSError, SafetensorError) as error:
-        for half in (*folder.glob("*.tmp"), *folder.glob(".*.partial")):
-            half.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
+        for partial in folder.glob(LEFTOVERS):
+            partial.unlink(missing_ok=True)
         raise UserError(
-            f"{folder}: cannot be written ({reason}); make room, then --resume goes on from the "
-            "last state"
+            f"{folder}: cannot be written ({reason_of(error)}); free some space, then continue "
+            "from the last state with --resume"
         ) from error
 
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Keep a run's folder to one process, which two would spoil; the system frees it in any case.
+    """Lock a run's folder against other processes; the system frees it in any case.
 
-    Waits a little, as a run that was told to stop may still save. Raises `UserError` when another
-    one trains there. Where locks are unknown (Windows, some network disks) nothing is kept.
+    Waits a little, as an earlier run may still be saving. Raises `UserError` when another process
+    trains there. Where locks are unknown (Windows, some network disks) there is no lock.
     """
     try:
-        from fcntl import LOCK_EX, LOCK_NB, lockf  # of a process: workers that it leaves have none
+        from fcntl import LOCK_EX, LOCK_NB, lockf  # of a process: its workers do not inherit it
     except ImportError:
         yield
         return
@@ -114,30 +105,17 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last through a power cut; systems that cannot open folders do without."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def load_state(path: Path) -> dict[str, Any]:
-    """What `save_state` wrote, on the CPU. Raises `UserError` when it is no such file."""
+    """What `save_state` wrote, on the CPU. Raises `UserError` for any other file."""
+    remedy = "start again without --resume, or from the run's best model with --init"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch errors have no common class but this
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    except Exception as error:  # zip, pickle and torch errors have no other common class
         raise UserError(
-            f"--resume {path}: not a state of a run ({reason}); "
-            "start anew without --resume, or from its best model with --init"
+            f"--resume {path}: not a training state ({reason_of(error)}); {remedy}"
         ) from error
     if not isinstance(state, dict) or "generators" not in state:
-        raise UserError(f"--resume {path}: not a state of a run; start anew without --resume")
+        raise UserError(f"--resume {path}: not a training state; {remedy}")
     return state
 
 
@@ -145,22 +123,22 @@ def generators() -> dict[str, Any]:
     """The state of every random generator of this process."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     version, numbers, gauss_next = random.getstate()
-    found = {
+    states = {
         "torch": torch.get_rng_state(),
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
         "python": [version, list(numbers), gauss_next],
     }
     if torch.cuda.is_available():
-        found["cuda"] = torch.cuda.get_rng_state()
-    return found
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
-def set_generators(state: dict[str, Any]) -> None:
-    """Put every random generator where `generators` found it."""
-    torch.set_rng_state(state["torch"])
-    kind, keys, position, has_gauss, gauss = state["numpy"]
+def set_generators(states: dict[str, Any]) -> None:
+    """Restore what `generators` returned."""
+    torch.set_rng_state(states["torch"])
+    kind, keys, position, has_gauss, gauss = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    version, numbers, gauss_next = state["python"]
+    version, numbers, gauss_next = states["python"]
     random.setstate((version, tuple(numbers), gauss_next))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

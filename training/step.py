@@ -1,7 +1,9 @@
-"""Steps of the optimizer: gradients of one batch or several, on one process or all of them.
+"""One training step: the losses of a batch, and the optimizer step over one batch or several.
 
-The losses are those of one large batch, however it is shared out: every batch divides by the sizes
-of all of them (`learning`), and gradients are summed.
+The losses of a step are those of one large batch, however it is cut into batches and shared among
+processes: every batch divides by the sizes of all of them, and gradients are summed.
+
+B batch, S samples, T mesh frames, A audio frames (50 Hz), V vertices, L lip vertices.
 """
 
 import dataclasses
@@ -17,19 +19,95 @@ from torch.nn.parallel import DistributedDataParallel
 
 from config import TrainConfig
 from dataset.batch_plan import BatchPlan
+from speech.features import length_mask
+from speech.timing import frame_lengths
 from training.compact_adam import clip_gradients
-from training.losses import Sizes, total_loss
-from training.networks import Networks, make_optimizer, start_average
-from training.objective import Learner, add_sizes, batch_sizes
+from training.losses import (
+    Sizes,
+    closure_weight,
+    ctc_loss,
+    latent_loss,
+    mesh_losses,
+    sizes_of,
+    total_loss,
+    velocity_loss,
+    vertex_loss,
+)
+from training.networks import Networks
+from training.optimizer import make_optimizer, start_average
 from training.processes import Group, SharedUserError
-from training.teacher_targets import Hearing, Sounds
+from training.teacher_targets import Sounds, TargetSource, TeacherTargets
 
 
-class Optimization:
-    """The networks in training, on one process of a group.
+class Objective(nn.Module):
+    """The network and its lip reader as one module whose forward gives the losses.
+
+    One module, since DistributedDataParallel averages gradients of what one forward computes.
+    lips: (L,) vertices that the lip reader sees, on the networks' device.
+    """
+
+    def __init__(self, nets: Networks, lips: Tensor, config: TrainConfig) -> None:
+        super().__init__()
+        self.model, self.reader = nets.model, nets.reader
+        self.nets, self.lips, self.config = nets, lips, config
+
+    def forward(
+        self, batch: dict[str, Any], targets: TeacherTargets, sizes: Sizes
+    ) -> dict[str, Tensor]:
+        """Every loss of a batch of `data_loader.collate`, by name, each ().
+
+        targets: of `TargetSource`; sizes: what losses are divided by, those of the whole step.
+        """
+        lips, template, truth = self.lips, batch["template"], batch["vertices"]
+        samples, frames = batch["audio_samples"], batch["frames"]
+        padded = samples if int(samples.min()) < batch["audio"].shape[1] else None  # (B,)
+        prediction, balance = self.model(batch["audio"], template, padded, targets.conv)
+        vertex, velocity, predicted_lips = mesh_losses(  # predicted_lips: (B, T, L, 3)
+            prediction, truth, frames, sizes, lips, self.nets.loss_scale
+        )
+        losses = {"vertex": vertex, "velocity": velocity, "balance": balance.sum() / sizes.clips}
+        if self.config.w_lips:
+            losses["lips"] = self.lip_loss(predicted_lips, truth, frames, sizes)
+        lengths = frame_lengths(samples)
+        audio_mask = None if padded is None else length_mask(lengths, targets.features.shape[1])
+        latent, logits = self.reader(  # (B, A, C), (B, A, K)
+            predicted_lips - template[:, None, lips], targets.features.shape[1], frames
+        )
+        losses["latent"] = latent_loss(latent, targets.features, audio_mask, sizes.audio_frames)
+        blank = self.nets.teacher.blank
+        losses["ctc"] = ctc_loss(logits, targets.texts, lengths, blank, sizes.clips)
+        return losses
+
+    def lip_loss(
+        self, predicted_lips: Tensor, truth: Tensor, frames: Tensor, sizes: Sizes
+    ) -> Tensor:
+        """Vertex and velocity loss of the lips alone, (); frames with touching lips weigh more."""
+        n_frames = truth.shape[1]
+        mask = None if int(frames.min()) == n_frames else length_mask(frames, n_frames)
+        error = (predicted_lips - truth[:, :, self.lips]) * self.nets.loss_scale
+        velocity = velocity_loss(error, mask, sizes.pairs)
+        if gain := self.config.closure_gain:
+            weight = closure_weight(truth, self.nets.inner_lips, gain, self.nets.closure_reach)
+            error = error * weight[..., None, None].sqrt()
+        return velocity + vertex_loss(error, mask, sizes.frames)
+
+
+def batch_sizes(batch: dict[str, Any]) -> Sizes:
+    """Sizes of a batch of `data_loader.collate`."""
+    return sizes_of(batch["frames"], frame_lengths(batch["audio_samples"]))
+
+
+def add_sizes(sizes: Sequence[Sizes]) -> Sizes:
+    """Sizes of several batches together."""
+    return sum(sizes, Sizes(0, 0, 0, 0))
+
+
+class TrainingStep:
+    """The optimizer step of a run, on one process of a group; call it once per step.
 
     lips: (L,) vertices that the lip reader sees, on the networks' device; n_steps: of the whole
-    run; dtype: what autocast computes in, float32 for none.
+    run; dtype: of autocast, float32 for none. Public state: `optimizer`, `schedule`, and
+    `weights_changed`, False while a failed call leaves everything as it was before.
     """
 
     def __init__(
@@ -43,109 +121,108 @@ class Optimization:
     ) -> None:
         self.nets, self.config, self.group = nets, config, group
         self.device, self.dtype = lips.device, dtype
-        self.learner: nn.Module = Learner(nets, lips, config)
-        if group.world > 1:  # gives every rank the first one's weights
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            with warnings.catch_warnings():  # torch 2.13 has another name for broadcast_buffers
-                warnings.simplefilter("ignore", FutureWarning)
-                self.learner = DistributedDataParallel(
-                    self.learner, ids, broadcast_buffers=False, find_unused_parameters=True
-                )
+        self.objective: nn.Module = Objective(nets, lips, config)
+        if group.world > 1:
+            self.objective = distributed(self.objective, self.device)
         coarse = dtype == torch.bfloat16 and config.accumulate == group.world == 1
         self.optimizer, self.schedule = make_optimizer(nets, config, n_steps, coarse)
         start_average(nets, config.ema_decay, n_steps)
-        self.untouched = True  # since the last step began: a failure leaves the state before it
+        self.weights_changed = False
 
-    def listen(self, cache: str | None, sounds: Sounds | None) -> None:
-        """Make ready to hear batches, once the weights are those to start or go on with.
+    def attach_teacher(self, cache: str | None, sounds: Sounds | None) -> None:
+        """Prepare the teacher's targets; call it once the weights are final (loaded, resumed).
 
-        sounds: of all clips, if they come whole; then the cache is filled.
+        cache: folder for the targets, None for none; sounds: whole clips to compute them for now.
         """
-        self.hearing = Hearing(self.nets, cache, self.dtype)
+        self.targets = TargetSource(self.nets, cache, self.dtype)
         if sounds is not None:
-            self.hearing.fill(sounds, self.group)
+            self.targets.precompute(sounds, self.group)
 
-    def free_gradients(self) -> None:
-        """Give the memory of the gradients back."""
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def step(
-        self, several: Sequence[dict[str, Any]], plan: BatchPlan, fault: str,
-        stop_requests: Sequence[float],
-    ) -> tuple[dict[str, float], list[float] | None]:  # fmt: skip
+    def __call__(
+        self, batches: Sequence[dict[str, Any]], plan: BatchPlan, fault: str = ""
+    ) -> dict[str, float]:
         """Train on batches of `data_loader.collate`, the next of `plan`, which is advanced.
 
-        fault: what kept this rank's batches from being loaded; `UserError` on all ranks if any has
-        one, or where a loss is not finite. Returns the losses by name, of all ranks together, and
-        `stop_requests` summed over the ranks, None where there is but one.
+        fault: why this process could not load its batches, "" if it could. Returns the losses by
+        name, of all processes together, and "gradient_norm". Raises `SharedUserError` on all
+        processes when one has a fault, or where a loss is not finite.
         """
-        self.untouched = True
+        self.weights_changed = False
         counted = []
-        for _ in several:  # a filler batch keeps this rank in step and weighs nothing
+        for _ in batches:  # a filler batch keeps this process in step and weighs nothing
             counted.append(plan.counted > 0)
             plan.advance()
         self.free_gradients()
-        sizes = self._sizes(several, counted, fault)
+        sizes = self._step_sizes(batches, counted, fault)
         totals: dict[str, Tensor] = {}
-        for number, (batch, counts) in enumerate(zip(several, counted, strict=True)):
-            last = number == len(several) - 1
-            alone = nullcontext() if last or self.group.world == 1 else self.learner.no_sync()
-            with alone:
-                parts = self._backward(batch, sizes, counts)
-            for name, value in parts.items():
-                totals[name] = totals.get(name, 0.0) + value.detach() * counts
+        for number, (batch, counts) in enumerate(zip(batches, counted, strict=True)):
+            for name, value in self._backward(
+                batch, sizes, counts, last=number == len(batches) - 1
+            ).items():
+                totals[name] = totals.get(name, 0.0) + value * counts
         norm = clip_gradients(self.optimizer, self.config.grad_clip)
-        found, all_requests = self._summed(totals, norm, stop_requests)
-        self._check_finite(found, totals, several)
-        self.untouched = False
+        losses = self._sum_over_processes(totals, norm)
+        self._check_finite(losses, totals, batches)
+        self.weights_changed = True
         self.optimizer.step()
         self.schedule.step()
         if self.nets.average is not None:
             self.nets.average.update_parameters(self.nets.model)
-        return found, all_requests
+        return losses
 
-    def _sizes(self, several: Sequence[dict], counted: Sequence[bool], fault: str) -> Sizes:
-        """What all ranks' batches hold together."""
-        mine = [batch_sizes(b) for b, counts in zip(several, counted, strict=True) if counts]
-        own = dataclasses.astuple(add_sizes([Sizes(0, 0, 0, 0), *mine]))
-        *sizes, faults = self.group.add([*own, int(bool(fault))], self.device)
+    def free_gradients(self) -> None:
+        """Free the memory of the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _step_sizes(self, batches: Sequence[dict], counted: Sequence[bool], fault: str) -> Sizes:
+        """Sizes of the batches of all processes together."""
+        own = [batch_sizes(b) for b, counts in zip(batches, counted, strict=True) if counts]
+        numbers = [*dataclasses.astuple(add_sizes(own)), int(bool(fault))]
+        *sizes, faults = self.group.add(numbers, self.device)
         if faults:
             raise SharedUserError("; ".join(filter(None, self.group.gather(fault))))
         return Sizes(*sizes)
 
-    def _backward(self, batch: dict[str, Any], sizes: Sizes, counts: bool) -> dict[str, Tensor]:
-        """Add the gradients of a batch; its losses."""
+    def _backward(
+        self, batch: dict[str, Any], sizes: Sizes, counts: bool, last: bool
+    ) -> dict[str, Tensor]:
+        """Add the gradients of a batch; its losses, detached. Processes exchange at the last."""
         batch = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        lower = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype, enabled=lower):
-            parts = self.learner(batch, self.hearing(batch), sizes)
-        loss = total_loss(parts, self.config)
-        weight = self.group.world if counts else 0.0  # ranks are averaged, not added
-        (loss * weight).backward()
-        return {"loss": loss, **parts}
+        exchange = nullcontext() if last or self.group.world == 1 else self.objective.no_sync()
+        with exchange:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                losses = self.objective(batch, self.targets(batch), sizes)
+            loss = total_loss(losses, self.config)
+            weight = self.group.world if counts else 0.0  # DDP averages; a step needs the sum
+            (loss * weight).backward()
+        return {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
 
-    def _summed(
-        self, totals: dict[str, Tensor], norm: Tensor, stop_requests: Sequence[float]
-    ) -> tuple[dict[str, float], list[float] | None]:
-        """Losses of all ranks and the norm that they share; stop requests are summed with them."""
-        values = torch.stack([norm / self.group.world, *totals.values()])
-        if self.group.world > 1:
-            values = torch.cat([values, values.new_tensor(stop_requests)])
-        found = self.group.sum(values).tolist()
-        losses = dict(zip(["gradient_norm", *totals], found, strict=False))
-        return losses, found[len(losses) :] or None
+    def _sum_over_processes(self, totals: dict[str, Tensor], norm: Tensor) -> dict[str, float]:
+        """Losses summed over the processes, and the gradient norm, which all of them share."""
+        values = self.group.sum(torch.stack([norm / self.group.world, *totals.values()]))
+        return dict(zip(["gradient_norm", *totals], values.tolist(), strict=True))
 
     def _check_finite(
-        self, found: dict[str, float], totals: dict[str, Tensor], several: Sequence[dict]
+        self, losses: dict[str, float], totals: dict[str, Tensor], batches: Sequence[dict]
     ) -> None:
-        """Raise `UserError`, on all ranks, with the clips that spoilt a step."""
-        wrong = [name for name in ("loss", "gradient_norm") if not math.isfinite(found[name])]
+        """Raise `SharedUserError` that names the clips of a loss that is not finite."""
+        wrong = [name for name in ("loss", "gradient_norm") if not math.isfinite(losses[name])]
         if not wrong:
             return
-        names = [name for batch in several for name in batch["names"]]
+        names = [name for batch in batches for name in batch["names"]]
         finite = all(bool(torch.isfinite(value)) for value in totals.values())
         named = sum(self.group.gather([] if finite else names), []) or names
         raise SharedUserError(
-            f"the {wrong[0].partition('_')[0]} is not finite on {', '.join(named[:8])}; check "
-            "these clips, or start anew with a lower --learning_rate"
+            f"the {wrong[0].replace('_', ' ')} is not finite on {', '.join(named[:8])}; check "
+            "these clips, or start again with a lower --learning_rate"
+        )
+
+
+def distributed(objective: Objective, device: torch.device) -> DistributedDataParallel:
+    """The objective with gradients averaged over all processes; all get the first one's weights."""
+    ids = [device.index] if device.type == "cuda" else None
+    with warnings.catch_warnings():  # torch 2.13 has another name for broadcast_buffers
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            objective, ids, broadcast_buffers=False, find_unused_parameters=True
         )

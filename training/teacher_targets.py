@@ -1,4 +1,4 @@
-"""The frozen half of a training step: what the teacher hears of a batch, kept on disk if it can be.
+"""The teacher's targets for a batch: its features and text, cached on disk where clips are whole.
 
 B batch, S samples, A audio frames (50 Hz), C0 and C the widths of the encoder's convolutions and
 of the teacher.
@@ -26,21 +26,21 @@ from training.processes import Group
 Sounds = Sequence[tuple[str, NDArray[np.float32]]]  # (key, normalised audio (S,)) of whole clips
 
 
-class Heard(NamedTuple):
-    """What does not change of a batch's audio, for it goes through frozen layers only."""
+class TeacherTargets(NamedTuple):
+    """What frozen layers compute from a batch's audio."""
 
     conv: Tensor | None  # (B, A, C0) the encoder's convolutional features; None: not shared
     features: Tensor  # (B, A, C) of the teacher
-    texts: list[Tensor]  # (n,) int64 characters a clip, as the teacher reads them
+    texts: list[Tensor]  # (n,) int64 characters of each clip, as the teacher reads them
 
 
-class Hearing:
-    """The teacher at work, in an autocast of its own, its results on disk where clips are whole.
+class TargetSource:
+    """Computes targets in an autocast of its own, and caches those of whole, unchanged clips.
 
-    folder: of the cache, None for none; dtype: what autocast computes in, float32 for none.
-    `batch["keys"]` names whole, unchanged clips: each is heard by itself, with the cache or without
-    it, so that both give the same values. Crops and augmented clips are heard as a batch, every
-    time anew. The teacher and the encoder share their frozen convolutions while these are equal.
+    folder: of the cache, None for none; dtype: of autocast, float32 for none. Clips that
+    `batch["keys"]` names are computed one by one, with the cache or without it, so that both give
+    the same values; crops and augmented clips are computed as a batch, every time. Teacher and
+    encoder share their frozen convolutions while the weights are equal.
     """
 
     def __init__(
@@ -53,102 +53,103 @@ class Hearing:
         self.cache: Cache | NoCache = NoCache()
         if folder:
             self.weights = model_key(self.teacher.model)  # before they are rounded
-            self.cache = Cache(folder, {
+            self.cache = Cache(folder, {  # another value in here is another cache
                 "what": "teacher's features and text; frozen convolutions if shared",
                 "precision": str(dtype), "device": self.device.type, "torch": torch.__version__,
                 "transformers": version("transformers"),
                 "model": self.weights, "settings": self.teacher.model.config.to_json_string(),
             })  # fmt: skip
-        self._round()
+        self._round_weights()
 
-    def fill(self, sounds: Sounds, group: Group) -> None:
-        """Hear every clip once, the ranks a share each, and let the teacher's weights go.
+    def precompute(self, sounds: Sounds, group: Group) -> None:
+        """Cache the targets of all clips and, if the cache holds them all, free the teacher.
 
-        They stay where the cache cannot hold everything. With a folder that all ranks see, each
-        clip is heard by one of them; else each finds out what its folder lacks.
+        Each process computes its share of the clips, waits for the others, and then computes what
+        its own folder still lacks: nothing where all share one folder.
         """
         if isinstance(self.cache, NoCache):
             return
         shares = [range((group.rank + i) % group.world, len(sounds), group.world)
                   for i in range(group.world)]  # fmt: skip
-        kept = self._keep(sounds, shares[0], group)
-        group.gather(None)  # whoever comes first waits here, for then little is left to hear
-        kept += self._keep(sounds, [index for share in shares[1:] for index in share], group)
-        if all(kept):
+        others = [index for share in shares[1:] for index in share]
+        own_cached = self._cache_clips(sounds, shares[0], group)
+        group.gather(None)  # a barrier
+        if self._cache_clips(sounds, others, group) and own_cached:
             self.teacher.release_model()
 
-    def _keep(self, sounds: Sounds, indices: Sequence[int], group: Group) -> list[bool]:
-        """Have clips in the cache; which of them then are."""
-        shown = group.is_first and len(indices) > 0
-        kept = []
-        for index in tqdm(indices, "teacher", leave=False, mininterval=5, disable=not shown):
+    def _cache_clips(self, sounds: Sounds, indices: Sequence[int], group: Group) -> bool:
+        """Compute what the cache lacks of some clips; whether it then holds all of them."""
+        quiet = not (group.is_first and len(indices) > 0)
+        complete = True
+        for index in tqdm(indices, "teacher", leave=False, mininterval=5, disable=quiet):
             key, audio = sounds[index]
-            if not self._is_kept(key):
-                self._hear_clip(key, torch.from_numpy(audio)[None].to(self.device))
-            kept.append(self._is_kept(key))
-        return kept
+            if not self._is_cached(key):
+                self._clip_targets(key, torch.from_numpy(audio)[None].to(self.device))
+            complete &= self._is_cached(key)
+        return complete
 
-    def _is_kept(self, key: str) -> bool:
+    def _is_cached(self, key: str) -> bool:
         return all(f"{key} {kind}" in self.cache for kind in self.kinds)
 
     @torch.no_grad()
-    def __call__(self, batch: dict[str, Any]) -> Heard:
-        """Hear a batch of `data_loader.collate` on the teacher's device."""
+    def __call__(self, batch: dict[str, Any]) -> TeacherTargets:
+        """Targets of a batch of `data_loader.collate` that is on the teacher's device."""
         audio, samples = batch["audio"], batch["audio_samples"]
         if "keys" not in batch:
-            return self._hear(audio, None if int(samples.min()) == audio.shape[1] else samples)
+            return self._compute(audio, None if int(samples.min()) == audio.shape[1] else samples)
         clips = [
-            self._hear_clip(key, audio[i : i + 1, :n])
+            self._clip_targets(key, audio[i : i + 1, :n])
             for i, (key, n) in enumerate(zip(batch["keys"], samples.tolist(), strict=True))
         ]
 
-        def joined(kind: str) -> Tensor:
+        def padded(kind: str) -> Tensor:
             return pad_sequence([clip[kind] for clip in clips], batch_first=True).to(self.device)
 
         texts = [clip["text"].to(self.device) for clip in clips]
-        return Heard(joined("conv") if self.shared else None, joined("features"), texts)
+        return TeacherTargets(padded("conv") if self.shared else None, padded("features"), texts)
 
     @torch.no_grad()
-    def _hear(self, audio: Tensor, lengths: Tensor | None) -> Heard:
-        self._wake()
+    def _compute(self, audio: Tensor, lengths: Tensor | None) -> TeacherTargets:
+        """Targets of audio (B, S); lengths: (B,) samples of each clip, None where all have S."""
+        self._load_released_teacher()
         teacher, lower = self.teacher, self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=lower):
             conv = teacher.convolve(audio, lengths)
             features, logits = teacher(audio, lengths, conv)
         texts = teacher.decode_text(logits, None if lengths is None else frame_lengths(lengths))
-        return Heard(conv.float() if self.shared else None, features.float(), texts)
+        return TeacherTargets(conv.float() if self.shared else None, features.float(), texts)
 
-    def _hear_clip(self, key: str, audio: Tensor) -> dict[str, Tensor]:
-        """Of one clip (1, S), by kind: conv (A, C0) if shared, features (A, C), both float32, text
-        (n,) int64, from the cache or made."""
-        made: list[Heard] = []
+    def _clip_targets(self, key: str, audio: Tensor) -> dict[str, Tensor]:
+        """Targets of one clip (1, S), cached or computed, by kind: conv (A, C0) if shared, features
+        (A, C), both float32, and text (n,) int64."""
+        computed: list[TeacherTargets] = []  # at most once for all kinds
 
-        def make(kind: str) -> NDArray:
-            if not made:
-                made.append(self._hear(audio, None))
-            heard = made[0]._asdict() | {"text": made[0].texts}
-            return heard[kind][0].cpu().numpy()
+        def compute(kind: str) -> NDArray:
+            if not computed:
+                computed.append(self._compute(audio, None))
+            by_kind = computed[0]._asdict() | {"text": computed[0].texts}
+            return by_kind[kind][0].cpu().numpy()
 
-        found = {k: self.cache.get(f"{key} {k}", lambda k=k: make(k)) for k in self.kinds}
-        return {kind: torch.from_numpy(array.copy()) for kind, array in found.items()}
+        arrays = {k: self.cache.get(f"{key} {k}", lambda k=k: compute(k)) for k in self.kinds}
+        return {kind: torch.from_numpy(array.copy()) for kind, array in arrays.items()}
 
-    def _wake(self) -> None:
-        """Load the teacher again if it was let go: the cache has lost an entry."""
+    def _load_released_teacher(self) -> None:
+        """Load the teacher again if it was freed: the cache has lost an entry."""
         if self.teacher.model is not None:
             return
-        print(f"warning: cache {self.cache.root}: lost what the teacher hears of a clip; it is "
+        print(f"warning: cache {self.cache.root}: targets of a clip are missing; the teacher is "
               "loaded again", file=sys.stderr)  # fmt: skip
-        with torch.random.fork_rng(devices=[]):  # training draws as if nothing had happened
+        with torch.random.fork_rng(devices=[]):  # loading must not change what training draws
             model = load_pretrained(self.source).to(self.device)
         if model_key(model) != self.weights:
             raise UserError(
-                f"--wav2vec2 {self.source}: its weights changed while the run needed them (the "
-                "cache has lost an entry); put them back, then --resume"
+                f"--wav2vec2 {self.source}: its weights changed during the run and are needed "
+                "again, since the cache has lost an entry; restore them, then --resume"
             )
         self.teacher.set_model(model)
-        self._round()
+        self._round_weights()
 
-    def _round(self) -> None:
+    def _round_weights(self) -> None:
         if self.dtype != torch.float32:
             self.teacher.round_weights(self.dtype)
 

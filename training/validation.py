@@ -1,4 +1,4 @@
-"""The check after every epoch: the weights at hand on the clips of the validation split."""
+"""Validation after every epoch: the current weights on the clips of the validation split."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,19 +12,19 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.failures import out_of_memory, too_long
+from common.failures import clip_too_large, out_of_memory
 from jambatalk import JambaTalk
 from layers.moe import TopKRouter
 from metrics import lip_errors, mean_vertex_errors, motion_std, stays_still
 from training.losses import closure_weight
 from training.processes import Group
 
-STATIC_MOTION = 0.02  # of the recorded lips' motion: less is none
+STATIC_MOTION = 0.02  # share of the recorded lips' motion below which a face is static
 
 
 @dataclass(frozen=True)
 class Closures:
-    """How much the lips of frames count in which they touch; see `losses.closure_weight`."""
+    """Extra weight of frames in which the lips touch; see `losses.closure_weight`."""
 
     inner_lips: Tensor  # (2,)
     gain: float
@@ -34,15 +34,17 @@ class Closures:
 @torch.no_grad()
 def validate(
     model: JambaTalk, clips: Dataset, lips: np.ndarray, device: torch.device, group: Group,
-    closures: Closures | None = None, between: Callable[[], None] = lambda: None,
+    closures: Closures | None, after_clip: Callable[[], None],
 ) -> dict[str, float]:  # fmt: skip
-    """LVE and MVE in the data set's unit, pooled over frames; motion, the predicted lips' standard
-    deviation over the recorded ones'; static, 1 when no clip's lips move; the share of frames that
-    each expert is the first choice of; choice, by which the best model is chosen: the LVE, or with
-    `closures` the lips' mean squared distance with the weights that training gives its frames.
+    """Figures of a model on the clips of a split, the same on every process.
 
-    Every rank takes its share of the clips, each counted once; all of them get the same result.
-    `between` is called after each clip, as often on every rank.
+    lve, mve: in the data set's unit, pooled over frames; motion: standard deviation of the
+    predicted lips over that of the recorded ones; static: 1 when no clip's lips move;
+    selection_score, lowest for the best model: the LVE, or with `closures` the lips' mean squared
+    error with the frame weights of the training loss; router<layer>_expert<i>: the share of frames
+    that a router sends to an expert first.
+
+    Every process scores its share of the clips and calls `after_clip` once per round.
     """
     model.eval()
     rows: list[dict[str, float]] = []
@@ -56,21 +58,21 @@ def validate(
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
-                    raise UserError(too_long(clip["name"], clip["frames"])) from error
-            between()
+                    raise UserError(clip_too_large(clip["name"], clip["frames"])) from error
+            after_clip()
     rows = sum(group.gather(rows), [])
     loads = group.gather({name: counts.tolist() for name, counts in load.items()})
     frames = np.array([row["frames"] for row in rows])
     motion = sum(row["std"] for row in rows) / max(sum(row["true_std"] for row in rows), 1e-30)
-    found = {name: float(np.average([r[name] for r in rows], weights=frames))
-             for name in ("lve", "mve", "choice")}  # fmt: skip
+    figures = {name: float(np.average([r[name] for r in rows], weights=frames))
+               for name in ("lve", "mve", "selection_score")}  # fmt: skip
     static = all(row["static"] for row in rows) or motion < STATIC_MOTION
-    found |= {"motion": float(motion), "static": float(static)}
+    figures |= {"motion": float(motion), "static": float(static)}
     for name in load:
         counts = np.sum([one[name] for one in loads if name in one], axis=0)
         for expert, share in enumerate(counts / counts.sum()):
-            found[f"router{name}_expert{expert}"] = float(share)
-    return found
+            figures[f"router{name}_expert{expert}"] = float(share)
+    return figures
 
 
 def score(
@@ -81,17 +83,17 @@ def score(
     audio, template = (torch.from_numpy(clip[name]).to(device) for name in ("audio", "template"))
     predicted = model.predict(audio, template).cpu().numpy()[: clip["frames"]]
     truth = clip["vertices"][: len(predicted)]
-    lve = choice = float(lip_errors(predicted, truth, lips).mean())
+    lve = selection_score = float(lip_errors(predicted, truth, lips).mean())
     if closures is not None:
         weight = closure_weight(
             torch.from_numpy(truth)[None], closures.inner_lips.cpu(), closures.gain, closures.reach
         )[0].numpy()
         squared = np.square(predicted[:, lips].astype(np.float64) - truth[:, lips]).sum(2).mean(1)
-        choice = float((weight * squared).mean())
+        selection_score = float((weight * squared).mean())
     return {
         "frames": len(predicted),
         "lve": lve,
-        "choice": choice,
+        "selection_score": selection_score,
         "mve": float(mean_vertex_errors(predicted, truth).mean()),
         "std": motion_std(predicted, lips),
         "true_std": motion_std(truth, lips),
@@ -101,13 +103,13 @@ def score(
 
 @contextmanager
 def router_load(model: JambaTalk) -> Iterator[dict[str, Tensor]]:
-    """Count, layer by layer, of how many frames each expert is the first choice."""
+    """Yield a dict that counts, per MoE layer, the frames whose first choice is each expert."""
     counts: dict[str, Tensor] = {}
 
     def count(layer: str, gates: Tensor) -> None:
         first = gates.argmax(-1).flatten()
-        found = torch.bincount(first, minlength=gates.shape[-1]).cpu()
-        counts[layer] = counts.get(layer, 0) + found
+        n_frames = torch.bincount(first, minlength=gates.shape[-1]).cpu()
+        counts[layer] = counts.get(layer, 0) + n_frames
 
     handles = [
         layer.moe.router.register_forward_hook(

@@ -1,0 +1,31 @@
+"""The batches that a run trains on: the train split, and the speech pool where there is one."""
+
+from config import Recipe
+from data_loader import OpenDataset, collate
+from dataset.batch_loader import PlannedLoader
+from dataset.batch_plan import BucketedBatches
+from speech.augment import augment
+from training.processes import Group
+
+
+def training_batches(
+    recipe: Recipe, dataset: OpenDataset, workers: int, group: Group
+) -> PlannedLoader:
+    """This process's share of the batches of a recipe.
+
+    workers: processes that load them, 0 for this one. Prints a summary of the clips.
+    """
+    config = recipe.train
+    clips = dataset.split(
+        "train", config.max_clip_s, augment if config.augment else None, config.seed
+    )
+    if recipe.dataset.speech_pool and config.steps_per_epoch:
+        from synthetic.crops import MixedBatches
+
+        return MixedBatches(recipe, clips, workers, group.rank, group.world)
+    plan = BucketedBatches(
+        clips.lengths(), config.batch_size, config.seed, group.rank, group.world,
+        steps=config.steps_per_epoch, names=[name for name, _ in clips.clips],
+    )  # fmt: skip
+    print(clips.summary())
+    return PlannedLoader(clips, plan, collate, workers)

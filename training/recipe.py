@@ -1,0 +1,138 @@
+"""From flags to a recipe: recipes looked up, settings put in, data located on disk.
+
+Nothing here needs torch, so that a wrong flag is reported at once.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import UserError, reason_of
+from common.overrides import from_dict, override, parse_settings
+from config import RECIPES, DatasetSpec, Recipe
+from dataset.base_recipe import with_base
+from dataset.own_folder import read_folder
+from dataset.prepared import locate
+from dataset.regions import Region, find_regions
+from speech.pretrained import find_source, source_for_record
+from training.run_log import DIFF_FILE, RECORD_FILE, git
+
+DEFAULT_DATASET = "synthetic"
+FIELD_FLAGS = {  # flag, named as the field of TrainConfig that it sets -> its help
+    "epochs": "passes over the training data",
+    "batch_size": "clips per batch, on each process",
+    "steps_per_epoch": "batches per epoch; 0 for every clip once",
+    "learning_rate": "of everything but the speech encoder",
+    "encoder_learning_rate": "of the speech encoder",
+    "closure_gain": "extra loss weight of the lips in frames in which they touch",
+    "seed": "of initial weights, crops and order of clips",
+}
+FIXED_BY_RUN = ("dataset", "base", "wav2vec2", "init", "checkpoint")  # cannot go with --from
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}  # in run.json -> as a flag
+
+
+def recipe_of_flags(args: argparse.Namespace) -> tuple[Recipe, str]:
+    """The recipe that the flags describe, and lines about a folder of own data ("" for others)."""
+    recipe, facts = named_recipe(args.dataset or DEFAULT_DATASET, args.base)
+    default, recipe = recipe, override(recipe, settings_of(args))
+    if args.mode == "test":
+        facts = "\n".join(x for x in facts.splitlines() if x.split()[:1] != ["recipe"])
+        if (default.model, default.train) != (recipe.model, recipe.train):
+            raise UserError(
+                "--mode test: the model file determines network and training; "
+                "only settings of dataset are allowed"
+            )
+    if args.wav2vec2:
+        recipe = dataclasses.replace(recipe, wav2vec2=source_for_record(args.wav2vec2))
+    elif args.mode != "test":
+        find_source(recipe.wav2vec2)  # raises `UserError` for a missing encoder
+    return recipe, facts
+
+
+def named_recipe(name: str, base: str | None) -> tuple[Recipe, str]:
+    """The recipe `name`, or that of a folder of own data with lines about the folder.
+
+    base: recipe whose network, encoder and training are taken instead.
+    """
+    if base and base not in RECIPES:
+        raise UserError(f"--base {base}: unknown recipe, expected one of {', '.join(RECIPES)}")
+    if name in RECIPES:
+        recipe = RECIPES[name]
+        return (with_base(recipe.dataset, RECIPES[base]) if base else recipe), ""
+    if Path(name).is_dir():
+        return read_folder(Path(name), base)
+    raise UserError(
+        f"--dataset {name}: neither a recipe ({', '.join(RECIPES)}) nor a folder of your data"
+    )
+
+
+def settings_of(args: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """What --set and `FIELD_FLAGS` change, as triples for `override`."""
+    settings = parse_settings(args.set)
+    for field in FIELD_FLAGS:
+        if (value := getattr(args, field)) is not None:
+            settings.append((f"--{field} {value}", f"train.{field}", value))
+    return settings
+
+
+def recipe_of_run(args: argparse.Namespace) -> tuple[Recipe, list[str], str]:
+    """Recipe, flags as typed and precision ("fp32" or "bf16") of the run that --from names.
+
+    Prints a warning when that run was trained with other code.
+    """
+    conflicting = [f"--{name}" for name in FIXED_BY_RUN if getattr(args, name)]
+    conflicting += [typed for typed, _, _ in settings_of(args)]
+    if conflicting:
+        raise UserError(
+            f"--from {args.source}: repeats a run with its own settings; "
+            f"remove {', '.join(conflicting)}"
+        )
+    if not args.out or Path(args.out).resolve() == Path(args.source).resolve():
+        raise UserError(f"--from {args.source}: name another folder for the new run with --out")
+    file = Path(args.source) / RECORD_FILE
+    try:
+        record = json.loads(file.read_text())
+        recipe, arguments = from_dict(Recipe, record["recipe"]), list(record["arguments"])
+        commit, changed = record["commit"], record["changed_files"]
+        precision = PRECISIONS[record["precision"]]
+    except OSError as error:
+        raise UserError(
+            f"--from {file}: {reason_of(error)}; expected the folder of a training run"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--from {file}: not the record of a run ({error!r})") from error
+    if changed or commit != git("rev-parse", "HEAD"):
+        with_diff = f" and {len(changed)} changed files ({DIFF_FILE})" if changed else ""
+        print(f"warning: {args.source} was trained with commit {commit[:10]}{with_diff}; "
+              "the code at hand differs")  # fmt: skip
+    return recipe, arguments, precision
+
+
+def locate_data(spec: DatasetSpec, facts: str) -> tuple[DatasetSpec, dict[str, Region]]:
+    """`spec` as it is on disk, and its regions.
+
+    Prints where the data are, `facts`, and how they differ from the recipe.
+    """
+    spec, remarks = locate(spec)
+    regions = find_regions(spec)
+    print("\n".join([f"{spec.name}: {spec.root}", *filter(None, [facts]), *remarks]))
+    return spec, regions
+
+
+def splits_to_test(spec: DatasetSpec, given: Sequence[str] | None) -> list[str]:
+    """The splits to test: those given, else all whose name begins with "test"."""
+    for split in given or ():
+        if split not in spec.splits:
+            raise UserError(
+                f"--split {split}: unknown split of {spec.name}, expected one of "
+                f"{', '.join(spec.splits)}"
+            )
+    splits = list(given or [split for split in spec.splits if split.startswith("test")])
+    if not splits:
+        raise UserError(
+            f"{spec.name}: no split is named test...; choose with --split among "
+            f"{', '.join(spec.splits)}"
+        )
+    return splits
