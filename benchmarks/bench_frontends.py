@@ -86,6 +86,7 @@ def predictor(net: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def row(name: str, clips: str, scores: LipScores) -> str:
+    """A line of the table."""
     return (
         f"{name:14s} {clips:12s} jaw r {scores.jaw_r:.3f}  gap r {scores.aperture_r:.3f}  "
         f"p b m closed {scores.closed:.3f} (others {scores.others_closed:.3f})  "
@@ -94,6 +95,7 @@ def row(name: str, clips: str, scores: LipScores) -> str:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of the command."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--kinds", default=",".join(KINDS), help=f"comma-separated, from {','.join(KINDS)}"
@@ -114,6 +116,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Train and score each front-end, then score the shipped model; print the table and JSON."""
     args = parse(argv)
     kinds = args.kinds.split(",")
     unknown = sorted(set(kinds) - set(KINDS))

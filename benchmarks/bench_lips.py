@@ -41,6 +41,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Score the model and the references on both halves; print the table and JSON."""
     args = parse(argv)
     head = load_head()
     predictors = {"model": model_predictor(args.checkpoint, args.subject, head)}
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 # fmt: off
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of the command."""
     parser = Parser(description="Score a model's lip sync on human recordings.")
     add = parser.add_argument
     add("--checkpoint", type=Path, metavar="FILE", default=CHECKPOINT,
@@ -82,6 +84,7 @@ def groups(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
 
 
 def print_row(name: str, n_clips: int, scores: LipScores) -> None:
+    """Print a line of the table."""
     values = "".join(f"{getattr(scores, column):10.3f}" for column, _ in COLUMNS)
     print(f"{name:24}{n_clips:6}{scores.seconds:6.0f}{scores.n_closures:5}  {values}", flush=True)
 

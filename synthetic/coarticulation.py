@@ -85,10 +85,12 @@ class _Score(NamedTuple):
     end: np.ndarray  # (N,) seconds
 
     def between(self, start_s: float, end_s: float) -> "_Score":
+        """The phones that overlap this interval."""
         keep = (self.end > start_s) & (self.start < end_s)
         return _Score(*(column[keep] for column in self))
 
     def where(self, phones: Iterable[str]) -> "_Score":
+        """The segments of these phones."""
         keep = np.isin(self.phone, [PHONE_INDEX[phone] for phone in phones])
         return _Score(*(column[keep] for column in self))
 

@@ -64,6 +64,7 @@ def init_filterbank(extractor: nn.Module) -> None:
 
 
 def mel(hz: float) -> float:
+    """Kaldi's mel scale."""
     return 1127.0 * math.log1p(hz / 700.0)
 
 
@@ -88,6 +89,7 @@ def sinusoids(n_taps: int) -> tuple[Tensor, Tensor]:
 
 
 def level(i: int) -> float:
+    """Threshold θ_i of the ladder."""
     return FIRST_LEVEL * LEVEL_STEP**i
 
 

