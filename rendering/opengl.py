@@ -262,7 +262,7 @@ class PyrenderBackend:
 
 
 def _looking_from(direction: tuple[float, float, float]) -> NDArray:
-    """(4, 4) pose of a lamp at `direction` (unit) whose -z axis points at the origin."""
+    """(4, 4) pose of a directional light that shines from `direction` (unit) along its -z axis."""
     z = np.array(direction)
     x = np.cross([0.0, 1.0, 0.0], z)
     x /= np.linalg.norm(x)
