@@ -131,7 +131,7 @@ def check_normalised(audio: Tensor) -> None:
     `normalise` never gives a variance above 1. It does give a small one for a recording that is
     nearly silent, and raw samples from -1 to 1 look the same, so a small variance only warns.
     """
-    variance, mean = (value.item() for value in torch.var_mean(audio.float(), correction=0))
+    variance, mean = torch.stack(torch.var_mean(audio.float(), correction=0)).tolist()
     got = f"mean {mean:.3g}, variance {variance:.3g}"
     if not (abs(mean) <= MAX_MEAN and variance <= MAX_VARIANCE):  # NaN as well
         raise ValueError(f"audio: expected {EXPECTED}; got {got}; use data_loader.load_wav")

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from config import TrainConfig
+from speech.features import length_mask
 
 BLOCK = 1 << 18  # coordinates that are worked on at once on a CPU: a megabyte
 
@@ -75,7 +76,7 @@ def mesh_losses(
         return vertex, velocity * (loss_scale**2 / max(sizes.pairs * a_frame, 1)), predicted_lips
     prediction = prediction[:, :n_frames]
     error = (prediction - truth) * loss_scale
-    mask = torch.arange(n_frames, device=frames.device) < frames[:, None]  # (B, T)
+    mask = length_mask(frames, n_frames, prediction.device)  # (B, T)
     vertex = vertex_loss(error, mask, sizes.frames)
     return vertex, velocity_loss(error, mask, sizes.pairs), prediction[:, :, lips]
 

@@ -38,6 +38,8 @@ from training.optimizer import make_optimizer, start_average
 from training.processes import Group, SharedUserError
 from training.teacher_targets import Sounds, TargetSource, TeacherTargets
 
+LENGTHS = ("audio_samples", "frames")  # of a batch
+
 
 class Objective(nn.Module):
     """The network and its lip reader as one module whose forward gives the losses.
@@ -54,8 +56,9 @@ class Objective(nn.Module):
     def forward(
         self, batch: dict[str, Any], targets: TeacherTargets, sizes: Sizes
     ) -> dict[str, Tensor]:
-        """Every loss of a batch of `data_loader.collate`, by name, each ().
+        """Every loss of a batch, by name, each ().
 
+        batch: of `data_loader.collate`, on the networks' device but for its `LENGTHS`;
         targets: of `TargetSource`; sizes: what losses are divided by, those of the whole step.
         """
         lips, template, truth = self.lips, batch["template"], batch["vertices"]
@@ -69,11 +72,13 @@ class Objective(nn.Module):
         if self.config.w_lips:
             losses["lips"] = self.lip_loss(predicted_lips, truth, frames, sizes)
         lengths = frame_lengths(samples)
-        audio_mask = None if padded is None else length_mask(lengths, targets.features.shape[1])
+        features, audio_mask = targets.features, None
+        if padded is not None:
+            audio_mask = length_mask(lengths, features.shape[1], features.device)
         latent, logits = self.reader(  # (B, A, C), (B, A, K)
-            predicted_lips - template[:, None, lips], targets.features.shape[1], frames
+            predicted_lips - template[:, None, lips], features.shape[1], frames
         )
-        losses["latent"] = latent_loss(latent, targets.features, audio_mask, sizes.audio_frames)
+        losses["latent"] = latent_loss(latent, features, audio_mask, sizes.audio_frames)
         blank = self.nets.teacher.blank
         losses["ctc"] = ctc_loss(logits, targets.texts, lengths, blank, sizes.clips)
         return losses
@@ -82,8 +87,9 @@ class Objective(nn.Module):
         self, predicted_lips: Tensor, truth: Tensor, frames: Tensor, sizes: Sizes
     ) -> Tensor:
         """Vertex and velocity loss of the lips alone, (); frames with touching lips weigh more."""
-        n_frames = truth.shape[1]
-        mask = None if int(frames.min()) == n_frames else length_mask(frames, n_frames)
+        n_frames, mask = truth.shape[1], None
+        if int(frames.min()) < n_frames:
+            mask = length_mask(frames, n_frames, truth.device)
         error = (predicted_lips - truth[:, :, self.lips]) * self.nets.loss_scale
         velocity = velocity_loss(error, mask, sizes.pairs)
         if gain := self.config.closure_gain:
@@ -123,7 +129,7 @@ class TrainingStep:
         self.device, self.dtype = lips.device, dtype
         self.objective: nn.Module = Objective(nets, lips, config)
         if group.world > 1:
-            self.objective = distributed(self.objective, self.device)
+            self.objective = distributed(self.objective)
         coarse = dtype == torch.bfloat16 and config.accumulate == group.world == 1
         self.optimizer, self.schedule = make_optimizer(nets, config, n_steps, coarse)
         start_average(nets, config.ema_decay, n_steps)
@@ -187,7 +193,7 @@ class TrainingStep:
         self, batch: dict[str, Any], sizes: Sizes, counts: bool, last: bool
     ) -> dict[str, Tensor]:
         """Add the gradients of a batch; its losses, detached. Processes exchange at the last."""
-        batch = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        batch = to_device(batch, self.device)
         exchange = nullcontext() if last or self.group.world == 1 else self.objective.no_sync()
         with exchange:
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -218,11 +224,23 @@ class TrainingStep:
         )
 
 
-def distributed(objective: Objective, device: torch.device) -> DistributedDataParallel:
-    """The objective with gradients averaged over all processes; all get the first one's weights."""
-    ids = [device.index] if device.type == "cuda" else None
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on `device`, except `LENGTHS`: to read one there waits for it."""
+    return {
+        name: value.to(device, non_blocking=True)
+        if isinstance(value, Tensor) and name not in LENGTHS
+        else value
+        for name, value in batch.items()
+    }
+
+
+def distributed(objective: Objective) -> DistributedDataParallel:
+    """The objective with gradients averaged over all processes; all get the first one's weights.
+
+    No device is passed: DistributedDataParallel would move the batch's `LENGTHS` there.
+    """
     with warnings.catch_warnings():  # torch 2.13 has another name for broadcast_buffers
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(
-            objective, ids, broadcast_buffers=False, find_unused_parameters=True
+            objective, broadcast_buffers=False, find_unused_parameters=True
         )

@@ -31,7 +31,7 @@ class TeacherTargets(NamedTuple):
 
     conv: Tensor | None  # (B, A, C0) the encoder's convolutional features; None: not shared
     features: Tensor  # (B, A, C) of the teacher
-    texts: list[Tensor]  # (n,) int64 characters of each clip, as the teacher reads them
+    texts: list[Tensor]  # (n,) int64 characters of each clip, on the host
 
 
 class TargetSource:
@@ -93,7 +93,7 @@ class TargetSource:
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Any]) -> TeacherTargets:
-        """Targets of a batch of `data_loader.collate` that is on the teacher's device."""
+        """Targets of a batch of `data_loader.collate`; its audio is on the teacher's device."""
         audio, samples = batch["audio"], batch["audio_samples"]
         if "keys" not in batch:
             return self._compute(audio, None if int(samples.min()) == audio.shape[1] else samples)
@@ -105,7 +105,7 @@ class TargetSource:
         def padded(kind: str) -> Tensor:
             return pad_sequence([clip[kind] for clip in clips], batch_first=True).to(self.device)
 
-        texts = [clip["text"].to(self.device) for clip in clips]
+        texts = [clip["text"] for clip in clips]
         return TeacherTargets(padded("conv") if self.shared else None, padded("features"), texts)
 
     @torch.no_grad()
