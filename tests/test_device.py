@@ -10,6 +10,8 @@ import torch
 
 from common import device as device_module
 from common.device import fast_bfloat16, pick_device
+from training.processes import Group
+from training.run import Options, choose_device
 
 CPU, ROOT = torch.device("cpu"), Path(__file__).resolve().parents[1]
 
@@ -107,3 +109,22 @@ def test_onednn_limited_to_avx2_trains_in_float32() -> None:
         capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert "torch.float32, 'CPU without bfloat16 matrix instructions: float32'" in printed
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_precision_bf16_warns_where_it_is_emulated(
+    fast: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("training.run.fast_bfloat16", lambda _: fast)
+    _, dtype = choose_device(Options(precision="bf16"), Group())
+    printed = capsys.readouterr().out
+    assert dtype == torch.bfloat16
+    assert ("warning: --precision bf16" in printed) is not fast
+
+
+def test_automatic_precision_is_float32_where_bfloat16_is_emulated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(device_module, "fast_bfloat16", lambda _: False)
+    assert choose_device(Options(), Group())[1] == torch.float32
+    assert "without bfloat16" in capsys.readouterr().out
