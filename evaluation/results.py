@@ -104,7 +104,7 @@ def table(total: dict[str, Any], spec: DatasetSpec, split: str) -> str:
     """The Markdown tables: by split, by subject, and with published scores if there are any.
 
     total: of `summarise`, with or without "checkpoint", "regions" {"lips": ..., "upper": ...} and
-    "reading", a line on the lip reader.
+    "lip_reader", a line on the lip reader.
     """
     regions = total.get("regions", {"lips": spec.lips_region, "upper": spec.upper_region})
     region_text = f"lips: {regions['lips']}, upper face: {regions['upper']}"
@@ -185,8 +185,8 @@ def summary_lines(total: dict[str, Any]) -> list[str]:
             f"p b m closed: {total['closed']:.3f} of {total['closures']} "
             f"(truth {total['closed_truth']:.3f}; opening up to {CLOSED_M * 1000} mm)"
         )
-    if total.get("reading"):
-        lines.append(total["reading"])
+    if total.get("lip_reader"):
+        lines.append(total["lip_reader"])
     if total.get("cer_truth", 0.0) > MAX_TRUTH_CER_SHARE * total.get("cer_motionless", math.inf):
         lines.append("the lip reader's error rate on true lips is close to that on a motionless "
                      "face, so its error rates have no meaning; train it longer")  # fmt: skip

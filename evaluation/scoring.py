@@ -49,77 +49,86 @@ def evaluate(
 ) -> str:  # fmt: skip
     """Score a model on splits of a data set, write the results into `out`, return the table.
 
-    The lip reader is looked for beside `checkpoint`; `teacher` replaces the CTC model it names.
+    The lip reader is the file READER_FILE in the folder of `checkpoint`; `teacher` (hub name or
+    folder of a CTC model) replaces the one that this file names. Raises `UserError` for missing
+    data and for results that cannot be written.
     """
     spec = dataset.spec
     for split in splits:
         dataset.split(split)  # raises for missing files before the first clip is scored
-    judge, reading = find_judge(checkpoint.parent / READER_FILE, spec, device, teacher)
-    rows = [row for s in splits for row in score_split(model, dataset, s, device, judge)]
+    scorer, remark = load_lip_scorer(checkpoint.parent / READER_FILE, spec, device, teacher)
+    rows = [row for s in splits for row in score_split(model, dataset, s, device, scorer)]
     total = {"checkpoint": str(checkpoint), "dataset": spec.name, "split": ", ".join(splits)}
     total |= {"metres_per_unit": spec.metres_per_unit, "units": UNITS}
     total |= {"regions": {which: region_label(region) for which, region in dataset.regions.items()}}
-    total |= {"reading": reading} | summarise(rows)
+    total |= {"lip_reader": remark} | summarise(rows)
     total |= {"published": published_rows(spec, splits)}
     text = table(total, spec, total["split"])
     write_results(out, rows, total, text, results_name(spec, splits))
     return text
 
 
-def find_judge(
+def load_lip_scorer(
     path: Path, spec: DatasetSpec, device: torch.device, teacher: str | None = None
 ) -> tuple[LipReadingScorer | None, str]:
-    """The lip reader that training left at `path` with its teacher, and one line that says so.
+    """The lip reader of the file `path` with its teacher, and a line that describes them.
 
-    Where one of the two cannot be had there is no judge, and the line says why.
+    Where one of the two cannot be loaded: None, and a line with the reason.
     """
     try:
         saved = load_reader(path)
         if saved.lips.max() >= spec.n_vertices:
-            raise UserError(f"lip reader {path}: it is of another topology")
+            raise UserError(
+                f"lip reader {path}: lip vertex {saved.lips.max()}, expected less than "
+                f"{spec.n_vertices}; it was trained on another topology"
+            )
         source = teacher or saved.teacher
-        judge = LipReadingScorer(saved, TextTeacher(load_pretrained(source)), device)
+        scorer = LipReadingScorer(saved, TextTeacher(load_pretrained(source)), device)
     except UserError as error:
         return None, f"no character error rate: {error}"
-    return judge, (
+    return scorer, (
         f"character error rate: {path} on {len(saved.lips)} lip vertices ({saved.region}), "
-        f"against the text that {source} hears"
+        f"against the transcript of {source}"
     )
 
 
 def region_label(region: Region) -> str:
-    """What tables call a region: its source and its number of vertices."""
+    """The name of a region in tables: its source and its number of vertices."""
     counted = "vertices" in region.source
     return region.source + ("" if counted else f" ({len(region.indices)} vertices)")
 
 
 def score_split(
     model: JambaTalk, dataset: OpenDataset, split: str, device: torch.device,
-    judge: LipReadingScorer | None = None,
+    lip_scorer: LipReadingScorer | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """One row a clip, model and motionless template; lengths in the data set's unit."""
+    """A row for every clip of a split; lengths are in the data set's unit."""
     data = dataset.split(split)
-    measure = ClipScorer(dataset, judge)
+    scorer = ClipScorer(dataset, lip_scorer)
     rows = []
     for index in tqdm(range(len(data)), desc=f"{dataset.spec.name} {split}", mininterval=5):
-        rows.append({"split": split} | measure.clip(model, data[index], device))
+        rows.append({"split": split} | scorer.row(model, data[index], device))
     return rows
 
 
 class ClipScorer:
-    """What is measured on every clip of a data set: regions, inner lips, phones, lip reader."""
+    """Predicts and scores clips of a data set.
 
-    def __init__(self, dataset: OpenDataset, judge: LipReadingScorer | None) -> None:
+    Metrics of the inner lips need `spec.inner_lips`, closures also `spec.phones`, character error
+    rates a lip scorer.
+    """
+
+    def __init__(self, dataset: OpenDataset, lip_scorer: LipReadingScorer | None) -> None:
         spec = dataset.spec
-        self.spec, self.judge = spec, judge
+        self.spec, self.lip_scorer = spec, lip_scorer
         self.lips, self.upper = (dataset.regions[which].indices for which in ("lips", "upper"))
         self.inner = None
         if spec.inner_lips:
             self.inner = load_region(spec.path(spec.inner_lips), spec.n_vertices)
         self.phones = load_phones(spec)
 
-    def clip(self, model: JambaTalk, item: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """The row of one item of `MeshSpeechDataset`: predicts its vertices and scores them."""
+    def row(self, model: JambaTalk, item: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """The scores of an item of `MeshSpeechDataset`, by name of the metric."""
         audio = torch.from_numpy(item["audio"]).to(device)
         template = torch.from_numpy(item["template"]).to(device)
         predicted = model.predict(audio, template).cpu().numpy()
@@ -130,8 +139,9 @@ class ClipScorer:
         if self.inner is not None:
             segments = self.phones.get(item["name"], [])
             row |= mouth_scores(predicted, truth, self.inner, segments, self.spec)
-        if self.judge is not None:
-            row |= reading_scores(self.judge, item["audio"], predicted, truth, item["template"])
+        if self.lip_scorer is not None:
+            audio = item["audio"]
+            row |= reading_scores(self.lip_scorer, audio, predicted, truth, item["template"])
         return row
 
 
@@ -189,7 +199,7 @@ def load_phones(spec: DatasetSpec) -> dict[str, list]:
     if not path.exists():
         raise UserError(f"{path}: no such file; make the data: python -m synthetic.make_corpus")
     segments = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
             segments[row["name"]] = row["segments"]
@@ -202,16 +212,20 @@ def load_phones(spec: DatasetSpec) -> dict[str, list]:
 
 
 def reading_scores(
-    judge: LipReadingScorer, audio: NDArray, predicted: NDArray, truth: NDArray, template: NDArray
+    scorer: LipReadingScorer, audio: NDArray, predicted: NDArray, truth: NDArray, template: NDArray
 ) -> dict[str, Any]:
-    """Character error rates of predicted, true and motionless lips; NaN when nothing is heard."""
-    heard, n_audio_frames = judge.transcribe_audio(audio)
+    """Character error rates of predicted, true and motionless lips against the teacher's text.
+
+    audio: (S,), normalised; predicted, truth: (T, V, 3); template: (V, 3). NaN for an empty text.
+    """
+    target, n_audio_frames = scorer.transcribe_audio(audio)
     still = motionless(template, len(truth))
-    read = {
-        end: judge.transcribe_lips(vertices, template, n_audio_frames)
-        for end, vertices in (("", predicted), ("_truth", truth), ("_motionless", still))
+    texts = {
+        suffix: scorer.transcribe_lips(vertices, template, n_audio_frames)
+        for suffix, vertices in (("", predicted), ("_truth", truth), ("_motionless", still))
     }
-    row: dict[str, Any] = {"characters": len(heard)}
-    for end, text in read.items():
-        row[f"cer{end}"] = edit_distance(text, heard) / len(heard) if heard else math.nan
-    return row | {"heard": judge.to_string(heard), "read": judge.to_string(read[""])}
+    row: dict[str, Any] = {"characters": len(target)}
+    for suffix, text in texts.items():
+        row[f"cer{suffix}"] = edit_distance(text, target) / len(target) if target else math.nan
+    teacher_text, reader_text = scorer.to_string(target), scorer.to_string(texts[""])
+    return row | {"teacher_text": teacher_text, "reader_text": reader_text}

@@ -1,4 +1,4 @@
-"""The test mode on hand-made clips: rows, means, tables, files; what is missing says so."""
+"""The test mode on hand-made clips: rows, means, tables, files, error messages."""
 
 import dataclasses
 import json
@@ -52,17 +52,17 @@ def spec(tmp_path: Path) -> DatasetSpec:
 
 
 class Shifted:
-    """Predicts the template with everything `by` to the right, for as many frames as heard."""
+    """Predicts the template moved to the right by `by`, for all frames of the audio."""
 
     def __init__(self, by: float) -> None:
-        self.by, self.made = by, []
+        self.by, self.predictions = by, []
 
     def predict(self, audio: torch.Tensor, template: torch.Tensor) -> torch.Tensor:
-        assert all(ref() is None for ref in self.made), "the last clip's meshes are still held"
+        assert all(ref() is None for ref in self.predictions), "an earlier clip is in memory"
         frames = ((len(audio) - 400) // 320 + 1) * 25 // 50
         predicted = template.repeat(frames, 1, 1)
         predicted[:, :, 0] += self.by
-        self.made.append(weakref.ref(predicted))
+        self.predictions.append(weakref.ref(predicted))
         return predicted
 
 
@@ -97,7 +97,7 @@ def test_rows_hold_the_formulas_of_every_clip(spec: DatasetSpec) -> None:
         assert row["static"] and "cer" not in row and "opening_r" not in row
 
 
-def test_one_clip_is_held_at_a_time(spec: DatasetSpec) -> None:
+def test_one_clip_is_in_memory_at_a_time(spec: DatasetSpec) -> None:
     assert len(rows_of(spec)) == 3  # Shifted.predict asserts it
 
 
@@ -141,11 +141,12 @@ def test_files_hold_both_splits_every_clip_and_plain_json(
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
 
-    found = json.loads((out / "results.json").read_text(), parse_constant=refuse)
-    assert [clip["clip"] for clip in found["clips"]] == ["F2_e01", "F2_e02", "F1_e02"]
-    assert set(found["total"]["splits"]) == {"test_a", "test_b"}
-    assert found["total"]["metres_per_unit"] == 1e-3 and found["total"]["units"]["lve"] == "unit²"
-    assert found["total"]["regions"]["lips"] == "lips.txt (3 vertices)"
+    content = json.loads((out / "results.json").read_text(), parse_constant=refuse)
+    assert [clip["clip"] for clip in content["clips"]] == ["F2_e01", "F2_e02", "F1_e02"]
+    assert set(content["total"]["splits"]) == {"test_a", "test_b"}
+    assert content["total"]["metres_per_unit"] == 1e-3
+    assert content["total"]["units"]["lve"] == "unit²"
+    assert content["total"]["regions"]["lips"] == "lips.txt (3 vertices)"
     lines = (out / "results.csv").read_text().splitlines()
     assert lines[0].startswith("split,clip,subject,frames,lve,") and len(lines) == 4
     assert (out / "results.md").read_text() == text + "\n"
@@ -183,18 +184,19 @@ def test_tables_name_unit_region_split_and_subject(spec: DatasetSpec, tmp_path: 
     assert not any("not found" in line or "UniTalker" in line for line in lines)
 
 
-def test_a_face_that_does_not_move_is_called_static(spec: DatasetSpec, tmp_path: Path) -> None:
-    said = [line for line in evaluate(spec, tmp_path).splitlines() if line.startswith("- STATIC")]
-    assert "in 3 of 3 clips (F2_e01, F2_e02, F1_e02)" in said[0] and "unit" in said[0]
+def test_a_face_that_does_not_move_is_reported_as_static(spec: DatasetSpec, tmp_path: Path) -> None:
+    lines = evaluate(spec, tmp_path).splitlines()
+    warning = next(line for line in lines if line.startswith("- STATIC"))
+    assert "in 3 of 3 clips (F2_e01, F2_e02, F1_e02)" in warning and "unit" in warning
 
 
-def test_silence_is_no_static_face(spec: DatasetSpec, tmp_path: Path) -> None:
+def test_a_silent_clip_is_not_static(spec: DatasetSpec, tmp_path: Path) -> None:
     template = np.load(spec.templates)["F1"]
     np.save(tmp_path / "vertices_npy/F1_e02.npy", np.tile(template, (30, 1, 1)))
     assert [row["static"] for row in rows_of(spec)] == [True, True, False]
 
 
-def test_the_fields_own_data_stand_under_published_rows(spec: DatasetSpec) -> None:
+def test_scores_of_vocaset_are_listed_with_published_ones(spec: DatasetSpec) -> None:
     rows = [row | {"lve": 3e-5, "fdd": 2e-7} for row in rows_of(spec) if row["subject"] == "F2"]
     rows = [row | {"split": "test"} for row in rows]
     real = dataclasses.replace(spec, name="vocaset", n_vertices=5_023, metres_per_unit=1.0)
@@ -202,21 +204,21 @@ def test_the_fields_own_data_stand_under_published_rows(spec: DatasetSpec) -> No
     assert "| SelfTalk | 3.2238 |" in text and "| ScanTalk | not found |" in text
     assert "| **vocaset, test** | 3.0000 | 2.0000e-07 |" in text and "not comparable" in text
     assert "| test | model | 30.0000 |" in text  # 3e-5 m² in mm²
-    kept = results.published_rows(real, ["test"])
-    assert kept["warning"] and {"dataset", "metric", "value", "unit", "source"} < set(
-        kept["rows"][0]
+    published = results.published_rows(real, ["test"])
+    assert published["warning"] and {"dataset", "metric", "value", "unit", "source"} < set(
+        published["rows"][0]
     )
     assert results.published_rows(spec, ["test_a"]) == {}
 
 
-class ScriptedJudge:
-    """Hears 1 2 3 4 and reads a text for each of prediction, truth and motionless template."""
+class ScriptedScorer:
+    """Transcribes audio as `target`, and prediction, truth and motionless template as `texts`."""
 
-    def __init__(self, heard: list[int], *texts: list[int]) -> None:
-        self.heard, self.texts = heard, list(texts)
+    def __init__(self, target: list[int], *texts: list[int]) -> None:
+        self.target, self.texts = target, list(texts)
 
     def transcribe_audio(self, audio: np.ndarray) -> tuple[list[int], int]:
-        return self.heard, 9
+        return self.target, 9
 
     def transcribe_lips(
         self, vertices: np.ndarray, template: np.ndarray, n_audio_frames: int
@@ -230,12 +232,12 @@ class ScriptedJudge:
 
 def test_character_error_rates_of_prediction_truth_and_template() -> None:
     mesh = np.zeros((5, V, 3), np.float32)
-    judge = ScriptedJudge([1, 2, 3, 4], [1, 2, 4], [1, 2, 3, 4], [])
-    row = scoring.reading_scores(judge, np.zeros(9), mesh, mesh, mesh[0])
+    scorer = ScriptedScorer([1, 2, 3, 4], [1, 2, 4], [1, 2, 3, 4], [])
+    row = scoring.reading_scores(scorer, np.zeros(9), mesh, mesh, mesh[0])
     assert row == {"characters": 4, "cer": 0.25, "cer_truth": 0.0, "cer_motionless": 1.0,
-                   "heard": "1234", "read": "124"}  # fmt: skip
+                   "teacher_text": "1234", "reader_text": "124"}  # fmt: skip
     silent = scoring.reading_scores(
-        ScriptedJudge([], [1], [], []), np.zeros(9), mesh, mesh, mesh[0]
+        ScriptedScorer([], [1], [], []), np.zeros(9), mesh, mesh, mesh[0]
     )
     assert silent["characters"] == 0 and math.isnan(silent["cer"])
 
@@ -247,7 +249,9 @@ def test_a_reader_that_cannot_read_true_lips_gives_a_warning() -> None:
     assert "have no meaning" not in "\n".join(better)
 
 
-def test_without_reader_or_teacher_the_table_says_why(spec: DatasetSpec, tmp_path: Path) -> None:
+def test_without_reader_or_teacher_the_table_gives_the_reason(
+    spec: DatasetSpec, tmp_path: Path
+) -> None:
     text = evaluate(spec, tmp_path)
     assert "no character error rate: lip reader" in text and "no such file" in text
     reader = LipReader(3, 8, 4, fps=25, d_model=16, n_layers=1)
@@ -256,10 +260,10 @@ def test_without_reader_or_teacher_the_table_says_why(spec: DatasetSpec, tmp_pat
     assert "no character error rate: --wav2vec2" in text
     assert all(not line.startswith("Traceback") for line in text.splitlines())
     save_reader(tmp_path / "reader.safetensors", reader, [3, 4, V], "lips.txt", str(tmp_path))
-    assert "it is of another topology" in evaluate(spec, tmp_path)
+    assert "trained on another topology" in evaluate(spec, tmp_path)
 
 
-def test_a_split_without_clips_is_said_before_anything_is_scored(
+def test_a_split_without_clips_fails_before_anything_is_scored(
     spec: DatasetSpec, tmp_path: Path
 ) -> None:
     splits = spec.splits | {"test_b": Split(("F9",), (1,), "e")}
