@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT_ROOT = Path(__file__).resolve().parent
+BUNDLED_MODEL = PROJECT_ROOT / "synthetic/model.safetensors"
 SAMPLE_RATE = 16_000  # Hz, what every wav2vec 2.0 model expects
 
 

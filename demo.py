@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from common.errors import Parser, UserError, reason_of, run_cli, writable_folder
 from common.whole_file import whole_file
-from config import PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
+from config import BUNDLED_MODEL, PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
 from files.arrays import check_file
 from rendering.animation import FPS_LIMITS, RENDER_THREADS, count_frames
@@ -31,7 +31,6 @@ from rendering.face import appearance
 from synthetic.head import HEAD_FILE, channel_basis, load_head
 
 DEMO_FOLDER = PROJECT_ROOT / "demo/wav"
-CHECKPOINT = PROJECT_ROOT / "synthetic/model.safetensors"
 BLINK_CLOSE_S, BLINK_HOLD_S, BLINK_OPEN_S = 0.08, 0.03, 0.16
 BLINK_PAUSE_S = (2.0, 5.5)  # between the blinks of a relaxed person
 YAW_LIMITS = -90, 90  # degrees
@@ -65,7 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="speech in wav, flac, mp3 or ogg, any rate and channels; default: the one in demo/wav")
     add("--subject", metavar="NAME",
         help="whose neutral face speaks; default: the model's first; a wrong name lists them all")
-    add("--checkpoint", type=Path, metavar="FILE", default=CHECKPOINT,
+    add("--checkpoint", type=Path, metavar="FILE", default=BUNDLED_MODEL,
         help="a model that main.py trained, or published weights (vocaset.pth, biwi.pth); "
              "default: synthetic/model.safetensors")
     add("--dataset", choices=list(RECIPES),

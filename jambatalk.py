@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from common.device import pick_device
 from common.errors import UserError, reason_of
 from common.overrides import from_dict
-from config import PROJECT_ROOT, DatasetSpec, ModelConfig
+from config import BUNDLED_MODEL, DatasetSpec, ModelConfig
 from dataset.faces import choose_face, find_faces
 from files.models import load_model_file, save_model_file
 from layers import NORM_EPS
@@ -43,7 +43,6 @@ from wav2vec import SpeechEncoder
 if TYPE_CHECKING:
     from released.network import ReleasedJambaTalk
 
-DEFAULT_CHECKPOINT = PROJECT_ROOT / "synthetic/model.safetensors"
 WINDOW_S, OVERLAP_S = 12, 2  # windows of long audio, and their cross-fade
 HEADER = "jambatalk"  # key of the JSON in a model file's header
 
@@ -137,7 +136,7 @@ class JambaTalk(nn.Module):
         features = self.encoder(audio, lengths, conv)  # (B, T, k·C)
         mask = self.frame_mask(lengths, features)  # (B, T) or None
         offsets, balance = self.decode(features, mask)  # (B, T, V, 3), (B,)
-        return template[:, None] + offsets, balance  # fmt: skip
+        return template[:, None] + offsets, balance
 
     def decode(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encoder features (B, T, k·C) to offsets (B, T, V, 3) and balance losses (B,)."""
@@ -305,7 +304,7 @@ def load_checkpoint(path: str | Path | None = None, dataset: str | None = None) 
     from released.topology import published_dataset
     from released.weights import is_release, load_release
 
-    path = DEFAULT_CHECKPOINT if path is None else Path(path)
+    path = BUNDLED_MODEL if path is None else Path(path)
     if is_release(path):
         model = load_release(path)
         return Checkpoint(model, published_dataset(path, dataset, model.config))

@@ -19,12 +19,11 @@ import numpy as np
 from benchmarks.lips import FPS, LipScores, rule_curves, score_meshes
 from benchmarks.real_speech import EXTRA_FOLDER, Clip, load_real_clips
 from common.errors import Parser, UserError, run_cli
-from config import PROJECT_ROOT, SAMPLE_RATE
+from config import BUNDLED_MODEL, SAMPLE_RATE
 from synthetic.coarticulation import CHANNELS
 from synthetic.head import Head, channel_basis, load_head
 from synthetic.phones import Segment
 
-CHECKPOINT = PROJECT_ROOT / "synthetic/model.safetensors"
 JITTER_S = (0.01, 0.02)
 COLUMNS = (
     ("jaw_r", "jaw r"),
@@ -65,7 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags of the command."""
     parser = Parser(description="Score a model's lip sync on human recordings.")
     add = parser.add_argument
-    add("--checkpoint", type=Path, metavar="FILE", default=CHECKPOINT,
+    add("--checkpoint", type=Path, metavar="FILE", default=BUNDLED_MODEL,
         help="default: synthetic/model.safetensors")
     add("--subject", metavar="NAME", help="subject of the head; default: its last")
     add("--extra_wav", metavar="DIR", default=EXTRA_FOLDER,

@@ -31,7 +31,7 @@ def write_example(folder: Path, n_clips: int) -> None:
     from speech.audio import normalise, read_audio
     from synthetic.head import load_head
 
-    model, _ = load_checkpoint(PROJECT_ROOT / "synthetic/model.safetensors")
+    model, _ = load_checkpoint()
     head = load_head()
     for part in ("wav", "vertices_npy", "templates"):
         (folder / part).mkdir(exist_ok=True)

@@ -12,11 +12,10 @@ import common.interpreter  # noqa: F401  first: explains missing packages
 
 from common.errors import Parser, UserError, run_cli
 from common.whole_file import write_whole
-from config import PROJECT_ROOT
+from config import BUNDLED_MODEL, PROJECT_ROOT
 from jambatalk import load_checkpoint, save_checkpoint
 from training.plots import plot_runs
 
-MODEL = PROJECT_ROOT / "synthetic/model.safetensors"
 RECORDS = PROJECT_ROOT / "benchmarks/runs/synthetic"
 RECORD_FILES = ("run.json", "log.csv", "results.md", "results.csv")
 MAX_MB = 16.0
@@ -33,18 +32,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--run {run}: no {', '.join(missing)} in it; train and test with main.py first"
         )
     model, spec = load_checkpoint(run / "best.safetensors")
-    save_checkpoint(MODEL, model, spec, half=True)
-    size_mb = MODEL.stat().st_size / 1e6
+    save_checkpoint(BUNDLED_MODEL, model, spec, half=True)
+    size_mb = BUNDLED_MODEL.stat().st_size / 1e6
     if size_mb > MAX_MB:
         raise UserError(
-            f"{MODEL}: expected at most {MAX_MB:.0f} MB, got {size_mb:.1f} MB; "
+            f"{BUNDLED_MODEL}: expected at most {MAX_MB:.0f} MB, got {size_mb:.1f} MB; "
             "restore it from git and train a smaller model"
         )
     RECORDS.mkdir(parents=True, exist_ok=True)
     for name in RECORD_FILES:
         write_whole(RECORDS / name, (run / name).read_bytes())
     plot_runs([run], RECORDS / "losses.png")
-    print(f"{MODEL}: {size_mb:.1f} MB; record in {RECORDS}")
+    print(f"{BUNDLED_MODEL}: {size_mb:.1f} MB; record in {RECORDS}")
 
 
 if __name__ == "__main__":

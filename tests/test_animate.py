@@ -14,7 +14,8 @@ import torch
 
 import demo
 from common.errors import UserError, run_cli
-from jambatalk import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
+from config import BUNDLED_MODEL
+from jambatalk import Checkpoint, load_checkpoint
 from rendering import renderer
 from rendering.animation import count_frames, resample_motion
 from speech.audio import normalise
@@ -245,13 +246,15 @@ def test_files_that_cannot_be_saved_are_refused(checkpoint, tmp_path, wave):
 
 
 def test_the_bundled_model_is_the_default():
-    assert load_checkpoint().spec == load_checkpoint(DEFAULT_CHECKPOINT).spec
+    assert load_checkpoint().spec == load_checkpoint(BUNDLED_MODEL).spec
 
 
 def test_every_block_of_the_page_runs_as_printed(tmp_path, monkeypatch, capsys, small_pictures):
     page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert len(blocks) >= 8
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) == blocks[:1]
     (tmp_path / "demo").symlink_to(ROOT / "demo")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
