@@ -26,8 +26,9 @@ from common.whole_file import whole_file
 from config import BUNDLED_MODEL, PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
 from files.arrays import check_file
-from rendering.animation import FPS_LIMITS, RENDER_THREADS, count_frames
+from rendering.animation import FPS_LIMITS, RENDER_THREADS
 from rendering.face import appearance
+from speech.timing import covering_frames
 from synthetic.head import HEAD_FILE, channel_basis, load_head
 
 DEMO_FOLDER = PROJECT_ROOT / "demo/wav"
@@ -237,7 +238,7 @@ def run(plan: Plan) -> Path:
         )
     name, template = choose_face(spec, plan.subject, plan.template)
     fps = plan.fps or spec.fps
-    n_frames = count_frames(len(audio), fps)
+    n_frames = covering_frames(len(audio), fps)
     seconds = len(audio) / SAMPLE_RATE
     print(f"{plan.wav_path}: {seconds:.2f} s for the face {name}, {n_frames} frames at {fps} fps")
     meshes = checkpoint.meshes(audio, template, fps)

@@ -34,10 +34,10 @@ from layers.lean_linear import CoarseBackward
 from layers.mamba import MambaLayer
 from layers.moe import MoEMambaLayer
 from layers.transformer import TransformerLayer
-from rendering.animation import Animation, check_fps, count_frames, resample_motion
+from rendering.animation import Animation, check_fps, resample_motion
 from speech.features import fold, length_mask
 from speech.recording import check_normalised, check_speech, load_recording
-from speech.timing import AUDIO_FPS, frame_lengths, mesh_frames, samples_for
+from speech.timing import AUDIO_FPS, covering_frames, frame_lengths, mesh_frames, samples_for
 from wav2vec import SpeechEncoder
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ class Checkpoint(NamedTuple):
         self, audio: NDArray[np.float32], template: NDArray[np.float32], fps: int
     ) -> NDArray[np.float32]:
         """`meshes` in one array (T, V, 3)."""
-        result = np.empty((count_frames(len(audio), fps), *template.shape), np.float32)
+        result = np.empty((covering_frames(len(audio), fps), *template.shape), np.float32)
         for frame, mesh in zip(result, self.meshes(audio, template, fps), strict=True):
             frame[:] = mesh
         return result
@@ -269,7 +269,7 @@ class Checkpoint(NamedTuple):
         inputs = (torch.from_numpy(array).to(device) for array in (audio, template))
         chunks = self.model.to(device).stream(*inputs)
         predicted = (mesh for chunk in chunks for mesh in chunk.cpu().numpy())
-        n_frames = count_frames(len(audio), fps)
+        n_frames = covering_frames(len(audio), fps)
         for mesh in resample_motion(predicted, self.spec.fps, fps, n_frames):
             if not np.isfinite(mesh).all():
                 raise UserError("the predicted motion is not finite; use another checkpoint")

@@ -56,8 +56,6 @@ _SPACE = threading.local()  # one reused buffer per thread: allocating costs mor
 
 def _rounded(weight: Tensor) -> Tensor:
     """The weight in bfloat16, in a buffer that the next call of this thread overwrites."""
-    if torch.compiler.is_compiling():
-        return weight.to(COARSE)
     size = weight.numel()
     if len(getattr(_SPACE, "block", ())) < size:
         _SPACE.block = torch.empty(size, dtype=COARSE)

@@ -1,4 +1,4 @@
-"""A finished animation, and the frames that a recording needs. T frames, V vertices, F faces."""
+"""A finished animation, and motion at other frame rates. T frames, V vertices, F faces."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.errors import UserError, reason_of, writable_folder
 from common.whole_file import whole_file
-from config import SAMPLE_RATE, DatasetSpec
+from config import DatasetSpec
 from dataset.faces import missing_faces
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class Animation:
     """A face that speaks a recording. Frame t is the instant t / fps; frames cover the recording.
 
     vertices: (T, V, 3) float32 in the data set's unit, `dataset.metres_per_unit` metres.
-    faces: (F, 3) int32 triangles, or None where the data set's topology is missing.
-    subject: name of the face; template: (V, 3) float32, that face at rest.
+    faces: (F, 3) int32 triangles, or None where the data set's topology file is missing.
+    subject, template: name of the face, and its neutral vertices (V, 3) float32.
     """
 
     vertices: NDArray[np.float32]
@@ -48,12 +48,12 @@ class Animation:
         if path.suffix not in (".npy", ".mp4"):
             raise UserError(f"output {path}: expected a name that ends in .npy or .mp4")
         writable_folder(path.parent)
-        if path.suffix == ".mp4":
-            self._save_video(path)
-            return path
         try:
-            with whole_file(path) as partial:
-                np.save(partial, self.vertices)
+            if path.suffix == ".mp4":
+                self._save_video(path)
+            else:
+                with whole_file(path) as partial:
+                    np.save(partial, self.vertices)
         except OSError as error:
             raise UserError(f"output {path}: cannot be written ({reason_of(error)})") from error
         return path
@@ -65,8 +65,8 @@ class Animation:
 
         if self.faces is None:
             raise UserError(f"{missing_faces(self.dataset)}, or save an .npy")
-        look = appearance(self.dataset, self.subject)
-        renderer = Renderer(self.faces, self.template, **look)
+        colours = appearance(self.dataset, self.subject)
+        renderer = Renderer(self.faces, self.template, **colours)
         pictures = renderer.frames(self.vertices, min(RENDER_THREADS, os.cpu_count() or 1))
         with self.recording.file() as sound:
             if path.exists() and path.samefile(sound):
@@ -80,11 +80,6 @@ def check_fps(fps: int) -> int:
     if fps != int(fps) or not low <= fps <= high:
         raise ValueError(f"fps {fps}: expected a whole number from {low} to {high}")
     return int(fps)
-
-
-def count_frames(n_samples: int, fps: int) -> int:
-    """Frames that cover `n_samples` of audio at 16 kHz; the last one may be covered in part."""
-    return -(-n_samples * fps // SAMPLE_RATE)
 
 
 def resample_motion(

@@ -37,6 +37,11 @@ def mesh_frames(n_samples: int, fps: int) -> int:
     return audio_frames(n_samples) * fps // AUDIO_FPS
 
 
+def covering_frames(n_samples: int, fps: int) -> int:
+    """The smallest number of mesh frames that cover S samples; the last may reach beyond them."""
+    return -(-n_samples * fps // SAMPLE_RATE)
+
+
 def samples_for(frames: int, fps: int) -> int:
     """The smallest S for which `mesh_frames(S, fps) >= frames`."""
     n_audio = -(-frames * AUDIO_FPS // fps)

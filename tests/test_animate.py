@@ -17,9 +17,10 @@ from common.errors import UserError, run_cli
 from config import BUNDLED_MODEL
 from jambatalk import Checkpoint, load_checkpoint
 from rendering import renderer
-from rendering.animation import count_frames, resample_motion
+from rendering.animation import resample_motion
 from speech.audio import normalise
 from speech.recording import as_samples, check_normalised, load_recording
+from speech.timing import covering_frames
 from synthetic.head import load_head
 from tests.toy import synthetic_checkpoint
 
@@ -56,7 +57,7 @@ def small_pictures(monkeypatch):
     ("samples", "fps", "frames"), [(16_000, 30, 30), (16_001, 30, 31), (1_600, 25, 3), (1, 60, 1)]
 )
 def test_frames_cover_the_sound(samples, fps, frames):
-    assert count_frames(samples, fps) == frames
+    assert covering_frames(samples, fps) == frames
 
 
 def test_other_rates_interpolate_linearly_and_hold_the_end():
