@@ -1,21 +1,22 @@
-"""Raw data sets of the real size and layout, with made-up content: for tests of the pipeline.
+"""Raw data sets in the documented layouts with fabricated content, to test the pipeline.
 
     python -m benchmarks.fabricate vocaset|BIWI|BIWI_6 --out DIR [--subjects N] [--sentences N]
                                    [--seconds S] [--topology FILE_OR_FOLDER]
 
-Nobody may pass the real files on, so this writes others that look the same to a program:
+The licences of the real files do not allow us to include them. This writes files in the same
+format, at the real size:
 
     vocaset  data_verts.npy, subj_seq_to_idx.pkl, raw_audio_fixed.pkl (22 kHz), templates.pkl
-    BIWI     faces/<subject>/<sentence>.tar of .vl, rigid_scans/<subject>.obj in millimetres, lying
-             as the corpus lies (y down), audio/<clip>_cut.wav (44.1 kHz)
-    BIWI_6   prepared as ScanTalk does: wav/, vertices_npy/ (T, V, 3), templates/<subject>.obj
+    BIWI     faces/<subject>/<sentence>.tar of .vl, rigid_scans/<subject>.obj in millimetres with y
+             down, as in the corpus, audio/<clip>_cut.wav (44.1 kHz)
+    BIWI_6   ScanTalk's prepared layout: wav/, vertices_npy/ (T, V, 3), templates/<subject>.obj
 
-Sound is a humming that comes and goes in syllables; its loudness opens the mouth by some
-millimetres, so that a network has something to learn. Sound and frames differ a little in length,
-as they do in VOCASET. The result is no data set: never train a model for use on it.
+The audio is a hum modulated in syllables. Its loudness opens the mouth by some millimetres, so that
+a network can learn something. Audio and frames differ a little in length, as in VOCASET. Models
+trained on these files are useless for real speech.
 
-`--topology` names a mesh for everybody or a folder of <subject>.ply/.obj; without it an egg of the
-right number of vertices is made. Shapes: V vertices, F faces, T frames, S samples.
+`--topology` is a mesh for all subjects or a folder of <subject>.ply/.obj; without it an ellipsoid
+with the right number of vertices is used. Shapes: V vertices, F faces, T frames, S samples.
 """
 
 import io
@@ -35,29 +36,31 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.errors import Parser, UserError, run_cli, writable_folder
+from common.whole_file import whole_file, write_whole
 from config import RECIPES, DatasetSpec
-from files.meshes import load_mesh
+from dataset.clip_files import make_folders, npy_path, wav_path
+from files.meshes import MESH_SUFFIXES, load_mesh
 
 SEED = 1
-MOUTH_OPENS_M = 0.008  # of the lower lip at full loudness
+MOUTH_OPENS_M = 0.008  # motion of the lower lip at full loudness
 BROW_RISES_M = 0.001
 MOUTH_REACH_M, LIP_SOFTNESS_M = 0.018, 0.0015
-LENGTHS_DIFFER = 0.02  # of the sound against the frames, at most, either way
+LENGTHS_DIFFER = 0.02  # relative: largest difference between audio and frames
 SYLLABLES_HZ = (3.0, 6.0)
 EGG_M = (0.075, 0.11, 0.09)  # half axes
-# Where the lips meet in the public meshes, and metres in a unit of theirs. BIWI's: the mean of the
-# 14 subjects' factors in FaceFormer's issue 45.
+# Where the lips meet in the public meshes, and metres per unit of these meshes. BIWI's is the mean
+# of the 14 subjects' factors in FaceFormer's issue 45.
 MOUTHS = {
     "vocaset": ((0.0, -0.044, 0.058), 1.0),
     "BIWI": ((0.015, -0.195, 0.085), 0.1856),
     "BIWI_6": ((-0.001, -0.050, 0.058), 1.0),
 }
-TO_CORPUS = np.array([1.0, -1.0, -1.0])  # B3D(AC)^2 lies with y down, turned about x by half a turn
+TO_CORPUS = np.array([1.0, -1.0, -1.0])  # B3D(AC)^2 has y down: half a turn about x
 
 
 @dataclass(frozen=True)
 class Face:
-    """A neutral mesh: vertices (V, 3) metres, faces (F, 3), where the lips meet (3,) metres."""
+    """A neutral mesh in metres: vertices (V, 3), faces (F, 3), where the lips meet (3,)."""
 
     vertices: NDArray[np.float64]
     faces: NDArray[np.int32]
@@ -66,7 +69,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Clip:
-    """One sentence: how wide the mouth is open (T,), 0 to 1, and the sound (S,) in -1..1."""
+    """One sentence: opening of the mouth (T,) in 0..1, and audio (S,) in -1..1."""
 
     subject: str
     sentence: str
@@ -74,17 +77,19 @@ class Clip:
     audio: NDArray[np.float64]
 
 
-def cast(spec: DatasetSpec, n_subjects: int, n_sentences: int) -> tuple[list[str], list[str]]:
-    """Subjects and sentences, as named in files, taken from all the splits of `spec` in turn."""
+def choose_clips(
+    spec: DatasetSpec, n_subjects: int, n_sentences: int
+) -> tuple[list[str], list[str]]:
+    """Subjects and sentences as named in files, from all splits of `spec` in turn."""
     splits = spec.splits.values()
     subjects = _in_turn([split.subjects for split in splits])
     numbers = _in_turn([split.sentences for split in splits])
-    for what, wanted, there in (
+    for flag, count, largest in (
         ("--subjects", n_subjects, len(subjects)),
         ("--sentences", n_sentences, len(numbers)),
     ):
-        if not 1 <= wanted <= there:
-            raise UserError(f"{what} {wanted}: {spec.name} has 1 to {there}")
+        if not 1 <= count <= largest:
+            raise UserError(f"{flag} {count}: expected 1 to {largest} for {spec.name}")
     prefix = next(iter(splits)).prefix or "sentence"
     return subjects[:n_subjects], [f"{prefix}{n:02d}" for n in numbers[:n_sentences]]
 
@@ -96,7 +101,7 @@ def _in_turn(groups: list[tuple]) -> list:
 
 
 def make_egg(n_vertices: int) -> Face:
-    """A closed mesh of exactly `n_vertices` on an ellipsoid of a head's size, evenly spread."""
+    """A closed mesh of exactly `n_vertices`, evenly spread on an ellipsoid the size of a head."""
     from scipy.spatial import ConvexHull
 
     i = np.arange(n_vertices)
@@ -106,30 +111,30 @@ def make_egg(n_vertices: int) -> Face:
     sphere = np.stack([radius * np.cos(around), height, radius * np.sin(around)], axis=1)
     faces = ConvexHull(sphere).simplices
     corners = sphere[faces]
-    inward = np.linalg.det(corners) < 0  # qhull leaves the orientation open
+    inward = np.linalg.det(corners) < 0  # qhull does not orient faces
     faces[inward] = faces[inward][:, ::-1]
     direction = np.array([0.0, -0.4, np.sqrt(1 - 0.4**2)])
     return Face(sphere * EGG_M, faces.astype(np.int32), direction * EGG_M)
 
 
 def load_face(path: Path, name: str, n_vertices: int) -> Face:
-    """The mesh of a file in the topology of data set `name`; `UserError` for another V."""
+    """The mesh of a file, in metres; raises `UserError` unless it has the data set's V."""
     vertices, faces = load_mesh(path)
     if len(vertices) != n_vertices:
-        raise UserError(f"{path}: {len(vertices)} vertices; {name} has {n_vertices}")
+        raise UserError(f"{path}: {len(vertices)} vertices, expected {n_vertices} as in {name}")
     if len(faces) == 0:
-        raise UserError(f"{path}: has no triangles; name a mesh with faces")
+        raise UserError(f"{path}: no triangles; choose a mesh with faces")
     mouth, metres = MOUTHS[name]
     return Face(vertices.astype(np.float64) * metres, faces, np.array(mouth) * metres)
 
 
 def make_faces(spec: DatasetSpec, subjects: list[str], topology: Path | None) -> dict[str, Face]:
-    """Subject -> face: its own mesh out of a folder, else one mesh in other proportions."""
+    """Subject -> face: its mesh of the folder, else one mesh scaled differently for each."""
     if topology is not None and topology.is_dir():
-        found = {path.stem: path for path in topology.iterdir() if path.suffix in (".ply", ".obj")}
-        if missing := [subject for subject in subjects if subject not in found]:
+        meshes = {path.stem: path for path in topology.iterdir() if path.suffix in MESH_SUFFIXES}
+        if missing := [subject for subject in subjects if subject not in meshes]:
             raise UserError(f"{topology}: no mesh of {', '.join(missing)}")
-        return {s: load_face(found[s], spec.name, spec.n_vertices) for s in subjects}
+        return {s: load_face(meshes[s], spec.name, spec.n_vertices) for s in subjects}
     n = spec.n_vertices
     base = make_egg(n) if topology is None else load_face(topology, spec.name, n)
     faces = {}
@@ -140,7 +145,7 @@ def make_faces(spec: DatasetSpec, subjects: list[str], topology: Path | None) ->
 
 
 def speak(frames: int, fps: int, rate: int, rng: Generator) -> tuple[NDArray, NDArray]:
-    """(opening (T,) at `fps`, sound (S,) at `rate` Hz); S is longer or shorter by up to 2 %."""
+    """(opening (T,) at `fps`, audio (S,) at `rate` Hz); S is up to 2 % longer or shorter."""
     seconds = frames / fps * (1 + LENGTHS_DIFFER * rng.uniform(-1, 1))
     t = np.arange(round(seconds * rate)) / rate
     syllables = np.sin(np.pi * np.cumsum(rng.uniform(*SYLLABLES_HZ) / rate * np.ones_like(t))) ** 2
@@ -153,7 +158,7 @@ def speak(frames: int, fps: int, rate: int, rng: Generator) -> tuple[NDArray, ND
 
 
 def move(face: Face, opening: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
-    """Frames (V, 3), metres: `opening` (T,) lowers the lower lip and raises the brows a little."""
+    """Frames (V, 3) in metres: `opening` (T,) lowers the lower lip and raises the brows."""
     offset = face.vertices - face.mouth
     near = np.exp(-0.5 * (np.linalg.norm(offset, axis=1) / MOUTH_REACH_M) ** 2)
     below = 1 / (1 + np.exp(np.clip(offset[:, 1] / LIP_SOFTNESS_M, -50, 50)))
@@ -171,7 +176,7 @@ def move(face: Face, opening: NDArray[np.float64]) -> Iterator[NDArray[np.float6
 def make_clips(
     spec: DatasetSpec, subjects: list[str], sentences: list[str], seconds: float, rate: int
 ) -> list[Clip]:
-    """Every subject's sentences, 0.8 to 1.2 times `seconds` long; the same on every call."""
+    """Every subject's sentences, 0.8 to 1.2 times `seconds` long; deterministic."""
     clips = []
     for i, subject in enumerate(subjects):
         for j, sentence in enumerate(sentences):
@@ -185,26 +190,27 @@ def write_vocaset(out: Path, faces: dict[str, Face], clips: list[Clip], rate: in
     """VOCASET's four raw files."""
     n_frames = sum(len(clip.opening) for clip in clips)
     n_vertices = len(next(iter(faces.values())).vertices)
-    verts = open_memmap(out / "data_verts.npy", "w+", np.float32, (n_frames, n_vertices, 3))
     rows: dict[str, dict[str, dict[int, int]]] = {}
     audio: dict[str, dict[str, dict[str, object]]] = {}
     row = 0
-    for clip in tqdm(clips, unit="clip", disable=None):
-        for number, frame in enumerate(move(faces[clip.subject], clip.opening)):
-            verts[row] = frame
-            rows.setdefault(clip.subject, {}).setdefault(clip.sentence, {})[number] = row
-            row += 1
-        sound = np.round(clip.audio.clip(-1, 1) * 32_767).astype(np.int16)
-        entry = {"audio": sound, "sample_rate": rate}
-        audio.setdefault(clip.subject, {})[clip.sentence] = entry
-    verts.flush()
+    with whole_file(out / "data_verts.npy") as partial:
+        verts = open_memmap(partial, "w+", np.float32, (n_frames, n_vertices, 3))
+        for clip in tqdm(clips, unit="clip", disable=None):
+            for number, frame in enumerate(move(faces[clip.subject], clip.opening)):
+                verts[row] = frame
+                rows.setdefault(clip.subject, {}).setdefault(clip.sentence, {})[number] = row
+                row += 1
+            samples = np.round(clip.audio.clip(-1, 1) * 32_767).astype(np.int16)
+            entry = {"audio": samples, "sample_rate": rate}
+            audio.setdefault(clip.subject, {})[clip.sentence] = entry
+        verts.flush()
     templates = {subject: face.vertices for subject, face in faces.items()}
     for name, content in (
         ("subj_seq_to_idx.pkl", rows),
         ("raw_audio_fixed.pkl", audio),
         ("templates.pkl", templates),
     ):
-        (out / name).write_bytes(pickle.dumps(content, protocol=2))  # Python 2 wrote the real ones
+        write_whole(out / name, pickle.dumps(content, protocol=2))  # as the real ones
 
 
 def write_biwi(out: Path, faces: dict[str, Face], clips: list[Clip], rate: int) -> None:
@@ -216,18 +222,22 @@ def write_biwi(out: Path, faces: dict[str, Face], clips: list[Clip], rate: int) 
     numbers = {subject: number for number, subject in enumerate(faces)}
     for clip in tqdm(clips, unit="clip", disable=None):
         folder = _made(out / "faces" / clip.subject)
-        with tarfile.open(folder / f"{clip.sentence}.tar", "w") as archive:
+        with (
+            whole_file(folder / f"{clip.sentence}.tar") as partial,
+            tarfile.open(partial, "w") as archive,
+        ):
             for frame, vertices in enumerate(move(faces[clip.subject], clip.opening), start=1):
                 content = encode_vl(_in_corpus(vertices, numbers[clip.subject]))
                 entry = tarfile.TarInfo(f"frame_{frame:03d}.vl")
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
         wav = _made(out / "audio") / f"{clip.subject}_{clip.sentence}_cut.wav"
-        soundfile.write(wav, clip.audio, rate, subtype="PCM_16")
+        with whole_file(wav) as partial:
+            soundfile.write(partial, clip.audio, rate, subtype="PCM_16")
 
 
 def _in_corpus(vertices: NDArray[np.float64], number: int) -> NDArray[np.float32]:
-    """Metres, y up, as the corpus has them: millimetres, y down, each subject somewhere else."""
+    """Vertices in metres, y up, as in the corpus: millimetres, y down, a position per subject."""
     place = np.random.default_rng((SEED, number)).uniform(-30, 30, size=3)
     return (1000 * vertices * TO_CORPUS + place).astype(np.float32)
 
@@ -238,25 +248,28 @@ def encode_vl(vertices: NDArray) -> bytes:
 
 
 def write_obj(path: Path, vertices: NDArray, faces: NDArray) -> None:
-    """A mesh with texture coordinates, as scanners write them."""
+    """Write a mesh with texture coordinates, as scanners do."""
     _made(path.parent)
-    with path.open("w") as file:
+    with whole_file(path) as partial, partial.open("w") as file:
         np.savetxt(file, vertices, fmt="v %.6f %.6f %.6f")
         np.savetxt(file, np.zeros((len(vertices), 2)), fmt="vt %g %g")
         np.savetxt(file, np.repeat(faces + 1, 2, axis=1), fmt="f %d/%d %d/%d %d/%d")
 
 
 def write_prepared(out: Path, faces: dict[str, Face], clips: list[Clip], rate: int) -> None:
-    """A folder as ScanTalk prepares it."""
+    """A folder in ScanTalk's layout, with vertices as (T, V, 3)."""
     import soundfile
 
+    make_folders(out)
     for subject, face in faces.items():
         write_obj(out / f"templates/{subject}.obj", face.vertices, face.faces)
     for clip in tqdm(clips, unit="clip", disable=None):
         name = f"{clip.subject}_{clip.sentence}"
         frames = np.array(list(move(faces[clip.subject], clip.opening)), dtype=np.float32)
-        np.save(_made(out / "vertices_npy") / f"{name}.npy", frames)
-        soundfile.write(_made(out / "wav") / f"{name}.wav", clip.audio, rate, subtype="PCM_16")
+        with whole_file(npy_path(out, name)) as partial:
+            np.save(partial, frames)
+        with whole_file(wav_path(out, name)) as partial:
+            soundfile.write(partial, clip.audio, rate, subtype="PCM_16")
 
 
 def _made(folder: Path) -> Path:
@@ -264,7 +277,7 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-WRITERS = {  # name -> (writer, sample rate of the sound in Hz)
+WRITERS = {  # name -> (writer, sample rate of the audio in Hz)
     "vocaset": (write_vocaset, 22_000),
     "BIWI": (write_biwi, 44_100),
     "BIWI_6": (write_prepared, 16_000),
@@ -279,12 +292,12 @@ def fabricate(
     seconds: float,
     topology: Path | None = None,
 ) -> list[Clip]:
-    """Write the files of data set `spec` to `out`; returns what the clips contain.
+    """Write the files of data set `spec` to `out`; returns the clips.
 
-    `spec.n_vertices` counts, so a test may ask for a small one.
+    The meshes have `spec.n_vertices`, so tests can use small ones.
     """
     write, rate = WRITERS[spec.name]
-    subjects, sentences = cast(spec, n_subjects, n_sentences)
+    subjects, sentences = choose_clips(spec, n_subjects, n_sentences)
     faces = make_faces(spec, subjects, topology)
     clips = make_clips(spec, subjects, sentences, seconds, rate)
     write(writable_folder(out), faces, clips, rate)
@@ -292,23 +305,25 @@ def fabricate(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, write, say what is there."""
+    """Parse, check, write, print a summary."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", choices=WRITERS)
     parser.add_argument("--out", required=True, help="folder to write to")
-    parser.add_argument("--subjects", type=int, help="how many (default: all)")
-    parser.add_argument("--sentences", type=int, default=3, help="of each (default: 3)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a sentence (default: 2)")
+    parser.add_argument("--subjects", type=int, help="number of subjects (default: all)")
+    parser.add_argument("--sentences", type=int, default=3, help="per subject (default: 3)")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="of a sentence, mean (default: 2)"
+    )
     parser.add_argument("--topology", help="a mesh, or a folder of <subject>.ply/.obj")
     args = parser.parse_args(argv)
     spec = RECIPES[args.dataset].dataset
-    everybody = len(_in_turn([split.subjects for split in spec.splits.values()]))
+    all_subjects = len(_in_turn([split.subjects for split in spec.splits.values()]))
     if not 0 < args.seconds <= 60:
-        raise UserError(f"--seconds {args.seconds:g}: wanted more than 0 and at most 60")
+        raise UserError(f"--seconds {args.seconds:g}: expected more than 0 and at most 60")
     clips = fabricate(
         spec,
         Path(args.out),
-        everybody if args.subjects is None else args.subjects,
+        all_subjects if args.subjects is None else args.subjects,
         args.sentences,
         args.seconds,
         Path(args.topology) if args.topology else None,

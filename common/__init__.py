@@ -1,1 +1,1 @@
-"""Errors, overrides, signals, devices and whole files: what every other wing uses."""
+"""Used by every wing: errors, overrides, signals, devices, atomic writes of files."""

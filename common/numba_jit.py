@@ -1,4 +1,4 @@
-"""Functions compiled by numba: machine code kept on disk, where some folder can be written."""
+"""Functions compiled by numba; the machine code is cached on disk where a folder is writable."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,17 +7,18 @@ import numba
 
 
 def compiled(signature: str = "", **options: Any) -> Callable[[Callable], Callable]:
-    """Decorator: `numba.njit` that lets other threads run and divides as numpy does.
+    """Decorator: `numba.njit` that releases the GIL and divides by zero as numpy does.
 
-    signature: numba's, compiled at once; else at the first call. options: more of numba's.
+    signature: numba's; with one the function is compiled at once, else at its first call.
+    options: further options of `numba.njit`.
     """
-    given = (signature,) if signature else ()
+    signatures = (signature,) if signature else ()
     options = {"nogil": True, "error_model": "numpy"} | options
 
     def decorate(function: Callable) -> Callable:
         try:
-            return numba.njit(*given, cache=True, **options)(function)
+            return numba.njit(*signatures, cache=True, **options)(function)
         except RuntimeError:  # "cannot cache function: no locator available"
-            return numba.njit(*given, **options)(function)
+            return numba.njit(*signatures, **options)(function)
 
     return decorate

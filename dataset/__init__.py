@@ -1,1 +1,1 @@
-"""Prepared data sets and own folders: what lies where, regions, and the order of batches."""
+"""Prepared data sets and own folders: their files, regions, faces, and the order of batches."""

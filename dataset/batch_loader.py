@@ -1,7 +1,8 @@
-"""Batches as a plan says, loaded by processes of their own, from where the plan stands.
+"""Batches in the order of a plan, from its position on, loaded by worker processes.
 
-The workers are deaf to what asks a run to stop: it could not save without the batch that it waits
-for. They end with their run; bad input that they meet comes back as one line, not a traceback.
+Workers ignore the signals that stop a run: the run could not save its state if the batch that it
+waits for never came. They end with the run. A `UserError` in a worker reaches the run as such,
+without the worker's traceback.
 """
 
 import atexit
@@ -23,11 +24,12 @@ from dataset.batch_plan import BatchPlan
 
 
 class PlannedLoader:
-    """The batches of a plan, loaded: what a training loop iterates over.
+    """The loaded batches of a plan; a training loop iterates over it.
 
-    dataset: items by the plan's indices, with `set_epoch`; collate: a list of items to a batch;
-    workers: processes that load, 0 for this one. Iterating starts at the plan's position and
-    draws nothing from torch's global generator, so that a resumed run's stays where it was.
+    dataset: items by the plan's indices, with `set_epoch`; collate: makes a batch of a list of
+    items; workers: number of loading processes, 0 to load in this process. Iteration starts at the
+    plan's position. It draws nothing from torch's global generator, whose state a resumed run has
+    restored.
     """
 
     def __init__(
@@ -40,34 +42,34 @@ class PlannedLoader:
         self.items, self.plan, self.collate, self.workers = dataset, plan, collate, workers
 
     def __len__(self) -> int:
-        """Steps of a whole epoch."""
+        """Number of steps in a complete epoch."""
         return len(self.plan)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order, the crops and the augmentations of this epoch."""
+        """Select the order, the crops and the augmentations of an epoch."""
         self.plan.set_epoch(epoch)
         self.items.set_epoch(epoch)
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Stand where the plan's `state_dict` says, the data set in the same epoch."""
+        """Restore the plan's `state_dict`, and set the data set to the same epoch."""
         self.plan.load_state_dict(state)
         self.items.set_epoch(self.plan.epoch)
 
     def sample(self) -> Iterator[Any]:
-        """Global batches of the epoch at hand, the same on every rank; the position stays."""
+        """Global batches of the current epoch, equal on every rank; the position is unchanged."""
         for batch in self.plan.global_batches():
             yield self.collate([self.items[index] for index in batch])
 
     def __iter__(self) -> Iterator[Any]:
         batches = DataLoader(
-            _Told(self.items),
+            _ItemsOrErrors(self.items),
             batch_sampler=self.plan,
             num_workers=self.workers,
             collate_fn=self._collate,
             generator=torch.Generator(),
         )
         others = set(active_children())
-        with _signals_held():  # workers start here
+        with _signals_blocked():  # workers start here
             source = iter(batches)
         _WORKERS.update(set(active_children()) - others)
         try:
@@ -75,13 +77,13 @@ class PlannedLoader:
                 if isinstance(batch, UserError):
                     raise batch
                 yield batch
-        except (ConnectionError, EOFError) as error:  # a worker died while it handed a batch over
+        except (ConnectionError, EOFError) as error:  # a worker died while it sent a batch
             raise UserError(lost_worker(error)) from error
 
     def _collate(self, items: list[Any]) -> Any:
-        """The batch, or the `UserError` that keeps it from being made."""
-        if wrong := [item for item in items if isinstance(item, UserError)]:
-            return wrong[0]
+        """The batch, or the first `UserError` among its items."""
+        if errors := [item for item in items if isinstance(item, UserError)]:
+            return errors[0]
         try:
             return self.collate(items)
         except (MemoryError, RuntimeError) as error:
@@ -91,18 +93,18 @@ class PlannedLoader:
             return UserError(batch_too_large([{"names": names, "frames": frames}]))
 
 
-_WORKERS: weakref.WeakSet[BaseProcess] = weakref.WeakSet()  # of this process, alive or not
+_WORKERS: weakref.WeakSet[BaseProcess] = weakref.WeakSet()  # started by this process, alive or not
 
 
 @atexit.register
 def _kill_workers() -> None:
-    """End the workers that still load: deaf to SIGTERM, they would be waited for without end."""
+    """Kill workers that are still loading: as they ignore SIGTERM, the exit would wait forever."""
     for worker in _WORKERS & set(active_children()):
         worker.kill()
 
 
-class _Told(Dataset):
-    """Items, or the `UserError` that one gives: raised in a worker it came with its traceback."""
+class _ItemsOrErrors(Dataset):
+    """Items, or the `UserError` of an item as a value: raised, it would carry a traceback."""
 
     def __init__(self, items: Dataset) -> None:
         self.items = items
@@ -115,17 +117,17 @@ class _Told(Dataset):
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold back what asks a run to stop, from processes that start in here for good.
+def _signals_blocked() -> Iterator[None]:
+    """Block the stop signals; processes started inside keep them blocked.
 
-    A scheduler, like a Ctrl-C, tells every process of a run: were one that loads data to die of
-    it, the run could not save. They end by themselves when their run has ended.
+    Schedulers and Ctrl-C signal every process of a run. If a loading process died of it, the run
+    could not save its state. Workers exit by themselves when the run has ended.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, which has no signals to hold
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    held = [getattr(signal, name) for name in SIGNALS]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    stop_signals = [getattr(signal, name) for name in SIGNALS]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
     try:
         yield
     finally:

@@ -1,1 +1,1 @@
-"""Bytes from disk, read with suspicion, to plain arrays; the cache of computed arrays."""
+"""Untrusted files read to plain arrays, model files, and the disk cache of computed arrays."""

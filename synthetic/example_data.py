@@ -1,8 +1,8 @@
-"""A small folder of "own data" to try the format with: `python -m synthetic.example_data my_head`.
+"""A small folder of "own data" to try the format: `python -m synthetic.example_data my_head`.
 
-Two of the bundled heads speak pieces of the bundled recordings, moved by the shipped model, written
-as anybody's captured data would be: wav/, vertices_npy/ in millimetres at 30 fps, templates/ as
-.ply. What is trained on it can only copy the shipped model.
+Two of the bundled heads speak pieces of the bundled recordings, animated by the shipped model. The
+folder has the layout of captured data: wav/, vertices_npy/ in millimetres at 30 fps, templates/ as
+.ply. A model trained on it can only imitate the shipped model.
 """
 
 import sys
@@ -11,19 +11,18 @@ from pathlib import Path
 
 import common.interpreter  # noqa: F401  first: explains missing packages
 
-import numpy as np
-
 from common.errors import Parser, UserError, run_cli, writable_folder
+from common.whole_file import whole_file
 from config import PROJECT_ROOT, SAMPLE_RATE
+from dataset.clip_files import make_folders, write_clip
 
 SUBJECTS = ("ada", "ben")
 CLIP_S = 2.0
-MM = 1000.0  # in a metre
+MM = 1000.0  # per metre
 
 
 def write_example(folder: Path, n_clips: int) -> None:
-    """Write up to `n_clips` clips (as many as the recordings give) and two templates."""
-    import soundfile
+    """Write two templates and `n_clips` clips of 2 s, or fewer if the recordings are shorter."""
     import torch
     import trimesh
 
@@ -33,11 +32,12 @@ def write_example(folder: Path, n_clips: int) -> None:
 
     model, _ = load_checkpoint()
     head = load_head()
-    for part in ("wav", "vertices_npy", "templates"):
-        (folder / part).mkdir(exist_ok=True)
+    make_folders(folder)
+    (folder / "templates").mkdir(exist_ok=True)
     for subject in SUBJECTS:
         mesh = trimesh.Trimesh(head.templates[subject] * MM, head.faces, process=False)
-        mesh.export(folder / "templates" / f"{subject}.ply")
+        with whole_file(folder / "templates" / f"{subject}.ply") as partial:
+            mesh.export(partial)
     pieces = []
     for path in sorted((PROJECT_ROOT / "demo/wav").glob("*.*")):
         if path.suffix in (".wav", ".flac"):
@@ -48,19 +48,19 @@ def write_example(folder: Path, n_clips: int) -> None:
         name = f"{subject}_{number // len(SUBJECTS) + 1:02d}"
         template = torch.from_numpy(head.templates[subject])
         vertices = model.predict(torch.from_numpy(normalise(audio)), template).numpy() * MM
-        soundfile.write(folder / "wav" / f"{name}.wav", audio, SAMPLE_RATE)
-        np.save(folder / "vertices_npy" / f"{name}.npy", vertices)
+        write_clip(folder, name, vertices, audio, SAMPLE_RATE)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, check, write, print the command that trains on the folder."""
     parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", help="folder to write to, about 4 MB a clip")
     parser.add_argument("--clips", type=int, default=10, help="clips of 2 s (default 10)")
     args = parser.parse_args(argv)
     if args.clips < 1:
-        raise UserError(f"--clips {args.clips}: wanted 1 or more")
+        raise UserError(f"--clips {args.clips}: expected 1 or more")
     write_example(writable_folder(args.folder), args.clips)
-    print(f"{args.folder}: now python main.py --dataset {args.folder} --base synthetic")
+    print(f"{args.folder}: continue with python main.py --dataset {args.folder} --base synthetic")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Batches: every clip once, the same for any number of processes, and from where a run stopped."""
+"""Batches: each clip once, equal for any number of processes, continued where a run stopped."""
 
 import dataclasses
 import json
@@ -39,12 +39,12 @@ def by_rank(n_clips: int, size: int, world: int, epoch: int = 3) -> list[Buckete
 
 def run_through(plan: BatchPlan) -> list[list[int]]:
     """The batches of the epoch without fillers: what is trained on."""
-    found = []
+    batches = []
     for batch in plan:
         assert plan.counted in (0, len(batch))
-        found.append(batch if plan.counted else [])
+        batches.append(batch if plan.counted else [])
         plan.advance()
-    return found
+    return batches
 
 
 @pytest.mark.parametrize(("n_clips", "size", "world"), CASES)
@@ -61,14 +61,14 @@ def test_ranks_take_equal_steps_and_count_every_clip_once(
 
 
 @pytest.mark.parametrize(("n_clips", "size", "world"), CASES)
-def test_ranks_share_the_batches_of_one_process(n_clips: int, size: int, world: int) -> None:
+def test_all_shares_are_the_batches_of_one_process(n_clips: int, size: int, world: int) -> None:
     (alone,) = by_rank(n_clips, size * world, 1)
     shares = [run_through(plan) for plan in by_rank(n_clips, size, world)]
     together = [sum(step, []) for step in zip(*shares, strict=True)]
     assert together == list(alone)
 
 
-def test_clips_used_are_those_of_all_ranks() -> None:
+def test_clips_used_counts_the_clips_of_all_ranks() -> None:
     plans, used = by_rank(13, 1, 3), 0
     while plans[0].position < len(plans[0]):
         assert plans[2].clips_used == used
@@ -83,7 +83,7 @@ def test_an_epoch_is_cut_evenly(lengths: np.ndarray) -> None:
     assert sum(sizes) == 317 and len(sizes) == 20 and set(sizes) == {15, 16}
 
 
-def test_shares_are_even_neighbours() -> None:
+def test_shares_are_contiguous_and_even() -> None:
     for n in range(1, 20):
         for world in range(1, 8):
             shares = [share(list(range(n)), rank, world) for rank in range(world)]
@@ -91,7 +91,7 @@ def test_shares_are_even_neighbours() -> None:
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_the_order_is_of_seed_and_epoch_alone(lengths: np.ndarray) -> None:
+def test_the_order_depends_only_on_seed_and_epoch(lengths: np.ndarray) -> None:
     def order(seed: int, epochs: tuple[int, ...]) -> list[list[int]]:
         plan = BucketedBatches(lengths, 8, seed)
         for epoch in epochs:
@@ -100,15 +100,15 @@ def test_the_order_is_of_seed_and_epoch_alone(lengths: np.ndarray) -> None:
         return list(plan)
 
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    wanted = order(1, (4,))
-    assert order(1, (1, 2, 3, 4)) == wanted
-    assert order(1, (5,)) != wanted and order(2, (4,)) != wanted
+    expected = order(1, (4,))
+    assert order(1, (1, 2, 3, 4)) == expected
+    assert order(1, (5,)) != expected and order(2, (4,)) != expected
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
 
 
 @pytest.mark.parametrize("n_clips", [16, 40, 317])
-def test_a_clip_changes_its_company(n_clips: int) -> None:
+def test_batches_change_between_epochs(n_clips: int) -> None:
     plan = BucketedBatches(np.arange(1, n_clips + 1), 8, 0)
     companies = []
     for epoch in (1, 2):
@@ -155,10 +155,10 @@ def test_without_shuffling_every_epoch_is_the_same(lengths: np.ndarray) -> None:
 
 
 class Items(Dataset):
-    """Items that say who they are, and remember who was asked for."""
+    """Items that return their epoch and index, and record which were loaded."""
 
     def __init__(self, n: int) -> None:
-        self.n, self.epoch, self.asked = n, 0, []
+        self.n, self.epoch, self.loaded = n, 0, []
 
     def __len__(self) -> int:
         return self.n
@@ -169,7 +169,7 @@ class Items(Dataset):
     def __getitem__(self, index: int) -> tuple[int, int]:
         if not 0 <= index < self.n:
             raise IndexError(index)
-        self.asked.append(index)
+        self.loaded.append(index)
         return self.epoch, index
 
 
@@ -178,14 +178,14 @@ def loader(plan: BatchPlan, n: int, workers: int = 0) -> PlannedLoader:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_resumed_in_an_epoch_gets_exactly_the_rest(lengths: np.ndarray, workers: int) -> None:
+def test_a_run_resumed_in_an_epoch_loads_only_the_rest(lengths: np.ndarray, workers: int) -> None:
     def plan() -> BucketedBatches:
         return BucketedBatches(lengths, 8, 1, rank=1, world=2)
 
     whole = loader(plan(), 317)
     whole.set_epoch(2)
-    wanted = list(whole)
-    assert len(wanted) == 20 and {epoch for batch in wanted for epoch, _ in batch} == {2}
+    expected = list(whole)
+    assert len(expected) == 20 and {epoch for batch in expected for epoch, _ in batch} == {2}
 
     stopped = loader(plan(), 317, workers)
     stopped.set_epoch(2)
@@ -196,30 +196,30 @@ def test_a_run_resumed_in_an_epoch_gets_exactly_the_rest(lengths: np.ndarray, wo
         if len(used) == 7:
             break
     state = stopped.plan.state_dict()
-    assert state["position"] == 7 and used == wanted[:7]
+    assert state["position"] == 7 and used == expected[:7]
 
     resumed = loader(plan(), 317, workers)
     resumed.load_state_dict(state)
-    for epoch in (2, 3):  # as the loop goes on: it enters the epoch that it was in
+    for epoch in (2, 3):  # as the training loop does, starting with the current epoch
         resumed.set_epoch(epoch)
         rest = []
         for batch in resumed:
             rest.append(batch)
             resumed.plan.advance()
         whole.set_epoch(epoch)
-        assert rest == (wanted[7:] if epoch == 2 else list(whole))
-    assert len(resumed) == 20  # an epoch's steps, wherever it begins
+        assert rest == (expected[7:] if epoch == 2 else list(whole))
+    assert len(resumed) == 20  # steps of a whole epoch, wherever it starts
 
 
-def test_what_was_used_is_not_loaded_again(lengths: np.ndarray) -> None:
+def test_used_batches_are_not_loaded_again(lengths: np.ndarray) -> None:
     batches = loader(BucketedBatches(lengths, 8, 1), 317)
     state = batches.plan.state_dict() | {"epoch": 2, "position": 30}
     batches.load_state_dict(state)
     rest = [index for batch in batches for _, index in batch]
-    assert batches.items.asked == rest and len(rest) < 100
+    assert batches.items.loaded == rest and len(rest) < 100
 
 
-def test_loading_leaves_the_global_generator_alone(lengths: np.ndarray) -> None:
+def test_loading_does_not_change_the_global_generator(lengths: np.ndarray) -> None:
     before = torch.get_rng_state()
     list(loader(BucketedBatches(lengths, 64, 1), 317))
     list(loader(BucketedBatches(lengths, 64, 1), 317, workers=1))
@@ -245,7 +245,7 @@ def test_a_state_survives_weights_only(tmp_path: Path, lengths: np.ndarray) -> N
     assert torch.load(tmp_path / "last.pt", weights_only=True) == state
 
 
-def test_a_state_of_another_run_is_one_line_and_changes_nothing(lengths: np.ndarray) -> None:
+def test_a_state_of_another_run_is_refused_and_changes_nothing(lengths: np.ndarray) -> None:
     plan = BucketedBatches(lengths, 8, 1, 0, 2)
     plan.set_epoch(3)
     plan.advance()
@@ -253,24 +253,24 @@ def test_a_state_of_another_run_is_one_line_and_changes_nothing(lengths: np.ndar
     assert plan.state_dict() == BucketedBatches(lengths, 8, 1, 1, 2).state_dict() | {
         "epoch": 3, "position": 1,
     }  # fmt: skip
-    for other, said in (
+    for other, message in (
         (BucketedBatches(lengths, 16, 1, 0, 1), "with world 2, this run has 1; start as many proc"),
         (BucketedBatches(lengths, 4, 1, 0, 2), "with batch_size 8, this run has 4; give the same"),
         (BucketedBatches(lengths, 8, 2, 0, 2), "with seed 1, this run has 2; give the same --seed"),
-        (BucketedBatches(lengths[1:], 8, 1, 0, 2), "the training clips are others than then"),
-        (BucketedBatches(lengths + 1, 8, 1, 0, 2), "the training clips are others than then"),
-        (BucketedBatches(lengths, 8, 1, 0, 2, names=["a"]), "the training clips are others"),
+        (BucketedBatches(lengths[1:], 8, 1, 0, 2), "the training clips have changed"),
+        (BucketedBatches(lengths + 1, 8, 1, 0, 2), "the training clips have changed"),
+        (BucketedBatches(lengths, 8, 1, 0, 2, names=["a"]), "the training clips have changed"),
         (MixedPlan(317, 40, 8, 1, 0, 2), "with steps 20, this run has 40"),
     ):
         with pytest.raises(UserError) as error:
             other.load_state_dict(saved)
-        assert said in str(error.value) and "\n" not in str(error.value)
+        assert message in str(error.value) and "\n" not in str(error.value)
         assert (other.epoch, other.position) == (0, 0)
     with pytest.raises(ValueError, match="position 99"):
         plan.load_state_dict(saved | {"position": 99})
 
 
-def test_arguments_that_make_no_sense_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     for values in ((0, 0, 0, 1), (1, 0, 1, 1), (1, 0, -1, 2)):
         with pytest.raises(ValueError, match="batch_size"):
             BucketedBatches([1, 2], *values)
@@ -283,8 +283,8 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("n_clips", "steps", "size"), [(320, 40, 8), (53, 300, 16), (7, 40, 3)])
-def test_mixed_batches_are_those_of_two_loaders(n_clips: int, steps: int, size: int) -> None:
-    """The recipe as it was defined before there were plans: a loader each, mixed at random."""
+def test_mixed_batches_equal_those_of_two_loaders(n_clips: int, steps: int, size: int) -> None:
+    """The definition without plans: a loader for each source, mixed at random."""
     n_corpus = min(round(CORPUS_SHARE * steps), -(-n_clips // size))
     corpus = Items(n_clips)
     pool = Items((steps - n_corpus) * size)
@@ -294,24 +294,26 @@ def test_mixed_batches_are_those_of_two_loaders(n_clips: int, steps: int, size: 
         DataLoader(pool, size, collate_fn=list),
     )
     sources = [iter(loader) for loader in loaders]
-    wanted = []
+    expected = []
     for position in np.random.default_rng((1, 6)).permutation(steps):
         source = 0 if position < n_corpus else 1
-        wanted.append([source * n_clips + index for _, index in next(sources[source])])
+        expected.append([source * n_clips + index for _, index in next(sources[source])])
     plan = MixedPlan(n_clips, steps, size, 1)
     plan.set_epoch(6)
-    assert list(plan) == wanted
+    assert list(plan) == expected
 
 
 @pytest.mark.parametrize(("n_clips", "size", "world"), [(320, 4, 2), (7, 2, 3), (5, 1, 4)])
-def test_ranks_share_the_mixed_batches_of_one_process(n_clips: int, size: int, world: int) -> None:
+def test_all_shares_are_the_mixed_batches_of_one_process(
+    n_clips: int, size: int, world: int
+) -> None:
     alone = MixedPlan(n_clips, 40, size * world, 1)
     shares = [run_through(MixedPlan(n_clips, 40, size, 1, rank, world)) for rank in range(world)]
     assert [sum(step, []) for step in zip(*shares, strict=True)] == list(alone)
 
 
 class Tones(Items):
-    """Items of the shape of clips."""
+    """Items with the fields of clips."""
 
     def __init__(self, n: int, name: str) -> None:
         super().__init__(n)
@@ -324,7 +326,7 @@ class Tones(Items):
                 "vertices": np.zeros((3, 2, 3), np.float32), "frames": 3}  # fmt: skip
 
 
-def test_a_crop_is_of_seed_epoch_and_index_alone(tmp_path: Path) -> None:
+def test_a_crop_depends_only_on_seed_epoch_and_index(tmp_path: Path) -> None:
     tone = np.sin(np.arange(64_000) * 0.1).astype(np.float32) * 0.5
     soundfile.write(tmp_path / "a.flac", tone, 16_000, subtype="PCM_16")
     row = {"name": "a", "engine": "e", "speaker": "s", "text": "ah",
@@ -336,7 +338,7 @@ def test_a_crop_is_of_seed_epoch_and_index_alone(tmp_path: Path) -> None:
     one, other = (crops.PoolCrops(recipe, 10) for _ in range(2))
     for part in (one, other):
         part.set_epoch(3)
-    one[4], one[5]  # what else was cropped in a process does not matter
+    one[4], one[5]  # crops made before in the process do not matter
     for index in (5, 9):
         crop, same = one[index], other[index]
         assert crop["subject"] == same["subject"]
@@ -346,7 +348,7 @@ def test_a_crop_is_of_seed_epoch_and_index_alone(tmp_path: Path) -> None:
     assert not np.array_equal(one[5]["audio"], other[5]["audio"])
 
 
-def test_mixed_batches_go_on_where_a_run_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixed_batches_continue_where_a_run_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = RECIPES["synthetic"]
     train = dataclasses.replace(recipe.train, batch_size=3, steps_per_epoch=20)
     recipe = dataclasses.replace(recipe, train=train)
@@ -357,14 +359,14 @@ def test_mixed_batches_go_on_where_a_run_stopped(monkeypatch: pytest.MonkeyPatch
 
     whole = crops.MixedBatches(recipe, Tones(50, "corpus"), 0, rank=1, world=2)
     whole.set_epoch(4)
-    wanted = names(whole)
-    assert len(wanted) == 20 and sum("corpus-4-" in batch[0] for batch in wanted) == 3
+    expected = names(whole)
+    assert len(expected) == 20 and sum("corpus-4-" in batch[0] for batch in expected) == 3
     resumed = crops.MixedBatches(recipe, Tones(50, "corpus"), 0, rank=1, world=2)
     resumed.load_state_dict(whole.plan.state_dict() | {"position": 13})
     resumed.set_epoch(4)
-    assert names(resumed) == wanted[13:]
-    asked = sum(len(part.asked) for part in resumed.items.datasets)
-    assert asked == 7 * 3  # not one of the batches that were used
+    assert names(resumed) == expected[13:]
+    loaded = sum(len(part.loaded) for part in resumed.items.datasets)
+    assert loaded == 7 * 3  # none of the batches already used
 
 
 ABANDONED = """
@@ -384,7 +386,7 @@ raise RuntimeError("our own bug")
 """
 
 
-def test_a_run_that_fails_ends_though_its_workers_are_deaf_to_sigterm() -> None:
+def test_a_run_that_fails_exits_although_its_workers_ignore_sigterm() -> None:
     code = ABANDONED.format(root=str(Path(__file__).resolve().parents[1]))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "our own bug" in done.stderr

@@ -1,4 +1,4 @@
-"""Fabricated raw data: laid out as documented, and learnable."""
+"""Fabricated raw data: in the documented layouts, and learnable."""
 
 import dataclasses
 import pickle
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.fabricate import cast, fabricate, main, make_egg
+from benchmarks.fabricate import choose_clips, fabricate, main, make_egg
 from BIWI.frames import parse_vl
 from BIWI.prepared import place, prepared_templates
 from BIWI.process_biwi_data import process as process_biwi
@@ -25,7 +25,7 @@ def small(spec: DatasetSpec) -> DatasetSpec:
     return dataclasses.replace(spec, n_vertices=V)
 
 
-def test_egg_is_closed_with_as_many_vertices_as_asked_and_faces_outwards() -> None:
+def test_the_egg_is_closed_with_outward_faces_and_the_given_number_of_vertices() -> None:
     egg = make_egg(V)
     assert egg.vertices.shape == (V, 3) and egg.faces.shape == (2 * V - 4, 3)  # Euler, a sphere
     edges = np.sort(egg.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
@@ -36,14 +36,14 @@ def test_egg_is_closed_with_as_many_vertices_as_asked_and_faces_outwards() -> No
 
 @pytest.mark.parametrize("spec", [VOCASET, BIWI, BIWI_6])
 def test_three_of_each_reach_every_split(spec: DatasetSpec) -> None:
-    subjects, sentences = cast(spec, 3, 3)
-    everybody, _ = cast(spec, sum(len(s.subjects) for s in _without_copies(spec)), 3)
+    subjects, sentences = choose_clips(spec, 3, 3)
+    all_subjects, _ = choose_clips(spec, sum(len(s.subjects) for s in _without_copies(spec)), 3)
     for split in spec.splits.values():
         prefix = split.prefix or "sentence"
-        assert set(everybody) >= set(split.subjects) and set(subjects) & set(split.subjects)
+        assert set(all_subjects) >= set(split.subjects) and set(subjects) & set(split.subjects)
         assert set(sentences) & {f"{prefix}{n:02d}" for n in split.sentences}
-    with pytest.raises(UserError, match="--subjects 99: .* has 1 to"):
-        cast(spec, 99, 3)
+    with pytest.raises(UserError, match="--subjects 99: expected 1 to"):
+        choose_clips(spec, 99, 3)
 
 
 def _without_copies(spec: DatasetSpec) -> list:
@@ -108,9 +108,9 @@ def test_the_same_call_writes_the_same_files(tmp_path: Path) -> None:
 def test_a_topology_that_does_not_fit_is_named(tmp_path: Path) -> None:
     (tmp_path / "mesh.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     arguments = ["BIWI", "--out", str(tmp_path), "--topology", str(tmp_path / "mesh.obj")]
-    with pytest.raises(UserError, match="mesh.obj: 3 vertices; BIWI has 23370"):
+    with pytest.raises(UserError, match="mesh.obj: 3 vertices, expected 23370 as in BIWI"):
         main(arguments)
-    with pytest.raises(UserError, match="--seconds 0: wanted more than 0"):
+    with pytest.raises(UserError, match="--seconds 0: expected more than 0"):
         main([*arguments, "--seconds", "0"])
     with pytest.raises(UserError, match="no mesh of F2"):
         main(["BIWI", "--out", str(tmp_path), "--topology", str(tmp_path)])

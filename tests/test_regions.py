@@ -1,4 +1,4 @@
-"""Regions: files by name, boxes on the real templates for want of them, and what is said."""
+"""Regions: files by name, boxes on the real templates without files, and their messages."""
 
 import dataclasses
 import pickle
@@ -28,26 +28,26 @@ def spec(tmp_path: Path) -> DatasetSpec:
 
 
 @pytest.fixture(autouse=True)
-def _warned_of_nothing() -> None:
+def _no_warning_printed_yet() -> None:
     regions._warn_once.cache_clear()
 
 
-def test_a_box_stands_in_for_the_recipe_s_file_with_one_warning(
+def test_a_box_replaces_the_recipe_s_missing_file_with_one_warning(
     spec: DatasetSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
-        found = find_region(spec, "lips")
-        assert found.indices.tolist() == [2, 3]  # of the mean template, which is 1 m further on
-        assert found.source == "2 vertices in a box on the mean template"
-    said = capsys.readouterr().err
-    assert said.startswith("warning: lips of vocaset: FLAME_masks.pkl is not in ")
-    assert said.count("\n") == 1 and found.source in said
+        region = find_region(spec, "lips")
+        assert region.indices.tolist() == [2, 3]  # of the mean template, 1 m further along x
+        assert region.source == "2 vertices in a box on the mean template"
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: lips of vocaset: FLAME_masks.pkl is not in ")
+    assert warning.count("\n") == 1 and region.source in warning
     of_b = dataclasses.replace(spec, boxes={"lips": dataclasses.replace(spec.boxes["lips"],
                                                                         subject="b")})  # fmt: skip
     assert find_region(of_b, "lips").indices.tolist() == [1, 2]
 
 
-def test_a_file_named_by_the_user_is_found_by_its_name_or_missed(
+def test_a_file_named_by_the_user_is_found_by_name_or_an_error(
     spec: DatasetSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = dataclasses.replace(spec, lips_region="lve.txt")
@@ -55,14 +55,14 @@ def test_a_file_named_by_the_user_is_found_by_its_name_or_missed(
         find_region(named, "lips")
     (tmp_path / "regions").mkdir()
     (tmp_path / "regions/lve.txt").write_text("5\n1\n")
-    found = find_region(named, "lips")
-    assert (found.indices.tolist(), found.source) == ([5, 1], "lve.txt")
+    region = find_region(named, "lips")
+    assert (region.indices.tolist(), region.source) == ([5, 1], "lve.txt")
     assert capsys.readouterr().err == ""
 
 
-def test_an_empty_box_says_what_to_look_at(spec: DatasetSpec) -> None:
+def test_an_empty_box_is_an_error_with_a_remedy(spec: DatasetSpec) -> None:
     empty = dataclasses.replace(spec, boxes={"lips": Box((50, 0, 0), (60, 1, 1))})
-    with pytest.raises(UserError, match="no vertex.*its unit may not be 1 m.*lips_region=FILE"):
+    with pytest.raises(UserError, match="no vertex.*expected units of 1 m.*lips_region=FILE"):
         find_region(empty, "lips")
     with pytest.raises(ValueError, match="no region 'nose'"):
         find_region(spec, "nose")
@@ -78,16 +78,16 @@ FILES = {  # name in the data's folder -> place among the public files, entries
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_field_s_region_files_are_known_by_name(name: str, shared_data: Path) -> None:
+def test_the_region_files_of_the_field_are_found_by_name(name: str, shared_data: Path) -> None:
     named = dataclasses.replace(VOCASET, root=str(shared_data / "vocaset"), lips_region=name)
-    found = find_region(named, "lips")
-    assert (found.source, len(found.indices)) == (name, FILES[name][1])
+    region = find_region(named, "lips")
+    assert (region.source, len(region.indices)) == (name, FILES[name][1])
 
 
-def overlap(found: np.ndarray, true: np.ndarray) -> tuple[float, float]:
-    """Intersection over union, and the share of the true ones that was found."""
-    both = np.intersect1d(found, true).size
-    return both / np.union1d(found, true).size, both / np.unique(true).size
+def overlap(indices: np.ndarray, true: np.ndarray) -> tuple[float, float]:
+    """Intersection over union, and recall of the true vertices."""
+    both = np.intersect1d(indices, true).size
+    return both / np.union1d(indices, true).size, both / np.unique(true).size
 
 
 def test_the_box_of_biwi_6_is_the_release_s_758_vertices(shared_data: Path) -> None:
@@ -104,17 +104,17 @@ def test_the_boxes_of_vocaset_and_biwi_cover_the_true_regions(shared_data: Path)
     spec = dataclasses.replace(VOCASET, templates=templates, other_roots=())
     masks = shared_data / "vocaset"
     lips = load_region(masks / "FLAME_masks.pkl:lips", 5_023)
-    union, found = overlap(find_region(spec, "lips").indices, lips)
-    assert union > 0.8 and found > 0.95
-    union, found = overlap(
+    union, recall = overlap(find_region(spec, "lips").indices, lips)
+    assert union > 0.8 and recall > 0.95
+    union, recall = overlap(
         find_region(spec, "upper").indices, load_region(masks / "regions/fdd.txt", 5_023)
     )
-    assert union > 0.65 and found > 0.8
+    assert union > 0.65 and recall > 0.8
     spec = dataclasses.replace(BIWI, templates=str(shared_data / "biwi/BIWI.ply"), other_roots=())
     for which, file in (("lips", "lve.txt"), ("upper", "fdd.txt")):
         true = load_region(shared_data / "biwi" / file, 23_370)
-        union, found = overlap(find_region(spec, which).indices, true)
-        assert union > 0.75 and found > 0.9
+        union, recall = overlap(find_region(spec, which).indices, true)
+        assert union > 0.75 and recall > 0.9
 
 
 def test_the_box_about_the_nose_finds_the_lips_of_26_real_heads(shared_data: Path) -> None:
@@ -122,9 +122,9 @@ def test_the_box_about_the_nose_finds_the_lips_of_26_real_heads(shared_data: Pat
     lips = load_region(shared_data / "vocaset/FLAME_masks.pkl:lips", 5_023)
     biwi = load_templates(shared_data / "biwi6/templates.pkl").values()
     mouth = load_region(shared_data / "biwi6/masks/mouth_indices.npy", 3_895)
-    for heads, true, wanted in ((flame, lips, (0.70, 0.97)), (biwi, mouth, (0.75, 0.80))):
+    for heads, true, least in ((flame, lips, (0.70, 0.97)), (biwi, mouth, (0.75, 0.80))):
         overlaps = [overlap(about_nose(head, "lips"), true) for head in heads]
-        assert (np.mean(overlaps, axis=0) > wanted).all()
+        assert (np.mean(overlaps, axis=0) > least).all()
         assert np.min(overlaps, axis=0)[1] > 0.65
 
 
