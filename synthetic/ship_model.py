@@ -11,7 +11,7 @@ from pathlib import Path
 import common.interpreter  # noqa: F401  first: explains missing packages
 
 from common.errors import Parser, UserError, run_cli
-from common.whole_file import write_whole
+from common.whole_file import whole_file, write_whole
 from config import BUNDLED_MODEL, PROJECT_ROOT
 from jambatalk import load_checkpoint, save_checkpoint
 from training.plots import plot_runs
@@ -32,13 +32,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--run {run}: no {', '.join(missing)} in it; train and test with main.py first"
         )
     model, spec = load_checkpoint(run / "best.safetensors")
-    save_checkpoint(BUNDLED_MODEL, model, spec, half=True)
-    size_mb = BUNDLED_MODEL.stat().st_size / 1e6
-    if size_mb > MAX_MB:
-        raise UserError(
-            f"{BUNDLED_MODEL}: expected at most {MAX_MB:.0f} MB, got {size_mb:.1f} MB; "
-            "restore it from git and train a smaller model"
-        )
+    with whole_file(BUNDLED_MODEL) as partial:
+        save_checkpoint(partial, model, spec, half=True)
+        size_mb = partial.stat().st_size / 1e6
+        if size_mb > MAX_MB:
+            raise UserError(
+                f"--run {run}: expected a model of at most {MAX_MB:.0f} MB, got {size_mb:.1f} MB; "
+                "train a smaller one"
+            )
     RECORDS.mkdir(parents=True, exist_ok=True)
     for name in RECORD_FILES:
         write_whole(RECORDS / name, (run / name).read_bytes())
