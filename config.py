@@ -1,8 +1,8 @@
 """Every number in which data sets and models differ, as frozen dataclasses, and the recipes.
 
-A `Recipe` is one row of a results table: which data (`DatasetSpec`), which network
+A `Recipe` is one run: which data (`DatasetSpec`), which network
 (`ModelConfig`), how it is trained (`TrainConfig`). A checkpoint carries its `ModelConfig` and the
-`DatasetSpec` it was trained on as JSON, so three lines rebuild the model and no flag is needed.
+`DatasetSpec` it was trained on as JSON, so that no flag is needed to rebuild the model.
 """
 
 import dataclasses
@@ -17,34 +17,34 @@ SAMPLE_RATE = 16_000  # Hz, what every wav2vec 2.0 model expects
 
 @dataclass(frozen=True)
 class Split:
-    """Which clips a split holds: every pair of one of `subjects` and one of `sentences`."""
+    """The clips of a split: every sentence of `sentences` by every subject of `subjects`."""
 
     subjects: tuple[str, ...]
     sentences: tuple[int, ...]  # numbers as in the file names, from 1
-    prefix: str = ""  # what stands before the number, where two kinds share a folder: BIWI's "e"
-    clips: tuple[str, ...] = ()  # whole names instead, where a data set has its own way of naming
+    prefix: str = ""  # before the number, where a folder holds two kinds of clips: BIWI's "e"
+    clips: tuple[str, ...] = ()  # full clip names instead, where files are named differently
 
 
 @dataclass(frozen=True)
 class Box:
-    """A part of space, in a data set's unit: the region of its vertices where no file is there."""
+    """A box in the data set's unit; its vertices are a region where there is no region file."""
 
     low: tuple[float, float, float]
     high: tuple[float, float, float]
-    subject: str = ""  # whose template is cut; the mean of all templates when empty or unknown
+    subject: str = ""  # whose template is used; the mean of all templates when empty or unknown
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
     """A data set on disk: `<root>/wav`, `<root>/vertices_npy`, templates, topology, regions.
 
-    `dataset.prepared.locate` finds files that lie elsewhere than is said here.
+    `dataset.prepared.locate` finds files that lie elsewhere.
     """
 
     name: str
     root: str  # folder of the prepared data, relative to the project or absolute
-    fps: int  # frames a second of the vertices the network sees
-    source_fps: int  # frames a second on disk; a multiple of fps
+    fps: int  # frames per second of the vertices that the network predicts
+    source_fps: int  # frames per second on disk; a multiple of fps
     n_vertices: int
     metres_per_unit: float
     templates: str  # subject -> neutral mesh: .pkl, .npz or a folder of .ply/.obj
@@ -56,8 +56,10 @@ class DatasetSpec:
     splits: dict[str, Split] = field(default_factory=dict)
     speech_pool: str = ""  # extra training speech kept as audio + phones (synthetic only)
     other_roots: tuple[str, ...] = ()  # where other projects keep the same prepared folders
-    boxes: dict[str, Box] = field(default_factory=dict)  # "lips", "upper": used for want of a file
-    source: str = ""  # where the data come from and how they are prepared, for error messages
+    boxes: dict[str, Box] = field(
+        default_factory=dict
+    )  # "lips", "upper": used where there is no file
+    source: str = ""  # where to get the data and how to prepare them, for error messages
 
     def path(self, relative: str) -> Path:
         """`relative` resolved against the project folder; absolute paths stay as they are."""
@@ -91,20 +93,20 @@ class ModelConfig:
     d_ff: int = 2048
     dropout: float = 0.0
     vertex_rank: int = 0  # > 0: vertex head of that many learnt components; 0: one full matrix
-    units_per_metre: float = 1.0  # of the data, if the head is to work in metres; 1: in their unit
+    units_per_metre: float = 1.0  # of the data, for a vertex head in metres; 1: in the data's unit
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How a run is trained. Loss weights as SelfTalk and the paper: 1000, 1000, 0.001, 0.0001.
 
-    The weights of the mesh losses hold for errors measured in `loss_unit`, whatever the unit of
-    the files: data in millimetres train as the same data in metres do.
+    Mesh losses are computed in `loss_unit`, whatever the unit of the files: data in millimetres
+    train as the same data in metres do.
     """
 
     epochs: int = 100
-    batch_size: int = 1  # clips a batch, on each process
-    accumulate: int = 1  # batches a step of the optimizer
+    batch_size: int = 1  # clips per batch, on each process
+    accumulate: int = 1  # batches per optimizer step
     learning_rate: float = 1e-4
     encoder_learning_rate: float = 1e-5
     warmup_steps: int = 200
@@ -116,15 +118,15 @@ class TrainConfig:
     w_latent: float = 1e-3
     w_ctc: float = 1e-4
     w_balance: float = 1e-2
-    w_lips: float = 0.0  # vertex and velocity error of the lip region again; 0 as in the paper
-    closure_gain: float = 0.0  # added to the weight of a frame's lips, in full where lips touch
-    max_clip_s: float = 0.0  # longer training clips are cropped at random to this; 0 keeps them
-    steps_per_epoch: int = 0  # clips are drawn again and again; 0: one pass over them
-    ema_decay: float = 0.0  # > 0: the averaged weights are validated and saved
+    w_lips: float = 0.0  # of the lips' vertex and velocity loss, in addition; the paper has none
+    closure_gain: float = 0.0  # extra weight of the lips in a frame, in full where they touch
+    max_clip_s: float = 0.0  # longer training clips are cropped at random; 0: no cropping
+    steps_per_epoch: int = 0  # > 0: clips are drawn repeatedly; 0: one pass over them
+    ema_decay: float = 0.0  # > 0: weights averaged with this decay are validated and saved
     augment: bool = False
     checkpointing: bool = False  # activations are computed twice: less memory, a third more time
     lean: bool = False  # Adam's moments in bfloat16: half of the optimizer's memory
-    preview_every: int = 10  # epochs between two films of a validation clip; 0: none
+    preview_every: int = 10  # epochs between two previews of a validation clip; 0: none
     seed: int = 1
 
 
@@ -134,7 +136,7 @@ RETIRED_FIELDS = ("train.compile",)
 
 @dataclass(frozen=True)
 class Recipe:
-    """One row of a results table; `wav2vec2` is the pre-trained encoder and teacher."""
+    """Data, network and training of a run; `wav2vec2` is the pre-trained encoder and teacher."""
 
     dataset: DatasetSpec
     model: ModelConfig
@@ -292,7 +294,7 @@ BIWI_6 = dataclasses.replace(
 )
 
 PAPER_ENCODER = "jonatasgrosman/wav2vec2-large-xlsr-53-english"
-# Losses in squared metres start near 1e-3: the usual 1e-2 of the balance loss would drown them.
+# Losses in squared metres start near 1e-3; a balance loss of weight 1e-2 would be far larger.
 PAPER_TRAIN = TrainConfig(w_balance=1e-5)
 
 RECIPES: dict[str, Recipe] = {
@@ -305,7 +307,7 @@ RECIPES: dict[str, Recipe] = {
         train=TrainConfig(
             epochs=20, steps_per_epoch=340, batch_size=8, learning_rate=1e-3,
             encoder_learning_rate=2e-4, max_clip_s=3.0, ema_decay=0.998, augment=True,
-            # squared metres are tiny: the paper's 1000 would drown in the other terms
+            # squared metres are small: with the paper's 1000 the other losses would be far larger
             w_vertex=1e5, w_velocity=1e5, w_lips=1e5, closure_gain=10.0,
         ),
         wav2vec2="synthetic/encoder",

@@ -41,6 +41,7 @@ from benchmarks.watched_run import (
     write_data,
 )
 from common.errors import Parser, UserError, run_cli
+from common.whole_file import LEFTOVERS
 
 SAVE_EVERY_MIN = 0.002
 HASH_SEEDS = (1, 2, 3)  # of the interpreters, which take turns
@@ -53,17 +54,16 @@ INSIDE_S = {
     "log": 0.006,
     "validation": 0.01,
 }  # of it a random part is waited, inside
-HANDLER_S = 0.1  # after which main.py hears signals
+HANDLER_S = 0.1  # after which main.py handles signals
 HASTE = 0.6  # of an even share of the steps, so that the run outlasts all kills
 OUTCOME = ("best.safetensors", "reader.safetensors")
 TIMES = ("seconds", "clips_per_s")  # columns of log.csv that no two runs share
 WATCH_FILE = "watch"
-LEFTOVERS = ("*.partial*", "*.tmp")
 
 
 @dataclass(frozen=True)
 class Kill:
-    """What a kill hit, and what it cost."""
+    """What a kill interrupted and what was lost."""
 
     phase: str
     partial: bool  # a file was half written
@@ -154,12 +154,12 @@ class Trial:
                 fault = whole_records(self.cut, state["epoch"] - 1)
             except UserError as error:
                 fault = str(error)
-                (self.cut / STATE_FILE).unlink()  # the next process starts anew
+                (self.cut / STATE_FILE).unlink()  # the next process starts from the beginning
         redone_s = 0.0
         if watch.checked_s:  # it has trained
             redone_s = max(killed_s - watch.saved_s, 0.0)
             longest = max(watch.longest_s, killed_s - watch.checked_s)
-            if redone_s > 60 * SAVE_EVERY_MIN + 2 * longest:  # it looks at the clock between steps
+            if redone_s > 60 * SAVE_EVERY_MIN + 2 * longest:  # the time is checked between steps
                 fault = fault or f"{redone_s:.2f} s lost, steps took {longest:.2f} s at most"
         if steps < watch.saved_steps:
             fault = (
@@ -167,7 +167,7 @@ class Trial:
             )
         redone = max(int(watch.steps) - steps, 0)
         watch.steps = watch.saved_steps = steps
-        partial = any(any(self.cut.glob(pattern)) for pattern in LEFTOVERS)
+        partial = any(self.cut.glob(LEFTOVERS))
         return Kill(PHASES[int(watch.phase)], partial, redone, redone_s, fault)
 
     def terminate(self, aim: str) -> str:
@@ -184,14 +184,14 @@ class Trial:
     def fill_disk(self) -> str:
         """A process that cannot write states, killed: "" when it went on and the old one stayed."""
         state = self.cut / "last.pt"
-        before, said = state.read_bytes(), len((self.folder / "cut.txt").read_text())
+        before, n_read = state.read_bytes(), len((self.folder / "cut.txt").read_text())
         attempt = self.run(largest_file=len(before) // 2)
         self.disturb(attempt, "")
         worked = not attempt.ended()
         attempt.kill(signal.SIGKILL)
         attempt.exit_code()
         self.stops_left -= 1
-        refused = (self.folder / "cut.txt").read_text()[said:].count("could not be written")
+        refused = (self.folder / "cut.txt").read_text()[n_read:].count("could not be written")
         if worked and refused and state.read_bytes() == before:
             return ""
         return f"worked on: {worked}, refusals: {refused}, same: {state.read_bytes() == before}"
@@ -203,10 +203,10 @@ class Trial:
         whole, cut = self.folder / "whole", self.cut
         logs = [read_log(folder / LOG_FILE) for folder in (whole, cut)]
         plain = [[{k: v for k, v in r.items() if k not in TIMES} for r in rows] for rows in logs]
-        found = [] if plain[0] == plain[1] and len(plain[0]) == EPOCHS else [LOG_FILE]
-        found += [n for n in OUTCOME if (whole / n).read_bytes() != (cut / n).read_bytes()]
-        left = sorted(p.name for pattern in LEFTOVERS for p in cut.rglob(pattern))
-        return found + [f"{name} is left" for name in left]
+        differing = [] if plain[0] == plain[1] and len(plain[0]) == EPOCHS else [LOG_FILE]
+        differing += [n for n in OUTCOME if (whole / n).read_bytes() != (cut / n).read_bytes()]
+        left = sorted(p.name for p in cut.rglob(LEFTOVERS))
+        return differing + [f"{name} is left" for name in left]
 
 
 def whole_records(folder: Path, epochs: int) -> str:
@@ -226,22 +226,22 @@ def whole_records(folder: Path, epochs: int) -> str:
 
 
 def disturbed(trial: Trial, n_kills: int) -> list[Kill]:
-    """Kill the run again and again; a line for every fault."""
+    """Kill the run `n_kills` times; print a line for every fault."""
     kills: list[Kill] = []
     trial.stops_left = n_kills + len(TERMS) + 2  # a full disk, a rest to finish
     while len(kills) < n_kills:
-        found = trial.kill(AIMS[len(kills) % len(AIMS)])
-        if found is None:
+        kill = trial.kill(AIMS[len(kills) % len(AIMS)])
+        if kill is None:
             print(f"the run ended after {len(kills)} kills")
             break
-        kills.append(found)
-        if found.fault:
-            print(f"kill {len(kills)}, during {found.phase}: {found.fault}")
+        kills.append(kill)
+        if kill.fault:
+            print(f"kill {len(kills)}, during {kill.phase}: {kill.fault}")
     return kills
 
 
 def table(kills: list[Kill]) -> None:
-    """Print what was hit, and what it cost."""
+    """Print how often each phase was killed and what was lost."""
     print(
         f"{'killed during':16}{'kills':>6}{'file half written':>19}{'steps done again':>18}{'s':>7}"
     )
@@ -266,7 +266,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.kills < 1 or not hasattr(os, "fork"):
-        raise UserError(f"--kills {args.kills}: wanted 1 or more, on a system that can fork")
+        raise UserError(f"--kills {args.kills}: expected 1 or more, on a system that can fork")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
         Watch(Path(folder) / WATCH_FILE)
         started = [Server(seed, Path(folder) / WATCH_FILE) for seed in HASH_SEEDS]
@@ -283,12 +283,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(
                 f"SIGTERM, {aim or 'step'}: {trial.terminate(aim) or 'no step lost, exit code 0'}"
             )
-        print(f"full disk: {trial.fill_disk() or 'the state before stayed, training went on'}")
+        print(f"full disk: {trial.fill_disk() or 'the previous state remained, training went on'}")
         trial.finish(trial.run(), "cut")
-        found = trial.differences()
-    print("outcomes: " + ("equal, byte by byte" if not found else f"differ in {', '.join(found)}"))
+        differing = trial.differences()
+    outcome = f"differ in {', '.join(differing)}" if differing else "equal, byte by byte"
+    print(f"outcomes: {outcome}")
     lost = sum(bool(kill.fault) for kill in kills)
-    print(json.dumps({"kills": len(kills), "lost": lost, "bit_equal": not found}))
+    print(json.dumps({"kills": len(kills), "lost": lost, "bit_equal": not differing}))
 
 
 if __name__ == "__main__":

@@ -147,8 +147,7 @@ def our_pass(part: Part, folder: Path, lean: bool) -> Callable[[], None]:
 
 
 def batches_of(clips: Sequence[dict[str, Any]], plan: BatchPlan) -> list[dict[str, Any]]:
-    """Our batches: whole and unchanged clips, so that each has a key under which what is heard of
-    it can be cached."""
+    """Our batches: whole, unchanged clips with keys, so that teacher targets are cached."""
     batches = [collate([clips[index] for index in chosen]) for chosen in plan]
     return [batch | {"keys": batch["names"]} for batch in batches]
 

@@ -1,9 +1,10 @@
-"""A toy run of main.py that tells, from a process of its own, what it is doing at every instant.
+"""A toy run of main.py in a process of its own that reports what it is doing at every instant.
 
-For `bench_resume`: made-up data and encoder (`write_data`), processes that are `python main.py ...`
-(`Attempt`), and the memory in which they tell (`Watch`). To import torch takes longer than the
-run, so attempts are forked from a `Server` that has done that. Each server is an interpreter of its
-own with another hash seed, as real runs have: sets of strings differ in their order.
+For `bench_resume`: synthetic data and encoder (`write_data`), processes that run
+`python main.py ...` (`Attempt`), and the shared memory in which they report (`Watch`). Importing
+torch takes longer than the run, so attempts are forked from a `Server` that has imported it. Each
+server is an interpreter with another hash seed, as real runs have: sets of strings differ in their
+order.
 """
 
 import json
@@ -42,7 +43,7 @@ PHASES = ("start", "step", "state", "validation", "model", "log")  # what a proc
 
 
 def write_data(folder: Path) -> None:
-    """Own data as main.py takes them: an egg whose lips open with the loudness of a humming."""
+    """A folder of own data for main.py: an egg whose lips open with the loudness of a hum."""
     import soundfile
     import torch
 
@@ -70,13 +71,13 @@ def write_data(folder: Path) -> None:
         (folder / f"{region}.txt").write_text("\n".join(map(str, rows)) + "\n")
     torch.manual_seed(0)
     save(PhoneReader(ENCODER), folder / "encoder", {})
-    said = {"base": "synthetic", "wav2vec2": "encoder", "splits": splits, "fps": FPS,
-            "source_fps": FPS, "model": MODEL, "train": TRAIN}  # fmt: skip
-    (folder / "dataset.json").write_text(json.dumps(said))
+    settings = {"base": "synthetic", "wav2vec2": "encoder", "splits": splits, "fps": FPS,
+                "source_fps": FPS, "model": MODEL, "train": TRAIN}  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(settings))
 
 
 class Watch:
-    """What a process tells about itself, in a file that all have mapped; times of `time.time`."""
+    """What a process reports, in a memory-mapped file; times are of `time.time`."""
 
     FIELDS = ("phase", "steps", "saved_steps", "saved_s", "checked_s", "longest_s")
 
@@ -92,22 +93,22 @@ class Watch:
         self.memory[self.FIELDS.index(name)] = value
 
     def reset(self) -> None:
-        """Ready for the next process, whose steps count on from the last."""
+        """Prepare for the next process; the number of steps stays."""
         self.phase = self.checked_s = self.saved_s = self.longest_s = 0.0
 
 
 def observe(watch: Watch) -> None:
-    """Make the training of this process tell `watch` what it does."""
+    """Make the training of this process report to `watch`."""
     from training import run
 
     def within(phase: str, function: Callable) -> Callable:
-        def told(*args: Any, **kwargs: Any) -> Any:
+        def reported(*args: Any, **kwargs: Any) -> Any:
             before, watch.phase = watch.phase, PHASES.index(phase)
             result = function(*args, **kwargs)
             watch.phase = before
             return result
 
-        return told
+        return reported
 
     def save_state(path: Path, state: dict[str, Any]) -> str:
         begun = time.time()
@@ -118,7 +119,7 @@ def observe(watch: Watch) -> None:
 
     def check(run: Any, batches: Any) -> None:
         now = time.time()
-        watch.phase = watch.phase or PHASES.index("step")  # validation looks, too
+        watch.phase = watch.phase or PHASES.index("step")  # called in validation, too
         watch.steps = (run.epoch - 1) * STEPS + batches.plan.position
         watch.saved_s = watch.saved_s or run.saved_s
         watch.longest_s = max(watch.longest_s, now - (watch.checked_s or run.saved_s))
@@ -134,13 +135,13 @@ def observe(watch: Watch) -> None:
 
 
 def steps_of(state: dict[str, Any]) -> int:
-    """Steps of the optimizer that a state has behind it."""
+    """Optimizer steps before a state."""
     inside = state["batches"]["position"] if state["epoch"] == state["batches"]["epoch"] else 0
     return (state["epoch"] - 1) * STEPS + inside
 
 
 class Server:
-    """An interpreter with a hash seed of its own, that has torch loaded and forks attempts."""
+    """An interpreter with a hash seed of its own that has imported torch and forks attempts."""
 
     def __init__(self, hash_seed: int, watch: Path) -> None:
         self.hash_seed = hash_seed
@@ -150,40 +151,40 @@ class Server:
             env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
         )  # fmt: skip
 
-    def start(self, arguments: Sequence[str], said: Path, largest_file: int = 0) -> "Attempt":
-        """A process that is `python main.py arguments`, its words appended to a file.
+    def start(self, arguments: Sequence[str], output: Path, largest_file: int = 0) -> "Attempt":
+        """Start `python main.py arguments`; its output is appended to a file.
 
-        largest_file: bytes; what is larger cannot be written, as on a full disk.
+        largest_file: bytes; larger files cannot be written, as on a full disk; 0 for no limit.
         """
-        order = json.dumps([list(arguments), str(said), largest_file])
+        order = json.dumps([list(arguments), str(output), largest_file])
         self.process.stdin.write(order.encode() + b"\n")
         return Attempt(int(self.answer()), self)
 
     def answer(self) -> bytes:
-        """The next line of the server: an attempt's id, later its exit code."""
+        """The next line of the server: the process id of an attempt, later its exit code."""
         line = self.process.stdout.readline()
         if not line:
             raise UserError(f"the server of hash seed {self.hash_seed} has ended")
         return line
 
     def close(self) -> None:
-        """End the server, which has no attempt any more."""
+        """End the server, whose attempts have ended."""
         self.process.stdin.close()
         self.process.wait()
 
 
 class Attempt:
-    """One of the processes that a run is made of."""
+    """One of the successive processes of a run."""
 
     def __init__(self, pid: int, server: Server) -> None:
         self.pid, self.server = pid, server
 
     def ended(self) -> bool:
-        """Whether it has ended; leaves its exit code to be read."""
+        """Whether it has ended; its exit code stays to be read."""
         return bool(select.select([self.server.process.stdout], [], [], 0)[0])
 
     def exit_code(self) -> int:
-        """Its exit code, minus the signal that ended it; waits for it."""
+        """Wait for its exit code; minus the number of a signal that ended it."""
         return int(self.server.answer())
 
     def kill(self, number: int) -> None:
@@ -192,16 +193,16 @@ class Attempt:
             os.kill(self.pid, number)
 
     def wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Wait until it has ended, the time is over, or `until`."""
+        """Wait until it has ended, the time is over, or `until()` is true."""
         end = time.time() + seconds
         while time.time() < end and not until() and not self.ended():
             time.sleep(0.0003)
 
 
 def serve(watch: Watch) -> None:
-    """Fork attempts as they are ordered, one at a time, until there are no orders any more."""
+    """Fork the attempts that stdin orders, one at a time, until stdin ends."""
     answers = os.dup(1)
-    os.dup2(2, 1)  # what a library may print is no answer
+    os.dup2(2, 1)  # prints of libraries must not be taken for answers
     load_libraries()
     observe(watch)
     for line in sys.stdin:
@@ -213,13 +214,13 @@ def serve(watch: Watch) -> None:
         os.write(answers, f"{code}\n".encode())
 
 
-def attempt(arguments: Sequence[str], said: str, largest_file: int) -> int:
-    """Be `python main.py arguments`; its exit code."""
+def attempt(arguments: Sequence[str], output: str, largest_file: int) -> int:
+    """Run `python main.py arguments` in this process; returns the exit code."""
     import main as entry
 
     code = 1
     try:
-        handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         if largest_file:
@@ -235,7 +236,7 @@ def attempt(arguments: Sequence[str], said: str, largest_file: int) -> int:
 
 
 def load_libraries() -> None:
-    """Import, before any fork, what a run imports; one thread, for forks do not copy threads."""
+    """Import what a run imports, before any fork; with one thread, since forks copy no threads."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Processes that train together end together, with one line from the one that failed."""
+"""Processes that train together end together, with one line of the one that failed."""
 
 import os
 import socket
@@ -26,7 +26,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 def test_a_world_without_a_rank_is_one_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Schedulers export WORLD_SIZE for their own ends."""
+    """Some schedulers export WORLD_SIZE for their own use."""
     environment(monkeypatch, WORLD_SIZE="4")
     with joined() as group:
         assert group == Group()
@@ -49,8 +49,8 @@ def test_a_scheduler_may_leave_the_local_rank_out(monkeypatch: pytest.MonkeyPatc
     ("values", "said"),
     [
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR and MASTER_PORT not set"),
-        ({"WORLD_SIZE": "2", "RANK": "2"}, "wanted a rank from 0 to 1"),
-        ({"WORLD_SIZE": "two", "RANK": "0"}, "wanted whole numbers"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "expected 0 to 1"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "expected integers"),
     ],
 )
 def test_half_an_environment_is_one_line(
@@ -105,7 +105,7 @@ def test_what_ends_one_process_ends_all_with_its_line(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 60  # and torch's import on a busy machine
 
 
-def test_a_fault_that_all_know_needs_no_place() -> None:
+def test_a_shared_error_is_a_user_error_and_a_group_of_one_adds_nothing() -> None:
     assert issubclass(SharedUserError, UserError)
     assert Group(1, 3).place.startswith("process 1 of 3 on ")
-    assert Group().add([1, 2.5], None) == [1, 2.5]  # alone: no device is asked
+    assert Group().add([1, 2.5], None) == [1, 2.5]  # one process: no device is needed

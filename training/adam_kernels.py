@@ -1,8 +1,8 @@
 """AdamW's step with bfloat16 moments as numba kernels: every number is read and written once.
 
-torch has no step for moments of another dtype than their weights; widening them for it and rounding
-them again takes three times as long. bfloat16 is the upper half of float32, here as uint16. Arrays
-are flat and of one length; a weight's step does not depend on the others, so threads may share it.
+torch has no step for moments of another dtype than their weights; converting them to float32 and
+back takes three times as long. bfloat16 is the upper half of float32, here as uint16. Arrays are
+flat and of one length. Elements do not depend on each other, so threads may share an array.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ def widened(half):
 
 @jit()
 def rounded(x):
-    """The bits of the nearest bfloat16, of two equally near ones the even; NaN stays NaN."""
+    """The bits of the nearest bfloat16, ties to even; NaN stays NaN."""
     bits = F32(x).view(U32)
     odd = U32(bits >> SHIFT) & ONE
     return NAN if x != x else U16(U32(bits + HALF + odd) >> SHIFT)
@@ -37,7 +37,7 @@ def rounded(x):
 @jit()
 def moved(weight, gradient, mean, square, share1, beta2, share2, keep, rate, eps):
     """Weight, first and second moment after a step (AdamW, algorithm 2, corrections in `rate` and
-    `eps`): moments go a share of the way to the gradient and its square."""
+    `eps`): moments move a share of their distance to the gradient and its square."""
     mean = F32(mean + share1 * F32(gradient - mean))
     square = F32(beta2 * square + share2 * F32(gradient * gradient))
     return F32(keep * weight - rate * mean / F32(np.sqrt(square) + eps)), mean, square

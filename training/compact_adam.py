@@ -1,15 +1,15 @@
 """AdamW whose moments are bfloat16: half of their memory, arithmetic in float32.
 
-Both moments of a weight are kept in bfloat16 and rounded to the nearest after every step, on a CPU
-by `adam_kernels`, else widened for torch's own fused step. A moment moves by a share 1 - beta of
-its distance from its goal, the gradient (its square), and to 8 bits that is no move at all when it
-is less than half a unit in the last place: within 2^-8 / (1 - beta) of the goal. With beta2 = 0.98
-that is a fifth of the squared gradient at the very worst, a tenth of a step's size, if gradients of
-one size come again and again; as they differ, rounding makes moments wander by about one part in a
-hundred. The usual beta2 = 0.999 would let them stand still: not accepted. (8-bit Adam, Dettmers et
-al., arXiv 2110.02861, keeps less and needs a scale a block.)
+Both moments of a weight are stored in bfloat16 and rounded to the nearest after every step: on a
+CPU by `adam_kernels`, elsewhere around torch's own fused step. A moment moves by a share 1 - beta
+of its distance from the gradient (or its square). In 8 bits a move of less than half a unit in the
+last place is lost, so a moment stops within 2^-8 / (1 - beta) of its target. With beta2 = 0.98 that
+is at worst a fifth of the squared gradient, a tenth of a step's size, where gradients are constant;
+where they vary, rounding adds noise of about one percent. With the usual beta2 = 0.999 moments
+would not move at all, so it is refused. (8-bit Adam, Dettmers et al., arXiv 2110.02861, stores less
+and needs a scale per block.)
 
-Biases, norms and other vectors keep float32: they weigh nothing.
+Biases, norms and other vectors stay float32: they take hardly any memory.
 """
 
 import math
@@ -31,8 +31,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # named as torch's AdamW does
 class CompactAdamW(Optimizer):
     """torch.optim.AdamW (Loshchilov and Hutter, arXiv 1711.05101) with bfloat16 moments.
 
-    Gradients may be bfloat16, too. `clip_gradients` tells the factor by which the next step takes
-    them. State and groups are as AdamW's. Raises `ValueError` for betas that 8 bits cannot follow.
+    Gradients may be bfloat16, too. `clip_gradients` sets the factor by which the next step
+    multiplies them. State and groups are AdamW's. Raises `ValueError` for betas too near 1.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class CompactAdamW(Optimizer):
         eps: float = 1e-8, weight_decay: float = 1e-2,
     ) -> None:  # fmt: skip
         if max(betas) > LARGEST_BETA:
-            raise ValueError(f"betas {betas}: bfloat16 moments follow {LARGEST_BETA} at most")
+            raise ValueError(f"betas {betas}, expected at most {LARGEST_BETA} for bfloat16 moments")
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
-        self.factor: Tensor | None = None  # of the gradients, for the step to come
+        self.factor: Tensor | None = None  # of the gradients, for the next step
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Change every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         jobs: list[Job] = []
         for group in self.param_groups:
             for weight in (weight for weight in group["params"] if weight.grad is not None):
@@ -64,7 +64,7 @@ class CompactAdamW(Optimizer):
         self.factor = None
 
     def _change(self, weight: Tensor, group: dict[str, Any]) -> None:
-        """One parameter's step with torch's kernel, on any device: moments widened for it."""
+        """Update one parameter with torch's kernel, on any device; moments are float32 for it."""
         state = self.state[weight]
         wide = {name: state[name].float() for name in MOMENTS}  # themselves where float32
         gradient = weight.grad.float()
@@ -79,11 +79,11 @@ class CompactAdamW(Optimizer):
             state[name].copy_(moment)
 
     def _job(self, weight: Tensor, group: dict[str, Any]) -> "Job":
-        """One parameter's step on a CPU, to be done by `do_all`."""
+        """The update of one parameter on a CPU, for `do_all`."""
         state, gradient = self.state[weight], weight.grad.contiguous()
         beta1, beta2 = group["betas"]
         n = float(state["step"])
-        size = math.sqrt(1.0 - beta2**n)  # corrections of the moments' start at zero
+        size = math.sqrt(1.0 - beta2**n)  # bias correction
         numbers = (
             1.0 if self.factor is None else float(self.factor), 1.0 - beta1, beta2, 1.0 - beta2,
             1.0 - group["lr"] * group["weight_decay"], group["lr"] * size / (1.0 - beta1**n),
@@ -93,14 +93,14 @@ class CompactAdamW(Optimizer):
         return Job(arrays, tuple(map(np.float32, numbers)))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave. (torch's would make the moments float32.)"""
+        """Load what `state_dict` returned. (torch's method would make the moments float32.)"""
         super().load_state_dict(state_dict | {"state": {}})
         weights = [weight for group in self.param_groups for weight in group["params"]]
-        for index, kept in state_dict["state"].items():
+        for index, state in state_dict["state"].items():
             weight = weights[index]
             self.state[weight] = {
                 name: value.to(weight.device, moment_dtype(weight) if name in MOMENTS else None)
-                for name, value in kept.items()
+                for name, value in state.items()
             }
 
 
@@ -117,7 +117,7 @@ def _array(x: Tensor) -> NDArray:
 
 
 def do_all(jobs: Sequence[Job]) -> None:
-    """Take the steps of CPU weights, every thread that torch may use a part of each."""
+    """Update CPU weights, with as many threads as torch uses, each for a part of every weight."""
     if not jobs:
         return
     from training.adam_kernels import (  # compiled by numba where first imported
@@ -139,14 +139,14 @@ def do_all(jobs: Sequence[Job]) -> None:
 
 
 def moment_dtype(weight: Tensor) -> torch.dtype:
-    """In which `CompactAdamW` keeps the moments of a parameter."""
+    """The dtype in which `CompactAdamW` stores the moments of a parameter."""
     return COARSE if weight.ndim > 1 else torch.float32
 
 
 def clip_gradients(optimizer: Optimizer, largest_norm: float) -> Tensor:
-    """The norm of all gradients together, (); a step takes them no longer than `largest_norm`.
+    """The norm of all gradients together, (); they are scaled down to `largest_norm`.
 
-    `CompactAdamW` shortens them on the way, so that bfloat16 ones are not rounded once more.
+    `CompactAdamW` scales them during its step, so that bfloat16 ones are not rounded again.
     """
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     if not isinstance(optimizer, CompactAdamW):
@@ -158,8 +158,8 @@ def clip_gradients(optimizer: Optimizer, largest_norm: float) -> Tensor:
 
 
 def _norm(gradient: Tensor) -> Tensor:
-    """() float32. Rows of a bfloat16 one are summed in float32, their norms rounded to 8 bits: an
-    error of 2^-8 at most, of 1e-4 where a thousand rows weigh alike. (Widening it all takes time
-    and memory, and with dtype= torch's kernel is slow.)"""
+    """() float32. Rows of a bfloat16 gradient are summed in float32 and their norms rounded to 8
+    bits: an error of at most 2^-8, about 1e-4 over a thousand similar rows. (A float32 copy takes
+    time and memory, and torch's kernel is slow with dtype=.)"""
     rows = torch.linalg.vector_norm(gradient, dim=-1) if gradient.ndim > 1 else gradient
     return torch.linalg.vector_norm(rows.float())

@@ -1,15 +1,15 @@
 """The training losses as pure functions, and their weighted sum.
 
 Paper, section 3.5 (after SelfTalk): 1000 vertex + 1000 velocity + 0.001 latent + 0.0001 CTC. Ours
-adds the routers' balance loss, which the release computes and throws away, and can count the lip
-region twice. The mesh losses take error = prediction - truth, (B, T, V, 3): at 6,000 vertices it is
-the largest tensor of a step, so `mesh_losses` makes it once and, on a CPU, works on it in blocks
-that stay in the processor's cache. A mask (B, T) is True on real frames; None means all.
+adds the routers' balance loss, which the release computes but does not use, and optionally a loss
+of the lip region. The mesh losses take error = prediction - truth, (B, T, V, 3): at 6,000 vertices
+it is the largest tensor of a step, so `mesh_losses` makes it once and, on a CPU, works on it in
+blocks that stay in the processor's cache. A mask (B, T) is True on real frames; None means all.
 
-Each is a sum over the batch divided by a count of frames or clips: the batch's own, or the one
-that is passed in. A step made of several batches, one after the other or on several processes,
-passes the `Sizes` of the whole step, and its losses and gradients then add up to those of one
-large batch, whatever the lengths of its clips.
+Each loss is a sum over the batch divided by a number of frames or clips: the batch's own, or the
+one that is passed in. A step over several batches, one after the other or on several processes,
+passes the `Sizes` of the whole step. Its losses and gradients then add up to those of one large
+batch, whatever the lengths of its clips.
 """
 
 from dataclasses import astuple, dataclass
@@ -23,12 +23,12 @@ from torch.nn import functional as F
 from config import TrainConfig
 from speech.features import length_mask
 
-BLOCK = 1 << 18  # coordinates that are worked on at once on a CPU: a megabyte
+BLOCK = 1 << 18  # coordinates per block on a CPU: a megabyte
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much a batch holds, padding apart: what its losses are divided by."""
+    """Sizes of a batch without padding, by which its losses are divided."""
 
     clips: int
     frames: int  # of the mesh
@@ -141,7 +141,7 @@ def closure_weight(truth: Tensor, inner_lips: Tensor, gain: float, reach: float)
 
     truth: (B, T, V, 3), y up; inner_lips: (2,) vertices, upper and lower; reach: the opening, in
     the unit of the vertices, at which the extra weight has fallen to 1/e. A squared error alone
-    answers "perhaps a p" with half-open lips; people see a missed closure before anything else.
+    leaves lips half open where a closure is uncertain, and a missed closure is what viewers notice.
     """
     height = truth[:, :, inner_lips, 1]  # (B, T, 2)
     opening = (height[..., 0] - height[..., 1]).clamp(min=0)
@@ -158,8 +158,8 @@ def latent_loss(
 def ctc_loss(
     logits: Tensor, texts: list[Tensor], lengths: Tensor, blank: int, clips: int | None = None
 ) -> Tensor:
-    """CTC of logits (B, A, K) against one (n,) text a clip, per character (an empty text
-    counts as one), mean over clips; impossible clips are 0.
+    """CTC of logits (B, A, K) against one (n,) text per clip, divided by its characters (at least
+    one), mean over clips; a text longer than its clip allows gives 0.
 
     lengths: (B,) frames of each clip.
     """
@@ -178,8 +178,8 @@ def ctc_loss(
 def mean_square(values: Tensor, mask: Tensor | None, frames: int | None = None) -> Tensor:
     """Mean of the squares of (B, T, ...) values over the frames where mask (B, T) is True.
 
-    frames: the number to divide by instead of that of the mask's. A dot product: one pass over
-    memory forward and one backward.
+    frames: number of frames to divide by, by default those of the mask. A dot product, since that
+    is one pass over memory forward and one backward.
     """
     a_frame = values.shape[2:].numel()
     if frames is None:
