@@ -1,7 +1,6 @@
-"""Neutral faces and triangles: those of a model's data set, or a face that the user brings.
+"""Neutral faces and triangles: those of a model's data set, or a face of the user's own.
 
-V vertices, F triangles. A template (V, 3) is a neutral face; its coordinates are in the unit of the
-data set.
+V vertices, F triangles. A template (V, 3) is a neutral face, in the unit of its data set.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""A recording given as a file or as samples, brought to what the network expects.
+"""Recordings, given as files or as samples, converted to the input of the network.
 
-The network expects audio (S,) float32 at 16 kHz with zero mean and unit variance over the clip.
-`load_recording` makes it from a file or from samples at any rate; `check_speech` and
-`check_normalised` refuse most of what is something else. N samples at any rate, S at 16 kHz.
+That input is audio (S,) float32 at 16 kHz with zero mean and unit variance over the clip.
+`load_recording` converts a file, or samples at any rate. `check_speech` and `check_normalised`
+check audio that is passed to the network directly. N samples at any rate, S samples at 16 kHz.
 """
 
 import tempfile
@@ -24,12 +24,12 @@ from speech.timing import MIN_SAMPLES
 PCM_SCALE = 2.0**15  # int16 samples of full scale
 EXPECTED = "16 kHz, zero mean and unit variance over the clip"
 MAX_MEAN, MAX_VARIANCE = 0.5, 2.0  # `normalise` gives a mean near 0 and a variance of at most 1
-LOW_VARIANCE = 0.5  # after `normalise`: a recording of 16 bits that is silent but for its last bit
+LOW_VARIANCE = 0.5  # `normalise` gives less only to recordings below -70 dB of full scale
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A recording and what the network receives of it.
+    """A recording and the network's input made from it.
 
     audio: (S,) float32, 16 kHz, zero mean and unit variance. source: the file, or samples (N,) or
     (N, channels) float32, full scale 1, at `sample_rate` Hz.
@@ -59,8 +59,8 @@ def load_recording(
     """A file of any audio format, or samples (N,) or (N, channels) at `sample_rate` Hz.
 
     Samples are int16 or floating, in arrays or tensors on any device. Channels are averaged.
-    Raises `UserError` for a file that cannot be used (see `speech.audio.read_audio`), `ValueError`
-    for samples that cannot.
+    Raises `UserError` for a file that cannot be used (see `speech.audio.read_audio`), and
+    `ValueError` for samples or a rate that cannot be used.
     """
     if isinstance(source, str | Path):
         if sample_rate is not None:
@@ -78,7 +78,7 @@ def load_recording(
 
 
 def as_samples(source: NDArray | Tensor) -> NDArray[np.float32]:
-    """Samples (N,) or (N, channels) as float32, full scale 1; `ValueError` for all else."""
+    """Samples (N,) or (N, channels) as float32, full scale 1; `ValueError` for other input."""
     if isinstance(source, Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
@@ -88,7 +88,8 @@ def as_samples(source: NDArray | Tensor) -> NDArray[np.float32]:
         )
     if source.dtype != np.int16 and source.dtype.kind != "f":
         raise ValueError(f"samples: expected floating or int16, got {source.dtype}")
-    if source.ndim not in (1, 2) or source.ndim == 2 and source.shape[1] > source.shape[0]:
+    channels_last = source.ndim == 2 and 1 <= source.shape[1] <= source.shape[0]
+    if source.ndim != 1 and not channels_last:
         raise ValueError(
             f"samples: expected shape (N,) or (N, channels), got {source.shape}; "
             "transpose channels that come first"
@@ -114,7 +115,7 @@ def check_rate(sample_rate: int | None) -> int:
 def check_speech(audio: Tensor, shape: str, n_dims: int) -> None:
     """Raise `ValueError` unless `audio` is a floating tensor of `n_dims` dimensions.
 
-    shape: "(S,)" or "(B, S)", for the message. Reads no values, so a GPU is not waited for.
+    shape: "(S,)" or "(B, S)", for the message. Reads no values, so that it never waits for a GPU.
     """
     if not isinstance(audio, Tensor):
         got = f"{type(audio).__name__}; load_checkpoint().animate takes files and arrays"
@@ -126,10 +127,10 @@ def check_speech(audio: Tensor, shape: str, n_dims: int) -> None:
 
 
 def check_normalised(audio: Tensor) -> None:
-    """Raise `ValueError` unless `audio` (S,) may come from `normalise`; digital silence may.
+    """Raise `ValueError` unless `audio` (S,) can be a result of `normalise`, as silence can.
 
-    `normalise` never gives a variance above 1. It does give a small one for a recording that is
-    nearly silent, and raw samples from -1 to 1 look the same, so a small variance only warns.
+    `normalise` never gives a variance above 1. It gives a small variance for a nearly silent
+    recording. Raw samples from -1 to 1 look the same, so a small variance is only a warning.
     """
     variance, mean = torch.stack(torch.var_mean(audio.float(), correction=0)).tolist()
     got = f"mean {mean:.3g}, variance {variance:.3g}"

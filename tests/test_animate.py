@@ -137,6 +137,7 @@ def test_int16_samples_have_a_full_scale_of_32768(wave):
         (np.zeros(16_000), 22_050.5, "sample_rate 22050.5"),
         (np.zeros(16_000, np.int32), 16_000, "expected floating or int16, got int32"),
         (np.zeros((2, 16_000)), 16_000, r"got \(2, 16000\); transpose"),
+        (np.zeros((16_000, 0)), 16_000, r"got \(16000, 0\)"),
         (np.zeros((160, 10, 10)), 16_000, r"got \(160, 10, 10\)"),
         (np.full(16_000, np.nan), 16_000, "16000 of 16000 are NaN or infinite"),
         (np.zeros(719), 16_000, "719 at 16000 Hz are 44.9 ms, expected at least 45 ms"),
