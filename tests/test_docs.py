@@ -137,15 +137,6 @@ def test_the_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").split()) <= 1100
 
 
-def python_blocks(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-
-
-def test_the_python_of_the_readme_is_the_first_block_of_the_python_page() -> None:
-    page = ROOT / "docs/python.md"  # tests/test_animate.py runs its blocks
-    assert python_blocks(README) == python_blocks(page)[:1]
-
-
 def wings_diagram() -> str:
     """A mermaid flow chart of WINGS: one box a level; arrows lead to the levels that import it."""
     boxes = [f'  {i}["{"<br>".join(wings)}"]' for i, wings in enumerate(WINGS)]
