@@ -56,8 +56,15 @@ def find_region(spec: DatasetSpec, which: str) -> Region:
 
 
 def find_regions(spec: DatasetSpec) -> dict[str, Region]:
-    """`find_region` for every region that a data set has: "lips" and "upper"."""
-    return {which: find_region(spec, which) for which in FIELDS}
+    """Every region of a data set: "lips", "upper" and, if `spec` names a file, "inner_lips".
+
+    Raises `UserError` as `find_region` does, or if the file of the inner lips is missing.
+    """
+    regions = {which: find_region(spec, which) for which in FIELDS}
+    if spec.inner_lips:
+        path = find_file(spec, spec.inner_lips) or spec.path(spec.inner_lips)
+        regions["inner_lips"] = Region(load_region(path, spec.n_vertices), path.name)
+    return regions
 
 
 def look_up(spec: DatasetSpec, which: str) -> tuple[Region, str]:

@@ -23,7 +23,6 @@ from config import DatasetSpec
 from data_loader import OpenDataset
 from dataset.regions import Region
 from evaluation.results import UNITS, published_rows, results_name, summarise, table, write_results
-from files.meshes import load_region
 from jambatalk import JambaTalk
 from lip_reader import READER_FILE, LipReadingScorer, edit_distance, load_reader
 from metrics import (
@@ -122,9 +121,8 @@ class ClipScorer:
         spec = dataset.spec
         self.spec, self.lip_scorer = spec, lip_scorer
         self.lips, self.upper = (dataset.regions[which].indices for which in ("lips", "upper"))
-        self.inner = None
-        if spec.inner_lips:
-            self.inner = load_region(spec.path(spec.inner_lips), spec.n_vertices)
+        inner_lips = dataset.regions.get("inner_lips")
+        self.inner = inner_lips.indices if inner_lips else None
         self.phones = load_phones(spec)
 
     def row(self, model: JambaTalk, item: dict[str, Any], device: torch.device) -> dict[str, Any]:

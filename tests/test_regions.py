@@ -10,7 +10,7 @@ import pytest
 from common.errors import UserError
 from config import BIWI, BIWI_6, VOCASET, Box, DatasetSpec
 from dataset import regions
-from dataset.regions import about_nose, find_region, inside
+from dataset.regions import about_nose, find_region, find_regions, inside
 from files.meshes import load_region, load_templates
 
 V = 8
@@ -58,6 +58,19 @@ def test_a_file_named_by_the_user_is_found_by_name_or_an_error(
     region = find_region(named, "lips")
     assert (region.indices.tolist(), region.source) == ([5, 1], "lve.txt")
     assert capsys.readouterr().err == ""
+
+
+def test_inner_lips_are_a_region_if_the_data_set_has_them(
+    spec: DatasetSpec, tmp_path: Path
+) -> None:
+    (tmp_path / "lips.txt").write_text("0 1")
+    spec = dataclasses.replace(spec, lips_region="lips.txt", upper_region="lips.txt")
+    assert list(find_regions(spec)) == ["lips", "upper"]
+    (tmp_path / "inner.txt").write_text("6 5")
+    inner_lips = find_regions(dataclasses.replace(spec, inner_lips="inner.txt"))["inner_lips"]
+    assert (inner_lips.indices.tolist(), inner_lips.source) == ([6, 5], "inner.txt")
+    with pytest.raises(UserError, match="none.txt: no such file"):
+        find_regions(dataclasses.replace(spec, inner_lips="none.txt"))
 
 
 def test_an_empty_box_is_an_error_with_a_remedy(spec: DatasetSpec) -> None:

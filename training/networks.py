@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.errors import UserError
 from config import Recipe
-from files.meshes import load_region
 from jambatalk import JambaTalk
 from layers.lean_linear import make_lean
 from lip_reader import LipReader
@@ -46,11 +45,14 @@ class Networks:
         return self.average.module if self.average is not None else self.model
 
 
-def build(recipe: Recipe, device: torch.device, n_lips: int) -> Networks:
+def build(
+    recipe: Recipe, device: torch.device, n_lips: int, inner_lips: Tensor | None = None
+) -> Networks:
     """The networks of a recipe on a device, encoder and teacher loaded from `recipe.wav2vec2`.
 
-    n_lips: number of lip vertices that the lip reader sees. Raises `UserError` when the
-    pre-trained encoder cannot be loaded or has another shape.
+    n_lips: number of vertices that the lip reader takes; inner_lips: (2,) vertices, needed with
+    `closure_gain`. Raises `UserError` when the pre-trained encoder cannot be loaded or has another
+    shape.
     """
     spec, config = recipe.dataset, recipe.train
     model = JambaTalk(recipe.model)
@@ -65,8 +67,9 @@ def build(recipe: Recipe, device: torch.device, n_lips: int) -> Networks:
     nets = Networks(model, reader, teacher, average, spec.metres_per_unit / config.loss_unit)
     nets.source = recipe.wav2vec2
     if config.closure_gain:
-        inner_lips = load_region(spec.path(spec.inner_lips), spec.n_vertices)
-        nets.inner_lips = torch.from_numpy(inner_lips).to(device)
+        if inner_lips is None:
+            raise ValueError(f"closure_gain {config.closure_gain} without inner_lips")
+        nets.inner_lips = inner_lips.to(device)
         nets.closure_reach = CLOSURE_REACH_M / spec.metres_per_unit
     return nets
 

@@ -86,7 +86,9 @@ class Run:
         np.random.seed(recipe.train.seed)  # transformers draws SpecAugment's masks from it
         self.region = dataset.regions["lips"]
         self.lips = torch.from_numpy(self.region.indices).to(self.device)
-        self.nets = build(recipe, self.device, len(self.lips))
+        inner_lips = dataset.regions.get("inner_lips")
+        inner_lips = torch.from_numpy(inner_lips.indices) if inner_lips else None
+        self.nets = build(recipe, self.device, len(self.lips), inner_lips)
         c = recipe.model
         tqdm.write(f"network: {c.layout}, width {c.d_model}, encoder {recipe.wav2vec2}")
         self.new_weights = start is None
