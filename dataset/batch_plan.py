@@ -181,16 +181,6 @@ class BucketedBatches(BatchPlan):
         batches = [order[a:b].tolist() for a, b in zip(edges, edges[1:], strict=False)]
         return [batches[i] for i in rng.permutation(n_batches)]
 
-    def padding_share(self) -> float:
-        """Share of what all ranks load in this epoch that is padding (or filler), 0 to 1."""
-        loaded = counted = 0.0
-        for batch in self._plan():
-            for rank in range(self.world):
-                mine = np.array(share(batch, rank, self.world) or batch[:1]) % len(self.lengths)
-                loaded += len(mine) * self.lengths[mine].max()
-            counted += self.lengths[np.array(batch) % len(self.lengths)].sum()
-        return 1.0 - counted / loaded
-
     def identity(self) -> dict[str, int | str]:
         """See `BatchPlan.identity`; clips are identified by number, lengths and names."""
         content = self.lengths.tobytes() + "\n".join(self.names).encode()

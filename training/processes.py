@@ -63,7 +63,7 @@ class Group:
         return values
 
     def add(self, numbers: Sequence[float], device: "torch.device") -> list[float]:
-        """Each number summed over the ranks; with one process unchanged, without waiting for a GPU."""
+        """Each number summed over the ranks; with one process there is no wait for a GPU."""
         if self.world == 1:
             return list(numbers)
         import torch
@@ -126,22 +126,9 @@ def joined() -> Iterator[Group]:
     if group.world == 1:
         yield group
         return
-    import torch
     from torch import distributed as dist
 
-    from common.device import pick_device
-
-    backend = "gloo"
-    if pick_device()[0].type == "cuda":
-        backend, n_gpus = "nccl", torch.cuda.device_count()
-        if group.local_rank >= n_gpus:
-            raise UserError(
-                f"torchrun --nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', '?')}: this "
-                f"machine has {n_gpus} GPU(s); start one process per GPU"
-            )
-        torch.cuda.set_device(group.local_rank)
-    store, rank, world = next(dist.rendezvous("env://", group.rank, group.world))
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    store = _connect(group)
     over, failed = threading.Event(), False
     threading.Thread(target=_watch, args=(store, over), daemon=True).start()
     try:
@@ -164,6 +151,27 @@ def joined() -> Iterator[Group]:
         over.set()
         if not failed:  # else it could wait for processes that have ended
             dist.destroy_process_group()
+
+
+def _connect(group: Group) -> Any:
+    """Initialise torch.distributed; returns the store that all processes of the group share."""
+    import torch
+    from torch import distributed as dist
+
+    from common.device import pick_device
+
+    backend = "gloo"
+    if pick_device()[0].type == "cuda":
+        backend, n_gpus = "nccl", torch.cuda.device_count()
+        if group.local_rank >= n_gpus:
+            raise UserError(
+                f"torchrun --nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', '?')}: this "
+                f"machine has {n_gpus} GPU(s); start one process per GPU"
+            )
+        torch.cuda.set_device(group.local_rank)
+    store, rank, world = next(dist.rendezvous("env://", group.rank, group.world))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    return store
 
 
 def _first_failure(error: BaseException, group: Group, store: Any) -> BaseException:
