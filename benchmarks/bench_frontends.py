@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.bench_lips import CHECKPOINT, groups, model_predictor
+from benchmarks.bench_lips import groups, model_predictor
 from benchmarks.lips import FPS, LipScores, score_curves_on_head, score_meshes
 from benchmarks.real_speech import EXTRA_FOLDER, load_real_clips
 from common.errors import Parser, UserError, run_cli
-from config import ENCODERS, PROJECT_ROOT, SAMPLE_RATE
+from config import BUNDLED_MODEL, ENCODERS, PROJECT_ROOT, SAMPLE_RATE
 from speech.audio import normalise
 from speech.context import ContextLayer
 from speech.features import (
@@ -109,7 +109,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pool", default=str(PROJECT_ROOT / "synthetic/data/speech"))
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="see bench_lips")
+    parser.add_argument("--checkpoint", type=Path, default=BUNDLED_MODEL, help="see bench_lips")
     parser.add_argument("--extra_wav", default=EXTRA_FOLDER, help="see bench_lips")
     parser.add_argument("--asterisk", help="see bench_lips")
     return parser.parse_args(argv)
