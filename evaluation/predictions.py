@@ -111,10 +111,13 @@ def truth_step(pairs: Sequence[Pair]) -> int:
                 "another frame rate; expected the truth's rate or half of it"
             )
         expected = -(-n_truth // step)
+        reason = (
+            "as in its truth" if step == 1 else f"one for every {step} of the truth's {n_truth}"
+        )
         if abs(n_pred - expected) > max(2, LENGTH_TOLERANCE * expected):
             raise UserError(
-                f"{pair.prediction}: {n_pred} frames, expected {expected}, one for every {step} of "
-                f"the truth's {n_truth}; is it another clip or another frame rate?"
+                f"{pair.prediction}: {n_pred} frames, expected {expected}, {reason}; is it another "
+                "clip or another frame rate?"
             )
     return step
 

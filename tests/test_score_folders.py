@@ -237,6 +237,7 @@ def talk(folders: Path, change: Callable[[np.ndarray], np.ndarray]) -> list[str]
         (lambda v: v[:30], "30 frames, its truth has 60; the motion fits .* cut short"),
         (lambda v: v[:20], "20 frames, its truth has 60: cut short, or of another frame rate"),
         (lambda v: v[::3], "20 frames, its truth has 60: cut short, or of another frame rate"),
+        (lambda v: v[:45], "45 frames, expected 60, as in its truth; is it another clip"),
     ],
 )
 def test_predictions_cut_short_are_not_taken_for_a_lower_frame_rate(
