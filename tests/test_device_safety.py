@@ -30,6 +30,7 @@ from tests.toy import CLIPS, KEYS, LIPS, TRAIN, V, networks, together
 from training.networks import Networks
 from training.processes import Group
 from training.step import TrainingStep
+from wav2vec import SpeechEncoder
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 TORCH = str(Path(torch.__file__).parent)
@@ -210,6 +211,18 @@ def test_a_training_step_neither_mixes_devices_nor_waits(
         step([batch] * train.accumulate, Plan())
     assert not watch.faults, "\n".join(watch.faults)
     assert {"vertex", "velocity", "balance", "latent", "ctc", "gradient_norm"} <= losses.keys()
+
+
+def test_the_other_kind_of_encoder_neither_mixes_devices_nor_waits(watch: DeviceWatch) -> None:
+    bert = dict(
+        model_type="wav2vec2-bert", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=48, conformer_conv_dropout=0.0, conv_depthwise_kernel_size=3,
+    )  # fmt: skip
+    encoder = SpeechEncoder(bert, 30, 2).eval().to(META)
+    with watch:
+        features = encoder(PADDED["audio"].to(META), PADDED["audio_samples"])
+    assert not watch.faults, "\n".join(watch.faults)
+    assert features.device == META
 
 
 def test_the_gradients_of_bfloat16_autocast_stay_on_the_device(
