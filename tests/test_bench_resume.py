@@ -114,6 +114,6 @@ def test_made_data_are_data_of_ones_own(tmp_path: Path) -> None:
     watched_run.write_data(tmp_path / "data")
     recipe, _ = read_folder(tmp_path / "data")
     assert recipe.dataset.n_vertices == watched_run.V and recipe.train.epochs == EPOCHS
-    said = json.loads((tmp_path / "data/dataset.json").read_text())
-    assert len(said["splits"]["train"]) == watched_run.TRAIN_CLIPS
+    settings = json.loads((tmp_path / "data/dataset.json").read_text())
+    assert len(settings["splits"]["train"]) == watched_run.TRAIN_CLIPS
     assert np.load(tmp_path / "data/vertices_npy/a_00.npy").shape[1:] == (watched_run.V, 3)

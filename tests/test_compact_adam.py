@@ -47,8 +47,8 @@ def test_first_step_by_hand() -> None:
     weight.grad = torch.tensor([[0.5, -0.25, 0.0]])
     optimizer = CompactAdamW([weight], lr=0.1, betas=BETAS, weight_decay=0.2)
     optimizer.step()
-    wanted = torch.tensor([[0.98 - 0.1, -1.96 + 0.1, 0.49]])
-    torch.testing.assert_close(weight.data, wanted, rtol=0, atol=1e-6)
+    expected = torch.tensor([[0.98 - 0.1, -1.96 + 0.1, 0.49]])
+    torch.testing.assert_close(weight.data, expected, rtol=0, atol=1e-6)
     mean, square = (optimizer.state[weight][name] for name in ("exp_avg", "exp_avg_sq"))
     assert mean.dtype == square.dtype == torch.bfloat16
     assert torch.equal(mean, torch.tensor([[0.05, -0.025, 0.0]]).bfloat16())
@@ -109,9 +109,9 @@ def test_kernels_round_as_torch_does() -> None:
     ties = (np.arange(2**8, dtype=np.uint32) << 16) + 0x3F80_8000
     edges = np.array([0.0, -0.0, 1e-45, 3.4e38, np.inf, -np.inf, np.nan], np.float32)
     for x in np.concatenate([bits.view(np.float32), ties.view(np.float32), edges]):
-        wanted = torch.tensor(x).bfloat16()
-        found = widened(rounded(x))
-        assert found == wanted.item() or (np.isnan(found) and np.isnan(wanted.item()))
+        expected = torch.tensor(x).bfloat16()
+        value = widened(rounded(x))
+        assert value == expected.item() or (np.isnan(value) and np.isnan(expected.item()))
 
 
 def test_moments_follow_gradients_of_one_size() -> None:
@@ -148,9 +148,9 @@ def test_a_toy_is_learnt_as_with_float32_moments() -> None:
             optimizer.step()
         return loss.item()
 
-    wanted = last_loss(torchs)
-    assert wanted < 0.01  # it began near 0.8
-    assert last_loss(compact) == pytest.approx(wanted, rel=0.1)
+    expected = last_loss(torchs)
+    assert expected < 0.01  # it began near 0.8
+    assert last_loss(compact) == pytest.approx(expected, rel=0.1)
 
 
 def test_a_state_through_a_file_goes_on_bit_for_bit() -> None:
@@ -170,8 +170,8 @@ def test_a_state_through_a_file_goes_on_bit_for_bit() -> None:
         p.data.copy_(value)
     after = compact(later)
     after.load_state_dict(state)
-    kept = after.state[later[0]]
-    assert kept["exp_avg"].dtype == kept["exp_avg_sq"].dtype == torch.bfloat16
+    state = after.state[later[0]]
+    assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.bfloat16
     steps(later, after, range(4, 9))
     for one, other in zip(whole, later, strict=True):
         assert torch.equal(one, other)
@@ -188,8 +188,8 @@ def test_clipped_gradients_make_the_step_of_shorter_ones(dtype: torch.dtype) -> 
     first = ours[0].grad.clone()
     compacted, plain = compact(ours), compact(theirs)
     norm = clip_gradients(compacted, 0.5)
-    wanted = nn.utils.clip_grad_norm_(theirs, 0.5)
-    assert norm.item() == pytest.approx(wanted.item(), rel=2**-8)  # of rows in bfloat16
+    expected = nn.utils.clip_grad_norm_(theirs, 0.5)
+    assert norm.item() == pytest.approx(expected.item(), rel=2**-8)  # of rows in bfloat16
     compacted.step()
     plain.step()
     assert torch.equal(ours[0].grad, first)

@@ -64,12 +64,12 @@ def test_training_bytes_equal_a_count_by_hand(tmp_path: Path) -> None:
     assert isinstance(lean, CompactAdamW)
     matrices = n_of(p for p in trained if p.ndim > 1)
     linear = n_of(m.weight for m in nets.model.encoder.modules() if isinstance(m, nn.Linear))
-    wanted = 16 * n_of(trained) - 4 * matrices - 2 * linear * GRAD_DTYPE + 4 * frozen
-    assert training_bytes(nets, lean) == wanted
+    expected = 16 * n_of(trained) - 4 * matrices - 2 * linear * GRAD_DTYPE + 4 * frozen
+    assert training_bytes(nets, lean) == expected
 
 
 def test_gradients_are_coarse_only_where_asked() -> None:
-    for config, coarse, wanted in (
+    for config, coarse, expected in (
         (
             TrainConfig(lean=True),
             True,
@@ -81,7 +81,7 @@ def test_gradients_are_coarse_only_where_asked() -> None:
         nets = networks()
         make_lean(nets.model)
         make_optimizer(nets, config, 10, coarse)
-        assert {gradient_dtype(p) for p in nets.model.parameters() if p.requires_grad} == wanted
+        assert {gradient_dtype(p) for p in nets.model.parameters() if p.requires_grad} == expected
 
 
 LEAN = ("--precision", "bf16", "--set", "train.lean=true")
@@ -94,7 +94,9 @@ def test_a_lean_run_resumes_bit_equal(recipe: Recipe, monkeypatch: pytest.Monkey
         with pytest.raises(Killed):
             run_toy("--out", "cut", "--save_every", "0.0000001", *LEAN)
     state = torch.load("cut/last.pt", weights_only=True)["moments"]
-    kinds = {kept[name].dtype for kept in state.values() for name in ("exp_avg", "exp_avg_sq")}
+    kinds = {
+        moments[name].dtype for moments in state.values() for name in ("exp_avg", "exp_avg_sq")
+    }
     assert kinds == {torch.float32, torch.bfloat16}
     assert run_toy("--out", "cut", "--resume", *LEAN) == 0
     same("whole", "cut")

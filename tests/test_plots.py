@@ -111,8 +111,8 @@ def test_a_picture_and_a_table_are_written(
     folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", EPOCHS[1:])]
     out = plot_runs(folders, tmp_path / "pictures/two.png")
     assert out == tmp_path / "pictures/two.png"
-    said = capsys.readouterr().out
-    assert said == out.with_suffix(".md").read_text() + f"{out}, {out.with_suffix('.md')}\n"
+    output = capsys.readouterr().out
+    assert output == out.with_suffix(".md").read_text() + f"{out}, {out.with_suffix('.md')}\n"
     picture = imread(out)[..., :3]  # (H, W, 3), 0 to 1
     assert picture.shape[0] > 500 and picture.shape[1] > 1000
     for colour in ((0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)):  # a line of each run, in its colour
@@ -130,7 +130,7 @@ def test_a_folder_that_holds_no_run_is_one_line(
 
     good = write_run(tmp_path / "good")
     (tmp_path / "empty").mkdir()
-    for folders, said in (
+    for folders, part in (
         ([], "expected one run folder"),
         (
             [good, tmp_path / "none"],
@@ -147,7 +147,7 @@ def test_a_folder_that_holds_no_run_is_one_line(
     ):
         assert run_cli(lambda _, folders=folders: plot_runs(folders, tmp_path / "x.png")) == 2
         message = capsys.readouterr().err
-        assert said in message and message.count("\n") == 1
+        assert part in message and message.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
 
 

@@ -147,8 +147,8 @@ def test_a_renderer_that_fails_is_a_warning(
 
     monkeypatch.setattr(preview, "write_video", fails)
     assert train() == 0
-    said = capsys.readouterr().out
-    assert "warning: epoch 2: no preview: ffmpeg cannot write: no space left" in said
+    output = capsys.readouterr().out
+    assert "warning: epoch 2: no preview: ffmpeg cannot write: no space left" in output
     assert load_checkpoint("runs/toy/best.safetensors")[1].name == "toy"
 
 

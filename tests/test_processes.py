@@ -46,7 +46,7 @@ def test_a_scheduler_may_leave_the_local_rank_out(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "part"),
     [
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR and MASTER_PORT not set"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "expected 0 to 1"),
@@ -54,10 +54,10 @@ def test_a_scheduler_may_leave_the_local_rank_out(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_half_an_environment_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], said: str
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], part: str
 ) -> None:
     environment(monkeypatch, **values)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=part):
         from_environment()
 
 
@@ -97,10 +97,10 @@ def test_what_ends_one_process_ends_all_with_its_line(tmp_path: Path) -> None:
         )
         for rank in (0, 1)
     ]  # fmt: skip
-    said = [rank.communicate(timeout=120) for rank in ranks]
+    outputs = [rank.communicate(timeout=120) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [2, 2]
-    assert [out for out, _ in said] == ["rank 0 is here\n", ""]
-    (line,) = [line for _, err in said for line in err.splitlines() if "W1" not in line]
+    assert [out for out, _ in outputs] == ["rank 0 is here\n", ""]
+    (line,) = [line for _, err in outputs for line in err.splitlines() if "W1" not in line]
     assert line == f"error: process 1 of 2 on {socket.gethostname()}: the disk is full"
     assert time.monotonic() - begun < 60  # and torch's import on a busy machine
 

@@ -139,10 +139,10 @@ def test_an_earlier_run_is_set_aside_not_overwritten(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_toy("--out", "a") == 0
-    kept = {name: Path("a", name).read_bytes() for name in ("last.pt", "best.safetensors")}
+    before = {name: Path("a", name).read_bytes() for name in ("last.pt", "best.safetensors")}
     assert run_toy("--out", "a", "--epochs", "1") == 0
     assert "an earlier run in this folder was moved to a/earlier_1" in capsys.readouterr().out
-    for name, content in kept.items():
+    for name, content in before.items():
         assert Path("a/earlier_1", name).read_bytes() == content
     assert len(list(Path("a/earlier_1").glob("events.*"))) == len(list(Path("a").glob("events.*")))
     Path("a/earlier_1/last.pt").replace("a/last.pt")  # by a user who wants it back

@@ -167,14 +167,14 @@ def test_resuming_with_other_flags_is_one_line(
     assert run_toy("--out", "a") == 0
     before = (Path("a") / "last.pt").read_bytes()
     capsys.readouterr()
-    for flags, said in (
+    for flags, part in (
         (["--learning_rate", "0.5"], "train.learning_rate was 0.003, is 0.5"),
         (["--batch_size", "2"], "train.batch_size was 1, is 2"),
         (["--set", "model.n_experts=3"], "model.n_experts was 2, is 3"),
     ):
         assert run_toy("--out", "a", "--resume", *flags) == 2
         error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1
+        assert part in error and error.count("\n") == 1
     assert (Path("a") / "last.pt").read_bytes() == before
     (Path("a") / "last.pt").write_bytes(before[:1000])
     assert run_toy("--out", "a", "--resume") == 2
@@ -193,7 +193,7 @@ def test_a_run_is_repeated_from_its_folder(
     assert run_cli(main.main, ["--from", "first", "--mode", "train", "--out", "again"]) == 0
     same("first", "again")
     capsys.readouterr()
-    for flags, said in (
+    for flags, part in (
         (["--from", "first"], "with --out"),
         (["--from", "nowhere", "--out", "x"], "expected the folder of a training run"),
         (["--from", "first", "--out", "x", "--epochs", "9"], "remove --epochs 9"),
@@ -201,7 +201,7 @@ def test_a_run_is_repeated_from_its_folder(
     ):
         assert run_cli(main.main, flags) == 2
         error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1
+        assert part in error and error.count("\n") == 1
 
 
 def test_flags_beside_from_override_those_of_the_run(recipe: Recipe) -> None:
