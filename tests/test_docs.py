@@ -1,4 +1,4 @@
-"""What the pages say is true: messages, commands, links, the diagram, the length of the README."""
+"""What the pages say is true: messages, commands, links, the length of the README."""
 
 import ast
 import contextlib
@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_wings import WINGS
-
 ROOT = Path(__file__).resolve().parents[1]
-README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
+README = ROOT / "README.md"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 FOLDERS = ("docs", "vocaset", "BIWI", "synthetic", "demo/wav")
-PAGES = [README, CONTRIBUTING, ROOT / "CHANGELOG.md"]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += [page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md"))]
 # In a message of a table: what stands for a name or number that varies.
 PLACEHOLDER = re.compile(r"\.\.\.|\b(?:N|M|X|CLIPS?|DIR|NAME|FILE|RUN|HOST)\b|\b\d+\b")
@@ -135,14 +133,3 @@ def test_relative_links_resolve(page: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").split()) <= 1100
-
-
-def wings_diagram() -> str:
-    """A mermaid flow chart of WINGS: one box a level; arrows lead to the levels that import it."""
-    boxes = [f'  {i}["{"<br>".join(wings)}"]' for i, wings in enumerate(WINGS)]
-    arrows = "  " + " --> ".join(str(i) for i in range(len(WINGS)))
-    return "\n".join(["```mermaid", "flowchart LR", *boxes, arrows, "```"])
-
-
-def test_the_diagram_of_wings_is_the_order_that_the_import_test_enforces() -> None:
-    assert wings_diagram() in CONTRIBUTING.read_text(encoding="utf-8"), wings_diagram()

@@ -82,3 +82,15 @@ def test_layers_take_numbers_and_the_network_knows_no_lip_reader() -> None:
     assert not [name for name, wing, to in found if wing == "jambatalk" and to == "lip_reader"]
     demo = imports(modules()["demo"])
     assert not [name for name in demo if re.match(r"main|training", name)]
+
+
+def wings_diagram() -> str:
+    """A mermaid flow chart of WINGS: one box a level; arrows lead to the levels that import it."""
+    boxes = [f'  {i}["{"<br>".join(wings)}"]' for i, wings in enumerate(WINGS)]
+    order = "  " + " --> ".join(str(i) for i in range(len(WINGS)))
+    return "\n".join(["```mermaid", "flowchart LR", *boxes, order, "```"])
+
+
+def test_the_diagram_of_wings_is_the_order_that_the_import_test_enforces() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert wings_diagram() in page, wings_diagram()
