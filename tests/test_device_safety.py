@@ -32,7 +32,7 @@ from training.processes import Group
 from training.step import TrainingStep
 from wav2vec import SpeechEncoder
 
-META, CPU = torch.device("meta"), torch.device("cpu")
+META = torch.device("meta")
 TORCH = str(Path(torch.__file__).parent)
 OTHERS = ("tests", ".venv")  # folders of the project whose calls are not judged
 FACTORIES = {
@@ -46,7 +46,7 @@ READS = {
     for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__",
                  "nonzero", "masked_select", "unique", "unique_consecutive", "allclose", "equal")
 } | {torch.nonzero, torch.masked_select, torch.unique, torch.unique_consecutive}  # fmt: skip
-MAY_MIX = {Tensor.to, Tensor.copy_, F.ctc_loss}  # ctc_loss takes lengths on the host
+MAY_MIX = {Tensor.to, Tensor.copy_, F.ctc_loss}  # ctc_loss takes lengths on the host, see below
 NEEDED_READS = {  # file and function: reason
     "training/step.py _sum_over_processes": "losses are reported and checked, once a step",
     "wav2vec.py decode_text": "the length of a text depends on its values, once a batch",
@@ -88,7 +88,9 @@ class DeviceWatch(TorchFunctionMode):
         if function is torch._fused_adamw_:
             return None
         if function is F.ctc_loss:
-            return args[0].sum(dim=(0, 2))  # (A, B, K) to (B,)
+            logits, targets, *lengths = args
+            assert targets.device == logits.device and not any(x.is_meta for x in lengths)
+            return logits.sum(dim=(0, 2))  # (A, B, K) to (B,)
         return function(*args, **kwargs)
 
 
