@@ -122,13 +122,14 @@ def process(
 def _run_all(clips: list[Clip], out: Path, workers: int) -> Iterator[str | UserError]:
     """What `convert` returned or raised for each clip, in the order of completion."""
     with tqdm(total=len(clips), unit="clip", disable=None) as bar:
-        run = _run_here if workers == 1 or len(clips) < 2 else _run_in_processes
-        for outcome in run(clips, out, workers):
+        in_processes = workers > 1 and len(clips) > 1
+        outcomes = _run_in_processes(clips, out, workers) if in_processes else _run_here(clips, out)
+        for outcome in outcomes:
             bar.update()
             yield outcome
 
 
-def _run_here(clips: list[Clip], out: Path, _workers: int) -> Iterator[str | UserError]:
+def _run_here(clips: list[Clip], out: Path) -> Iterator[str | UserError]:
     for clip in clips:
         try:
             yield convert(clip, out)

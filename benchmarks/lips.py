@@ -13,15 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.real_speech import Clip
-from synthetic.coarticulation import (
-    BILABIALS,
-    CHANNEL_INDEX,
-    CHANNELS,
-    CLOSED,
-    aperture,
-    curves,
-    loudness,
-)
+from synthetic.coarticulation import BILABIALS, CHANNEL_INDEX, CHANNELS, CLOSED, curves, loudness
 from synthetic.head import Head, channel_basis
 
 FPS = 30  # frame rate of the predictors
@@ -63,19 +55,9 @@ class LipScores:
         return {name: round(v, 3) if np.isfinite(v) else None for name, v in values.items()}
 
 
-def curve_lips(values: np.ndarray) -> Lips:
-    """Lips of ARKit curves (T, len(CHANNELS)), in units of jawOpen."""
-    return Lips(values[:, CHANNEL_INDEX["jawOpen"]], aperture(values), CLOSED)
-
-
 def rule_curves(clip: Clip, frames: int) -> np.ndarray:
     """Reference curves of the clip's phones: (frames, len(CHANNELS)), 30 fps."""
     return curves(clip.segments, frames, FPS, loudness=loudness(clip.audio))
-
-
-def score_curves(predict: Callable[[np.ndarray], np.ndarray], clips: Sequence[Clip]) -> LipScores:
-    """Scores of a predictor of curves: audio (S,) -> (T, len(CHANNELS)) at 30 fps."""
-    return score_clips(predict, clips, curve_lips, curve_lips)
 
 
 def score_meshes(

@@ -28,24 +28,21 @@ QUALITY = 90  # of WebP, 0 to 100
 WIDTH = 0.75  # of the square picture, in the middle: a head is taller than wide
 
 
+# fmt: off
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description="Make a looping picture of the head speaking.")
     add = parser.add_argument
     add("--wav_path", type=Path, default=RECORDING, metavar="FILE",
-        help="default: demo/wav/sense_and_sensibility_0930.flac")  # fmt: skip
+        help="default: demo/wav/sense_and_sensibility_0930.flac")
     add("--out", type=Path, default=Path("out/speaking.webp"), metavar="FILE",
-        help="default: out/speaking.webp")  # fmt: skip
-    add(
-        "--size",
-        type=int,
-        default=480,
-        metavar="PIXELS",
-        help="height of the picture; default: 480",
-    )
+        help="default: out/speaking.webp")
+    add("--size", type=int, default=480, metavar="PIXELS",
+        help="height of the picture; default: 480")
     add("--blend_s", type=float, default=0.3, metavar="SECONDS",
-        help="time in which the last pose moves back to the first; default: 0.3")  # fmt: skip
+        help="time in which the last pose moves back to the first; default: 0.3")
     return parser.parse_args(argv)
+# fmt: on
 
 
 def close_loop(vertices: NDArray, n_blend: int) -> NDArray:
@@ -73,7 +70,7 @@ def predict(wav_path: Path) -> NDArray[np.float32]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the loop and print its path, last."""
-    from PIL import Image  # comes with matplotlib
+    from PIL import Image  # installed with matplotlib
 
     args = parse(argv)
     vertices = predict(args.wav_path)

@@ -75,12 +75,13 @@ def check_own_face(spec: DatasetSpec, label: str, template: NDArray) -> None:
     templates are missing, only the size in metres is checked. label: names the face in messages.
     """
     extent = float(np.ptp(template, axis=0).max())
-    known = find_file(spec, spec.templates) is not None
-    like = [t for t in templates_of(spec).values() if t.shape == template.shape] if known else []
+    references = []  # the model's own templates
+    if find_file(spec, spec.templates) is not None:
+        references = [t for t in templates_of(spec).values() if t.shape == template.shape]
     usual = USUAL_FACE_M / spec.metres_per_unit
     low, high = (limit / spec.metres_per_unit for limit in FACE_M)
-    if like:
-        sizes = [float(np.ptp(t, axis=0).max()) for t in like]
+    if references:
+        sizes = [float(np.ptp(t, axis=0).max()) for t in references]
         usual, low, high = sizes[0], 0.5 * min(sizes), 2.0 * max(sizes)
     if not low < extent < high:
         if extent == 0.0:
@@ -89,9 +90,10 @@ def check_own_face(spec: DatasetSpec, label: str, template: NDArray) -> None:
             f"{label}: {extent:.4g} across, the model's faces are about {usual:.4g}: "
             f"another unit; multiply its vertices by {unit_ratio(usual / extent):g}"
         )
-    if like:
-        centred, model = template - template.mean(axis=0), like[0] - like[0].mean(axis=0)
-        problem = misfit(centred * (usual / extent), model)
+    if references:
+        centred = template - template.mean(axis=0)
+        reference = references[0] - references[0].mean(axis=0)
+        problem = misfit(centred * (usual / extent), reference)
         if problem:
             raise UserError(
                 f"{label}: {problem} or it is rotated; expected the vertices of "

@@ -77,7 +77,7 @@ def read_folder(folder: Path, base: str | None = None) -> tuple[Recipe, str]:
 
 def _read_data(folder: Path, settings: dict[str, Any]) -> tuple[DatasetSpec, dict[str, str]]:
     """The spec of the data, and facts to print: name -> text."""
-    names = find_pairs(folder)
+    names = clip_names(folder)
     path = _templates_path(folder, settings)
     templates = load_templates(path)
     check_templates(path, templates)
@@ -109,7 +109,7 @@ def _read_data(folder: Path, settings: dict[str, Any]) -> tuple[DatasetSpec, dic
     }
 
 
-def find_pairs(folder: Path) -> list[str]:
+def clip_names(folder: Path) -> list[str]:
     """Names of the clips; `UserError` for one that lacks its audio or its vertices."""
     for part in ("wav", "vertices_npy"):
         if not (folder / part).is_dir():

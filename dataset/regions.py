@@ -75,7 +75,7 @@ def look_up(spec: DatasetSpec, which: str) -> tuple[Region, str]:
     path = find_file(spec, named) if named else None
     if path is not None:
         return Region(load_region(path, spec.n_vertices), path.name), ""
-    if named and named != _recipes_own(spec, which):
+    if named and named != _region_in_recipe(spec, which):
         raise UserError(
             f"dataset.{FIELDS[which]} {named}: no such file, nor one of that name in "
             f"{spec.root} or its regions/ and masks/; correct the name or put the file there"
@@ -88,7 +88,8 @@ def look_up(spec: DatasetSpec, which: str) -> tuple[Region, str]:
     )
 
 
-def _recipes_own(spec: DatasetSpec, which: str) -> str:
+def _region_in_recipe(spec: DatasetSpec, which: str) -> str:
+    """The file that the recipe of `spec` names for a region, whether or not it exists."""
     recipe = RECIPES.get(spec.name)
     return getattr(recipe.dataset, FIELDS[which]) if recipe else ""
 

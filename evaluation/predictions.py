@@ -241,8 +241,8 @@ def _template_of(pair: Pair, templates: dict[str, NDArray], n_vertices: int) -> 
     subjects = [name for name in templates if pair.name.startswith(f"{name}_")]
     if not subjects:
         raise UserError(
-            f"{pair.truth}: no template of its subject, --templates has {sorted(templates)}; "
-            "expected a name that the clip's begins with"
+            f"{pair.truth}: no template for its subject, --templates has "
+            f"{', '.join(sorted(templates))}; expected one whose name the clip's name begins with"
         )
     template = templates[max(subjects, key=len)]
     if len(template) != n_vertices:

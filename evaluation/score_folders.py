@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     print(_table(scores, regions, step, bool(templates)))
     if unscored:
-        print(f"{unscored} frames of the truth come after the end of their prediction: not scored")
+        print(f"frames of the truth after the end of their prediction, not scored: {unscored}")
     rest = set(Path(args.truth).rglob("*.npy")) - {pair.truth for pair in pairs}
     if rest:
-        print(f"{len(rest)} clips of --truth have no prediction ({min(rest).stem}, ...)")
+        print(f"clips of --truth without a prediction: {len(rest)} ({min(rest).stem}, ...)")
 
 
 def _warn(step_warning: str, far: list[Path], n_pairs: int) -> None:

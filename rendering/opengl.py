@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import types
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from common.errors import UserError, reason_of
 from config import PROJECT_ROOT
 from rendering import shading
 from rendering.raster import linear_to_srgb, surface_normals
+
+if TYPE_CHECKING:
+    from rendering.renderer import Camera
 
 PACKAGES = {  # renderer: the package it needs, and how to get it
     "gpu": ("moderngl", "pip install moderngl"),
@@ -100,7 +104,7 @@ def check_installed(name: str) -> None:
         raise UserError(f"renderer {name}: {package} is not installed; {install}")
 
 
-def gpu_answers() -> bool:
+def hardware_gpu_draws() -> bool:
     """Whether a hardware GPU draws; tried in a child process, because drivers may hang or crash."""
     if importlib.util.find_spec("moderngl") is None:
         return False
@@ -119,7 +123,7 @@ def gpu_answers() -> bool:
     return done.returncode == 0 and bool(name) and not any(word in name for word in SOFTWARE_GL)
 
 
-def open_context():
+def open_context() -> Any:
     """An OpenGL 3.3 context without a window. Raises `UserError` where none can be created."""
     import moderngl
 
@@ -140,7 +144,7 @@ class GpuBackend:
 
     threadsafe = False
 
-    def __init__(self, faces: NDArray, camera, background: NDArray) -> None:
+    def __init__(self, faces: NDArray, camera: "Camera", background: NDArray) -> None:
         self.context = open_context()
         self.faces, self.camera, self.background = faces, camera, background
         self.size = (camera.size, camera.size)
@@ -193,7 +197,7 @@ def _defines() -> str:
     return "\n".join(lines)
 
 
-def _projection(camera) -> NDArray:
+def _projection(camera: "Camera") -> NDArray:
     """(4, 4) from view space to OpenGL's clip space, equivalent to `Camera.project`."""
     scale = 2.0 * camera.focal_px / camera.size
     near, far = camera.near, 100.0 * camera.distance
@@ -212,7 +216,7 @@ class PyrenderBackend:
 
     threadsafe = False
 
-    def __init__(self, faces: NDArray, camera, background: NDArray) -> None:
+    def __init__(self, faces: NDArray, camera: "Camera", background: NDArray) -> None:
         self.pyrender = _import_pyrender()
         self.faces, self.camera = faces, camera
         self.background = linear_to_srgb(background)
@@ -252,7 +256,7 @@ class PyrenderBackend:
         colour, _ = self.renderer.render(scene)
         return np.ascontiguousarray(colour)
 
-    def _mesh(self, points: NDArray, normals: NDArray, faces: NDArray, colours: NDArray):
+    def _mesh(self, points: NDArray, normals: NDArray, faces: NDArray, colours: NDArray) -> Any:
         pyrender = self.pyrender
         material = pyrender.MetallicRoughnessMaterial(metallicFactor=0.0, roughnessFactor=0.7)
         primitive = pyrender.Primitive(
@@ -271,7 +275,7 @@ def _looking_from(direction: tuple[float, float, float]) -> NDArray:
     return pose
 
 
-def _import_pyrender():
+def _import_pyrender() -> Any:
     """The pyrender module, without its viewer, which needs a display."""
     if sys.platform == "linux":
         os.environ.setdefault("PYOPENGL_PLATFORM", "egl")  # read when OpenGL is first imported

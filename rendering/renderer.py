@@ -129,9 +129,9 @@ def choose_renderer(name: str) -> str:
     Raises `UserError` for an unknown name, or one whose package is not installed.
     """
     if name == "auto":
-        from rendering.opengl import gpu_answers
+        from rendering.opengl import hardware_gpu_draws
 
-        return "gpu" if gpu_answers() else "software"
+        return "gpu" if hardware_gpu_draws() else "software"
     if name not in RENDERERS:
         raise UserError(f"renderer {name!r}: expected one of auto, {', '.join(RENDERERS)}")
     if name != "software":

@@ -7,6 +7,7 @@ is summed in linear space and encoded as sRGB at the end. Coordinates as in rast
 
 import math
 import threading
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from rendering.raster import (
     surface_normals,
     unit,
 )
+
+if TYPE_CHECKING:
+    from rendering.renderer import Camera
 
 ENCODE_STEPS = 4096
 
@@ -238,7 +242,7 @@ class SoftwareBackend:
 
     threadsafe = True
 
-    def __init__(self, faces: NDArray, camera, background: NDArray) -> None:
+    def __init__(self, faces: NDArray, camera: "Camera", background: NDArray) -> None:
         self.faces, self.camera = faces, camera
         self.background = background
         codes = linear_to_srgb(np.linspace(0.0, 1.0, ENCODE_STEPS))

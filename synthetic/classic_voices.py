@@ -27,7 +27,6 @@ from synthetic.phones import (
 )
 
 ENGINE_TIMEOUT_S = 60
-FLITE_VOICES = ("slt", "rms", "awb", "kal16")
 FESTIVAL_VOICES = ("cmu_us_slt_arctic_hts", "ked_diphone", "kal_diphone")
 ESPEAK_ACCENTS = ("en-us", "en-us", "en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp")
 _FAMILIES = {"+f": range(1, 6), "+m": range(1, 9), "+klatt": (2, 4)}

@@ -21,12 +21,12 @@ from typing import NamedTuple
 import numpy as np
 
 from synthetic.phones import PHONE_INDEX, PHONES, VOWELS, Segment
-from synthetic.visemes import ALPHA, DIPHTHONGS, GROUPS, LIP_GAP, MOUTH_CHANNELS, TARGET, columns
+from synthetic.visemes import ALPHA, DIPHTHONGS, GROUPS, MOUTH_CHANNELS, TARGET, columns
 
 BROW_CHANNELS = ("browInnerUp", "browOuterUp")
 CHANNELS = MOUTH_CHANNELS + BROW_CHANNELS
 CHANNEL_INDEX = {channel: index for index, channel in enumerate(CHANNELS)}
-CLOSED = 0.06  # aperture below which lips count as closed; the rules reach -0.01
+CLOSED = 0.06  # gap of the inner lips, in units of jawOpen's, below which they count as closed
 
 LOUDNESS_HZ = 100  # rate of the loudness and pitch envelopes; value i is the instant (i + 0.5)/100
 
@@ -120,11 +120,6 @@ def curves(
     if loudness is not None:
         result[:, len(MOUTH_CHANNELS) :] = _brows(times, loudness, pitch, style)
     return result.astype(np.float32)
-
-
-def aperture(curves: np.ndarray) -> np.ndarray:
-    """Gap between the inner lips in units of jawOpen, negative when pressed: (..., C) -> (...)."""
-    return curves[..., : len(LIP_GAP)] @ LIP_GAP.astype(curves.dtype)
 
 
 def loudness(audio: np.ndarray, sample_rate: int = 16_000) -> np.ndarray:

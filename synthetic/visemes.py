@@ -85,10 +85,6 @@ _DOMINANCE: tuple[tuple[str, dict[str, float]], ...] = (
 )
 # fmt: on
 
-# Gap between the inner lips on the mid-line of synthetic/head.npz at 1.0 of each channel, in units
-# of jawOpen (20.3 mm); the other channels do not open the lips.
-_GAP = dict(J=1.0, X=-1.0, D=0.2, H=0.24, F=0.44, K=0.18, L=-0.035)
-
 
 def columns(letters: str) -> list[int]:
     """Indices of the channels with these letters in MOUTH_CHANNELS."""
@@ -113,5 +109,3 @@ def _dominance_table() -> np.ndarray:
 
 
 TARGET, ALPHA = _target_table(), _dominance_table()
-LIP_GAP = np.zeros(len(LETTERS))
-LIP_GAP[columns("".join(_GAP))] = list(_GAP.values())

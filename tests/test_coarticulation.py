@@ -1,5 +1,7 @@
 """The coarticulation rules: closures, vowel shapes, silence, any frame rate, bounded velocity."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -10,11 +12,11 @@ from synthetic.coarticulation import (
     CLOSED,
     NEUTRAL,
     Style,
-    aperture,
     curves,
     loudness,
     style_of,
 )
+from synthetic.head import channel_basis, load_head
 from synthetic.phones import PHONES, Segment
 
 
@@ -44,6 +46,21 @@ def at(segments: list[Segment], phone: str, channel: str) -> float:
     segment = next(s for s in segments if s.phone == phone)
     frame = round(500 * (segment.start_s + segment.end_s))
     return float(curves(segments, 5000, 1000)[frame, CHANNEL_INDEX[channel]])
+
+
+@functools.cache
+def lip_gaps() -> np.ndarray:
+    """(C,) gap between the head's inner lips at 1.0 of each channel, in units of jawOpen's."""
+    head = load_head()
+    upper, lower = (head.landmarks[f"{side}_lip_inner"] for side in ("upper", "lower"))
+    basis = channel_basis(head, CHANNELS)  # (C, V, 3)
+    gaps = basis[:, upper, 1] - basis[:, lower, 1]
+    return gaps / gaps[CHANNEL_INDEX["jawOpen"]]
+
+
+def aperture(values: np.ndarray) -> np.ndarray:
+    """Gap between the inner lips of curves (T, C), in units of jawOpen's: (T,)."""
+    return values @ lip_gaps()
 
 
 @pytest.mark.parametrize("seed", range(5))

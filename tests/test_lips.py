@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.bench_lips import main, with_jitter
-from benchmarks.lips import rule_curves, score_curves, score_meshes
+from benchmarks.lips import LipScores, rule_curves, score_curves_on_head, score_meshes
 from benchmarks.real_speech import (
     DEV_CLIPS,
     LIBRIVOX_FOLDER,
@@ -35,6 +35,11 @@ def rules(clip: Clip, late: int = 0):
     """A predictor that knows the phones, `late` frames late."""
     y = rule_curves(clip, len(clip.audio) * 30 // 16_000)
     return lambda audio: np.roll(y, late, axis=0)
+
+
+def score_curves(predict, clips) -> LipScores:
+    """Scores of a predictor of curves on the synthetic head."""
+    return score_curves_on_head(predict, clips, load_head())
 
 
 def test_the_rules_score_perfectly(clip):

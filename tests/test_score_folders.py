@@ -189,7 +189,7 @@ def test_the_table_names_the_regions(folders: Path, capsys: pytest.CaptureFixtur
     main(["--pred", f"{folders}/pred", "--truth", f"{folders}/truth"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].startswith("1 clips, 6 frames")
-    assert lines[-1] == "1 clips of --truth have no prediction (F1_sentence01, ...)"
+    assert lines[-1] == "clips of --truth without a prediction: 1 (F1_sentence01, ...)"
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_frames_after_a_predictions_end_are_counted(
     main(talk(folders, lambda v: v[:57]))  # 3 of 60 in each of two clips
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == "2 clips, 114 frames; every frame of the truth is used"
-    assert lines[-1].startswith("6 frames of the truth come after the end of their prediction")
+    assert lines[-1].endswith("after the end of their prediction, not scored: 6")
 
 
 @pytest.mark.parametrize("change", [lambda v: v[:, ::-1], lambda v: v[:, :, [1, 2, 0]]])
@@ -293,5 +293,5 @@ def test_wrong_flags_are_one_clear_line(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--truth .*empty: no .npy files"):
         main(["--pred", f"{folders}/pred", "--truth", f"{folders}/empty"])
     np.savez(folders / "few.npz", M9=np.zeros((V, 3)))
-    with pytest.raises(UserError, match="no template of its subject, --templates has .'M9'"):
+    with pytest.raises(UserError, match="no template for its subject, --templates has M9; exp"):
         main([*good, "--templates", f"{folders}/few.npz"])
