@@ -327,6 +327,7 @@ def _load_own(path: Path) -> Checkpoint:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"checkpoint {path}: weights do not fit its config ({reason})") from error
+        raise UserError(
+            f"checkpoint {path}: weights do not fit its config ({reason_of(error, 200)})"
+        ) from error
     return Checkpoint(model.eval(), spec)

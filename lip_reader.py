@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.errors import UserError, reason_of
-from files.models import save_model_file
+from files.models import load_model_file, save_model_file
 from layers.transformer import TransformerLayer
 from speech.features import length_mask, resample
 from speech.timing import AUDIO_FPS
@@ -80,7 +80,7 @@ class LipReader(nn.Module):
         if missing > 0:
             x = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], dim=1)
         latent = self.to_latent(x[:, :n_audio_frames])  # (B, A, d_teacher)
-        return latent, self.to_characters(latent)  # fmt: skip
+        return latent, self.to_characters(latent)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class SavedReader:
     """A trained lip reader with the data that it needs, as stored in a run's folder.
 
     lips: (L,) int64 indices of its vertices; region: their source in words; teacher: hub name or
-    folder of the CTC model whose text are its targets; characters: those of that model by index,
+    folder of the CTC model whose texts are its targets; characters: those of that model by index,
     () if unknown.
     """
 
@@ -126,26 +126,22 @@ def load_reader(path: str | Path) -> SavedReader:
 
     Raises `UserError` for a file that is missing, damaged or of another kind.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not path.is_file():
         raise UserError(f"lip reader {path}: no such file; training writes it beside the model")
+    remedy = f"give the {READER_FILE} of a training run"
+    weights, header = load_model_file(path, HEADER, "lip reader", remedy)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         reader = LipReader(**header["dims"])
         reader.load_state_dict(weights)
         lips = np.array(header["lips"], dtype=np.int64)
         characters = tuple(header["characters"])
-        saved = SavedReader(reader.eval(), lips, header["region"], header["teacher"], characters)
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        return SavedReader(reader.eval(), lips, header["region"], header["teacher"], characters)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"lip reader {path}: not a lip reader's file or damaged ({reason_of(error, 200)}); "
-            "expected the reader.safetensors of a training run"
+            f"lip reader {path}: its header does not fit its weights ({reason_of(error, 200)}); "
+            f"{remedy}"
         ) from error
-    return saved
 
 
 def load_characters(source: str | Path) -> tuple[str, ...]:

@@ -32,8 +32,10 @@ def reason_of(error: BaseException, length: int = 160) -> str:
 
     The text of the operating system (`OSError`) or of libsndfile, which leaves out the path; else
     the first line of the message, with the second if the first ends with a colon; else the name of
-    the exception's type.
+    the exception's type. Of a `KeyError`, whose message is the key alone: "no entry 'key'".
     """
+    if isinstance(error, KeyError) and error.args:
+        return f"no entry {error}"[:length]
     texts = (getattr(error, name, None) for name in ("strerror", "error_string"))
     text = (next(filter(None, texts), None) or str(error)).strip()
     if not text:

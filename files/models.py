@@ -36,12 +36,12 @@ def save_model_file(
 
 
 def load_model_file(
-    path: str | Path, key: str, what: str = "checkpoint"
+    path: str | Path, key: str, what: str = "checkpoint", remedy: str = MODEL_SOURCE
 ) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """(weights as float32, header) of a file that `save_model_file` wrote under the same `key`.
 
     Raises `UserError`, beginning with `what` and the path, for a file that is missing, damaged or
-    of another kind.
+    of another kind; its message ends with `remedy` where the file itself suggests none.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -51,20 +51,23 @@ def load_model_file(
             header = (file.metadata() or {}).get(key)
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        kind = other_model_file(path) or f"not a whole .safetensors file ({reason_of(error)})"
-        raise UserError(f"{what} {path}: {kind}") from error
+        damage = f"not a whole .safetensors file ({reason_of(error)}); {remedy}"
+        raise UserError(
+            f"{what} {path}: {other_model_file(path, key, remedy) or damage}"
+        ) from error
     try:
         return weights, json.loads(header or "")
     except ValueError as error:
-        kind = other_model_file(path) or f"no {key} header; give a file that main.py wrote"
-        raise UserError(f"{what} {path}: {kind}") from error
+        lack = f"no {key} header; {remedy}"
+        raise UserError(f"{what} {path}: {other_model_file(path, key, remedy) or lack}") from error
 
 
-def other_model_file(path: Path) -> str:
+def other_model_file(path: Path, key: str = "", remedy: str = MODEL_SOURCE) -> str:
     """What a file that is not the expected model file holds, and the remedy; "" if unknown.
 
-    Reads the header of a .safetensors, or the names inside a file of torch.save. Nothing in the
-    file is unpickled.
+    key: that of the expected file, for which "" is returned; remedy: for files that suggest none
+    themselves. Reads the header of a .safetensors, or the names inside a file of torch.save.
+    Nothing in the file is unpickled.
     """
     with path.open("rb") as file:
         head = file.read(9)
@@ -74,9 +77,12 @@ def other_model_file(path: Path) -> str:
                 metadata = json.loads(b"{" + file.read(length - 1)).get("__metadata__", {})
             except ValueError:
                 return ""  # truncated
-            return next((text for key, text in MODEL_FILES.items() if key in metadata), "")
+            others = (
+                text for name, text in MODEL_FILES.items() if name != key and name in metadata
+            )
+            return next(others, "")
     if not head.startswith(b"PK"):
-        return f"not a model file; {MODEL_SOURCE}"
+        return f"not a model file; {remedy}"
     try:
         with zipfile.ZipFile(path) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -85,5 +91,5 @@ def other_model_file(path: Path) -> str:
     except (zipfile.BadZipFile, OSError, ValueError):
         return ""
     if pickles:
-        return f"a file of torch.save (demo.py takes published weights); {MODEL_SOURCE}"
-    return f"a zip archive; {MODEL_SOURCE}"
+        return f"a file of torch.save (demo.py takes published weights); {remedy}"
+    return f"a zip archive; {remedy}"

@@ -7,7 +7,6 @@ file without them.
 """
 
 import dataclasses
-import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from common.errors import UserError, reason_of, writable_folder
 from common.overrides import from_dict
 from config import XLSR_LARGE, ModelConfig
 from files.arrays import check_file
-from files.models import other_model_file, save_model_file
+from files.models import load_model_file, other_model_file, save_model_file
 from released.network import ReleasedJambaTalk
 
 HEADER = "jambatalk-release"  # key of the JSON in a converted file's header
@@ -108,22 +107,9 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], None]:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
     """Weights and config of a file written by `convert`."""
-    from safetensors import SafetensorError, safe_open
-
+    weights, header = load_model_file(path, HEADER, remedy="convert it with release.py again")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(HEADER)
-            if header is None:
-                reason = other_model_file(path) or f"no {HEADER} header"
-                raise UserError(
-                    f"checkpoint {path}: {reason}; expected a file written by python release.py "
-                    "convert"
-                )
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        return weights, from_dict(ModelConfig, json.loads(header)["model"])
-    except (SafetensorError, OSError) as error:
-        reason = other_model_file(path) or f"not a whole .safetensors file ({reason_of(error)})"
-        raise UserError(f"checkpoint {path}: {reason}") from error
+        return weights, from_dict(ModelConfig, header["model"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"checkpoint {path}: its header does not describe a model ({reason_of(error)}); "

@@ -162,6 +162,10 @@ def test_foreign_and_broken_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content[:length])
         with pytest.raises(UserError, match="not a whole"):
             load_checkpoint(tmp_path / name)
+    save_file({"x": torch.zeros(1)}, tmp_path / "own", metadata={"jambatalk": "{}"})
+    (tmp_path / "own").write_bytes((tmp_path / "own").read_bytes()[:-1])
+    with pytest.raises(UserError, match="own: not a whole .*give best.safetensors"):
+        load_checkpoint(tmp_path / "own")
     save_file({"x": torch.zeros(1)}, tmp_path / "reader", metadata={"lip_reader": "{}"})
     with pytest.raises(UserError, match="a lip reader; give best.safetensors"):
         load_checkpoint(tmp_path / "reader")

@@ -72,10 +72,16 @@ def test_files_of_another_kind_are_refused_by_name(reader: LipReader, tmp_path: 
         load_reader(path)
     save_reader(path, reader, range(L), "lips.txt", "enc")
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match="not a lip reader's file or damaged"):
+    with pytest.raises(UserError, match="not a whole .safetensors file .*give the reader"):
         load_reader(path)
     save_file({"weight": torch.zeros(3)}, path)
-    with pytest.raises(UserError, match="not a lip reader's file or damaged"):
+    with pytest.raises(UserError, match="no lip_reader header; give the reader.safetensors"):
+        load_reader(path)
+    save_file({"weight": torch.zeros(3)}, path, metadata={"lip_reader": "{}"})
+    with pytest.raises(UserError, match="its header does not fit its weights .no entry 'dims'"):
+        load_reader(path)
+    save_file({"weight": torch.zeros(3)}, path, metadata={"jambatalk": "{}"})
+    with pytest.raises(UserError, match="a model of this project"):
         load_reader(path)
 
 

@@ -49,4 +49,5 @@ def test_a_reason_is_one_line() -> None:
     assert reason_of(ValueError("first\nsecond")) == "first"
     assert reason_of(ValueError("first:\n\tsecond\nthird")) == "first: second"
     assert reason_of(KeyError()) == "KeyError"
+    assert reason_of(KeyError("recipe")) == "no entry 'recipe'"
     assert reason_of(ValueError("x" * 500), length=9) == "x" * 9

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from common.errors import UserError
+from common.errors import UserError, reason_of
 from config import Recipe
 from jambatalk import JambaTalk
 from layers.lean_linear import make_lean
@@ -81,8 +81,9 @@ def load_encoder(model: JambaTalk, source: str) -> nn.Module:
     try:
         model.encoder.body.load_state_dict(body_of(pretrained).state_dict())
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--wav2vec2 {source}: not the recipe's encoder ({reason})") from error
+        raise UserError(
+            f"--wav2vec2 {source}: not the recipe's encoder ({reason_of(error, 200)})"
+        ) from error
     model.encoder.freeze_features()
     return pretrained
 

@@ -113,7 +113,9 @@ def read_run(folder: str | Path) -> RunLog:
         record = json.loads((folder / RECORD_FILE).read_text())
         float(record["recipe"]["dataset"]["metres_per_unit"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"run {folder}: {RECORD_FILE} is not a run's record ({error!r})") from error
+        raise UserError(
+            f"run {folder}: {RECORD_FILE} is not a run's record ({reason_of(error)})"
+        ) from error
     try:
         rows = read_log(folder / LOG_FILE)
         columns = (
@@ -122,7 +124,9 @@ def read_run(folder: str | Path) -> RunLog:
             else {}
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"run {folder}: {LOG_FILE} is not a run's log ({error})") from error
+        raise UserError(
+            f"run {folder}: {LOG_FILE} is not a run's log ({reason_of(error)})"
+        ) from error
     if not rows:
         raise UserError(f"run {folder}: no epoch has ended yet; wait for the first")
     if missing := {"epoch", "val_lve", "seconds"} - columns.keys():

@@ -102,7 +102,7 @@ def recipe_of_run(args: argparse.Namespace) -> tuple[Recipe, list[str], str]:
             f"--from {file}: {reason_of(error)}; expected the folder of a training run"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--from {file}: not the record of a run ({error!r})") from error
+        raise UserError(f"--from {file}: not the record of a run ({reason_of(error)})") from error
     if changed or commit != git("rev-parse", "HEAD"):
         with_diff = f" and {len(changed)} changed files ({DIFF_FILE})" if changed else ""
         print(f"warning: {args.source} was trained with commit {commit[:10]}{with_diff}; "

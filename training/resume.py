@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from common.errors import UserError
+from common.errors import UserError, reason_of
 from config import RETIRED_FIELDS, ModelConfig, Recipe
 from training.networks import Networks
 from training.processes import Group, SharedUserError
@@ -133,8 +133,9 @@ def unpack(
         if nets.average is not None:
             nets.average.load_state_dict(state["average"])
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"--resume: the weights do not fit ({reason}); {OTHER_VERSION}") from error
+        raise UserError(
+            f"--resume: the weights do not fit ({reason_of(error)}); {OTHER_VERSION}"
+        ) from error
     names = parameter_names(nets)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     shapes = {names[id(p)]: tuple(p.shape) for p in trained}
