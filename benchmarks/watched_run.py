@@ -1,10 +1,10 @@
-"""A toy run of main.py in a process of its own that reports what it is doing at every instant.
+"""A toy run of main.py in a process of its own that reports what it is doing.
 
 For `bench_resume`: synthetic data and encoder (`write_data`), processes that run
 `python main.py ...` (`Attempt`), and the shared memory in which they report (`Watch`). Importing
 torch takes longer than the run, so attempts are forked from a `Server` that has imported it. Each
-server is an interpreter with another hash seed, as real runs have: sets of strings differ in their
-order.
+server is an interpreter with another hash seed, as real runs have, so the order of sets of strings
+differs.
 """
 
 import json
@@ -27,9 +27,9 @@ import numpy as np
 from common.errors import UserError, run_cli
 from config import PROJECT_ROOT
 
-FPS, V, SAMPLES_A_FRAME = 30, 60, 1_600 // 3
+FPS, V, FRAME_SAMPLES = 30, 60, 1_600 // 3
 EPOCHS, TRAIN_CLIPS, BATCH_SIZE = 60, 16, 2
-STEPS = TRAIN_CLIPS // BATCH_SIZE  # an epoch
+STEPS = TRAIN_CLIPS // BATCH_SIZE  # of an epoch
 ENCODER = dict(
     model_type="wav2vec2", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
     intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=2,
@@ -64,7 +64,7 @@ def write_data(folder: Path) -> None:
         vertices = np.tile(face.vertices * (1.0 if name[0] == "a" else 1.05), (n_frames, 1, 1))
         vertices[:, near[:4], 1] -= 0.01 * loud[:, None]
         np.save(folder / f"vertices_npy/{name}.npy", vertices.astype(np.float32))
-        sound = np.repeat(loud, SAMPLES_A_FRAME)
+        sound = np.repeat(loud, FRAME_SAMPLES)
         sound = 0.5 * sound * np.sin(2 * np.pi * 200 * np.arange(len(sound)) / 16_000)
         soundfile.write(folder / f"wav/{name}.wav", sound, 16_000)
     for region, rows in (("lips", near[:8]), ("upper", near[-8:])):
@@ -77,7 +77,7 @@ def write_data(folder: Path) -> None:
 
 
 class Watch:
-    """What a process reports, in a memory-mapped file; times are of `time.time`."""
+    """What a process reports, in a memory-mapped file; times in seconds are of `time.time`."""
 
     FIELDS = ("phase", "steps", "saved_steps", "saved_s", "checked_s", "longest_s")
 
@@ -111,10 +111,10 @@ def observe(watch: Watch) -> None:
         return reported
 
     def save_state(path: Path, state: dict[str, Any]) -> str:
-        begun = time.time()
+        started = time.time()
         problem = write_state(path, state)
         if not problem:
-            watch.saved_steps, watch.saved_s = steps_of(state), begun
+            watch.saved_steps, watch.saved_s = steps_of(state), started
         return problem
 
     def check(run: Any, batches: Any) -> None:
@@ -135,9 +135,9 @@ def observe(watch: Watch) -> None:
 
 
 def steps_of(state: dict[str, Any]) -> int:
-    """Optimizer steps before a state."""
-    inside = state["batches"]["position"] if state["epoch"] == state["batches"]["epoch"] else 0
-    return (state["epoch"] - 1) * STEPS + inside
+    """Number of optimizer steps before a state."""
+    of_epoch = state["batches"]["position"] if state["epoch"] == state["batches"]["epoch"] else 0
+    return (state["epoch"] - 1) * STEPS + of_epoch
 
 
 class Server:
@@ -164,11 +164,13 @@ class Server:
         """The next line of the server: the process id of an attempt, later its exit code."""
         line = self.process.stdout.readline()
         if not line:
-            raise UserError(f"the server of hash seed {self.hash_seed} has ended")
+            raise UserError(
+                f"the server with hash seed {self.hash_seed} has ended; see its output above"
+            )
         return line
 
     def close(self) -> None:
-        """End the server, whose attempts have ended."""
+        """End the server; its attempts must have ended."""
         self.process.stdin.close()
         self.process.wait()
 
@@ -180,7 +182,7 @@ class Attempt:
         self.pid, self.server = pid, server
 
     def ended(self) -> bool:
-        """Whether it has ended; its exit code stays to be read."""
+        """Whether it has ended; does not read its exit code."""
         return bool(select.select([self.server.process.stdout], [], [], 0)[0])
 
     def exit_code(self) -> int:
@@ -188,21 +190,21 @@ class Attempt:
         return int(self.server.answer())
 
     def kill(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send it a signal; no effect if it has ended."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Wait until it has ended, the time is over, or `until()` is true."""
+        """Wait until it has ended, `seconds` have passed, or `until()` is true."""
         end = time.time() + seconds
         while time.time() < end and not until() and not self.ended():
             time.sleep(0.0003)
 
 
 def serve(watch: Watch) -> None:
-    """Fork the attempts that stdin orders, one at a time, until stdin ends."""
+    """Fork the attempts that the lines of stdin describe, one at a time, until stdin ends."""
     answers = os.dup(1)
-    os.dup2(2, 1)  # prints of libraries must not be taken for answers
+    os.dup2(2, 1)  # what libraries print goes to stderr, not among the answers
     load_libraries()
     observe(watch)
     for line in sys.stdin:
