@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of the command."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--d_inner", type=int, default=1024, help="channels (default: 1024)")
     parser.add_argument("--d_state", type=int, default=16, help="states per channel (default: 16)")
@@ -180,11 +181,13 @@ def make_inputs(d_inner: int, d_state: int, frames: int, device: str) -> list[Te
 
 
 def scan_forward(inputs: Sequence[Tensor], backend: str) -> None:
+    """One forward pass without gradients."""
     with torch.no_grad():
         selective_scan(*inputs, delta_softplus=True, backend=backend)
 
 
 def scan_both(inputs: Sequence[Tensor], backend: str) -> None:
+    """One forward and backward pass."""
     y = selective_scan(*inputs, delta_softplus=True, backend=backend)
     torch.autograd.grad(y.sum(), inputs)
 

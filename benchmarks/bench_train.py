@@ -1,20 +1,20 @@
-"""Training, ours against the public release's way: `python -m benchmarks.bench_train`.
+"""Training, ours compared with the public release's way: `python -m benchmarks.bench_train`.
 
     --part small    an encoder of 2 x 192 and a decoder of 128, 16 clips of 3 to 5 s: clips a second
     --part large    the paper's network, 24 x 1024 and 512, one clip of 4 s: seconds, peak memory
 
 Both sides get the same clips (fabricated, V = 5,023 at 30 fps), an encoder of the same config with
-random weights, the same decoder width and layout, a full vertex head and the paper's losses. Theirs
-is `release_way`: batch 1, float32. Ours is what `main.py` does by itself on this machine, for the
-large part with `--set train.lean=true` (without it is a row of its own); its batches hold
-`Part.batch_size` clips of similar length. Reading files is on neither side.
+random weights, the same decoder width and layout, a full vertex head and the paper's losses. Their
+side is `release_way`: batch size 1, float32. Our side trains with the defaults of `main.py` on this
+machine; the large part adds `--set train.lean=true`, and the row "defaults" is without it. Our
+batches hold `Part.batch_size` clips of similar length. Neither side reads files while it is timed.
 
-Each side runs in a process of its own, in turns (ours, theirs, ours, ...), for other programs
-disturb both alike; the first pass of a process over the clips is not counted (it fills caches, as
-the first of a hundred epochs does). Figures are medians over passes; ratios are of wall time, the
-table also has those of processor time. Peak memory is the process's largest resident set. The last
-line is JSON: how many times as many clips a second ours trains (small), how many times faster its
-step is and what part of the release's memory it takes (large, lean for both).
+Each side runs in a process of its own. The sides take turns (ours, theirs, ours, ...), so that
+other load on the machine affects both alike. The first pass of a process over the clips is not
+counted, because it fills caches. Figures are medians over the passes. Ratios are of wall time; the
+table also has those of processor time. Peak memory is the largest resident set of the process. The
+last line is JSON: for the small part the ratio of clips a second, for the large part (lean) the
+ratio of the times of a step and the ratio of peak memory.
 """
 
 import argparse
@@ -48,9 +48,9 @@ from speech.timing import mesh_frames, samples_for
 
 SEED = 1
 FPS, V, N_LIPS = 30, 5_023, 254  # of VOCASET and FLAME's lips
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, what ru_maxrss counts in
-SIDES = ("ours", "theirs", "defaults")  # the last: ours as main.py trains without any flag
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # else threads spin where another program has their core
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, the unit of ru_maxrss
+SIDES = ("ours", "theirs", "defaults")  # "defaults": ours without train.lean
+PASSIVE_WAIT = {"OMP_WAIT_POLICY": "PASSIVE"}  # else idle threads take time of other programs
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Part:
 
     model: ModelConfig
     seconds: tuple[float, ...]  # of each clip
-    batch_size: int  # clips of one of our steps
-    passes: int  # over the clips, timed, a turn
-    lean: bool = False  # whether ours has that option, and without it another side
+    batch_size: int  # clips in one of our steps
+    passes: int  # timed passes over the clips in a turn
+    lean: bool = False  # whether our side trains with train.lean; adds the side "defaults"
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """What is measured."""
+        """The sides that are measured."""
         return SIDES if self.lean else SIDES[:2]
 
     def clips(self) -> list[dict[str, Any]]:
@@ -76,8 +76,8 @@ class Part:
 
 PAPER = RECIPES["vocaset"].model
 PARTS = {
-    # The synthetic recipe's sizes. Its context layers and hand-set filters are ours alone, and its
-    # low-rank vertex head and folding of two frames would not be the release's work: left out.
+    # The sizes of the synthetic recipe, without its context layers, hand-set filters, low-rank
+    # vertex head and folding of two frames, because the release has none of these.
     "small": Part(
         dataclasses.replace(
             PAPER, d_model=128, d_ff=512, n_kv_heads=2,
@@ -99,7 +99,7 @@ class Turn:
 
 
 def make_clip(number: int, face: Face, seconds: float) -> dict[str, Any]:
-    """A made-up sentence of that length: sound, and a face whose mouth it opens."""
+    """A fabricated sentence of this length: audio, and a mouth that opens with its loudness."""
     frames = round(seconds * FPS)
     rng = np.random.default_rng((SEED, number))
     opening, sound = speak(frames + FPS, FPS, SAMPLE_RATE, rng)
@@ -147,13 +147,13 @@ def our_pass(part: Part, folder: Path, lean: bool) -> Callable[[], None]:
 
 
 def batches_of(clips: Sequence[dict[str, Any]], plan: BatchPlan) -> list[dict[str, Any]]:
-    """Our batches: whole, unchanged clips with keys, so that teacher targets are cached."""
-    batches = [collate([clips[index] for index in chosen]) for chosen in plan]
+    """Our batches: complete clips with keys, so that teacher targets are cached."""
+    batches = [collate([clips[index] for index in indices]) for indices in plan]
     return [batch | {"keys": batch["names"]} for batch in batches]
 
 
 def their_pass(part: Part) -> Callable[[], None]:
-    """A function that trains the release's network once on every clip, in its way."""
+    """A function that trains the release's network once on every clip, as the release does."""
     from benchmarks.release_way import ReleaseNetwork, make_adam, train_clip
 
     network = ReleaseNetwork(part.model, lip_vertices())
@@ -175,14 +175,14 @@ def their_pass(part: Part) -> Callable[[], None]:
 
 
 def lip_vertices() -> Tensor:
-    """(L,) as many vertices as FLAME's lips have."""
+    """Indices (L,); their number is that of FLAME's lips."""
     return torch.arange(N_LIPS)
 
 
 def measure(side: str, part: Part, folder: Path) -> Turn:
-    """Train with one side in this process and time its passes after the first."""
+    """Train one side in this process and time all passes but the first."""
     torch.manual_seed(SEED)
-    np.random.seed(SEED)  # transformers draws SpecAugment's masks from it
+    np.random.seed(SEED)  # transformers draws SpecAugment's masks from this generator
     lean = part.lean and side == "ours"
     one_pass = their_pass(part) if side == "theirs" else our_pass(part, folder, lean)
     one_pass()
@@ -196,24 +196,24 @@ def measure(side: str, part: Part, folder: Path) -> Turn:
 
 
 def take_turn(side: str, name: str, folder: Path, threads: int) -> Turn:
-    """`measure` in a process of its own; `UserError` with its last words if it fails."""
+    """`measure` in a process of its own; raises `UserError` with its last line if it fails."""
     flags = ["--part", name, "--side", side, "--folder", str(folder), "--threads", str(threads)]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.bench_train", *flags],
         cwd=PROJECT_ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)} | PATIENT,
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)} | PASSIVE_WAIT,
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no words"])[-1]
-        raise UserError(f"bench_train, {name}, {side}: ended with {done.returncode}: {last}")
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"--part {name}, side {side}: exit code {done.returncode}: {last}")
     return Turn(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def write_encoder(part: Part, folder: Path) -> None:
-    """A CTC model of the part's encoder with random weights: what our side starts from."""
+    """Write a CTC model of the part's encoder with random weights, from which our side starts."""
     from transformers.utils.logging import disable_progress_bar
 
     from speech.bodies import build_ctc, transformers_config
@@ -224,7 +224,7 @@ def write_encoder(part: Part, folder: Path) -> None:
 
 
 def compare(name: str, minutes: float, threads: int) -> dict[str, list[Turn]]:
-    """Turns of all sides, one after the other, at least one each, while the time lasts."""
+    """The turns of every side, at least one each, as many as fit into `minutes`."""
     part = PARTS[name]
     turns: dict[str, list[Turn]] = {side: [] for side in part.sides}
     started = time.monotonic()
@@ -239,7 +239,7 @@ def compare(name: str, minutes: float, threads: int) -> dict[str, list[Turn]]:
 
 
 def report(name: str, turns: dict[str, list[Turn]]) -> dict[str, float]:
-    """Print a part's table; its figures of the last line."""
+    """Print the table of a part; returns its figures for the JSON line."""
     part = PARTS[name]
     n_clips = len(part.seconds)
     rows = {
@@ -268,22 +268,29 @@ def report(name: str, turns: dict[str, list[Turn]]) -> dict[str, float]:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of the command."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all turns (default: 8)")
-    parser.add_argument("--threads", type=int, default=2, help="of each side (default: 2)")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="time for all turns (default: 8)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads of each side (default: 2)")
     parser.add_argument("--side", choices=SIDES, help="measure one side in this process")
-    parser.add_argument("--folder", type=Path, help="with --side: the encoder that ours loads")
+    parser.add_argument(
+        "--folder", type=Path, help="with --side: folder of the encoder that our side loads"
+    )
     args = parser.parse_args(argv)
     if args.threads < 1 or not 0 < args.minutes < float("inf"):
-        raise UserError(f"--threads {args.threads}, --minutes {args.minutes}: both must be above 0")
+        raise UserError(
+            f"--threads {args.threads}, --minutes {args.minutes}: expected more than 0 for both"
+        )
     if args.side and (args.part == "all" or args.folder is None):
-        raise UserError("--side: give --part small or large and --folder with it")
+        raise UserError("--side: expected --part small or large, and --folder")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table a part and the JSON line."""
+    """Print a table for each part and the JSON line."""
     args = parse_args(argv)
     if args.side:
         torch.set_num_threads(args.threads)
