@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import common.interpreter  # noqa: F401  first: explains missing packages
 
@@ -31,9 +32,13 @@ from rendering.face import appearance
 from speech.timing import covering_frames
 from synthetic.head import HEAD_FILE, channel_basis, load_head
 
+if TYPE_CHECKING:
+    from rendering.renderer import Renderer
+
 DEMO_FOLDER = PROJECT_ROOT / "demo/wav"
 BLINK_CLOSE_S, BLINK_HOLD_S, BLINK_OPEN_S = 0.08, 0.03, 0.16
 BLINK_PAUSE_S = (2.0, 5.5)  # between the blinks of a relaxed person
+BLINK_SEED = 1
 YAW_LIMITS = -90, 90  # degrees
 
 
@@ -167,9 +172,9 @@ def bundled_recording() -> Path:
     return recordings[0]
 
 
-def blink_curve(n_frames: int, fps: int, seed: int = 1) -> NDArray[np.float32]:
+def blink_curve(n_frames: int, fps: int) -> NDArray[np.float32]:
     """(n_frames,) lid closure, 0 open to 1 shut, of a relaxed person who blinks now and then."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(BLINK_SEED)
     time = np.arange(n_frames) / fps
     closure = np.zeros(n_frames)
     start = generator.uniform(0.4, 2.0)
@@ -198,7 +203,7 @@ def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, 
             file.write(np.ascontiguousarray(mesh, dtype="<f4").data)
 
 
-def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]):
+def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]) -> "Renderer":
     """The `Renderer` of a plan; called before the prediction, so that its errors come early."""
     from rendering.renderer import Renderer
 
@@ -213,7 +218,7 @@ def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]):
     )
 
 
-def draw(plan: Plan, renderer, vertices: NDArray, fps: int) -> None:
+def draw(plan: Plan, renderer: "Renderer", vertices: NDArray, fps: int) -> None:
     """Draw `vertices` (T, V, 3) and mux them with the recording into `<out>/<name>.mp4`."""
     from rendering.video import write_video
 

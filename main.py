@@ -1,6 +1,6 @@
 """Train and test: `python main.py --dataset vocaset|BIWI|BIWI_6|synthetic|path/to/your/folder`.
 
-Without --mode, training is followed by the test of its best model of validation.
+Without --mode, a run trains, then tests its best model on the validation split.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def resolve_run(args: argparse.Namespace) -> ResolvedRun:
 
 
 def train(run: ResolvedRun, group: Group, stop: Stop) -> None:
-    """Train into the run folder; its best.safetensors is the best model of validation."""
+    """Train into the run folder; best.safetensors is the best model on the validation split."""
     from common.device import large_pages
     from jambatalk import JambaTalk, load_checkpoint
     from speech.pretrained import encoder_of
@@ -157,7 +157,7 @@ def train(run: ResolvedRun, group: Group, stop: Stop) -> None:
     batches = training_batches(recipe, run.dataset, args.workers, group)
     options = Options(args.precision, args.save_every, args.arguments)
     training = Run(recipe, run.dataset, out, options, group, start, state, stop)
-    print(f"best model of validation: {training.fit(batches)}")
+    print(f"best model on validation: {training.fit(batches)}")
 
 
 def test(

@@ -23,7 +23,7 @@ BILABIALS = ("p", "b", "m")  # phones with closed lips
 CLOSED_M = 0.0012  # metres between the inner lips of a closed mouth, at most; 6 % of an open jaw
 STATIC_RATIO = 0.01  # of the lips' width: lips whose motion is smaller are static
 STATIC_SHARE = 0.25  # of the true lips' motion: predictions that move more are not static
-MAX_LAG_S = 0.5  # seconds, the largest sync offset that is looked for
+MAX_LAG_S = 0.5  # seconds, the largest sync offset that is searched
 FRAME_BLOCK = 64  # frames converted to float64 at a time
 
 
@@ -61,7 +61,10 @@ def mean_vertex_errors(prediction: NDArray, truth: NDArray) -> NDArray[np.float6
 
 
 def mean_vertex_error(prediction: NDArray, truth: NDArray) -> float:
-    """MVE of one clip: mean over frames and vertices of the L2 distance."""
+    """MVE of one clip: mean over frames and vertices of the L2 distance, unit of the vertices.
+
+    prediction, truth: (T, V, 3).
+    """
     return float(mean_vertex_errors(prediction, truth).mean())
 
 

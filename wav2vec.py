@@ -112,7 +112,7 @@ class TextTeacher(nn.Module):
         self.body = body_of(model)
         self.kind.use_attention(self.body)
 
-    def release_model(self) -> None:
+    def free_model(self) -> None:
         """Free the model's memory; `set_model` must follow before the next call."""
         self.model = self.body = None
         gc.collect()  # transformers' models contain reference cycles

@@ -30,9 +30,8 @@ class CoarseProduct(torch.autograd.Function):
         x = x.to(COARSE)
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        y = x.new_empty(
-            *x.shape[:-1], len(weight)
-        )  # F.linear would return a view, which in-place operations refuse
+        # Not F.linear: it would return a view, which in-place operations refuse.
+        y = x.new_empty(*x.shape[:-1], len(weight))
         rows, out, transposed = _rows(x), _rows(y), _rounded(weight).T
         if bias is None:
             torch.mm(rows, transposed, out=out)

@@ -50,10 +50,10 @@ class DecodedAudio:
         key = self.cache.content_key(path)
 
         def make() -> NDArray[np.float32]:
-            audio = read_audio(path)
+            samples = read_audio(path)
             if self.cache.content_key(path) != key:
                 raise UserError(f"audio {path}: changed while it was read; run again")
-            return audio
+            return samples
 
         return np.array(self.cache.get(key, make))
 

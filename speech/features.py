@@ -11,7 +11,7 @@ from config import SAMPLE_RATE
 from speech.timing import AUDIO_FPS, WINDOW
 
 MEL_HOP, MEL_BINS, MEL_FFT = 160, 80, 512  # w2v-BERT 2.0: 10 ms hop, 80 bands, 512-point FFT
-PCM_SCALE = 2.0**15  # Kaldi computes energies of 16-bit integers
+PCM_SCALE = 2.0**15  # full scale of 16-bit integers, of which Kaldi computes energies
 MEL_FLOOR = 1.192092955078125e-07  # Kaldi's float epsilon
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from config import SAMPLE_RATE
 from speech.audio import RATES, normalise, read_audio, resample_audio
+from speech.features import PCM_SCALE
 from speech.timing import MIN_SAMPLES
 
-PCM_SCALE = 2.0**15  # int16 samples of full scale
 EXPECTED = "16 kHz, zero mean and unit variance over the clip"
 MAX_MEAN, MAX_VARIANCE = 0.5, 2.0  # `normalise` gives a mean near 0 and a variance of at most 1
 LOW_VARIANCE = 0.5  # `normalise` gives less only to recordings below -70 dB of full scale

@@ -62,7 +62,6 @@ def drawn(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     toy = dataclasses.replace(recipe, dataset=spec)
     monkeypatch.setitem(main.RECIPES, "toy", toy)
     monkeypatch.setattr(preview, "SIZE", SIZE)
-    monkeypatch.setattr(Previews.__init__, "__defaults__", (SIZE,))
     return toy
 
 
@@ -115,7 +114,7 @@ def test_preview_every_may_change_on_resume(drawn: Recipe) -> None:
 
 def test_a_perfect_prediction_looks_like_the_truth(drawn: Recipe, tmp_path: Path) -> None:
     clip, events = clip_of(drawn), Events()
-    previews = Previews(drawn.dataset, [clip], tmp_path, size=SIZE)
+    previews = Previews(drawn.dataset, [clip], tmp_path)
     path = previews.add(PerfectModel(clip["vertices"]), 3, events, never)
     truth, predicted = np.split(pictures(path).astype(int), 2, axis=2)
     assert np.abs(truth - predicted).mean() < 1.0  # compressed
@@ -126,7 +125,7 @@ def test_a_perfect_prediction_looks_like_the_truth(drawn: Recipe, tmp_path: Path
 def test_long_clips_are_cut(drawn: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preview, "SECONDS", 0.2)
     clip = clip_of(drawn)
-    previews = Previews(drawn.dataset, [clip], tmp_path, size=SIZE)
+    previews = Previews(drawn.dataset, [clip], tmp_path)
     path = previews.add(PerfectModel(clip["vertices"]), 3, Events(), never)
     assert len(pictures(path)) == 6  # 0.2 s at 30 fps
 
@@ -157,7 +156,7 @@ def test_triangles_of_another_mesh_are_a_warning(
 ) -> None:
     trimesh.creation.icosphere(subdivisions=1).export(drawn.dataset.topology)  # 42 vertices
     clip = clip_of(drawn)
-    previews = Previews(drawn.dataset, [clip], tmp_path, size=SIZE)
+    previews = Previews(drawn.dataset, [clip], tmp_path)
     assert previews.add(PerfectModel(clip["vertices"]), 3, Events(), never) is None
     assert f"expected triangles of {V} vertices, got vertex 41" in capsys.readouterr().out
 

@@ -265,7 +265,7 @@ def test_two_processes_give_the_losses_of_one(
     done = subprocess.run(command, capture_output=True, text=True, env=ALONE, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     alike("one", "two")
-    assert done.stdout.count("best model of validation") == 1
+    assert done.stdout.count("best model on validation") == 1
 
 
 def test_optimizer_orders_parameters_as_the_networks_do() -> None:

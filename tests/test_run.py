@@ -1,4 +1,4 @@
-"""main.py as a user runs it: train, best model of validation, test table; on a toy data set."""
+"""main.py as a user runs it: train, best model on validation, test table; on a toy data set."""
 
 import dataclasses
 import json

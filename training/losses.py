@@ -71,9 +71,10 @@ def mesh_losses(
     n_frames = truth.shape[1]
     if prediction.device.type == "cpu":
         vertex, velocity, predicted_lips = MeshSums.apply(prediction, truth, frames.tolist(), lips)
-        a_frame = truth.shape[2:].numel()
-        vertex = vertex * (loss_scale**2 / max(sizes.frames * a_frame, 1))
-        return vertex, velocity * (loss_scale**2 / max(sizes.pairs * a_frame, 1)), predicted_lips
+        n_coordinates = truth.shape[2:].numel()  # of a frame
+        vertex = vertex * (loss_scale**2 / max(sizes.frames * n_coordinates, 1))
+        velocity = velocity * (loss_scale**2 / max(sizes.pairs * n_coordinates, 1))
+        return vertex, velocity, predicted_lips
     prediction = prediction[:, :n_frames]
     error = (prediction - truth) * loss_scale
     mask = length_mask(frames, n_frames, prediction.device)  # (B, T)
@@ -149,10 +150,13 @@ def closure_weight(truth: Tensor, inner_lips: Tensor, gain: float, reach: float)
 
 
 def latent_loss(
-    lips: Tensor, audio: Tensor, mask: Tensor | None = None, frames: int | None = None
+    latent: Tensor, features: Tensor, mask: Tensor | None = None, frames: int | None = None
 ) -> Tensor:
-    """Mean squared distance of the lip reader's features from the teacher's: (B, A, C) each."""
-    return mean_square(lips.float() - audio.float(), mask, frames)
+    """Mean squared error of the lip reader's features against the teacher's, (B, A, C) each; ().
+
+    mask: (B, A); frames: number of audio frames to divide by, by default those of the mask.
+    """
+    return mean_square(latent.float() - features.float(), mask, frames)
 
 
 def ctc_loss(
@@ -181,13 +185,13 @@ def mean_square(values: Tensor, mask: Tensor | None, frames: int | None = None) 
     frames: number of frames to divide by, by default those of the mask. A dot product, since that
     is one pass over memory forward and one backward.
     """
-    a_frame = values.shape[2:].numel()
+    n_coordinates = values.shape[2:].numel()  # of a frame
     if frames is None:
         frames = values.shape[:2].numel() if mask is None else mask.sum()
     if mask is not None:
         values = values * mask.view(*mask.shape, *([1] * (values.ndim - 2)))
     flat = values.to(torch.promote_types(values.dtype, torch.float32)).reshape(-1)
-    count = frames * a_frame
+    count = frames * n_coordinates
     return torch.dot(flat, flat) / (
         count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
     )

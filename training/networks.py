@@ -64,8 +64,8 @@ def build(
     model, reader, teacher = model.to(device), reader.to(device), teacher.to(device)
     decay = config.ema_decay
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
-    nets = Networks(model, reader, teacher, average, spec.metres_per_unit / config.loss_unit)
-    nets.source = recipe.wav2vec2
+    loss_scale = spec.metres_per_unit / config.loss_unit
+    nets = Networks(model, reader, teacher, average, loss_scale, source=recipe.wav2vec2)
     if config.closure_gain:
         if inner_lips is None:
             raise ValueError(f"closure_gain {config.closure_gain} without inner_lips")

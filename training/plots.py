@@ -55,8 +55,8 @@ class RunLog:
         """Optimizer steps up to the end of each epoch, None where the log lacks them."""
         if np.isfinite(self.columns.get("steps", np.array([np.nan]))).all():
             return self.columns["steps"]
-        an_epoch = self.record["recipe"].get("train", {}).get("steps_per_epoch", 0)
-        return self.epochs * an_epoch if an_epoch else None
+        steps_per_epoch = self.record["recipe"].get("train", {}).get("steps_per_epoch", 0)
+        return self.epochs * steps_per_epoch if steps_per_epoch else None
 
     @property
     def lve(self) -> NDArray[np.float64]:
@@ -171,8 +171,8 @@ def progress_of(runs: Sequence[RunLog]) -> tuple[str, list[NDArray[np.float64]]]
     differ in steps per epoch."""
     steps = [run.steps for run in runs]
     if all(one is not None for one in steps):
-        an_epoch = {one[0] / run.epochs[0] for one, run in zip(steps, runs, strict=True)}
-        if len(an_epoch) > 1:
+        steps_per_epoch = {one[0] / run.epochs[0] for one, run in zip(steps, runs, strict=True)}
+        if len(steps_per_epoch) > 1:
             return "steps", steps
     return "epoch", [run.epochs for run in runs]
 

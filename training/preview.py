@@ -29,19 +29,19 @@ STILLS = 6
 
 
 class PreviewStopped(Exception):
-    """The run has been asked to stop while a preview is drawn."""
+    """Raised while a preview is drawn, when the run has received a stop request."""
 
 
 class Previews:
     """The previews of a run, of the first validation clip.
 
-    clips: items of `data_loader.MeshSpeechDataset`; folder: the run's; size: pixels per side of
-    either picture. A preview that cannot be made is skipped with a warning: it never ends a run.
+    clips: items of `data_loader.MeshSpeechDataset`; folder: the run's. A preview that cannot be
+    made is skipped with a warning: it never ends a run.
     """
 
-    def __init__(self, spec: DatasetSpec, clips: Dataset, folder: Path, size: int = SIZE) -> None:
+    def __init__(self, spec: DatasetSpec, clips: Dataset, folder: Path) -> None:
         self.spec, self.clips, self.folder = spec, clips, folder / FOLDER
-        self.size, self.renderer = size, None
+        self.renderer: Renderer | None = None  # made for the first preview
         self.possible = bool(spec.topology) and spec.path(spec.topology).exists()
         if not self.possible:
             reason = f"no such file {spec.topology}" if spec.topology else "no topology is named"
@@ -59,12 +59,11 @@ class Previews:
         Returns the video's path, None where it cannot be made or once `stop_requested` is true.
         The model is left in evaluation mode.
         """
-        self.stop_requested = stop_requested
         if not self.possible or stop_requested():
             return None
         path = self.folder / f"epoch_{epoch:04d}.mp4"
         try:
-            stills = self._write(model, path)
+            stills = self._write(model, path, stop_requested)
         except PreviewStopped:
             return None
         except (UserError, OSError) as error:
@@ -73,7 +72,9 @@ class Previews:
         events.add_image("preview", stills, epoch, dataformats="HWC")
         return path
 
-    def _write(self, model: JambaTalk, path: Path) -> NDArray[np.uint8]:
+    def _write(
+        self, model: JambaTalk, path: Path, stop_requested: Callable[[], bool]
+    ) -> NDArray[np.uint8]:
         """Write the video; returns its stills, see `strip`."""
         clip, spec = self.clips[0], self.spec
         truth, predicted = recorded_and_predicted(model, clip, round(SECONDS * spec.fps))
@@ -81,7 +82,7 @@ class Previews:
         path.parent.mkdir(parents=True, exist_ok=True)
         chosen = np.linspace(0, len(truth) - 1, min(STILLS, len(truth))).round().astype(int)
         stills: dict[int, NDArray] = dict.fromkeys(chosen.tolist())
-        frames = copy_stills(self._pairs(truth, predicted), stills)
+        frames = copy_stills(self._pairs(truth, predicted, stop_requested), stills)
         sound = find_audio(spec.path(spec.root), clip["name"])
         write_video(path, frames, len(truth), spec.fps, sound)
         return strip(list(stills.values()))
@@ -94,12 +95,14 @@ class Previews:
                 f"topology {spec.topology}: expected triangles of {len(template)} vertices, got "
                 f"vertex {faces.max()}; it belongs to another mesh"
             )
-        return Renderer(faces, template, self.size, **appearance(spec, clip["subject"]))
+        return Renderer(faces, template, SIZE, **appearance(spec, clip["subject"]))
 
-    def _pairs(self, truth: NDArray, predicted: NDArray) -> Iterator[NDArray[np.uint8]]:
+    def _pairs(
+        self, truth: NDArray, predicted: NDArray, stop_requested: Callable[[], bool]
+    ) -> Iterator[NDArray[np.uint8]]:
         """Pictures (H, 2H, 3): the recorded face, the predicted one on its right."""
         for pair in zip(truth, predicted, strict=True):
-            if self.stop_requested():
+            if stop_requested():
                 raise PreviewStopped
             yield np.concatenate([self.renderer.frame(mesh) for mesh in pair], axis=1)
 

@@ -1,4 +1,4 @@
-"""One training run: batches in, the best model of validation out, everything about it on disk.
+"""One training run: from batches to the best model on the validation split, recorded on disk.
 
 The run folder holds run.json (recipe, command, commit, versions, device), log.csv (a row per epoch,
 every loss in its column), TensorBoard events, previews/ of a validation clip, best.safetensors, the
@@ -81,6 +81,7 @@ class Run:
         self.recipe, self.dataset, self.folder = recipe, dataset, folder
         self.options, self.state, self.group, self.stop = options, state, group, stop
         self.device, self.dtype = choose_device(options, group)
+        # Under autocast every RMSNorm would warn that torch cannot use its fused kernel.
         warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
         torch.manual_seed(recipe.train.seed)
         np.random.seed(recipe.train.seed)  # transformers draws SpecAugment's masks from it
@@ -102,7 +103,7 @@ class Run:
         self.trained_s = 0.0  # on the steps of the current epoch, in earlier processes, too
 
     def fit(self, batches: PlannedLoader) -> Path:
-        """Train all epochs; returns the path of the best model of validation.
+        """Train all epochs; returns the path of the best model on the validation split.
 
         Raises `SystemExit` when a signal asks to stop, after the state is saved.
         """
@@ -252,11 +253,11 @@ class Run:
                 teacher, characters,
             )  # fmt: skip
 
-    # State: what _save writes, _restore reads.
-
     def _save_or_stop(self, batches: PlannedLoader) -> None:
-        """Between two steps or clips: save when it is time; save and stop when any process is
-        asked to. Processes exchange their requests here."""
+        """Save when a state is due; save and stop when any process has received a stop signal.
+
+        Called between two steps, or two clips of validation. Processes exchange their requests.
+        """
         due = time.time() - self.saved_s > 60 * self.options.save_minutes
         requests = [float(self.stop.terminated), float(self.stop.interrupted), float(due)]
         terminated, interrupted, due = self.group.add(requests, self.device)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config import TrainConfig
+from data_loader import Sounds
 from dataset.batch_plan import BatchPlan
 from speech.features import length_mask
 from speech.timing import frame_lengths
@@ -36,7 +37,7 @@ from training.losses import (
 from training.networks import Networks
 from training.optimizer import make_optimizer, start_average
 from training.processes import Group, SharedUserError
-from training.teacher_targets import Sounds, TargetSource, TeacherTargets
+from training.teacher_targets import TargetSource, TeacherTargets
 
 LENGTHS = ("audio_samples", "frames")  # of a batch
 
@@ -45,7 +46,7 @@ class Objective(nn.Module):
     """The network and its lip reader as one module whose forward gives the losses.
 
     One module, since DistributedDataParallel averages gradients of what one forward computes.
-    lips: (L,) vertices that the lip reader sees, on the networks' device.
+    lips: (L,) vertices that the lip reader reads, on the networks' device.
     """
 
     def __init__(self, nets: Networks, lips: Tensor, config: TrainConfig) -> None:
@@ -111,7 +112,7 @@ def add_sizes(sizes: Sequence[Sizes]) -> Sizes:
 class TrainingStep:
     """The optimizer step of a run, on one process of a group; call it once per step.
 
-    lips: (L,) vertices that the lip reader sees, on the networks' device; n_steps: of the whole
+    lips: (L,) vertices that the lip reader reads, on the networks' device; n_steps: of the whole
     run; dtype: of autocast, float32 for none. Public state: `optimizer`, `schedule`, and
     `weights_changed`, False while a failed call leaves everything as it was before.
     """

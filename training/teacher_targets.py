@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -17,13 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from common.errors import UserError
+from data_loader import Sounds
 from files.cache import Cache, NoCache, model_key
 from speech.pretrained import load_pretrained
 from speech.timing import frame_lengths
 from training.networks import Networks
 from training.processes import Group
-
-Sounds = Sequence[tuple[str, NDArray[np.float32]]]  # (key, normalised audio (S,)) of whole clips
 
 
 class TeacherTargets(NamedTuple):
@@ -75,7 +73,7 @@ class TargetSource:
         own_cached = self._cache_clips(sounds, shares[0], group)
         group.gather(None)  # a barrier
         if self._cache_clips(sounds, others, group) and own_cached:
-            self.teacher.release_model()
+            self.teacher.free_model()
 
     def _cache_clips(self, sounds: Sounds, indices: Sequence[int], group: Group) -> bool:
         """Compute what the cache lacks of some clips; whether it then holds all of them."""
@@ -111,7 +109,7 @@ class TargetSource:
     @torch.no_grad()
     def _compute(self, audio: Tensor, lengths: Tensor | None) -> TeacherTargets:
         """Targets of audio (B, S); lengths: (B,) samples of each clip, None where all have S."""
-        self._load_released_teacher()
+        self._reload_teacher()
         teacher, lower = self.teacher, self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=lower):
             conv = teacher.convolve(audio, lengths)
@@ -133,7 +131,7 @@ class TargetSource:
         arrays = {k: self.cache.get(f"{key} {k}", lambda k=k: compute(k)) for k in self.kinds}
         return {kind: torch.from_numpy(array.copy()) for kind, array in arrays.items()}
 
-    def _load_released_teacher(self) -> None:
+    def _reload_teacher(self) -> None:
         """Load the teacher again if it was freed: the cache has lost an entry."""
         if self.teacher.model is not None:
             return
