@@ -50,9 +50,6 @@ def small_pictures(monkeypatch):
     monkeypatch.setattr(renderer, "Renderer", functools.partial(renderer.Renderer, size=64))
 
 
-# ---- frames ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("samples", "fps", "frames"), [(16_000, 30, 30), (16_001, 30, 31), (1_600, 25, 3), (1, 60, 1)]
 )
@@ -67,9 +64,6 @@ def test_other_rates_interpolate_linearly_and_hold_the_end():
     slower = np.ravel(list(resample_motion(iter(ramp), 30, 20, 3)))
     np.testing.assert_allclose(slower, [0, 1.5, 3])
     np.testing.assert_array_equal(list(resample_motion(iter(ramp), 30, 30, 4)), ramp)
-
-
-# ---- results -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fps", [None, 24])
@@ -108,11 +102,8 @@ def test_a_bad_recording_in_a_list_is_found_before_any_prediction(checkpoint, tm
         without_network.animate([tmp_path / "a.wav", tmp_path / "missing.wav"])
 
 
-# ---- arrays ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
-def test_samples_of_any_rate_move_as_their_file_does(checkpoint, tmp_path, wave, rate):
+def test_samples_of_any_rate_give_the_motion_of_their_file(checkpoint, tmp_path, wave, rate):
     samples = np.stack([wave, wave[::-1]], axis=1).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
     expected = checkpoint.animate(tmp_path / "a.wav").vertices
@@ -175,9 +166,6 @@ def test_a_template_may_be_an_array(checkpoint, wave):
     assert np.abs(animation.vertices - face).max() < 0.1
 
 
-# ---- what the network itself expects -----------------------------------------------------------
-
-
 def test_predict_says_what_audio_it_expects(checkpoint, wave):
     model, template = checkpoint.model, torch.from_numpy(load_head().templates["ada"])
     raw = torch.from_numpy(wave.astype(np.float32))
@@ -214,9 +202,6 @@ def test_raw_samples_warn_and_silence_does_not(wave):
         check_normalised(torch.from_numpy(normalise(wave.astype(np.float32))))
 
 
-# ---- saving ------------------------------------------------------------------------------------
-
-
 def test_a_video_of_samples_has_their_sound(checkpoint, tmp_path, wave, small_pictures):
     animation = checkpoint.animate(wave, sample_rate=44_100)
     assert animation.save(tmp_path / "new/x.npy") == tmp_path / "new/x.npy"
@@ -242,9 +227,6 @@ def test_files_that_cannot_be_saved_are_refused(checkpoint, tmp_path, wave):
     (tmp_path / "x.npy").mkdir()
     with pytest.raises(UserError, match=r"output .*x\.npy: cannot be written"):
         animation.save(tmp_path / "x.npy")
-
-
-# ---- the page ----------------------------------------------------------------------------------
 
 
 def test_the_bundled_model_is_the_default():

@@ -161,7 +161,7 @@ def test_every_clip_is_normalised_and_in_order(raw: Path, tmp_path: Path) -> Non
     assert sorted(path.stem for path in (out / "wav").iterdir()) == sorted(CLIPS)
 
 
-def test_neutral_sentences_tgz_and_unpacked_folders(raw: Path, tmp_path: Path) -> None:
+def test_neutral_sentences_tgz_and_unpacked_folders_are_read(raw: Path, tmp_path: Path) -> None:
     unpacked = raw / "faces/M3/02"
     unpacked.mkdir()
     for name, content in members("M3_e01").items():
@@ -330,7 +330,9 @@ def test_missing_files_are_named(raw: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("style", ["script", "module"])
-def test_both_ways_to_start_it_work(style: str, raw: Path, tmp_path: Path) -> None:
+def test_the_command_runs_as_a_script_and_as_a_module(
+    style: str, raw: Path, tmp_path: Path
+) -> None:
     what = ["BIWI/process_biwi_data.py"] if style == "script" else ["-m", "BIWI.process_biwi_data"]
     command = [sys.executable, *what, "--raw", str(raw), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)

@@ -190,7 +190,7 @@ def test_nothing_is_written_to_a_disk_that_is_nearly_full(
     assert err.count("\n") == 1 and "GB free" in err and not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_one_line() -> None:
+def test_a_folder_that_cannot_be_written_is_reported_in_one_line() -> None:
     with pytest.raises(UserError, match="cannot be written"):
         Cache("/proc/nowhere", MAKER)
 
@@ -321,7 +321,7 @@ def test_the_time_stamp_of_a_file_that_has_just_changed_is_not_trusted(tmp_path:
     assert cache.content_key(path) != key
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.wav: cannot be read \(No such file"):
         Cache(tmp_path, MAKER).content_key(tmp_path / "none.wav")
 
@@ -382,7 +382,7 @@ def test_the_command_lists_entries_and_clear_deletes_nothing_else(
     assert left == {"mine.txt", "mine", "mine/also.npy"}
 
 
-def test_no_folder_to_report_on_is_one_line(
+def test_a_missing_folder_is_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_cli(main, ["--folder", str(tmp_path / "none")]) == 2

@@ -29,7 +29,7 @@ def typed(script: str, *flags: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_bad_input_is_one_line_and_exit_code_2(script: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_line_with_exit_code_2(script: str, tmp_path: Path) -> None:
     flags = SCRIPTS[script]
     if script in ("main.py", "demo.py"):
         flags = [*flags, "--out", str(tmp_path / "out")]
@@ -79,7 +79,7 @@ def test_help_names_the_flags_that_users_of_this_field_know() -> None:
 
 
 @pytest.mark.parametrize("script", ["demo.py", "metrics.py", "-m benchmarks.bench_scan"])
-def test_a_flag_that_does_not_exist_is_one_line(script: str) -> None:
+def test_a_flag_that_does_not_exist_is_reported_in_one_line(script: str) -> None:
     done = typed(script, "--frobnicate", "1")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
@@ -104,7 +104,7 @@ def without_packages(*arguments: str, folder: Path = ROOT) -> subprocess.Complet
 
 
 @pytest.mark.parametrize("script", BARE_SCRIPTS)
-def test_a_missing_package_is_one_line_with_the_remedy(script: str) -> None:
+def test_a_missing_package_is_reported_in_one_line_with_the_remedy(script: str) -> None:
     done = without_packages(*script.split(), "--help")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: package ") and done.stderr.count("\n") == 1
@@ -149,6 +149,6 @@ def test_errors_of_the_project_itself_keep_their_traceback(project: Path, line: 
     assert error_of(project, line).startswith("Traceback")
 
 
-def test_an_old_python_is_one_line(project: Path) -> None:
+def test_an_old_python_is_reported_in_one_line(project: Path) -> None:
     error = error_of(project, "import sys; sys.version_info = (3, 8, 1)\nint | None and list[gone]")
     assert error.startswith("error: Python 3.8, expected 3.10 or newer; set up the project's")

@@ -55,7 +55,7 @@ def test_first_step_by_hand() -> None:
     assert torch.equal(square, torch.tensor([[0.005, 0.00125, 0.0]]).bfloat16())
 
 
-def test_stays_beside_torchs_adamw() -> None:
+def test_weights_stay_close_to_those_of_torchs_adamw() -> None:
     """No further from it than rounding explains, of the way that a weight has gone.
 
     First moment: errors of 2^-8 of it, forgotten at 0.9 a step, so 2^-8 / 0.1 of its size over
@@ -128,12 +128,12 @@ def test_moments_follow_gradients_of_one_size() -> None:
         assert apart.max() < 2**-8 / 0.02 / (1 - 2**-8 / 0.02)
 
 
-def test_betas_that_eight_bits_cannot_follow_are_refused() -> None:
+def test_a_second_beta_too_large_for_bfloat16_is_refused() -> None:
     with pytest.raises(ValueError, match="0.999"):
         CompactAdamW(weights(), betas=(0.9, 0.999))
 
 
-def test_a_toy_is_learnt_as_with_float32_moments() -> None:
+def test_a_small_network_trains_as_well_as_with_float32_moments() -> None:
     def last_loss(make: type) -> float:
         torch.manual_seed(0)
         x = torch.randn(200, 17)
@@ -153,7 +153,7 @@ def test_a_toy_is_learnt_as_with_float32_moments() -> None:
     assert last_loss(compact) == pytest.approx(expected, rel=0.1)
 
 
-def test_a_state_through_a_file_goes_on_bit_for_bit() -> None:
+def test_training_continues_bit_for_bit_from_a_saved_state() -> None:
     def steps(params: list[nn.Parameter], optimizer: CompactAdamW, numbers: range) -> None:
         for step in numbers:
             give_gradients(params, step)
@@ -180,7 +180,7 @@ def test_a_state_through_a_file_goes_on_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_clipped_gradients_make_the_step_of_shorter_ones(dtype: torch.dtype) -> None:
+def test_clipping_gives_the_step_of_scaled_gradients(dtype: torch.dtype) -> None:
     """And stay as they are: bfloat16 ones would be rounded once more."""
     ours, theirs = weights(), weights()
     give_gradients(ours, 0, dtype)
@@ -201,7 +201,7 @@ def test_clipped_gradients_make_the_step_of_shorter_ones(dtype: torch.dtype) -> 
     assert compacted.factor is None
 
 
-def test_gradients_that_are_short_enough_stay() -> None:
+def test_gradients_below_the_largest_norm_are_not_clipped() -> None:
     params = weights()
     give_gradients(params, 0)
     optimizer = compact(params)

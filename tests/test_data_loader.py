@@ -131,7 +131,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_audio_is_one_clear_line_with_its_name(name: str, tmp_path: Path) -> None:
+def test_bad_audio_is_reported_in_one_line_with_its_name(name: str, tmp_path: Path) -> None:
     make, message = BAD_FILES[name]
     make(tmp_path / name)
     with pytest.raises(UserError, match=message) as caught:

@@ -118,7 +118,7 @@ def test_a_template_of_the_same_topology_is_animated(run, tmp_path):
     assert np.abs(np.load(last) - face).max() < 0.1  # metres: motion about this face
 
 
-def test_yaw_turns_the_picture_and_leaves_the_vertices_alone(run, tmp_path):
+def test_yaw_turns_the_picture_and_not_the_vertices(run, tmp_path):
     wav = noise(tmp_path / "a.wav", 0.2)
     frames, motion = [], []
     for flags in ([], ["--yaw", -45]):
@@ -178,7 +178,7 @@ def test_bad_recordings_are_refused_in_one_line(run, tmp_path):
     assert "NaN" in error_line(run("--wav_path", tmp_path / "nan.wav"))
 
 
-def test_silence_a_tenth_of_a_second_and_eight_channels_are_accepted(run, tmp_path):
+def test_silence_short_clips_and_eight_channels_are_accepted(run, tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros(8_000), SAMPLE_RATE)
     noise(tmp_path / "tenth.wav", 0.1)
     noise(tmp_path / "eight.wav", 0.5, 48_000, channels=8)

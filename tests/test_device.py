@@ -40,7 +40,7 @@ def test_a_cpu_is_fast_with_bfloat16_matrix_instructions_only(
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_an_older_torch_is_asked_for_avx512_bf16(
+def test_an_older_torch_is_queried_for_avx512_bf16(
     supported: bool, onednn_allows: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
@@ -77,7 +77,7 @@ class NoContext:
 
 
 @pytest.mark.parametrize("emulated_only", [True, False])
-def test_cuda_emulation_does_not_count(
+def test_emulated_bfloat16_on_cuda_is_not_fast(
     emulated_only: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def supported(including_emulation: bool = True) -> bool:

@@ -35,7 +35,7 @@ def test_the_egg_is_closed_with_outward_faces_and_the_given_number_of_vertices()
 
 
 @pytest.mark.parametrize("spec", [VOCASET, BIWI, BIWI_6])
-def test_three_of_each_reach_every_split(spec: DatasetSpec) -> None:
+def test_three_subjects_and_sentences_cover_every_split(spec: DatasetSpec) -> None:
     subjects, sentences = choose_clips(spec, 3, 3)
     all_subjects, _ = choose_clips(spec, sum(len(s.subjects) for s in _without_copies(spec)), 3)
     for split in spec.splits.values():

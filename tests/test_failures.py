@@ -43,7 +43,7 @@ def test_errors_of_too_little_memory_are_recognised(error: Exception) -> None:
         assert part in message
 
 
-def test_other_errors_are_bugs() -> None:
+def test_other_errors_get_no_explanation() -> None:
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), OSError("no")):
         assert not out_of_memory(error) and not step_failure(error, [])
 
@@ -108,7 +108,7 @@ def test_a_step_that_needs_too_much_memory_is_undone_and_saved(
     same("whole", "cut")
 
 
-def test_a_clip_that_breaks_during_training_costs_no_step(
+def test_a_clip_that_breaks_during_training_loses_no_step(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--set", "model.vertex_rank=0")  # else the start reads it
@@ -126,7 +126,7 @@ def test_a_clip_that_breaks_during_training_costs_no_step(
     same("whole", "cut")
 
 
-def test_a_worker_killed_during_training_costs_no_step(
+def test_a_worker_killed_during_training_loses_no_step(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_toy("--out", "whole") == 0

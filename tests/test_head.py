@@ -40,7 +40,7 @@ def lip_gap(head, vertices):
     return vertices[marks["upper_lip_inner"], 1] - vertices[marks["lower_lip_inner"], 1]
 
 
-def test_file_is_small():
+def test_the_head_file_is_smaller_than_2_mb():
     assert HEAD_FILE.stat().st_size < 2e6
 
 

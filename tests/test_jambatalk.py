@@ -127,7 +127,7 @@ def test_the_vertex_head_under_bfloat16_gives_equal_offsets_and_close_gradients(
         assert (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
-def test_checkpoint_round_trip(tmp_path: Path) -> None:
+def test_a_loaded_checkpoint_predicts_as_the_saved_model(tmp_path: Path) -> None:
     model = moving(JambaTalk(config(vertex_rank=3)))
     save_checkpoint(tmp_path / "m.safetensors", model, SYNTHETIC)
     loaded, spec = load_checkpoint(tmp_path / "m.safetensors")
@@ -188,7 +188,7 @@ def test_unknown_layout_letter_is_named() -> None:
         JambaTalk(config(layout="MX"))
 
 
-def test_it_fits_one_clip() -> None:
+def test_the_network_can_overfit_one_clip() -> None:
     torch.manual_seed(0)
     model = JambaTalk(config(vertex_rank=4))
     audio, template = torch.randn(1, 16_000), torch.randn(1, V, 3)

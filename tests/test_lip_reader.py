@@ -109,7 +109,7 @@ def test_edit_distance_by_hand(text: str, reference: str, errors: int) -> None:
     assert edit_distance([ord(c) for c in text], [ord(c) for c in reference]) == errors
 
 
-def test_edit_distance_is_the_recursion(rng: np.random.Generator) -> None:
+def test_edit_distance_equals_its_recursive_definition(rng: np.random.Generator) -> None:
     @functools.cache
     def slow(a: tuple[int, ...], b: tuple[int, ...]) -> int:
         if not a or not b:

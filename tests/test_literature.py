@@ -10,7 +10,7 @@ METRICS = ("lve", "fdd", "mve")
 
 
 @pytest.mark.parametrize("key", BENCHMARKS)
-def test_every_method_has_a_row_with_a_source_or_says_not_found(key: tuple[str, str]) -> None:
+def test_every_method_has_a_row_with_a_source_or_marked_not_found(key: tuple[str, str]) -> None:
     rows = rows_of(BENCHMARKS[key])
     assert list(dict.fromkeys(row.method for row in rows)) == list(METHODS)
     for row in rows:
@@ -21,7 +21,7 @@ def test_every_method_has_a_row_with_a_source_or_says_not_found(key: tuple[str, 
             assert float(row.value) > 0 and row.source and row.unit and row.note
 
 
-def test_values_as_printed() -> None:
+def test_values_equal_the_printed_ones() -> None:
     """Figures of the papers and listings named in the rows, typed a second time."""
     printed = {
         (name, row.method, row.metric, row.value)

@@ -52,7 +52,7 @@ def padded_clips(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("block", [1, 30, 45, 10_000])  # of 1, 2, 3 and all frames of 15 numbers
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_mesh_losses_are_the_plain_ones_in_blocks_of_any_size(
+def test_mesh_losses_do_not_depend_on_the_block_size(
     block: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "BLOCK", block)
@@ -74,7 +74,7 @@ def test_mesh_losses_are_the_plain_ones_in_blocks_of_any_size(
     torch.testing.assert_close(*gradients)
 
 
-def test_gradients_of_mesh_sums_are_those_of_small_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_mesh_sums_equal_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "BLOCK", 45)
     prediction, truth, frames = padded_clips(torch.float64)
     truth, lips = truth.clamp(max=2), torch.tensor([4, 1])
@@ -114,7 +114,7 @@ def test_ctc_of_an_impossible_or_empty_text_is_zero() -> None:
     assert ctc_loss(logits, [torch.tensor([], dtype=torch.long)], torch.tensor([2]), 0).item() == 0
 
 
-def test_total_weighs_every_part() -> None:
+def test_the_total_loss_is_the_weighted_sum_of_its_parts() -> None:
     config = TrainConfig(w_vertex=2, w_velocity=3, w_latent=5, w_ctc=7, w_balance=11, w_lips=13)
     parts = {
         name: torch.tensor(1.0)

@@ -94,7 +94,7 @@ def test_the_cavity_moves_with_the_lips_and_the_eyes_do_not_blink():
     np.testing.assert_allclose(change[n_mouth : n_mouth + len(lid.ball)], 0.0, atol=1e-9)
 
 
-def test_a_head_with_a_mouth_of_its_own_gets_nothing():
+def test_a_head_with_a_mouth_of_its_own_is_not_filled():
     head = load_head()
     fill = HoleFill(head.faces, next(iter(head.templates.values())))
     assert not fill.mouths and not fill.eyes

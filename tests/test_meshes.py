@@ -73,7 +73,7 @@ def test_a_pickle_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("content", [b"not a pickle", pickle.dumps([1, 2, 3])[:-4], b"\x80"])
-def test_a_broken_pickle_is_one_clear_line(content: bytes, tmp_path: Path) -> None:
+def test_a_broken_pickle_is_reported_in_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(content)
     with pytest.raises(UserError, match="x.pkl: not a readable pickle"):
         load_pickle(tmp_path / "x.pkl")
@@ -127,7 +127,7 @@ def test_a_ply_keeps_order_and_splits_quads(tmp_path: Path) -> None:
         ("x.stl", b"solid", "expected .ply or .obj, got .stl"),
     ],
 )
-def test_a_broken_mesh_is_one_clear_line(
+def test_a_broken_mesh_is_reported_in_one_line(
     name: str, content: bytes, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -241,7 +241,7 @@ def test_a_region_that_does_not_fit_is_refused(
         load_region(tmp_path / name, V)
 
 
-def test_a_region_missing_from_a_dict_lists_those_there(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_region_lists_the_known_ones(tmp_path: Path) -> None:
     path = written(tmp_path / "masks.pkl", {"lips": [1], "nose": [2]})
     with pytest.raises(UserError, match="no region 'mouth'; it has lips, nose"):
         load_region(path, V, key="mouth")
@@ -286,7 +286,9 @@ def test_matlab_indices_are_counted_from_one(shared_data: Path) -> None:
         lambda content: b"PK\x03\x04",
     ],
 )
-def test_a_broken_npy_is_one_clear_line(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+def test_a_broken_npy_is_reported_in_one_line(
+    damage: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
     path = tmp_path / "x.npy"
     np.save(path, np.arange(3))
     assert load_npy(path).tolist() == [0, 1, 2]

@@ -67,7 +67,7 @@ def test_balance_loss_and_output_both_train_the_router(n_experts, top_k):
         assert gradient.abs().max() > 0
 
 
-def test_descending_the_balance_loss_spreads_the_experts():
+def test_minimising_the_balance_loss_spreads_frames_over_experts():
     torch.manual_seed(0)
     router = TopKRouter(6, 4, 1)
     x = torch.randn(1, 211, 6) + 1  # a common direction, so that one expert can take all frames

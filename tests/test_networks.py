@@ -68,7 +68,7 @@ def test_training_bytes_equal_a_count_by_hand(tmp_path: Path) -> None:
     assert training_bytes(nets, lean) == expected
 
 
-def test_gradients_are_coarse_only_where_asked() -> None:
+def test_gradients_are_bfloat16_only_if_lean_and_coarse() -> None:
     for config, coarse, expected in (
         (
             TrainConfig(lean=True),

@@ -39,7 +39,7 @@ def test_a_padded_batch_gives_what_its_clips_give_one_by_one(kind: str) -> None:
         assert (ours - theirs).abs().max() < 1e-5 * scale
 
 
-def test_one_clip_by_itself_has_the_plain_means() -> None:
+def test_losses_of_one_clip_are_plain_means() -> None:
     nets, one = networks(), clip(1.0, 5)
     losses = Objective(nets, LIPS, TRAIN)(one, TargetSource(nets, None)(one), batch_sizes(one))
     predicted, balance = nets.model(one["audio"], one["template"])

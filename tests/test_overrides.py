@@ -98,7 +98,7 @@ def test_ablations_are_set_by_their_letter(variant: str) -> None:
         ("train.closure_gain=9", "expected 0, as vocaset has no dataset.inner_lips"),
     ],
 )
-def test_a_value_that_does_not_fit_is_one_line_that_begins_with_the_flag(
+def test_a_value_that_does_not_fit_is_reported_in_one_line_that_begins_with_the_flag(
     setting: str, message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -123,7 +123,7 @@ def test_recipes_are_rebuilt_from_json(name: str) -> None:
         assert again == value
 
 
-def test_json_of_another_version_is_an_error_that_says_so() -> None:
+def test_json_of_another_version_is_refused() -> None:
     with pytest.raises(UserError, match="TrainConfig: unknown field.*momentum; .*another version"):
         from_dict(TrainConfig, {"momentum": 0.9})
     with pytest.raises(UserError, match="DatasetSpec.*missing.*another version"):

@@ -228,7 +228,7 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize("number", range(len(FAULTS)))
-def test_a_folder_that_does_not_fit_is_one_line_with_the_file_s_name(
+def test_a_folder_that_does_not_fit_is_reported_in_one_line_that_names_the_file(
     number: int, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil, message = FAULTS[number]

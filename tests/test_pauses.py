@@ -30,11 +30,11 @@ def test_a_silent_phone_is_cut_to_40_ms():
     assert trim_before_pauses(SEGMENTS, tone(0.4))[1] == Segment("t", 0.5, 0.54)
 
 
-def test_scale_does_not_matter():
+def test_the_scale_of_the_audio_does_not_matter():
     audio = tone(0.7)
     assert trim_before_pauses(SEGMENTS, audio) == trim_before_pauses(SEGMENTS, 20_000 * audio)
 
 
-def test_no_audio_and_no_segments():
+def test_no_audio_and_no_segments_are_accepted():
     assert trim_before_pauses([], tone(1.0)) == []
     assert trim_before_pauses(SEGMENTS, np.zeros(0, np.float32))[1].end_s == 0.54

@@ -120,7 +120,7 @@ def test_a_picture_and_a_table_are_written(
         assert drawn.sum() > 200
 
 
-def test_a_folder_that_holds_no_run_is_one_line(
+def test_a_folder_that_holds_no_run_is_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(name: str, file: str, text: str) -> Path:
@@ -151,6 +151,6 @@ def test_a_folder_that_holds_no_run_is_one_line(
     assert not (tmp_path / "x.png").exists()
 
 
-def test_an_out_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_an_out_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written"):
         plot_runs([write_run(tmp_path / "a")], "/proc/nowhere/x.png")

@@ -144,7 +144,7 @@ def _config(**changes: object) -> object:
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "cannot be loaded"),
     ],
 )
-def test_a_folder_that_is_no_encoder_is_one_line(
+def test_a_folder_that_is_no_encoder_is_reported_in_one_line(
     spoil, message: str, source: str, tmp_path: Path
 ) -> None:
     spoil(Path(source))

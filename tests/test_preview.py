@@ -98,7 +98,7 @@ def test_every_nth_epoch_and_the_last_get_a_preview(drawn: Recipe) -> None:
     assert has_sound(path)
 
 
-def test_previews_leave_the_training_as_it_is(drawn: Recipe) -> None:
+def test_previews_do_not_change_the_training(drawn: Recipe) -> None:
     for every in "01":
         assert train("--set", f"train.preview_every={every}", "--out", every) == 0
     assert not Path("0/previews").exists() and len(list(Path("1/previews").iterdir())) == 2
@@ -130,7 +130,7 @@ def test_long_clips_are_cut(drawn: Recipe, tmp_path: Path, monkeypatch: pytest.M
     assert len(pictures(path)) == 6  # 0.2 s at 30 fps
 
 
-def test_without_triangles_one_line_is_said_once(
+def test_missing_triangles_are_reported_once(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("--set", "train.preview_every=1") == 0
@@ -161,7 +161,7 @@ def test_triangles_of_another_mesh_are_a_warning(
     assert f"expected triangles of {V} vertices, got vertex 41" in capsys.readouterr().out
 
 
-def test_stills_stand_above_each_other() -> None:
+def test_the_strip_has_true_frames_above_predicted_ones() -> None:
     pairs = [np.full((2, 4, 3), 10 * i, np.uint8) for i in range(3)]
     for pair in pairs:
         pair[:, 2:] += 1  # the prediction

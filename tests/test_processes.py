@@ -53,7 +53,7 @@ def test_a_scheduler_may_leave_the_local_rank_out(monkeypatch: pytest.MonkeyPatc
         ({"WORLD_SIZE": "two", "RANK": "0"}, "expected integers"),
     ],
 )
-def test_half_an_environment_is_one_line(
+def test_an_incomplete_environment_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, str], part: str
 ) -> None:
     environment(monkeypatch, **values)
@@ -80,7 +80,7 @@ sys.exit(run_cli(main))
 """
 
 
-def test_what_ends_one_process_ends_all_with_its_line(tmp_path: Path) -> None:
+def test_an_error_in_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

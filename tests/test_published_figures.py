@@ -119,7 +119,7 @@ def module_errors(module: nn.Module, x: NDArray, expected: Figures) -> dict[str,
     return errors
 
 
-def test_mamba_and_its_gradients(figures: Figures) -> None:
+def test_mamba_has_the_output_and_gradients_of_the_release(figures: Figures) -> None:
     expected = {k[6:]: v for k, v in figures.items() if k.startswith("mamba/")}
     module = network.Mamba(64, d_state=16, d_conv=4)
     module.load_state_dict(weights_of(expected))
@@ -128,7 +128,7 @@ def test_mamba_and_its_gradients(figures: Figures) -> None:
     assert max(errors.values()) < TOLERANCE
 
 
-def test_the_mixture_of_experts_and_its_gradients(figures: Figures) -> None:
+def test_the_mixture_has_the_output_and_gradients_of_the_release(figures: Figures) -> None:
     """The second experts that the release dropped in the recorded call are dropped here, too."""
     expected = {k[10:]: v for k, v in figures.items() if k.startswith("mamba_moe/")}
     module = MoEMamba(64, d_state=8, d_conv=8, expand=2, n_experts=2)
@@ -150,7 +150,9 @@ def weights_of(expected: Figures) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("heads", [8, 4])
-def test_attention_and_its_gradients(shared_reference: Path, heads: int) -> None:
+def test_attention_has_the_output_and_gradients_of_the_release(
+    shared_reference: Path, heads: int
+) -> None:
     content = torch.load(shared_reference / "decoder_only_64.pt", weights_only=True)
     figures = content["modules"][f"transformer_decoder_h{heads}"]
     module = AttentionLayer(64, heads, d_ff=2048, rank=16)

@@ -106,7 +106,7 @@ def test_frames_take_places_in_order_until_an_expert_is_full(
     assert_close(DispatchedMixture(5, 2).places(gates), expected)
 
 
-def test_it_predicts_as_the_published_network_does(
+def test_the_network_predicts_as_the_published_one(
     network: ReleaseNetwork, clip: tuple[torch.Tensor, ...], keep_all: None
 ) -> None:
     published = ReleasedJambaTalk(TINY)

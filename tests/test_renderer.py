@@ -118,7 +118,7 @@ def test_frames_are_steady_and_threads_change_nothing(ball):
     np.testing.assert_array_equal(alone[6], renderer.frame(vertices))
 
 
-def test_yaw_shows_the_side():
+def test_a_yaw_of_90_degrees_shows_the_side():
     mesh = trimesh.creation.box(extents=(0.2, 1.0, 1.0))
     narrow, wide = (draw((mesh.faces, mesh.vertices), background=BLACK, yaw=yaw) for yaw in (0, 90))
     assert (wide > 0).any(axis=2).sum() > 3 * (narrow > 0).any(axis=2).sum()

@@ -62,7 +62,7 @@ def test_moments_follow_their_parameters_in_any_order() -> None:
         assert torch.equal(mine, theirs)
 
 
-def test_moments_of_another_network_are_one_line() -> None:
+def test_moments_of_another_network_are_reported_in_one_line() -> None:
     nets = networks()
     optimizer, schedule = optimized(nets)
     step(nets, optimizer, schedule)
@@ -91,7 +91,7 @@ def test_a_state_that_one_process_does_not_see_is_an_error(recipe: Recipe, tmp_p
     assert find_state(tmp_path / "none", recipe, OfTwo()) is None
 
 
-def test_a_finished_run_prints_how_to_train_on(
+def test_a_finished_run_prints_how_to_continue_training(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_toy("--out", "a", "--epochs", "2") == 0

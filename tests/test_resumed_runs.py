@@ -95,7 +95,7 @@ def test_a_kill_while_the_log_is_written_leaves_the_log(
     same("whole", "cut")
 
 
-def test_a_disk_without_room_for_the_model_is_one_line(
+def test_a_disk_without_room_for_the_model_is_reported_in_one_line(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Files of more than 16 KiB are refused: state and model, not the log."""
@@ -122,7 +122,7 @@ def test_a_disk_without_room_for_the_model_is_one_line(
     same("whole", "cut")
 
 
-def test_sigterm_saves_and_ends_well(
+def test_sigterm_saves_the_state_and_exits_with_0(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_toy("--out", "whole") == 0
@@ -143,7 +143,9 @@ def test_sigterm_saves_and_ends_well(
     same("whole", "cut")
 
 
-def test_sigterm_to_workers_too_saves_and_ends_well(recipe: Recipe, tmp_path: Path) -> None:
+def test_sigterm_to_all_processes_saves_the_state_and_exits_with_0(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     """Schedulers signal every process; a data worker must not end the run."""
     command = child(recipe, tmp_path, "--out", "cut", "--workers", "1", "--epochs", "100000")
     out = tmp_path / "out.txt"
@@ -161,7 +163,7 @@ def test_sigterm_to_workers_too_saves_and_ends_well(recipe: Recipe, tmp_path: Pa
     assert (Path("cut") / "last.pt").exists()
 
 
-def test_resuming_with_other_flags_is_one_line(
+def test_resuming_with_other_flags_is_reported_in_one_line(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_toy("--out", "a") == 0
@@ -181,7 +183,7 @@ def test_resuming_with_other_flags_is_one_line(
     assert "not a training state" in capsys.readouterr().err
 
 
-def test_resume_without_a_state_begins(recipe: Recipe) -> None:
+def test_resume_without_a_state_starts_a_new_run(recipe: Recipe) -> None:
     assert run_toy("--out", "a", "--resume") == 0
     assert (Path("a") / "best.safetensors").exists()
 

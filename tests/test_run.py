@@ -61,7 +61,7 @@ def test_durations_are_given_in_their_usual_units() -> None:
     assert {seconds: format_duration(seconds) for seconds in spans} == spans
 
 
-def test_training_learns_the_toy(recipe: Recipe) -> None:
+def test_training_reduces_the_error_on_the_toy_data(recipe: Recipe) -> None:
     flags = ["--dataset", "toy", "--workers", "0", "--precision", "fp32", "--epochs", "40"]
     assert run(*flags) == 0
     total = json.loads(Path("runs/toy/results.json").read_text())["total"]
@@ -69,7 +69,7 @@ def test_training_learns_the_toy(recipe: Recipe) -> None:
     assert total["opening_r"] > 0.5
 
 
-def test_same_seed_same_losses(recipe: Recipe) -> None:
+def test_equal_seeds_give_equal_losses(recipe: Recipe) -> None:
     rows = []
     for out in ("one", "two"):
         flags = ["--dataset", "toy", "--mode", "train", "--workers", "0", "--precision", "fp32"]
@@ -79,7 +79,9 @@ def test_same_seed_same_losses(recipe: Recipe) -> None:
     assert rows[0] == rows[1]
 
 
-def test_wrong_flags_are_one_line(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_flags_are_reported_in_one_line(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
     for flags, part in (
         (["--epochs", "0"], "--epochs 0"),
         (["--seed", "-1"], "--seed -1"),
@@ -100,7 +102,7 @@ def test_wrong_flags_are_one_line(recipe: Recipe, capsys: pytest.CaptureFixture[
         assert part in message and message.count("\n") == 1
 
 
-def test_a_broken_encoder_file_is_one_line(
+def test_a_broken_encoder_file_is_reported_in_one_line(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = Path(recipe.wav2vec2) / "model.safetensors"
@@ -109,7 +111,7 @@ def test_a_broken_encoder_file_is_one_line(
     assert "cannot be loaded" in capsys.readouterr().err
 
 
-def test_an_older_best_model_does_not_outlive_a_new_run(
+def test_a_new_run_does_not_keep_an_older_best_model(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("runs/toy").mkdir(parents=True)
@@ -130,7 +132,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_clips(
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_broken_clip_is_one_line_from_a_worker_too(
+def test_a_broken_clip_is_reported_in_one_line_from_a_worker_too(
     recipe: Recipe, capfd: pytest.CaptureFixture[str], workers: str
 ) -> None:
     path = Path(recipe.dataset.root) / "vertices_npy/a_sentence01.npy"
@@ -144,7 +146,7 @@ def test_a_broken_clip_is_one_line_from_a_worker_too(
     assert "Traceback" not in error
 
 
-def test_encoder_of_another_shape_is_one_line(recipe: Recipe, tmp_path: Path) -> None:
+def test_an_encoder_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     other = dataclasses.replace(
         recipe, model=dataclasses.replace(recipe.model, encoder=ENCODER | {"hidden_size": 16})
     )

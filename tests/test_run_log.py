@@ -11,7 +11,7 @@ def size_of_events(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("events.out.tfevents.*"))
 
 
-def test_an_epoch_is_on_disk_when_it_was_noted(tmp_path: Path) -> None:
+def test_an_epoch_is_on_disk_after_add(tmp_path: Path) -> None:
     log = Log(tmp_path)  # never closed: the run is killed
     before = size_of_events(tmp_path)
     log.add(ROW, epochs=3)
@@ -19,7 +19,7 @@ def test_an_epoch_is_on_disk_when_it_was_noted(tmp_path: Path) -> None:
     assert [row["steps"] for row in read_log(tmp_path / "log.csv")] == ["7"]
 
 
-def test_rows_behind_the_state_that_is_gone_on_from_are_dropped(tmp_path: Path) -> None:
+def test_rows_after_the_resumed_state_are_dropped(tmp_path: Path) -> None:
     log = Log(tmp_path)
     for epoch in (1, 2, 3):
         log.add(ROW | {"epoch": epoch, "steps": 7 * epoch}, epochs=3)

@@ -138,7 +138,7 @@ def test_layouts_and_names_of_the_peers_score_the_same(
     assert run(folders, capsys) == before
 
 
-def test_of_several_styles_the_subjects_own_is_scored(
+def test_only_the_subjects_own_style_is_scored_if_predicted(
     folders: Path, capsys: pytest.CaptureFixture
 ) -> None:
     before = run(folders, capsys)
@@ -149,7 +149,7 @@ def test_of_several_styles_the_subjects_own_is_scored(
     assert run(folders, capsys) == before
 
 
-def test_where_no_style_is_the_subjects_own_all_are_scored(
+def test_all_styles_are_scored_if_none_is_the_subjects_own(
     folders: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """FaceFormer predicts an unseen speaker in the style of every speaker that it knows."""
@@ -283,7 +283,7 @@ def test_another_order_of_vertices_or_axes_gives_a_warning(
     assert not capsys.readouterr().err
 
 
-def test_wrong_flags_are_one_clear_line(folders: Path, tmp_path: Path) -> None:
+def test_wrong_flags_are_reported_in_one_line(folders: Path, tmp_path: Path) -> None:
     good = ["--pred", f"{folders}/pred", "--truth", f"{folders}/truth"]
     with pytest.raises(UserError, match="mouth=x: expected lips=FILE"):
         main([*good, "--regions", "mouth=x"])

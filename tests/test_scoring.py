@@ -152,7 +152,9 @@ def test_files_hold_both_splits_every_clip_and_plain_json(
     assert (out / "results.md").read_text() == text + "\n"
 
 
-def test_another_split_leaves_the_tests_results_alone(spec: DatasetSpec, tmp_path: Path) -> None:
+def test_another_split_does_not_change_the_results_of_the_test_splits(
+    spec: DatasetSpec, tmp_path: Path
+) -> None:
     evaluate(spec, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("results*")}
     path = tmp_path / "best.safetensors"
@@ -242,14 +244,14 @@ def test_character_error_rates_of_prediction_truth_and_template() -> None:
     assert silent["characters"] == 0 and math.isnan(silent["cer"])
 
 
-def test_a_reader_that_cannot_read_true_lips_gives_a_warning() -> None:
+def test_a_lip_reader_without_skill_on_true_lips_gives_a_warning() -> None:
     total = {"lve_ratio": 1.0, "static_clips": [], "cer_truth": 0.99, "cer_motionless": 1.0}
     assert "its error rates have no meaning" in "\n".join(results.summary_lines(total))
     better = results.summary_lines(total | {"cer_truth": 0.5})
     assert "have no meaning" not in "\n".join(better)
 
 
-def test_without_reader_or_teacher_the_table_gives_the_reason(
+def test_the_table_gives_the_reason_for_missing_character_error_rates(
     spec: DatasetSpec, tmp_path: Path
 ) -> None:
     text = evaluate(spec, tmp_path)

@@ -27,5 +27,5 @@ def test_generated_sentences_are_plain_and_repeatable():
 @pytest.mark.parametrize(
     ("noun", "plural"), [("box", "boxes"), ("city", "cities"), ("boy", "boys"), ("wolf", "wolves")]
 )
-def test_plurals(noun, plural):
+def test_plurals_follow_the_ending_of_the_noun(noun, plural):
     assert sentences.plural(noun) == plural

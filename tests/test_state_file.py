@@ -54,7 +54,7 @@ def test_a_state_comes_back_equal(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_a_full_disk_leaves_the_old_state_and_says_so(tmp_path):
+def test_a_full_disk_keeps_the_old_state_and_returns_a_message(tmp_path):
     """A child whose files may not grow beyond 64 KiB plays the full disk."""
     save_state(tmp_path / "last.pt", {"generators": generators(), "step": 1})
     code = f"""
@@ -87,7 +87,7 @@ def test_a_disk_too_small_for_states_is_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a state", b"PK\x03\x04 half"])
-def test_a_file_that_is_no_state_is_one_line(tmp_path, content):
+def test_a_file_that_is_no_state_is_reported_in_one_line(tmp_path, content):
     (tmp_path / "last.pt").write_bytes(content)
     with pytest.raises(UserError, match="not a training state"):
         load_state(tmp_path / "last.pt")

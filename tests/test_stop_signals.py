@@ -60,7 +60,7 @@ def test_sigterm_in_validation_ends_within_a_clip(
     same("whole", "cut")
 
 
-def test_ctrl_c_saves_and_ends_with_130(
+def test_ctrl_c_saves_the_state_and_exits_with_130(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run_toy("--out", "whole") == 0
@@ -76,7 +76,7 @@ def test_ctrl_c_saves_and_ends_with_130(
     same("whole", "cut")
 
 
-def test_a_preview_is_given_up_when_the_run_shall_stop(
+def test_a_preview_stops_when_a_stop_is_requested(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     previews = Previews.__new__(Previews)
@@ -92,7 +92,7 @@ def test_a_preview_is_given_up_when_the_run_shall_stop(
     assert len(drawn) == 6  # three pairs, then no more
 
 
-def test_before_the_first_step_sigterm_ends_with_0_at_once() -> None:
+def test_sigterm_before_the_first_step_exits_with_0_at_once() -> None:
     code = (
         "import os, signal, time\nfrom common.stop_signals import stopping\n"
         "with stopping():\n os.kill(os.getpid(), signal.SIGTERM)\n time.sleep(60)"
@@ -103,7 +103,7 @@ def test_before_the_first_step_sigterm_ends_with_0_at_once() -> None:
     assert done.stdout == "stopped on request; there was nothing to save\n"
 
 
-def test_a_second_ctrl_c_ends_at_once_but_not_its_echo() -> None:
+def test_a_second_ctrl_c_ends_at_once_and_a_copy_of_the_first_does_not() -> None:
     with stopping() as stop:
         with stop.deferred():
             for _ in range(2):  # of the terminal, and passed on by torchrun

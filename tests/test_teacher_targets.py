@@ -62,7 +62,9 @@ def test_a_lost_cache_entry_loads_the_teacher_again(
     assert same(targets(other), TargetSource(networks(), None, BF16)(other))
 
 
-def test_other_weights_in_the_folder_are_one_line(nets: Networks, tmp_path: Path) -> None:
+def test_other_weights_in_the_folder_are_reported_in_one_line(
+    nets: Networks, tmp_path: Path
+) -> None:
     targets = TargetSource(nets, str(tmp_path / "cache"))
     targets.precompute(SOUNDS, Group())
     targets.cache._place("two text")[0].unlink()

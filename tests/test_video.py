@@ -53,7 +53,7 @@ def test_video_has_every_frame_and_the_sound_cut_to_their_length(tmp_path, chann
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "a.wav"]
 
 
-def test_video_without_sound(tmp_path):
+def test_a_video_may_have_no_sound(tmp_path):
     write_video(tmp_path / "a.mp4", iter(pictures(3)), 3, 30)
     assert len(read_back(tmp_path / "a.mp4")[1]) == 3
 

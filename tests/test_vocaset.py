@@ -176,7 +176,9 @@ def test_a_truncated_mesh_file_is_named(raw: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("style", ["script", "module"])
-def test_both_ways_to_start_it_work(style: str, raw: Path, tmp_path: Path) -> None:
+def test_the_command_runs_as_a_script_and_as_a_module(
+    style: str, raw: Path, tmp_path: Path
+) -> None:
     what = (
         ["vocaset/process_voca_data.py"]
         if style == "script"

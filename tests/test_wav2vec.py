@@ -135,7 +135,7 @@ def test_an_unknown_kind_is_refused_by_name() -> None:
         build_body({"model_type": "hubert"})
 
 
-def test_pretrained_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
+def test_pretrained_folder_without_a_model_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded.*config.json") as caught:
         load_pretrained(str(tmp_path))
     assert "\n" not in str(caught.value)

@@ -44,7 +44,7 @@ def test_text_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "b.bin").read_bytes() == b"\x00\xff"
 
 
-def test_a_reason_is_one_line() -> None:
+def test_a_reason_is_reported_in_one_line() -> None:
     assert reason_of(OSError(28, "No space left on device")) == "No space left on device"
     assert reason_of(ValueError("first\nsecond")) == "first"
     assert reason_of(ValueError("first:\n\tsecond\nthird")) == "first: second"

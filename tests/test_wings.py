@@ -76,7 +76,7 @@ def test_every_file_has_a_wing_or_is_a_command() -> None:
     assert len(list(ROOT.glob("*.py"))) <= 10
 
 
-def test_layers_take_numbers_and_the_network_knows_no_lip_reader() -> None:
+def test_layers_import_no_config_and_the_network_no_lip_reader() -> None:
     found = arrows()
     assert not [name for name, wing, to in found if wing == "layers" and to == "config"]
     assert not [name for name, wing, to in found if wing == "jambatalk" and to == "lip_reader"]
