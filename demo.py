@@ -263,7 +263,7 @@ def write(
         print(f"{result} exists and will be replaced")
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as partial:
+        with whole_file(target, shared=True) as partial:
             progress = tqdm(meshes, total=n_frames, desc="predicting", unit="frame")
             save_vertices(partial, progress, (n_frames, *face[1].shape))
             if renderer is not None:

@@ -317,6 +317,30 @@ def test_an_interrupted_run_leaves_no_files(run, tmp_path, monkeypatch):
     assert code == 130 and list(out.iterdir()) == []
 
 
+def test_two_runs_into_one_folder_at_the_same_time_do_not_mix(checkpoint, tmp_path, monkeypatch):
+    """The second run starts while the first one draws, writes the same names, and ends first."""
+    from rendering import renderer
+
+    wav, real, subjects = noise(tmp_path / "a.wav", 0.2), renderer.Renderer.frame, ["ben"]
+
+    def speak(subject):
+        flags = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--size", 64]
+        arguments = [*flags, "--wav_path", wav, "--subject", subject]
+        return run_cli(demo.main, [str(a) for a in arguments])
+
+    def frame(self, *arguments):
+        if subjects:
+            assert speak(subjects.pop()) == 0
+        return real(self, *arguments)
+
+    assert speak("ada") == 0
+    alone = np.load(tmp_path / "out" / "a.npy")
+    monkeypatch.setattr(renderer.Renderer, "frame", frame)
+    assert speak("ada") == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "a.npy"), alone)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "a.npy"]
+
+
 def test_flags_are_checked_before_anything_slow_is_loaded():
     code = (
         "import sys, demo\nfrom common.errors import run_cli\n"
