@@ -56,9 +56,7 @@ class DatasetSpec:
     splits: dict[str, Split] = field(default_factory=dict)
     speech_pool: str = ""  # extra training speech kept as audio + phones (synthetic only)
     other_roots: tuple[str, ...] = ()  # where other projects keep the same prepared folders
-    boxes: dict[str, Box] = field(
-        default_factory=dict
-    )  # "lips", "upper": used where there is no file
+    boxes: dict[str, Box] = field(default_factory=dict)  # "lips", "upper": where there is no file
     source: str = ""  # where to get the data and how to prepare them, for error messages
 
     def path(self, relative: str) -> Path:
@@ -93,7 +91,7 @@ class ModelConfig:
     d_ff: int = 2048
     dropout: float = 0.0
     vertex_rank: int = 0  # > 0: vertex head of that many learnt components; 0: one full matrix
-    units_per_metre: float = 1.0  # of the data, for a vertex head in metres; 1: in the data's unit
+    units_per_metre: float = 1.0  # of the data; the vertex head's output is multiplied by it
 
 
 @dataclass(frozen=True)
@@ -118,8 +116,8 @@ class TrainConfig:
     w_latent: float = 1e-3
     w_ctc: float = 1e-4
     w_balance: float = 1e-2
-    w_lips: float = 0.0  # of the lips' vertex and velocity loss, in addition; the paper has none
-    closure_gain: float = 0.0  # extra weight of the lips in a frame, in full where they touch
+    w_lips: float = 0.0  # of an additional vertex and velocity loss of the lips, not in the paper
+    closure_gain: float = 0.0  # extra weight, in that loss, of frames in which the lips touch
     max_clip_s: float = 0.0  # longer training clips are cropped at random; 0: no cropping
     steps_per_epoch: int = 0  # > 0: clips are drawn repeatedly; 0: one pass over them
     ema_decay: float = 0.0  # > 0: weights averaged with this decay are validated and saved
@@ -240,7 +238,7 @@ VOCASET = DatasetSpec(
         "test": Split(VOCASET_SUBJECTS[10:], SENTENCES[20:]),
     },
     other_roots=("vocaset",),
-    boxes={  # 287 vertices, 242 of FLAME's 250 lips; 1,631, 1,275 of FaceDiffuser's 1,501
+    boxes={  # lips: 287 vertices with 242 of FLAME's 250; upper: 1,631 with 1,275 of 1,501
         "lips": Box((-0.030, -0.062, 0.040), (0.030, -0.030, 1.0)),
         "upper": Box((-0.055, -0.025, 0.030), (0.055, 0.070, 1.0)),
     },
@@ -257,7 +255,7 @@ BIWI = DatasetSpec(
     fps=25,
     source_fps=25,
     n_vertices=23_370,
-    metres_per_unit=0.1856,  # root of a face's area: mean of 14 (FaceFormer's issue 45)
+    metres_per_unit=0.1856,  # root of each face's area; mean of the 14 in FaceFormer's issue 45
     templates="BIWI/data/templates.pkl",
     topology="BIWI/data/BIWI.ply",
     lips_region="BIWI/data/lve.txt",
@@ -269,7 +267,7 @@ BIWI = DatasetSpec(
         "test_b": Split(BIWI_UNSEEN, SENTENCES[36:], "e"),
     },
     other_roots=("BIWI",),
-    boxes={  # 5,913 vertices, 4,698 of lve.txt's 4,996; 8,070, 7,461 of fdd.txt's 7,784
+    boxes={  # lips: 5,913 vertices with 4,698 of lve.txt's 4,996; upper: 8,070 with 7,461 of 7,784
         "lips": Box((-0.20, -1.0, -1.0), (0.20, -0.08, 1.0)),
         "upper": Box((-0.32, 0.02, -0.05), (0.32, 1.0, 1.0)),
     },
@@ -283,7 +281,7 @@ BIWI_6 = dataclasses.replace(
     n_vertices=3_895,
     metres_per_unit=1.0,
     other_roots=("BIWI_6",),
-    boxes={  # the release's 758 vertices exactly; 411 of the upper face, 380 of ScanTalk's 402
+    boxes={  # lips: the release's 758 vertices exactly; upper: 411 with 380 of ScanTalk's 402
         "lips": Box((-0.035, -0.080, -1.0), (0.035, -0.035, 1.0), "F1"),
         "upper": Box((-0.045, 0.027, 0.010), (0.045, 0.069, 1.0), "F1"),
     },

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import release
 from common.errors import EXIT_BAD_INPUT, UserError, run_cli
-from config import XLSR_LARGE
+from config import BUNDLED_MODEL, XLSR_LARGE
 from released import network, weights
 from released.weights import convert, is_release, load_release
 from tests.published import SMALL_ENCODER, V, small_state, speech
@@ -104,7 +104,7 @@ def test_published_files_are_recognised(published: Path, tmp_path: Path) -> None
     shutil.copy(published, tmp_path / "no_suffix")
     assert all(map(is_release, [published, tmp_path / "x.safetensors", tmp_path / "no_suffix"]))
     assert not is_release(Path(__file__)) and not is_release(Path(weights.__file__).parent)
-    assert not is_release(Path(weights.__file__).parent / "synthetic/model.safetensors")
+    assert not is_release(BUNDLED_MODEL)
 
 
 class Trap:

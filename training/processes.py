@@ -4,10 +4,11 @@
     torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29500 \\
         main.py --dataset vocaset                                # the same line on both machines
 
-Without torchrun there is one process, and every function here is a no-op. Only the first process
-(rank 0) writes files and prints. When one fails, it prints why and all others end: each polls the
-store that torchrun keeps for them, since a process that waits for a dead one in a collective
-operation would wait for half an hour. torch is imported only where there are several processes.
+Without torchrun there is one process, a `Group` of one whose methods return what they are given.
+Only the first process (rank 0) writes files and prints. When one fails, it prints why and all
+others end: each polls the store that torchrun keeps for them, since a process that waits for a dead
+one in a collective operation would wait for half an hour. torch is imported only where there are
+several processes.
 """
 
 import os
@@ -15,7 +16,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import active_children
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,7 @@ def from_environment() -> Group:
 def joined() -> Iterator[Group]:
     """Join the group of the environment for the time of a `with`; only its first process prints.
 
+    Warnings, which go to stderr, may be about one machine: its first process prints them.
     NCCL with a GPU for each process, gloo on CPUs. Raises `UserError` when more processes than
     GPUs were started on this machine. A failure of one process ends all of them, with one message:
     that of the first that failed.
@@ -135,6 +137,7 @@ def joined() -> Iterator[Group]:
         with (
             open(os.devnull, "w") as silence,
             redirect_stdout(sys.stdout if group.is_first else silence),
+            redirect_stderr(sys.stderr if group.local_rank == 0 else silence),
         ):
             yield group
     except (Exception, KeyboardInterrupt) as error:
