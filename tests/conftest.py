@@ -1,4 +1,4 @@
-"""What every test shares: the folder of public third-party files, and a small mesh."""
+"""Fixtures of all tests: public third-party files, a random generator, clip lengths, a recipe."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 
 from config import Recipe
 
-torch.set_num_threads(1)  # small tensors: a second thread only gets in the way
+torch.set_num_threads(1)  # a second thread makes small tensors slower
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -25,6 +25,12 @@ def shared_data() -> Path:
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""
     return np.random.default_rng(7)
+
+
+@pytest.fixture
+def lengths(rng: np.random.Generator) -> np.ndarray:
+    """Clips of 1 to 12 s in frames, most of them short."""
+    return np.clip(rng.lognormal(1.2, 0.5, 317), 1, 12) * 30 // 1
 
 
 @pytest.fixture

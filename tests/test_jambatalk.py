@@ -12,31 +12,14 @@ from common.errors import UserError
 from config import SYNTHETIC, ModelConfig
 from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
 from speech.timing import mesh_frames
+from tests.toy import DECODER, ENCODER
 
 V = 7
-ENCODER = dict(
-    model_type="wav2vec2", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-    intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=2,
-    feat_extract_norm="layer", do_stable_layer_norm=True, apply_spec_augment=False,
-)  # fmt: skip
 
 
 def config(**changes: object) -> ModelConfig:
-    values = dict(
-        encoder=ENCODER,
-        n_vertices=V,
-        fps=30,
-        fold=2,
-        layout="MEAEME",
-        d_model=24,
-        d_state=4,
-        moe_d_state=4,
-        moe_d_conv=4,
-        n_heads=4,
-        n_kv_heads=2,
-        d_ff=32,
-        rope_rank=3,
-    )
+    encoder = ENCODER | {"apply_spec_augment": False}
+    values = DECODER | dict(encoder=encoder, n_vertices=V, fps=30, fold=2, layout="MEAEME")
     return ModelConfig(**(values | changes))
 
 

@@ -8,7 +8,7 @@ import pytest
 from common.errors import UserError
 from synthetic import make_corpus, speech_pool, voices
 from synthetic.voices import ENGINES
-from tests.toy import needs_engine
+from tests.spoken import needs_engine
 
 
 @pytest.mark.parametrize(

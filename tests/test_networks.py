@@ -10,7 +10,7 @@ from torch import nn
 
 from config import PROJECT_ROOT, Recipe, TrainConfig
 from layers.lean_linear import GRAD_DTYPE, gradient_dtype, make_lean
-from tests.toy import SOUNDS, Killed, killed_after, networks, run_toy, same
+from tests.toy import SOUNDS, networks, run_toy, run_until_killed, same
 from training.compact_adam import CompactAdamW
 from training.optimizer import make_optimizer, memory_report, training_bytes
 from training.processes import Group
@@ -89,10 +89,7 @@ LEAN = ("--precision", "bf16", "--set", "train.lean=true")
 
 def test_a_lean_run_resumes_bit_equal(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_toy("--out", "whole", *LEAN) == 0
-    with monkeypatch.context() as patched:
-        killed_after(patched, 3)
-        with pytest.raises(Killed):
-            run_toy("--out", "cut", "--save_every", "0.0000001", *LEAN)
+    run_until_killed(monkeypatch, 3, "--out", "cut", "--save_every", "0.0000001", *LEAN)
     state = torch.load("cut/last.pt", weights_only=True)["moments"]
     kinds = {
         moments[name].dtype for moments in state.values() for name in ("exp_avg", "exp_avg_sq")

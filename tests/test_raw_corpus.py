@@ -12,7 +12,7 @@ from config import SAMPLE_RATE
 from data_loader import load_wav
 from synthetic import raw_corpus, sentences
 from synthetic.raw_corpus import RawClip, cast_subjects, subject_texts, write_raw
-from tests.toy import needs_engine, utterance
+from tests.spoken import needs_engine, utterance
 from vocaset import process_voca_data
 
 

@@ -16,7 +16,7 @@ from torch import nn
 import main
 from common.errors import UserError, run_cli
 from config import Recipe
-from tests.toy import Killed, killed_after, run_toy, same
+from tests.toy import run_toy, run_until_killed, same
 from training import state_file
 from training.processes import Group, SharedUserError
 from training.resume import find_state, pack, unpack
@@ -111,26 +111,16 @@ def test_a_resumed_run_prints_where_it_continues(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for steps, place in ((2, "epoch 2 of 3, 0 of 2 batches used"), (3, "epoch 2 of 3, 1 of 2")):
-        with monkeypatch.context() as patched:
-            killed_after(patched, steps)
-            with pytest.raises(Killed):
-                run_toy("--out", "a", "--save_every", "0.0000001")
-            with pytest.raises(Killed):
-                killed_after(patched, 0)
-                run_toy("--out", "a", "--resume")
+        run_until_killed(monkeypatch, steps, "--out", "a", "--save_every", "0.0000001")
+        run_until_killed(monkeypatch, 0, "--out", "a", "--resume")
         assert f"resumed: {place}" in capsys.readouterr().out
 
 
 def test_resuming_in_another_precision_is_a_warning(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patched:
-        killed_after(patched, 2)
-        with pytest.raises(Killed):
-            run_toy("--out", "a")
-        with pytest.raises(Killed):
-            killed_after(patched, 0)
-            run_toy("--out", "a", "--resume", "--precision", "bf16")
+    run_until_killed(monkeypatch, 2, "--out", "a")
+    run_until_killed(monkeypatch, 0, "--out", "a", "--resume", "--precision", "bf16")
     output = capsys.readouterr().out
     assert "warning: precision was torch.float32, is torch.bfloat16: results" in output
 
@@ -182,10 +172,7 @@ def test_a_state_and_a_record_with_a_retired_field_are_read(
 ) -> None:
     """Commits up to 4c337b8 wrote train.compile, best_choice and val_choice."""
     assert run_toy("--out", "whole") == 0
-    with monkeypatch.context() as patched:
-        killed_after(patched, 3)
-        with pytest.raises(Killed):
-            run_toy("--out", "cut", "--save_every", "0.0000001")
+    run_until_killed(monkeypatch, 3, "--out", "cut", "--save_every", "0.0000001")
     state = torch.load("cut/last.pt", weights_only=True)
     state["recipe"]["train"]["compile"] = False
     state["best_choice"] = state.pop("best_score")

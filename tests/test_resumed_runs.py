@@ -19,7 +19,7 @@ import main
 from common.errors import run_cli
 from common.whole_file import LEFTOVERS
 from config import Recipe, TrainConfig
-from tests.toy import FLAGS, Killed, killed_after, outcome, run_toy, same
+from tests.toy import FLAGS, Killed, outcome, run_toy, run_until_killed, same
 from training import run as training_run
 from training.optimizer import make_optimizer
 from training.step import TrainingStep
@@ -53,10 +53,7 @@ def test_a_killed_run_resumes_bit_equal(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     assert run_toy("--out", "whole") == 0
-    with monkeypatch.context() as patched:
-        killed_after(patched, steps)
-        with pytest.raises(Killed):
-            run_toy("--out", "cut", "--save_every", "0.0000001")
+    run_until_killed(monkeypatch, steps, "--out", "cut", "--save_every", "0.0000001")
     assert run_toy("--out", "cut", "--resume") == 0
     same("whole", "cut")
 
@@ -66,10 +63,7 @@ def test_steps_after_the_last_state_are_repeated(
 ) -> None:
     """Killed three steps in, with a state at the end of the first epoch only."""
     assert run_toy("--out", "whole") == 0
-    with monkeypatch.context() as patched:
-        killed_after(patched, 3)
-        with pytest.raises(Killed):
-            run_toy("--out", "cut")
+    run_until_killed(monkeypatch, 3, "--out", "cut")
     assert run_toy("--out", "cut", "--resume") == 0
     same("whole", "cut")
 

@@ -5,7 +5,7 @@ import pytest
 
 from common.errors import UserError
 from synthetic import speech_pool
-from tests.toy import utterance
+from tests.spoken import utterance
 
 
 def test_pool_clip_is_read_back_as_written(tmp_path):

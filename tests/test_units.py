@@ -16,13 +16,10 @@ from common.errors import run_cli
 from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
 from dataset.base_recipe import with_base
 from synthetic.pretrain_encoder import PhoneReader, save
+from tests import toy
 
 V = 13
-ENCODER = dict(
-    model_type="wav2vec2", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-    intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=2,
-    feat_extract_norm="layer", do_stable_layer_norm=True, apply_spec_augment=False,
-)  # fmt: skip
+ENCODER = toy.ENCODER | {"apply_spec_augment": False}
 
 
 def write_data(root: Path, units_per_metre: float) -> DatasetSpec:
@@ -52,15 +49,13 @@ def write_data(root: Path, units_per_metre: float) -> DatasetSpec:
     )  # fmt: skip
 
 
-def toy(tmp_path: Path, units_per_metre: float) -> Recipe:
+def toy_recipe(tmp_path: Path, units_per_metre: float) -> Recipe:
     spec = write_data(tmp_path / f"in_{units_per_metre}", units_per_metre)
     encoder = tmp_path / "encoder"
     if not encoder.exists():
         torch.manual_seed(0)
         save(PhoneReader(ENCODER), encoder, {})
-    model = ModelConfig(encoder=ENCODER, n_vertices=V, fps=30, fold=1, layout="MEA", d_model=24,
-                        d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2, d_ff=32,
-                        rope_rank=3)  # fmt: skip
+    model = ModelConfig(encoder=ENCODER, n_vertices=V, fps=30, fold=1, **toy.DECODER)
     train = TrainConfig(epochs=3, batch_size=2, warmup_steps=2, w_lips=1e3)
     return with_base(spec, Recipe(spec, model, train, str(encoder)))
 
@@ -79,7 +74,7 @@ def test_training_is_the_same_in_millimetres_and_in_metres(
     monkeypatch.chdir(tmp_path)
     runs = {}
     for units in (1, 1000):
-        monkeypatch.setitem(main.RECIPES, "toy", toy(tmp_path, units))
+        monkeypatch.setitem(main.RECIPES, "toy", toy_recipe(tmp_path, units))
         runs[units] = train_and_test(f"out{units}")
     (metres, total_m), (millimetres, total_mm) = runs[1], runs[1000]
     assert metres[-1]["vertex"] < metres[0]["vertex"]
@@ -93,7 +88,7 @@ def test_training_is_the_same_in_millimetres_and_in_metres(
 def test_lips_that_never_move_are_reported_as_a_static_face(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = toy(tmp_path, 1)
+    recipe = toy_recipe(tmp_path, 1)
     still = dataclasses.replace(recipe.train, learning_rate=0.0, encoder_learning_rate=0.0)
     monkeypatch.setitem(main.RECIPES, "toy", dataclasses.replace(recipe, train=still))
     monkeypatch.chdir(tmp_path)
@@ -111,7 +106,7 @@ def test_lips_that_never_move_are_reported_as_a_static_face(
 def test_a_scale_a_thousandfold_off_is_an_error_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = toy(tmp_path, 1000)
+    recipe = toy_recipe(tmp_path, 1000)
     spec = dataclasses.replace(recipe.dataset, metres_per_unit=1.0)
     monkeypatch.setitem(main.RECIPES, "toy", dataclasses.replace(recipe, dataset=spec))
     flags = ["--dataset", "toy", "--workers", "0", "--out", str(tmp_path / "out")]

@@ -15,7 +15,7 @@ from synthetic.phones import (
     transform_segments,
 )
 from synthetic.voices import ENGINES, set_silence, speak
-from tests.toy import needs_engine
+from tests.spoken import needs_engine
 
 TEXT = "Bob may help you move five big boxes."
 CLOSURES = ["b", "b", "m", "p", "m", "b", "b"]

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,20 +13,22 @@ from safetensors.torch import load_file
 
 import main
 from common.errors import run_cli
-from config import SAMPLE_RATE, DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
+from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import LipReader
 from speech.bodies import build_ctc
 from speech.timing import mesh_frames
 from synthetic.head import load_head
-from synthetic.phones import Segment
 from synthetic.pretrain_encoder import PhoneReader, save
-from synthetic.voices import Utterance, missing_engines
 from training.networks import Networks
 from training.step import TrainingStep
 from wav2vec import TextTeacher
 
 V, LIPS = 11, torch.tensor([2, 3, 7])
+DECODER = dict(
+    layout="MEA", d_model=24, d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2,
+    d_ff=32, rope_rank=3,
+)  # fmt: skip
 TINY = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
     conv_dim=[16] * 7, num_conv_pos_embedding_groups=2, num_conv_pos_embeddings=16,
@@ -89,23 +92,19 @@ def toy_recipe(folder: Path) -> Recipe:
         splits={"train": Split(("a",), (1, 2)), "val": Split(("b",), (1,)),
                 "test": Split(("b",), (2, 3))},
     )  # fmt: skip
-    model = ModelConfig(encoder=ENCODER, n_vertices=V, fps=30, fold=2, layout="MEA", d_model=24,
-                        d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2, d_ff=32,
-                        rope_rank=3, vertex_rank=2)  # fmt: skip
+    model = ModelConfig(encoder=ENCODER, n_vertices=V, fps=30, fold=2, vertex_rank=2, **DECODER)
     train = TrainConfig(epochs=2, batch_size=2, learning_rate=3e-3, warmup_steps=2, w_lips=100.0,
                         closure_gain=1.0, ema_decay=0.5)  # fmt: skip
     return Recipe(spec, model, train, str(folder / "encoder"))
 
 
 def networks(kind: str = "layer") -> Networks:
+    """Untrained networks; the teacher has the weights of the encoder. kind: a key of ENCODERS."""
     from transformers import Wav2Vec2Config
 
     torch.manual_seed(0)
     encoder = ENCODERS[kind] | {"model_type": "wav2vec2"}
-    model = JambaTalk(ModelConfig(
-        encoder=encoder, n_vertices=V, fps=30, fold=2, layout="MEA", d_model=24, d_state=4,
-        moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2, d_ff=32, rope_rank=3,
-    ))  # fmt: skip
+    model = JambaTalk(ModelConfig(encoder=encoder, n_vertices=V, fps=30, fold=2, **DECODER))
     torch.nn.init.normal_(model.head.offsets.weight, std=0.02)
     ctc = build_ctc(Wav2Vec2Config(**ENCODERS[kind]))
     ctc.wav2vec2.load_state_dict(model.encoder.body.state_dict())
@@ -115,6 +114,7 @@ def networks(kind: str = "layer") -> Networks:
 
 
 def clip(seconds: float, seed: int) -> dict:
+    """A batch of one clip of random audio and vertices, as from `data_loader.collate`."""
     generator = torch.Generator().manual_seed(seed)
     n = int(16_000 * seconds)
     frames = mesh_frames(n, 30)
@@ -129,6 +129,8 @@ def clip(seconds: float, seed: int) -> dict:
 
 
 def together(*clips: dict) -> dict:
+    """One padded batch of the clips of several batches."""
+
     def pad(name: str) -> torch.Tensor:
         rows = [c[name][0] for c in clips]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -149,6 +151,7 @@ SOUNDS = [(key, c["audio"][0].numpy()) for key, c in zip(KEYS, CLIPS, strict=Tru
 
 
 def run_toy(*argv: str) -> int:
+    """Train the toy recipe by `main.py`; returns the exit code."""
     return run_cli(main.main, [*FLAGS, *argv])
 
 
@@ -162,6 +165,7 @@ def outcome(folder: str) -> tuple[dict, list[dict]]:
 
 
 def same(one: str, other: str) -> None:
+    """Assert that two run folders have equal logs (times apart) and bit-equal models."""
     (weights, rows), (others, other_rows) = outcome(one), outcome(other)
     assert rows == other_rows
     assert weights.keys() == others.keys()
@@ -169,20 +173,24 @@ def same(one: str, other: str) -> None:
 
 
 class Killed(Exception):
-    """Stands for a kill: nothing of the run gets to finish."""
+    """Raised in a step in place of a kill: no code of the run handles it."""
 
 
-def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """The next run dies in the step after that many."""
-    real, count = TrainingStep.__call__, [0]
+def run_until_killed(monkeypatch: pytest.MonkeyPatch, steps: int, *argv: str) -> None:
+    """Run `run_toy` with these flags; it is killed in the step after `steps` steps."""
+    real, n_called = TrainingStep.__call__, 0
 
-    def step(self, *args):
-        count[0] += 1
-        if count[0] > steps:
+    def step(self: TrainingStep, *args: Any) -> Any:
+        nonlocal n_called
+        n_called += 1
+        if n_called > steps:
             raise Killed
         return real(self, *args)
 
-    monkeypatch.setattr(TrainingStep, "__call__", step)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingStep, "__call__", step)
+        with pytest.raises(Killed):
+            run_toy(*argv)
 
 
 def synthetic_checkpoint(folder: Path) -> Path:
@@ -208,18 +216,3 @@ def synthetic_checkpoint(folder: Path) -> Path:
     path = folder / "tiny.safetensors"
     save_checkpoint(path, model, spec)
     return path
-
-
-def utterance(duration_s: float = 0.5, text: str = "ma") -> Utterance:
-    """A tone with the phones of "ma", as if spoken by an engine."""
-    n_samples = round(duration_s * SAMPLE_RATE)
-    audio = 0.1 * np.sin(np.arange(n_samples) / 20).astype(np.float32)
-    segments = [Segment("sil", 0, 0.1), Segment("m", 0.1, 0.2), Segment("aa", 0.2, duration_s)]
-    return Utterance(audio, segments, text, "fake", "{}")
-
-
-def needs_engine(name: str) -> None:
-    """Skip the test where this speech engine cannot run."""
-    reason = missing_engines().get(name)
-    if reason:
-        pytest.skip(f"{name}: {reason}")
