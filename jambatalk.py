@@ -201,8 +201,9 @@ class JambaTalk(nn.Module):
             raise ValueError(f"audio: {len(audio)} samples, expected at least {shortest}")
         check_normalised(audio)
         expected = (self.config.n_vertices, 3)
-        if template.shape != expected:
-            raise ValueError(f"template: expected shape {expected}, got {tuple(template.shape)}")
+        if not isinstance(template, Tensor) or template.shape != expected:
+            got = tuple(template.shape) if isinstance(template, Tensor) else type(template).__name__
+            raise ValueError(f"template: expected a tensor of shape {expected}, got {got}")
 
     def predict(self, audio: Tensor, template: Tensor) -> Tensor:
         """Vertices (T, V, 3) of one clip, T = mesh_frames(S, fps); arguments as for `stream`."""

@@ -7,6 +7,7 @@ that knows only numpy arrays and plain containers, so that no file can run code.
 import codecs
 import collections
 import pickle
+import stat
 import tokenize
 import zipfile
 from collections.abc import Callable
@@ -44,11 +45,15 @@ BROKEN_NPY = (
 def check_file(path: str | Path, what: str) -> Path:
     """`path` as a Path; raises `UserError` unless it is a file that is not empty."""
     path = Path(path)
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte
+        raise UserError(f"{what} {path}: no such file; check the name") from error
+    except OSError as error:
+        raise UserError(f"{what} {path}: cannot be opened ({reason_of(error)})") from error
+    if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{what} {path}: is a folder, expected a file")
-    if not path.exists():
-        raise UserError(f"{what} {path}: no such file; check the name")
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise UserError(f"{what} {path}: the file is empty; copy or download it again")
     return path
 

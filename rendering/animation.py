@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ class Animation:
 def check_fps(fps: int) -> int:
     """`fps` if it is a whole number from 1 to 240; else `ValueError`."""
     low, high = FPS_LIMITS
-    if fps != int(fps) or not low <= fps <= high:
+    if not (isinstance(fps, Real) and low <= fps <= high and fps % 1 == 0):
         raise ValueError(f"fps {fps}: expected a whole number from {low} to {high}")
     return int(fps)
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def check_rate(sample_rate: int | None) -> int:
     low, high = RATES
     if sample_rate is None:
         raise ValueError("samples need their rate: animate(samples, sample_rate=48_000)")
-    if sample_rate != int(sample_rate) or not low <= sample_rate <= high:
+    if not (isinstance(sample_rate, Real) and low <= sample_rate <= high and sample_rate % 1 == 0):
         raise ValueError(f"sample_rate {sample_rate}: expected whole Hz from {low:,} to {high:,}")
     return int(sample_rate)
 

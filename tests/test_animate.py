@@ -126,6 +126,8 @@ def test_int16_samples_have_a_full_scale_of_32768(wave):
         (np.zeros(16_000), None, "samples need their rate"),
         (np.zeros(16_000), 3_999, "sample_rate 3999: expected whole Hz from 4,000"),
         (np.zeros(16_000), 22_050.5, "sample_rate 22050.5"),
+        (np.zeros(16_000), float("inf"), "sample_rate inf: expected whole Hz"),
+        (np.zeros(16_000), "16000", "sample_rate 16000: expected whole Hz"),
         (np.zeros(16_000, np.int32), 16_000, "expected floating or int16, got int32"),
         (np.zeros((2, 16_000)), 16_000, r"got \(2, 16000\); transpose"),
         (np.zeros((16_000, 0)), 16_000, r"got \(16000, 0\)"),
@@ -143,7 +145,7 @@ def test_samples_that_cannot_be_used_are_refused(checkpoint, samples, rate, word
 
 
 def test_frame_rates_and_faces_that_cannot_be_used_are_refused(checkpoint, wave):
-    for fps in (0, 241, 29.97):
+    for fps in (0, 241, 29.97, float("nan"), float("inf"), "30"):
         with pytest.raises(ValueError, match=f"fps {fps}: expected a whole number from 1 to 240"):
             checkpoint.animate(wave, sample_rate=44_100, fps=fps)
     ada = load_head().templates["ada"]
@@ -187,8 +189,11 @@ def test_predict_says_what_audio_it_expects(checkpoint, wave):
         model.predict(raw * torch.nan, template)
     with pytest.raises(ValueError, match="719 samples, expected at least 720"):
         model.predict(audio[:719], template)
-    with pytest.raises(ValueError, match=r"template: expected shape \(6045, 3\), got \(6044, 3\)"):
+    shape = r"template: expected a tensor of shape \(6045, 3\), got"
+    with pytest.raises(ValueError, match=rf"{shape} \(6044, 3\)"):
         model.predict(audio, template[1:])
+    with pytest.raises(ValueError, match=f"{shape} ndarray"):
+        model.predict(audio, template.numpy())
     with pytest.raises(ValueError, match=r"expected a float32 tensor \(B, S\)"):
         model(raw, template[None])
 

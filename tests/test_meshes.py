@@ -138,6 +138,11 @@ def test_a_broken_mesh_is_reported_in_one_line(
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing.ply: no such file"):
         load_mesh(tmp_path / "nothing.ply")
+    with pytest.raises(UserError, match="cannot be opened .*File name too long"):
+        load_mesh(tmp_path / f"{'x' * 300}.ply")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"x.ply: no such file"):
+        load_mesh(tmp_path / "file" / "x.ply")
     with pytest.raises(UserError, match="is a folder"):
         load_mesh(tmp_path)
 
