@@ -1,4 +1,4 @@
-"""Fixtures of all tests: public third-party files, a random generator, clip lengths, a recipe."""
+"""Fixtures of all tests: public files of others, random numbers, clip lengths, a toy recipe."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from config import Recipe
+from files import content_index
 
 torch.set_num_threads(1)  # a second thread makes small tensors slower
 
@@ -31,6 +32,12 @@ def rng() -> np.random.Generator:
 def lengths(rng: np.random.Generator) -> np.ndarray:
     """Clips of 1 to 12 s in frames, most of them short."""
     return np.clip(rng.lognormal(1.2, 0.5, 317), 1, 12) * 30 // 1
+
+
+@pytest.fixture
+def files_have_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat new files as old ones: no call can set the time of a file's last change (ctime)."""
+    monkeypatch.setattr(content_index, "FRESH_NS", -(10**9))
 
 
 @pytest.fixture
