@@ -37,7 +37,7 @@ from layers.transformer import TransformerLayer
 from rendering.animation import Animation, check_fps, resample_motion
 from speech.features import fold, length_mask
 from speech.recording import check_normalised, check_speech, load_recording
-from speech.timing import AUDIO_FPS, covering_frames, frame_lengths, mesh_frames, samples_for
+from speech.timing import covering_frames, mesh_frames, samples_for
 from wav2vec import SpeechEncoder
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class JambaTalk(nn.Module):
         """(B, T) bool, True on the frames of `features` (B, T, k·C) that a clip's samples reach."""
         if lengths is None:
             return None
-        frames = frame_lengths(lengths) * self.config.fps // AUDIO_FPS
+        frames = self.encoder.mesh_lengths(lengths)
         return length_mask(frames, features.shape[1], features.device)
 
     @torch.inference_mode()

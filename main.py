@@ -86,15 +86,15 @@ def check_files(args: argparse.Namespace) -> None:
             raise UserError(f"--{flag} {file}: no such file, expected a model from main.py")
 
 
-def resolve_flags(args: argparse.Namespace) -> tuple[Recipe, str, argparse.Namespace]:
-    """Recipe, lines about a folder of own data, and flags with their defaults.
+def resolve_flags(args: argparse.Namespace) -> tuple[Recipe, dict[str, str], argparse.Namespace]:
+    """Recipe, facts about a folder of own data, and flags with their defaults.
 
     With --from, recipe and flags are those of that run; flags that leave its results as they are
     may be given anew.
     """
     if args.source:
         recipe, arguments, precision = recipe_of_run(args)
-        given, facts, args = args, "", parse(arguments)
+        given, facts, args = args, {}, parse(arguments)
         for name in DEFAULTS:
             if (value := getattr(given, name)) is not None:
                 setattr(args, name, value)
@@ -172,7 +172,7 @@ def test(
 
     model, own = load_checkpoint(checkpoint)
     if dataset is None:
-        dataset = OpenDataset(*locate_data(own, ""))
+        dataset = OpenDataset(*locate_data(own))
     spec = dataset.spec
     for field in MODEL_FIELDS:
         expected, got = getattr(own, field), getattr(spec, field)

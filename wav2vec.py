@@ -53,6 +53,10 @@ class SpeechEncoder(nn.Module):
         n_frames = conv.shape[1] * self.fps // self.kind.frame_rate
         return fold(hidden[:, : n_frames * self.k], self.k)
 
+    def mesh_lengths(self, lengths: Tensor) -> Tensor:
+        """(B,) mesh frames of each clip; lengths: (B,) samples."""
+        return self.kind.frame_lengths(lengths) * self.fps // self.kind.frame_rate
+
     def convolve(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Features (B, A, C0) of audio (B, S), before any trained layer; see `EncoderKind`."""
         return self.kind.convolve(self.body, audio, lengths)

@@ -48,8 +48,8 @@ REGION_FILES = {"lips": "lips_region", "upper": "upper_region", "inner_lips": "i
 REGION_SUFFIXES = (".txt", ".npy", ".pkl")
 
 
-def read_folder(folder: Path, base: str | None = None) -> tuple[Recipe, str]:
-    """The recipe of a folder of own data, and aligned lines that describe the data.
+def read_folder(folder: Path, base: str | None = None) -> tuple[Recipe, dict[str, str]]:
+    """The recipe of a folder of own data, and facts about the data for `lines_of`: name -> text.
 
     base: name of a recipe; takes precedence over that of dataset.json. Raises `UserError` naming
     the file that does not fit.
@@ -71,8 +71,15 @@ def read_folder(folder: Path, base: str | None = None) -> tuple[Recipe, str]:
         "topology": spec.topology or "none: videos need topology.ply or .obj with the triangles",
         "recipe": base + SMALLER * (base == DEFAULT_BASE),
     }
-    lines = [f"  {name:<11}{text}" for name, text in facts.items()]
-    return recipe, "\n".join(filter(None, [*lines, static_lips(spec, lips, folder)]))
+    if warning := static_lips(spec, lips, folder):
+        facts["warning"] = warning
+    return recipe, facts
+
+
+def lines_of(facts: dict[str, str]) -> list[str]:
+    """The facts of a folder as aligned lines, with a warning at the end if there is one."""
+    aligned = [f"  {name:<11}{text}" for name, text in facts.items() if name != "warning"]
+    return aligned + ([f"warning: {facts['warning']}"] if "warning" in facts else [])
 
 
 def _read_data(folder: Path, settings: dict[str, Any]) -> tuple[DatasetSpec, dict[str, str]]:
@@ -192,7 +199,7 @@ def _described(region: Region) -> str:
 
 
 def static_lips(spec: DatasetSpec, lips: Region, folder: Path) -> str:
-    """A warning if the lips' vertices move less than the average vertex; "" otherwise."""
+    """The text of a warning if the lips move less than the average vertex; "" otherwise."""
     motion = np.zeros(spec.n_vertices)
     paths = list(mesh_files(folder).values())
     for path in paths[:: max(len(paths) // CLIPS_SAMPLED, 1)]:
@@ -203,6 +210,6 @@ def static_lips(spec: DatasetSpec, lips: Region, folder: Path) -> str:
     if motion[lips.indices].mean() >= motion.mean():
         return ""
     return (
-        f"warning: the lips ({lips.source}) move less than the average vertex; check that y is up "
+        f"the lips ({lips.source}) move less than the average vertex; check that y is up "
         'and z forward, or list the lips\' vertices in lips.txt or under "regions" in dataset.json'
     )

@@ -91,7 +91,7 @@ class GroupedQueryAttention(nn.Module):
         k = self._split(self.k_proj(x), self.n_kv_heads)  # (B, H_kv, T, d_head)
         v = self._split(self.v_proj(x), self.n_kv_heads)
         q, k = self.rotary(q, k)
-        y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
+        y = attend_grouped(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
@@ -99,7 +99,7 @@ class GroupedQueryAttention(nn.Module):
         return x.unflatten(-1, (heads, self.d_head)).transpose(1, 2)
 
 
-def attend(
+def attend_grouped(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Return softmax(q·kᵀ / sqrt(d_head))·v, (B, H, T, d_head).

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from config import ModelConfig
 from layers.mamba import Mamba
-from layers.transformer import ROTARY_BASE, attend
+from layers.transformer import ROTARY_BASE, attend_grouped
 from speech.bodies import build_body
 from speech.features import fold
 from speech.timing import AUDIO_FPS, HOP, MIN_SAMPLES, WINDOW, audio_frames
@@ -135,7 +135,9 @@ class AttentionLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k = self.lrl_rope(self.q_proj(x)), self.lrl_rope(self.k_proj(x))
         q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in (q, k, self.v_proj(x)))
-        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # (B, H, T, D / H)
+        y = attend_grouped(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        )  # (B, H, T, D / H)
         x = self.norm1(x + self.out_proj(y.transpose(1, 2).flatten(2)))
         return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
 

@@ -15,7 +15,7 @@ import main
 from common.errors import run_cli
 from config import RECIPES
 from data_loader import MeshSpeechDataset
-from dataset.own_folder import read_folder
+from dataset.own_folder import lines_of, read_folder
 from dataset.own_inference import splits_of, unit_of
 from synthetic import example_data
 
@@ -62,7 +62,8 @@ def write_json(folder: Path, **content: object) -> None:
 
 
 def test_everything_is_inferred_and_printed(folder: Path) -> None:
-    recipe, lines = read_folder(folder)
+    recipe, facts = read_folder(folder)
+    lines = "\n".join(lines_of(facts))
     spec, model = recipe.dataset, recipe.model
     assert (spec.name, spec.n_vertices, spec.metres_per_unit) == ("mine", V, 0.001)
     assert (spec.source_fps, spec.fps, model.fps, model.fold) == (60, 30, 30, 1)
@@ -94,7 +95,8 @@ def test_everything_is_inferred_and_printed(folder: Path) -> None:
 def test_unit_and_frame_rate_by_size_and_length(
     units: float, fps: int, metres: float, rates: tuple[int, int], tmp_path: Path
 ) -> None:
-    recipe, lines = read_folder(write_folder(tmp_path / "x", units, fps))
+    recipe, facts = read_folder(write_folder(tmp_path / "x", units, fps))
+    lines = "\n".join(lines_of(facts))
     spec = recipe.dataset
     assert spec.metres_per_unit == pytest.approx(metres)  # 0.25 m where no unit fits: 0.25 / 0.8
     assert (spec.fps, spec.source_fps) == rates
@@ -115,7 +117,8 @@ def test_dataset_json_takes_precedence_over_inference(folder: Path) -> None:
          splits={"train": ["anna"], "val": ["carl_1*"], "test_far": ["carl_2", "carl_3"]},
          model={"d_model": 64, "layout": "C"}, train={"epochs": 2},
          wav2vec2="elsewhere/encoder")  # fmt: skip
-    recipe, lines = read_folder(folder)
+    recipe, facts = read_folder(folder)
+    lines = "\n".join(lines_of(facts))
     spec = recipe.dataset
     assert (spec.fps, spec.source_fps, spec.metres_per_unit) == (15, 60, 0.0012)
     assert spec.topology.endswith("mesh.obj") and "3 vertices of mouth.txt" in lines
@@ -139,7 +142,8 @@ def test_one_template_serves_clips_of_any_name(folder: Path) -> None:
         (folder / "vertices_npy" / f"{name}.npy").rename(
             folder / "vertices_npy" / f"take {name[5:]}.npy"
         )
-    recipe, lines = read_folder(folder)
+    recipe, facts = read_folder(folder)
+    lines = "\n".join(lines_of(facts))
     assert recipe.dataset.topology.endswith("template.obj")  # its own triangles
     item = MeshSpeechDataset(recipe.dataset, "test")[0]
     assert (item["name"], item["subject"]) == ("take 9", "template")
@@ -243,7 +247,7 @@ def test_a_folder_that_does_not_fit_is_reported_in_one_line_that_names_the_file(
 def test_lips_that_do_not_move_are_a_warning(folder: Path) -> None:
     """Where y and z are exchanged, the box about the nose selects vertices that do not move."""
     (folder / "lips.txt").write_text("20 21 22")
-    _, lines = read_folder(folder)
+    lines = "\n".join(lines_of(read_folder(folder)[1]))
     assert "3 vertices of lips.txt" in lines
     assert "warning: the lips (lips.txt) move less than the average vertex" in lines
 

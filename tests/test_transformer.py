@@ -7,7 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from layers.transformer import GroupedQueryAttention, LowRankRotary, TransformerLayer, attend
+from layers.transformer import (
+    GroupedQueryAttention,
+    LowRankRotary,
+    TransformerLayer,
+    attend_grouped,
+)
 
 
 def make_rotary(d_head=8, rank=3, learnt=False):
@@ -77,7 +82,7 @@ def test_grouped_attention_equals_pytorch_with_repeated_heads(n_kv_heads):
     k_all, v_all = (torch.cat([x[:, h // (6 // n_kv_heads), None] for h in range(6)], 1)
                     for x in (k, v))  # fmt: skip
     expected = F.scaled_dot_product_attention(q, k_all, v_all)
-    assert_close(attend(q, k, v), expected, rtol=1e-6, atol=1e-6)
+    assert_close(attend_grouped(q, k, v), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_grouped_attention_equals_a_plain_loop_under_a_mask():
@@ -86,7 +91,7 @@ def test_grouped_attention_equals_a_plain_loop_under_a_mask():
     k, v = torch.randn(2, 2, 2, 7, 3, dtype=torch.float64)
     mask = torch.ones(2, 7, dtype=torch.bool)
     mask[1, 5:] = False
-    y = attend(q, k, v, mask)
+    y = attend_grouped(q, k, v, mask)
     for b, real_frames in enumerate((7, 5)):
         for h in range(4):
             for t in range(7):

@@ -13,7 +13,7 @@ from common.errors import UserError, reason_of
 from common.overrides import from_dict, override, parse_settings
 from config import RECIPES, DatasetSpec, Recipe
 from dataset.base_recipe import with_base
-from dataset.own_folder import read_folder
+from dataset.own_folder import lines_of, read_folder
 from dataset.prepared import locate
 from dataset.regions import Region, find_regions
 from speech.pretrained import find_source, source_for_record
@@ -33,12 +33,12 @@ FIXED_BY_RUN = ("dataset", "base", "wav2vec2", "init", "checkpoint")  # cannot g
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}  # in run.json -> as a flag
 
 
-def recipe_of_flags(args: argparse.Namespace) -> tuple[Recipe, str]:
-    """The recipe that the flags describe, and lines about a folder of own data ("" for others)."""
+def recipe_of_flags(args: argparse.Namespace) -> tuple[Recipe, dict[str, str]]:
+    """The recipe that the flags describe, and facts about a folder of own data ({} for others)."""
     recipe, facts = named_recipe(args.dataset or DEFAULT_DATASET, args.base)
     default, recipe = recipe, override(recipe, settings_of(args))
     if args.mode == "test":
-        facts = "\n".join(x for x in facts.splitlines() if x.split()[:1] != ["recipe"])
+        facts.pop("recipe", None)
         if (default.model, default.train) != (recipe.model, recipe.train):
             raise UserError(
                 "--mode test: the model file determines network and training; "
@@ -51,8 +51,8 @@ def recipe_of_flags(args: argparse.Namespace) -> tuple[Recipe, str]:
     return recipe, facts
 
 
-def named_recipe(name: str, base: str | None) -> tuple[Recipe, str]:
-    """The recipe `name`, or that of a folder of own data with lines about the folder.
+def named_recipe(name: str, base: str | None) -> tuple[Recipe, dict[str, str]]:
+    """The recipe `name`, or that of a folder of own data with facts about the folder.
 
     base: recipe whose network, encoder and training are taken instead.
     """
@@ -60,7 +60,7 @@ def named_recipe(name: str, base: str | None) -> tuple[Recipe, str]:
         raise UserError(f"--base {base}: unknown recipe, expected one of {', '.join(RECIPES)}")
     if name in RECIPES:
         recipe = RECIPES[name]
-        return (with_base(recipe.dataset, RECIPES[base]) if base else recipe), ""
+        return (with_base(recipe.dataset, RECIPES[base]) if base else recipe), {}
     if Path(name).is_dir():
         return read_folder(Path(name), base)
     raise UserError(
@@ -110,14 +110,17 @@ def recipe_of_run(args: argparse.Namespace) -> tuple[Recipe, list[str], str]:
     return recipe, arguments, precision
 
 
-def locate_data(spec: DatasetSpec, facts: str) -> tuple[DatasetSpec, dict[str, Region]]:
+def locate_data(
+    spec: DatasetSpec, facts: dict[str, str] | None = None
+) -> tuple[DatasetSpec, dict[str, Region]]:
     """`spec` as it is on disk, and its regions.
 
-    Prints where the data are, `facts`, and how they differ from the recipe.
+    Prints where the data are, the facts about a folder of own data, and how the files differ from
+    the recipe.
     """
     spec, remarks = locate(spec)
     regions = find_regions(spec)
-    print("\n".join([f"{spec.name}: {spec.root}", *filter(None, [facts]), *remarks]))
+    print("\n".join([f"{spec.name}: {spec.root}", *lines_of(facts or {}), *remarks]))
     return spec, regions
 
 

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import UserError, reason_of
 from config import RETIRED_FIELDS, ModelConfig, Recipe
+from training.compact_adam import MOMENTS
 from training.networks import Networks
 from training.processes import Group, SharedUserError
 from training.run_log import BEST_FILE
@@ -23,7 +24,6 @@ MAY_CHANGE = (  # where files lie, what only monitors, what computes the same in
     "dataset.root", "dataset.templates", "dataset.topology", "train.preview_every",
     "train.checkpointing", *RETIRED_FIELDS,
 )  # fmt: skip
-SHAPED = ("exp_avg", "exp_avg_sq")  # Adam's moments, of their parameter's shape
 OTHER_VERSION = (
     "another version of this code saved it: continue with that version (its commit is in "
     "run.json), or start from the run's best model with --init"
@@ -141,7 +141,7 @@ def unpack(
     shapes = {names[id(p)]: tuple(p.shape) for p in trained}
     places = {names[id(p)]: place for place, p in enumerate(trained)}
     for name, moments in state["moments"].items():
-        for kind in (kind for kind in SHAPED if kind in moments):
+        for kind in (kind for kind in MOMENTS if kind in moments):
             got, expected = tuple(moments[kind].shape), shapes.get(name)
             if got != expected:
                 raise UserError(
