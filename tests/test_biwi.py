@@ -211,12 +211,12 @@ def test_audio_and_frames_are_cut_to_the_shorter_and_reported(raw: Path, tmp_pat
 def test_the_same_command_continues_a_stopped_run(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process(raw, out)
-    kept, lost = out / "vertices_npy/F2_e01.npy", out / "wav/M3_e01.wav"
-    before, sound = kept.stat().st_mtime_ns, lost.read_bytes()
-    lost.unlink()
+    unchanged, removed = out / "vertices_npy/F2_e01.npy", out / "wav/M3_e01.wav"
+    before, sound = unchanged.stat().st_mtime_ns, removed.read_bytes()
+    removed.unlink()
     (out / "vertices_npy/.M3_e01.partial.npy").write_bytes(b"half")
     assert process(raw, out) == 1
-    assert lost.read_bytes() == sound and kept.stat().st_mtime_ns == before
+    assert removed.read_bytes() == sound and unchanged.stat().st_mtime_ns == before
     assert not list(out.rglob("*partial*"))
     assert process(raw, out) == 0
 

@@ -66,7 +66,7 @@ def test_cuda_is_not_fast_without_a_gpu() -> None:
 
 
 class NoContext:
-    """Stands for torch.cuda.device on a machine without a GPU."""
+    """Replaces torch.cuda.device on a machine without a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         assert device == torch.device("cuda", 1)

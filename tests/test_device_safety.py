@@ -174,7 +174,7 @@ def with_one_expert_a_frame(model: JambaTalk) -> None:
 
 
 class Plan:
-    """Stands for `dataset.batch_plan.BatchPlan`: every batch counts."""
+    """Replaces `dataset.batch_plan.BatchPlan`; every clip of a batch counts."""
 
     counted = 3
 

@@ -167,7 +167,7 @@ def test_a_template_with_faces_is_enough(recipes, run, tmp_path):
 
 
 def test_without_the_models_templates_the_unit_is_checked_by_size_in_metres(recipes, tmp_path):
-    spec = recipes["BIG_6"]  # a metre a unit, no templates there
+    spec = recipes["BIG_6"]  # units of a metre, no templates on disk
     pyramid = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 1]], np.float32)
     for scale in (0.2, 1.0):
         check_own_face(spec, "template x.ply", scale * pyramid)

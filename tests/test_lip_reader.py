@@ -159,3 +159,14 @@ def test_a_teacher_of_another_width_is_refused(reader: LipReader) -> None:
     saved = SavedReader(reader, np.arange(L), "lips.txt", "enc/other", ())
     with pytest.raises(UserError, match="teacher enc/other: .*12.*expected .*11"):
         LipReadingScorer(saved, teacher, torch.device("cpu"))
+
+
+def test_the_lip_reader_ignores_padding() -> None:
+    torch.manual_seed(0)
+    reader = LipReader(n_lips=3, d_teacher=16, n_characters=5, fps=30, d_model=32).eval()
+    offsets = torch.randn(2, 29, 3, 3) * 0.01
+    frames = torch.tensor([29, 17])
+    together = reader(offsets, 49, frames)
+    assert together[0].shape == (2, 49, 16) and together[1].shape == (2, 49, 5)
+    alone = reader(offsets[1:, :17], 28)
+    torch.testing.assert_close(together[1][1, :28], alone[1][0], atol=1e-5, rtol=1e-4)

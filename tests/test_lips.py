@@ -32,7 +32,7 @@ def clip() -> Clip:
 
 
 def rules(clip: Clip, late: int = 0):
-    """A predictor that knows the phones, `late` frames late."""
+    """A predictor that returns the rules' curves of the clip, `late` frames late."""
     y = rule_curves(clip, len(clip.audio) * 30 // 16_000)
     return lambda audio: np.roll(y, late, axis=0)
 

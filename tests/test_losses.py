@@ -60,16 +60,16 @@ def test_mesh_losses_do_not_depend_on_the_block_size(
     sizes, lips = sizes_of(frames, frames), torch.tensor([4, 1, 1])
     mask = torch.arange(7) < frames[:, None]
     error = (prediction[:, :7] - truth) * 0.3
-    wanted = (
+    expected = (
         vertex_loss(error, mask, sizes.frames),
         velocity_loss(error, mask, sizes.pairs),
         prediction[:, :7, lips],
     )
     ours = mesh_losses(prediction, truth, frames, sizes, lips, 0.3)
-    torch.testing.assert_close(ours, wanted)
+    torch.testing.assert_close(ours, expected)
     gradients = (
         torch.autograd.grad(5 * a + 7 * b + c.square().sum(), prediction)
-        for a, b, c in (ours, wanted)
+        for a, b, c in (ours, expected)
     )
     torch.testing.assert_close(*gradients)
 
@@ -87,11 +87,11 @@ def test_sums_over_millions_of_numbers_are_exact_to_1e_6() -> None:
     torch.manual_seed(0)
     truth = torch.zeros(1, 60, 15_000, 3)
     prediction, frames = torch.randn_like(truth), torch.tensor([60])
-    found = mesh_losses(prediction, truth, frames, Sizes(1, 60, 59, 0), torch.tensor([0]))
+    computed = mesh_losses(prediction, truth, frames, Sizes(1, 60, 59, 0), torch.tensor([0]))
     error = prediction.double()
-    assert found[0].item() == pytest.approx(error.square().mean().item(), rel=1e-6)
+    assert computed[0].item() == pytest.approx(error.square().mean().item(), rel=1e-6)
     change = error[:, 1:] - error[:, :-1]
-    assert found[1].item() == pytest.approx(change.square().mean().item(), rel=1e-6)
+    assert computed[1].item() == pytest.approx(change.square().mean().item(), rel=1e-6)
 
 
 def test_closure_weight_by_hand() -> None:

@@ -65,11 +65,13 @@ def test_runs_that_differ_in_steps_an_epoch_are_drawn_over_steps(tmp_path: Path)
         run = read_run(write_run(tmp_path / name))
         return dataclasses.replace(run, columns=run.columns | {"steps": run.epochs * an_epoch})
 
-    alike, other = with_steps("a", 30), with_steps("b", 50)
-    untold = read_run(write_run(tmp_path / "c", recipe={"dataset": {"metres_per_unit": 1.0}}))
-    unit, progress = progress_of([alike, other])
+    run, other = with_steps("a", 30), with_steps("b", 50)
+    without_steps = read_run(
+        write_run(tmp_path / "c", recipe={"dataset": {"metres_per_unit": 1.0}})
+    )
+    unit, progress = progress_of([run, other])
     assert unit == "steps" and [list(p) for p in progress] == [[30, 60, 90], [50, 100, 150]]
-    for runs in ([alike, with_steps("d", 30)], [other, untold], [other]):
+    for runs in ([run, with_steps("d", 30)], [other, without_steps], [other]):
         unit, progress = progress_of(runs)
         assert unit == "epoch" and list(progress[0]) == [1, 2, 3]
     assert cells(table([other]).splitlines()[2])[5] == "0.833"  # 150 steps in 180 s

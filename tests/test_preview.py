@@ -27,7 +27,7 @@ def never() -> bool:
 
 
 class Events:
-    """Stands for TensorBoard's SummaryWriter."""
+    """Replaces TensorBoard's SummaryWriter."""
 
     def __init__(self) -> None:
         self.images: list[tuple] = []

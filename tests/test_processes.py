@@ -38,10 +38,10 @@ def test_a_world_without_a_rank_is_one_process(
 
 
 def test_a_scheduler_may_leave_the_local_rank_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"MASTER_ADDR": "a", "MASTER_PORT": "1"}
-    environment(monkeypatch, WORLD_SIZE="4", RANK="3", **there)
+    address = {"MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    environment(monkeypatch, WORLD_SIZE="4", RANK="3", **address)
     assert from_environment() == Group(3, 4, 0)
-    environment(monkeypatch, WORLD_SIZE="4", RANK="3", SLURM_LOCALID="1", **there)
+    environment(monkeypatch, WORLD_SIZE="4", RANK="3", SLURM_LOCALID="1", **address)
     assert from_environment() == Group(3, 4, 1)
 
 
@@ -86,15 +86,15 @@ def test_an_error_in_one_process_ends_all_with_its_message(tmp_path: Path) -> No
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    there = os.environ | {
+    variables = os.environ | {
         "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    begun = time.monotonic()
+    started = time.monotonic()
     ranks = [
         subprocess.Popen(
             [sys.executable, str(tmp_path / "failing.py")],
-            env=there | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for rank in (0, 1)
@@ -107,7 +107,7 @@ def test_an_error_in_one_process_ends_all_with_its_message(tmp_path: Path) -> No
         "warning: about this machine",  # once, by its first process
         f"error: process 1 of 2 on {socket.gethostname()}: the disk is full",
     ]
-    assert time.monotonic() - begun < 60  # and torch's import on a busy machine
+    assert time.monotonic() - started < 60  # and torch's import on a busy machine
 
 
 def test_a_shared_error_is_a_user_error_and_a_group_of_one_adds_nothing() -> None:

@@ -147,7 +147,7 @@ def test_sigterm_to_all_processes_saves_the_state_and_exits_with_0(
         going = subprocess.Popen(
             command, stdout=file, stderr=file, env=ALONE, start_new_session=True
         )
-    for _ in range(600):  # a minute; the second epoch's row says that training is under way
+    for _ in range(600):  # a minute; the row of the second epoch shows that training has started
         if going.poll() is not None or "epoch 2" in out.read_text():
             break
         time.sleep(0.1)
@@ -226,7 +226,7 @@ def test_accumulated_batches_give_the_losses_of_a_large_one(
     quiet(monkeypatch, recipe)
     assert run_toy("--out", "large", "--batch_size", "2") == 0
     assert run_toy("--out", "small", "--batch_size", "1", "--set", "train.accumulate=2") == 0
-    alike("large", "small")
+    assert_equal_losses("large", "small")
 
 
 def quiet(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
@@ -242,8 +242,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
     monkeypatch.setattr("speech.pretrained.encoder_of", lambda source, default: default)
 
 
-def alike(one: str, other: str) -> None:
-    """Equal losses, to rounding, in every epoch."""
+def assert_equal_losses(one: str, other: str) -> None:
+    """The two logs have equal losses, to rounding, in every epoch."""
     (_, rows), (_, others) = outcome(one), outcome(other)
     for row, theirs in zip(rows, others, strict=True):
         for name in ("loss", "vertex", "velocity", "lips", "latent", "ctc", "balance", "val_lve"):
@@ -260,7 +260,7 @@ def test_two_processes_give_the_losses_of_one(
     command = torchrun + child(main.RECIPES["toy"], tmp_path, "--out", "two")[1:]
     done = subprocess.run(command, capture_output=True, text=True, env=ALONE, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    alike("one", "two")
+    assert_equal_losses("one", "two")
     assert done.stdout.count("best model on validation") == 1
 
 

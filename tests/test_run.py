@@ -12,12 +12,11 @@ import torch
 import main
 from common.errors import UserError, run_cli
 from config import Recipe
-from evaluation import scoring
 from jambatalk import load_checkpoint
-from lip_reader import LipReader
 from tests.toy import ENCODER
 from training import run as training_run
 from training import step
+from training.networks import build
 from training.run_log import format_duration, read_log
 
 
@@ -151,28 +150,7 @@ def test_an_encoder_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path) 
         recipe, model=dataclasses.replace(recipe.model, encoder=ENCODER | {"hidden_size": 16})
     )
     with pytest.raises(UserError, match="not the recipe's encoder"):
-        training_run.build(other, torch.device("cpu"), 3)
-
-
-def test_lip_reader_ignores_padding() -> None:
-    torch.manual_seed(0)
-    reader = LipReader(n_lips=3, d_teacher=16, n_characters=5, fps=30, d_model=32).eval()
-    offsets = torch.randn(2, 29, 3, 3) * 0.01
-    frames = torch.tensor([29, 17])
-    together = reader(offsets, 49, frames)
-    assert together[0].shape == (2, 49, 16) and together[1].shape == (2, 49, 5)
-    alone = reader(offsets[1:, :17], 28)
-    torch.testing.assert_close(together[1][1, :28], alone[1][0], atol=1e-5, rtol=1e-4)
-
-
-def test_summary_pools_frames_not_clips() -> None:
-    rows = [
-        {"frames": n, "lve": e, "mve": e, "fdd": e, "lve_motionless": 1.0, "mve_motionless": 1.0,
-         "fdd_motionless": 1.0, "static": False}
-        for n, e in ((10, 0.0), (30, 4.0))
-    ]  # fmt: skip
-    total = scoring.summarise(rows)
-    assert total["lve"] == 3.0 and total["fdd"] == 2.0 and total["lve_ratio"] == 3.0
+        build(other, torch.device("cpu"), 3)
 
 
 def test_init_takes_weights_that_fit_and_names_what_does_not(

@@ -116,13 +116,23 @@ def test_means_pool_frames_and_clips_apart() -> None:
     total = results.summarise(rows)
     assert total["lve"] == (0 * 10 + 4 * 30 + 8 * 60) / 100
     assert (total["fdd"], total["abs_fdd"], total["abs_fdd_motionless"]) == (-1.0, 3.0, 1.0)
-    assert total["jitter"] == (6 * 30 + 2 * 60) / 90  # where there is one
+    assert total["jitter"] == (6 * 30 + 2 * 60) / 90  # of the clips that have one
     assert total["cer"] == (0.5 * 4 + 0.25 * 12) / 16 and total["characters"] == 16
     assert total["lve_ratio"] == 6.0 / 2.0
     assert list(total["splits"]) == ["a", "b"]
     assert total["splits"]["a"]["lve"] == 3.0 and total["splits"]["b"]["fdd"] == -5.0
     assert list(total["splits"]["a"]["subjects"]) == ["x", "y"]
     assert math.isnan(total["splits"]["b"]["cer"])
+
+
+def test_means_of_rows_without_splits_pool_frames() -> None:
+    rows = [
+        {"frames": n, "lve": e, "mve": e, "fdd": e, "lve_motionless": 1.0, "mve_motionless": 1.0,
+         "fdd_motionless": 1.0, "static": False}
+        for n, e in ((10, 0.0), (30, 4.0))
+    ]  # fmt: skip
+    total = results.summarise(rows)
+    assert total["lve"] == 3.0 and total["fdd"] == 2.0 and total["lve_ratio"] == 3.0
 
 
 def evaluate(spec: DatasetSpec, out: Path, by: float = 0.0) -> str:

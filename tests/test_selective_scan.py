@@ -195,11 +195,11 @@ def test_skip_gate_bias_and_softplus_may_be_left_out(backend, softplus, missing)
     if not softplus:
         inputs[1], inputs[7] = (inputs[i].detach().abs().requires_grad_() for i in (1, 7))
     given = [None if i in missing else x for i, x in enumerate(inputs)]
-    there = [x for x in given if x is not None]
+    present = [x for x in given if x is not None]
     results = []
     for way in (backend, "reference"):
         y = selective_scan(*given, delta_softplus=softplus, backend=way)
-        results.append((y, *torch.autograd.grad(y.square().sum(), there)))
+        results.append((y, *torch.autograd.grad(y.square().sum(), present)))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
 
 

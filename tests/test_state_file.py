@@ -55,7 +55,7 @@ def test_a_state_comes_back_equal(tmp_path):
 
 
 def test_a_full_disk_keeps_the_old_state_and_returns_a_message(tmp_path):
-    """A child whose files may not grow beyond 64 KiB plays the full disk."""
+    """A limit of 64 KiB on the files of a child process takes the place of a full disk."""
     save_state(tmp_path / "last.pt", {"generators": generators(), "step": 1})
     code = f"""
 import resource, signal, sys, torch

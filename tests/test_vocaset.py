@@ -123,12 +123,12 @@ def test_frames_that_begin_late_drop_the_sound_before_them(raw: Path, tmp_path: 
 def test_the_same_command_continues_a_stopped_run(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process(raw, out, [].append)
-    kept = out / "vertices_npy" / f"{SUBJECTS[0]}_sentence01.npy"
-    lost = out / "wav" / f"{SUBJECTS[1]}_sentence02.wav"
-    before, sound = kept.stat().st_mtime_ns, lost.read_bytes()
-    lost.unlink()
+    unchanged = out / "vertices_npy" / f"{SUBJECTS[0]}_sentence01.npy"
+    removed = out / "wav" / f"{SUBJECTS[1]}_sentence02.wav"
+    before, sound = unchanged.stat().st_mtime_ns, removed.read_bytes()
+    removed.unlink()
     assert process(raw, out, [].append) == 1
-    assert lost.read_bytes() == sound and kept.stat().st_mtime_ns == before
+    assert removed.read_bytes() == sound and unchanged.stat().st_mtime_ns == before
     assert process(raw, out, [].append) == 0
 
 

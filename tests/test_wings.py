@@ -77,9 +77,9 @@ def test_every_file_has_a_wing_or_is_a_command() -> None:
 
 
 def test_layers_import_no_config_and_the_network_no_lip_reader() -> None:
-    found = arrows()
-    assert not [name for name, wing, to in found if wing == "layers" and to == "config"]
-    assert not [name for name, wing, to in found if wing == "jambatalk" and to == "lip_reader"]
+    imported = arrows()
+    assert not [name for name, wing, to in imported if wing == "layers" and to == "config"]
+    assert not [name for name, wing, to in imported if wing == "jambatalk" and to == "lip_reader"]
     demo = imports(modules()["demo"])
     assert not [name for name in demo if re.match(r"main|training", name)]
 
