@@ -23,6 +23,7 @@ from files.models import load_model_file, other_model_file, save_model_file
 from released.network import ReleasedJambaTalk
 
 HEADER = "jambatalk-release"  # key of the JSON in a converted file's header
+SOURCES = "give vocaset.pth, biwi.pth or what release.py made of one of them"
 UNUSED = ("text_encoder.", "transformer.", "lip_map.", "lm_head.")  # training only
 KINDS = {1: ("MEAEME", 8, 30), 2: ("MEMEAEMEME", 4, 25)}  # encoder frames: layout, heads, fps
 D_HEAD_ENCODER = 64  # width of an attention head in wav2vec 2.0 "base" and "large"
@@ -107,7 +108,7 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], None]:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
     """Weights and config of a file written by `convert`."""
-    weights, header = load_model_file(path, HEADER, remedy="convert it with release.py again")
+    weights, header = load_model_file(path, HEADER, remedy=SOURCES)
     try:
         return weights, from_dict(ModelConfig, header["model"])
     except (ValueError, KeyError, TypeError) as error:
