@@ -142,6 +142,8 @@ class Recipe:
     wav2vec2: str
 
 
+LAYERS = {"M": "Mamba", "E": "MoE-Mamba", "A": "Transformer"}  # letter of a layout -> its layer
+
 # Ablated orders of the decoder (authors' poster): variant -> layouts for N = 1 (vocaset) and N = 2
 # (BIWI). N x [two layers], Transformer, N x [two layers], one more. `--set model.layout=B` takes
 # the one as long as the recipe's.

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from common.device import pick_device
 from common.errors import UserError, reason_of
 from common.overrides import from_dict
-from config import BUNDLED_MODEL, DatasetSpec, ModelConfig
+from config import BUNDLED_MODEL, LAYERS, DatasetSpec, ModelConfig
 from dataset.faces import choose_face, find_faces
 from files.models import load_model_file, save_model_file
 from layers import NORM_EPS
@@ -36,7 +36,7 @@ from layers.moe import MoEMambaLayer
 from layers.transformer import TransformerLayer
 from rendering.animation import Animation, check_fps, resample_motion
 from speech.features import fold, length_mask
-from speech.recording import check_normalised, check_speech, load_recording
+from speech.recording import check_clip, check_speech, load_recording
 from speech.timing import covering_frames, mesh_frames, samples_for
 from wav2vec import SpeechEncoder
 
@@ -59,7 +59,7 @@ def make_layer(kind: str, config: ModelConfig) -> nn.Module:
                              c.expand, c.dropout)  # fmt: skip
     if kind == "A":
         return TransformerLayer(c.d_model, c.d_ff, c.n_heads, c.n_kv_heads, c.rope_rank, c.dropout)
-    raise ValueError(f"layout letter {kind!r}: expected M, E or A")
+    raise ValueError(f"layout letter {kind!r}: expected one of {', '.join(LAYERS)}")
 
 
 class VertexHead(nn.Module):
@@ -171,7 +171,7 @@ class JambaTalk(nn.Module):
         """
         self.eval()
         fps, k = self.config.fps, self.config.fold
-        self._check_clip(audio, template)
+        check_clip(audio, template, samples_for(1, fps), self.config.n_vertices)
         n_frames = mesh_frames(len(audio), fps)
         if not audio.any():  # digital silence has no variance to normalise
             for start in range(0, n_frames, WINDOW_S * fps):
@@ -192,18 +192,6 @@ class JambaTalk(nn.Module):
             tail = None if last else offsets[-overlap:]
             yield template + ready
             start = stop if last else stop - overlap
-
-    def _check_clip(self, audio: Tensor, template: Tensor) -> None:
-        """Raise `ValueError` unless `stream` can use its arguments."""
-        check_speech(audio, "(S,)", 1)
-        shortest = samples_for(1, self.config.fps)
-        if len(audio) < shortest:
-            raise ValueError(f"audio: {len(audio)} samples, expected at least {shortest}")
-        check_normalised(audio)
-        expected = (self.config.n_vertices, 3)
-        if not isinstance(template, Tensor) or template.shape != expected:
-            got = tuple(template.shape) if isinstance(template, Tensor) else type(template).__name__
-            raise ValueError(f"template: expected a tensor of shape {expected}, got {got}")
 
     def predict(self, audio: Tensor, template: Tensor) -> Tensor:
         """Vertices (T, V, 3) of one clip, T = mesh_frames(S, fps); arguments as for `stream`."""

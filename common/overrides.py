@@ -15,6 +15,7 @@ from typing import Any
 
 from common.errors import UserError, reason_of
 from config import (
+    LAYERS,
     LAYOUTS,
     RETIRED_FIELDS,
     Box,
@@ -26,7 +27,6 @@ from config import (
 )
 
 PARTS: dict[str, type] = {"dataset": DatasetSpec, "model": ModelConfig, "train": TrainConfig}
-LETTERS = "MEA"  # of a layout string
 POSITIVE = (  # integers >= 1
     "dataset.fps", "dataset.source_fps", "dataset.n_vertices", "model.fps", "model.n_vertices",
     "model.fold", "model.d_model", "model.d_state", "model.d_conv", "model.expand",
@@ -251,8 +251,9 @@ def check(recipe: Recipe, typed: dict[str, str] | None = None) -> None:
                 raise wrong(path, expected)
     c, spec = recipe.model, recipe.dataset
     faults = (
-        ("model.layout", not c.layout or set(c.layout) - set(LETTERS),
-         "letters M (Mamba), E (MoE-Mamba), A (Transformer), or an ablation A, B, C, D"),
+        ("model.layout", not c.layout or set(c.layout) - set(LAYERS),
+         f"letters {', '.join(f'{letter} ({name})' for letter, name in LAYERS.items())}, or an "
+         f"ablation {', '.join(LAYOUTS)}"),
         ("model.n_heads", c.d_model % c.n_heads, f"a divisor of d_model {c.d_model}"),
         ("model.n_heads", c.d_model // c.n_heads % 2, "an even d_model / n_heads"),
         ("model.n_kv_heads", c.n_heads % c.n_kv_heads, f"a divisor of n_heads {c.n_heads}"),

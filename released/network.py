@@ -31,6 +31,7 @@ from layers.mamba import Mamba
 from layers.transformer import ROTARY_BASE, attend_grouped
 from speech.bodies import build_body
 from speech.features import fold
+from speech.recording import check_clip
 from speech.timing import AUDIO_FPS, HOP, MIN_SAMPLES, WINDOW, audio_frames
 
 EXPERT_GROWTH = 4  # inner width of an expert / D
@@ -135,9 +136,8 @@ class AttentionLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k = self.lrl_rope(self.q_proj(x)), self.lrl_rope(self.k_proj(x))
         q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in (q, k, self.v_proj(x)))
-        y = attend_grouped(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        )  # (B, H, T, D / H)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T, D / H)
+        y = attend_grouped(q, k, v)
         x = self.norm1(x + self.out_proj(y.transpose(1, 2).flatten(2)))
         return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
 
@@ -206,16 +206,11 @@ class ReleasedJambaTalk(nn.Module):
     @torch.inference_mode()
     def stream(self, audio: Tensor, template: Tensor) -> Iterator[Tensor]:
         """Yield vertices (n, V, 3) of one clip in order, n at most 100; otherwise as `predict`."""
-        if audio.shape[:-1] not in ((), (1,)):
-            raise ValueError(f"audio {tuple(audio.shape)}, expected one clip, (1, S) or (S,)")
-        audio = audio.reshape(1, -1)
-        if audio.shape[1] < MIN_SAMPLES:
-            raise ValueError(f"{audio.shape[1]} samples, expected at least {MIN_SAMPLES}")
-        if template.shape != (self.config.n_vertices, 3):
-            expected = (self.config.n_vertices, 3)
-            raise ValueError(f"template {tuple(template.shape)}, expected {expected}")
+        if isinstance(audio, Tensor) and audio.ndim == 2 and len(audio) == 1:
+            audio = audio[0]
+        check_clip(audio, template, MIN_SAMPLES, self.config.n_vertices)
         self.eval()
-        for x in self.decode(self.encode(audio))[0].split(HEAD_FRAMES):  # (n, D)
+        for x in self.decode(self.encode(audio[None]))[0].split(HEAD_FRAMES):  # (n, D)
             yield template + self.vertice_map_r(x).unflatten(-1, (-1, 3))
 
     def predict(self, audio: Tensor, template: Tensor) -> Tensor:
@@ -224,7 +219,7 @@ class ReleasedJambaTalk(nn.Module):
         audio: (1, S) or (S,) float32 at 16 kHz, zero mean and unit variance, S >= 720; template:
         (V, 3) float32. T is the release's: A = (S - 400) // 320 + 1 frames at 50 Hz brought to the
         mesh's rate, so a clip of one second has 29 frames at 30 fps, or 24 at 25 fps. Raises
-        `ValueError` for other shapes.
+        `ValueError` for other input.
         """
         return torch.cat(list(self.stream(audio, template)))
 

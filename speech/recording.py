@@ -1,8 +1,8 @@
 """Recordings, given as files or as samples, converted to the input of the network.
 
 That input is audio (S,) float32 at 16 kHz with zero mean and unit variance over the clip.
-`load_recording` converts a file, or samples at any rate. `check_speech` and `check_normalised`
-check audio that is passed to the network directly. N samples at any rate, S samples at 16 kHz.
+`load_recording` converts a file, or samples at any rate. `check_clip` and `check_speech` check
+audio that is passed to the network directly. N samples at any rate, S samples at 16 kHz.
 """
 
 import tempfile
@@ -125,6 +125,21 @@ def check_speech(audio: Tensor, shape: str, n_dims: int) -> None:
     else:
         return
     raise ValueError(f"audio: expected a float32 tensor {shape}, {EXPECTED}; got {got}")
+
+
+def check_clip(audio: Tensor, template: Tensor, min_samples: int, n_vertices: int) -> None:
+    """Raise `ValueError` unless a network can predict from audio (S,) and a template (V, 3).
+
+    min_samples: of the shortest clip that has a mesh frame; n_vertices: V.
+    """
+    check_speech(audio, "(S,)", 1)
+    if len(audio) < min_samples:
+        raise ValueError(f"audio: {len(audio)} samples, expected at least {min_samples}")
+    check_normalised(audio)
+    expected = (n_vertices, 3)
+    if not isinstance(template, Tensor) or template.shape != expected:
+        got = tuple(template.shape) if isinstance(template, Tensor) else type(template).__name__
+        raise ValueError(f"template: expected a tensor of shape {expected}, got {got}")
 
 
 def check_normalised(audio: Tensor) -> None:

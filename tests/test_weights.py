@@ -211,5 +211,8 @@ def test_clips_and_templates_of_wrong_shapes_are_refused() -> None:
         model.predict(audio[:, :719], template)
     with pytest.raises(ValueError, match="template"):
         model.predict(audio, template[1:])
-    with pytest.raises(ValueError, match="expected one clip"):
-        model.predict(audio.expand(2, -1), template)
+    for wrong in (audio.expand(2, -1), "speech.wav"):
+        with pytest.raises(ValueError, match=r"expected a float32 tensor \(S,\)"):
+            model.predict(wrong, template)
+    with pytest.raises(ValueError, match="zero mean and unit variance"):
+        model.predict(32768 * audio, template)
