@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from config import SAMPLE_RATE
 from synthetic.phones import PHONE_INDEX, PHONES, VOWELS, Segment
 from synthetic.visemes import ALPHA, DIPHTHONGS, GROUPS, MOUTH_CHANNELS, TARGET, columns
 
@@ -28,7 +29,7 @@ CHANNELS = MOUTH_CHANNELS + BROW_CHANNELS
 CHANNEL_INDEX = {channel: index for index, channel in enumerate(CHANNELS)}
 CLOSED = 0.06  # gap of the inner lips, in units of jawOpen's, below which they count as closed
 
-LOUDNESS_HZ = 100  # rate of the loudness and pitch envelopes; value i is the instant (i + 0.5)/100
+LOUDNESS_HZ = 100  # rate of the loudness envelope; value i is the instant (i + 0.5)/100
 
 BILABIALS = ("p", "b", "m")
 LABIODENTALS = ("f", "v")
@@ -100,14 +101,12 @@ def curves(
     frames: int,
     fps: float,
     loudness: np.ndarray | None = None,
-    pitch: np.ndarray | None = None,
     style: Style = NEUTRAL,
 ) -> np.ndarray:
     """Face curves of an utterance: (frames, len(CHANNELS)) float32, 1.0 = the unit's full motion.
 
     Frame t is the instant t/fps. `segments` are in order of time; gaps between them are silence.
-    `loudness` ((n,), from `loudness()`) scales jaw and spread and raises the brows; `pitch` ((n,)
-    Hz at the same rate, 0 where unvoiced) raises the brows on accents.
+    `loudness` ((n,), from `loudness()`) scales jaw and spread and raises the brows.
     Raises ValueError for unknown phones or segments out of order.
     """
     score = _score(segments)
@@ -118,13 +117,13 @@ def curves(
         rows = slice(first, first + block)
         result[rows, : len(MOUTH_CHANNELS)] = _mouth(score, times[rows], loudness, style)
     if loudness is not None:
-        result[:, len(MOUTH_CHANNELS) :] = _brows(times, loudness, pitch, style)
+        result[:, len(MOUTH_CHANNELS) :] = _brows(times, loudness, style)
     return result.astype(np.float32)
 
 
-def loudness(audio: np.ndarray, sample_rate: int = 16_000) -> np.ndarray:
-    """Loudness of (S,) audio at 100 Hz: (n,) float32 in 0.2..1.3, 1 = a loud vowel of the clip."""
-    hop = sample_rate // LOUDNESS_HZ
+def loudness(audio: np.ndarray) -> np.ndarray:
+    """Loudness at 100 Hz of (S,) audio at 16 kHz: (n,) float32, 0.2 to 1.3, 1 is a loud vowel."""
+    hop = SAMPLE_RATE // LOUDNESS_HZ
     n = -(-len(audio) // hop)
     blocks = np.zeros(n * hop)
     blocks[: len(audio)] = audio
@@ -262,18 +261,9 @@ def _pause_weight(score: _Score, times: np.ndarray) -> np.ndarray:
     return np.where(known, weight, 1.0)
 
 
-def _brows(
-    times: np.ndarray, loudness: np.ndarray, pitch: np.ndarray | None, style: Style
-) -> np.ndarray:
-    """Brow channels (T, 2): raised on accents of loudness and pitch."""
+def _brows(times: np.ndarray, loudness: np.ndarray, style: Style) -> np.ndarray:
+    """Brow channels (T, 2): raised on accents of loudness."""
     accent = np.clip(_smooth(loudness, 0.12) - _smooth(loudness, 0.8) - 0.05, 0.0, 0.5)
-    if pitch is not None and (pitch > 0).any():
-        voiced = (pitch > 0).astype(float)
-        octaves = np.where(voiced > 0, np.log2(np.maximum(pitch, 1.0)), 0.0)
-        octaves = np.where(voiced > 0, octaves - np.median(octaves[voiced > 0]), 0.0)
-        rise = _smooth(octaves, 0.12) / (_smooth(voiced, 0.12) + 0.1)
-        rise = np.clip(rise[: len(accent)], 0.0, 0.5)
-        accent = 0.6 * accent + 0.6 * np.pad(rise, (0, len(accent) - len(rise)))
     lift = style.brow_gain * _at(times, _smooth(accent, 0.06))
     return np.stack([0.5 * lift, 0.8 * lift], axis=1)
 

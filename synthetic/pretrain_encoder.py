@@ -47,6 +47,7 @@ BRANCH_ENDS = (
 )  # fmt: skip
 EMA_DECAY = 0.999
 WARMUP_STEPS, LOG_EVERY = 200, 100
+STATISTICS_CROPS = 200  # of the pool, for mean and deviation of the curves
 
 
 class PhoneReader(nn.Module):
@@ -106,11 +107,11 @@ class EndlessCrops(IterableDataset):
             yield tuple(torch.from_numpy(np.stack(row)) for row in rows)
 
 
-def curve_statistics(pool: SpeechPool, n_crops: int = 200) -> tuple[Tensor, Tensor]:
+def curve_statistics(pool: SpeechPool) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each curve over the pool: (channels,), (channels,)."""
     rng = np.random.default_rng(0)
     sample = np.concatenate(
-        [pool.crop(rng, 3.0, AUDIO_FPS, clean=True).curves for _ in range(n_crops)]
+        [pool.crop(rng, 3.0, AUDIO_FPS, clean=True).curves for _ in range(STATISTICS_CROPS)]
     )
     return torch.from_numpy(sample.mean(0)), torch.from_numpy(sample.std(0))
 
