@@ -71,6 +71,20 @@ def test_main_reports_bad_flags_in_one_line_before_torch_is_imported(
     assert message in done.stderr and done.stdout == "[]\n"
 
 
+def test_the_demo_checks_flags_before_torch_is_imported():
+    code = (
+        "import sys, demo\nfrom common.errors import run_cli\n"
+        "assert run_cli(demo.main, ['--wav_path', 'missing.wav']) == 2\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=dict(os.environ),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("error: --wav_path missing.wav: no such file")
+
+
 def test_help_names_the_flags_that_users_of_this_field_know() -> None:
     assert {"--dataset", "--mode", "--wav2vec2"} <= set(typed("main.py", "--help").stdout.split())
     demo_help = typed("demo.py", "--help").stdout
