@@ -35,7 +35,7 @@ MODEL_FIELDS = ("n_vertices", "fps", "metres_per_unit")  # that model and data m
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedRun:
-    """What a command line asks for, checked: recipe, data, run folder, and the flags."""
+    """A command line after all checks: recipe, opened data, run folder, and the flags."""
 
     recipe: Recipe
     dataset: "OpenDataset"
@@ -211,6 +211,7 @@ def run_training(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Train, test or plot, as the flags say. Raises `UserError` for bad flags and files."""
     args = parse(argv)
     check_files(args)
     if args.plot:

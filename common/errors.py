@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that raises `UserError` instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
+        """Called by argparse for a line that it cannot parse."""
         raise UserError(f"{message}; {self.prog} --help lists the flags")
 
 

@@ -8,7 +8,7 @@ Glossary, the paper's and mamba_ssm's names:
     d_inner     expand · d_model, channels of the scan
     d_state     N, numbers of state per channel
     d_conv      taps of the causal depthwise convolution before the scan
-    dt_rank     rank of the projection to the step sizes delta
+    dt_rank     rank of the projection to the step sizes delta, d_model / 16 rounded up
     A_log       log(-A), where A is the diagonal, negative state matrix
 """
 
@@ -33,18 +33,11 @@ class Mamba(nn.Module):
     `backend` is chosen at run time (`set_scan_backend`) and not in the state dict.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        dt_rank: int | None = None,
-    ) -> None:
+    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
         self.d_state, self.d_conv = d_state, d_conv
         self.d_inner = expand * d_model
-        self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+        self.dt_rank = math.ceil(d_model / 16)
         self.backend = "auto"
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
         self.conv1d = nn.Conv1d(
@@ -136,6 +129,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (..., d_model).  Returns (..., d_model)."""
         return self.down(self.dropout(F.gelu(self.up(x))))
 
 

@@ -37,6 +37,7 @@ class ChunkedScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+        """Shapes as above; keeps the states between chunks where a gradient is needed."""
         chunks = _Chunks(u, delta, A, B, C, D, z, delta_bias, delta_softplus, n_buffers=2)
         y = torch.empty_like(u)
         last_state = chunks.A.new_empty(len(u), *A.shape)
@@ -63,6 +64,7 @@ class ChunkedScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y, grad_last):
+        """Gradients of the tensors of `forward`, in their dtypes."""
         *inputs, starts = ctx.saved_tensors
         u = inputs[0]
         chunks = _Chunks(*inputs, ctx.delta_softplus, n_buffers=3)

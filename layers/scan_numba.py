@@ -32,6 +32,7 @@ class NumbaScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+        """Shapes as above; keeps the states between chunks where a gradient is needed."""
         inputs = _arrays(u, delta, A, B, C, D, z, delta_bias)
         (clips, frames, channels), n_state = u.shape, len(A)
         chunks = -(-frames // CHUNK) if any(ctx.needs_input_grad) else 0
@@ -50,6 +51,7 @@ class NumbaScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y, grad_last):
+        """Gradients of the tensors of `forward`, in their dtypes."""
         *tensors, starts = ctx.saved_tensors
         inputs, starts = _arrays(*tensors), starts.numpy()
         u, A, z = inputs[0], inputs[2], inputs[6]

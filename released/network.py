@@ -52,6 +52,7 @@ class Router(nn.Module):
         self.w_gating = nn.Parameter(torch.zeros(d_model, n_experts))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, E), softmax of the logits."""
         return (x @ self.w_gating).softmax(-1)
 
 
@@ -78,6 +79,7 @@ class Mixture(nn.Module):
         self.experts = Experts(d_model, n_experts)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D)."""
         return self.experts(x, self.gate(x))
 
 
@@ -92,6 +94,7 @@ class MoEMamba(nn.Module):
         self.moe = Mixture(d_model, n_experts)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D)."""
         inner = scaled_norm(x)  # (B, T, D)
         return x + self.moe(scaled_norm(self.mamba(inner) + inner))
 
@@ -134,6 +137,7 @@ class AttentionLayer(nn.Module):
         self.lrl_rope = FullWidthRotary(d_model, rank)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D)."""
         q, k = self.lrl_rope(self.q_proj(x)), self.lrl_rope(self.k_proj(x))
         q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in (q, k, self.v_proj(x)))
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T, D / H)

@@ -25,7 +25,7 @@ from released.network import ReleasedJambaTalk
 HEADER = "jambatalk-release"  # key of the JSON in a converted file's header
 SOURCES = "give vocaset.pth, biwi.pth or what release.py made of one of them"
 UNUSED = ("text_encoder.", "transformer.", "lip_map.", "lm_head.")  # training only
-KINDS = {1: ("MEAEME", 8, 30), 2: ("MEMEAEMEME", 4, 25)}  # encoder frames: layout, heads, fps
+BY_FOLD = {1: ("MEAEME", 8, 30), 2: ("MEMEAEMEME", 4, 25)}  # k: layout, heads, fps
 D_HEAD_ENCODER = 64  # width of an attention head in wav2vec 2.0 "base" and "large"
 
 
@@ -176,12 +176,12 @@ def read_config(weights: Mapping[str, Tensor], encoder_config: Any = None) -> Mo
         d_model, width = shape["audio_feature_map.weight"]
         (encoder_width,) = shape["audio_encoder.encoder.layer_norm.weight"]
         k, rest = divmod(width, encoder_width)
-        if rest or k not in KINDS:
+        if rest or k not in BY_FOLD:
             raise ValueError(
                 f"audio_feature_map.weight is {d_model} x {width} for an encoder of width "
                 f"{encoder_width}, expected a width of {encoder_width} or {2 * encoder_width}"
             )
-        layout, n_heads, fps = KINDS[k]
+        layout, n_heads, fps = BY_FOLD[k]
         return ModelConfig(
             encoder=encoder,
             n_vertices=shape["vertice_map_r.weight"][0] // 3,

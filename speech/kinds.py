@@ -36,7 +36,7 @@ from speech.timing import AUDIO_FPS, HOP, WINDOW, audio_frames, frame_lengths
 
 
 class EncoderKind(nn.Module):
-    """What encoder and teacher need to know of their body; the base of every kind.
+    """Base of every kind: what `SpeechEncoder` and `TextTeacher` do differently for each encoder.
 
     It has no parameters and does not contain the body, so it adds nothing to a checkpoint.
     config: the transformers config of the body.
@@ -65,7 +65,7 @@ class EncoderKind(nn.Module):
 
     @staticmethod
     def extend(body: nn.Module) -> None:
-        """Add the layers of the config that transformers does not know."""
+        """Add the layers of the config that transformers does not implement."""
 
     @staticmethod
     def use_attention(body: nn.Module) -> None:

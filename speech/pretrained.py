@@ -147,7 +147,7 @@ def load_pretrained(source: str) -> "nn.Module":
     source = find_source(source)
     config = load_config(source)
     try:
-        if getattr(config, "context_layers", 0):  # transformers does not know them
+        if getattr(config, "context_layers", 0):  # transformers does not implement them
             model = build_ctc(config)
             model.load_state_dict(load_file(Path(source) / "model.safetensors"))
             return model

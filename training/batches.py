@@ -1,4 +1,4 @@
-"""The batches that a run trains on: the train split, and the speech pool where there is one."""
+"""The training batches of a run: the train split, and the speech pool where there is one."""
 
 from config import Recipe
 from data_loader import OpenDataset, collate

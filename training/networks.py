@@ -1,6 +1,6 @@
 """What a training run holds: the network, its lip reader, the frozen teacher, averaged weights.
 
-Lip reader and teacher stand beside the network, which knows neither of them.
+Lip reader and teacher are separate modules, used in training alone; the network does not use them.
 """
 
 import math

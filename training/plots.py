@@ -48,6 +48,7 @@ class RunLog:
 
     @property
     def epochs(self) -> NDArray[np.float64]:
+        """The number of each epoch, from 1."""
         return self.columns["epoch"]
 
     @property
