@@ -16,7 +16,6 @@ from jambatalk import Checkpoint, JambaTalk, load_checkpoint
 from synthetic.head import load_head
 from tests.toy import synthetic_checkpoint
 
-ROOT = Path(__file__).resolve().parents[1]
 FPS = 30
 
 

@@ -24,11 +24,13 @@ from training.networks import Networks
 from training.step import TrainingStep
 from wav2vec import TextTeacher
 
-V, LIPS = 11, torch.tensor([2, 3, 7])
-DECODER = dict(
+V = 11
+DECODER = dict(  # fields of ModelConfig
     layout="MEA", d_model=24, d_state=4, moe_d_state=4, moe_d_conv=4, n_heads=4, n_kv_heads=2,
     d_ff=32, rope_rank=3,
 )  # fmt: skip
+# Of `networks`: encoders without randomness, their lips and losses.
+LIPS = torch.tensor([2, 3, 7])
 TINY = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
     conv_dim=[16] * 7, num_conv_pos_embedding_groups=2, num_conv_pos_embeddings=16,
@@ -42,6 +44,7 @@ ENCODERS = {
 }
 TRAIN = TrainConfig(w_vertex=10.0, w_velocity=10.0, w_lips=5.0, w_latent=1.0, w_ctc=0.1,
                     closure_gain=2.0)  # fmt: skip
+# Of `toy_recipe`: its encoder, and the flags of a short training.
 ENCODER = dict(
     model_type="wav2vec2", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
     intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=2,
