@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,9 +83,9 @@ def test_a_preview_stops_when_a_stop_is_requested(
     previews = Previews.__new__(Previews)
     previews.possible, previews.folder, drawn = True, tmp_path, []
 
-    def write(self: Previews, *_: Any) -> None:
-        self.renderer = type("", (), {"frame": lambda _, mesh: drawn.append(mesh)})()
-        list(self._pairs(range(9), range(9)))
+    def write(self: Previews, _model: None, _path: Path, stop_requested: Callable) -> None:
+        self.renderer = SimpleNamespace(frame=drawn.append)
+        list(self._pairs(range(9), range(9), stop_requested))
 
     monkeypatch.setattr(Previews, "_write", write)
     monkeypatch.setattr(preview.np, "concatenate", lambda *_, **__: None)
