@@ -26,7 +26,7 @@ from common.errors import Parser, UserError, reason_of, run_cli, writable_folder
 from common.whole_file import whole_file
 from config import BUNDLED_MODEL, PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
-from files.arrays import check_file
+from files.arrays import check_file, stream_npy
 from rendering.animation import FPS_LIMITS, RENDER_THREADS
 from rendering.face import appearance
 from speech.timing import covering_frames
@@ -194,15 +194,6 @@ def with_blinks(meshes: Iterator[NDArray], n_frames: int, fps: int) -> Iterator[
         yield mesh + closure * shut
 
 
-def save_vertices(path: Path, meshes: Iterator[NDArray], shape: tuple[int, int, int]) -> None:
-    """Stream `meshes` (V, 3) into the .npy `path`, float32 of `shape` (T, V, 3)."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for mesh in meshes:
-            file.write(np.ascontiguousarray(mesh, dtype="<f4").data)
-
-
 def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]) -> "Renderer":
     """The `Renderer` of a plan; called before the prediction, so that its errors come early."""
     from rendering.renderer import Renderer
@@ -265,7 +256,7 @@ def write(
         plan.out.mkdir(parents=True, exist_ok=True)
         with whole_file(target, shared=True) as partial:
             progress = tqdm(meshes, total=n_frames, desc="predicting", unit="frame")
-            save_vertices(partial, progress, (n_frames, *face[1].shape))
+            stream_npy(partial, (n_frames, *face[1].shape), progress)
             if renderer is not None:
                 draw(plan, renderer, np.load(partial, mmap_mode="r"), plan.fps or spec.fps)
     except OSError as error:

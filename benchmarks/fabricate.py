@@ -30,7 +30,6 @@ from pathlib import Path
 import common.interpreter  # noqa: F401  first: explains missing packages
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.random import Generator
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -39,6 +38,7 @@ from common.errors import Parser, UserError, run_cli, writable_folder
 from common.whole_file import whole_file, write_whole
 from config import RECIPES, DatasetSpec
 from dataset.clip_files import make_folders, npy_path, wav_path
+from files.arrays import stream_npy
 from files.meshes import MESH_SUFFIXES, load_mesh
 
 SEED = 1
@@ -190,20 +190,20 @@ def write_vocaset(out: Path, faces: dict[str, Face], clips: list[Clip], rate: in
     """VOCASET's four raw files."""
     n_frames = sum(len(clip.opening) for clip in clips)
     n_vertices = len(next(iter(faces.values())).vertices)
+    progress = tqdm(clips, unit="clip", disable=None)
+    frames = (mesh for clip in progress for mesh in move(faces[clip.subject], clip.opening))
+    with whole_file(out / "data_verts.npy") as partial:
+        stream_npy(partial, (n_frames, n_vertices, 3), frames)
     rows: dict[str, dict[str, dict[int, int]]] = {}
     audio: dict[str, dict[str, dict[str, object]]] = {}
-    row = 0
-    with whole_file(out / "data_verts.npy") as partial:
-        verts = open_memmap(partial, "w+", np.float32, (n_frames, n_vertices, 3))
-        for clip in tqdm(clips, unit="clip", disable=None):
-            for number, frame in enumerate(move(faces[clip.subject], clip.opening)):
-                verts[row] = frame
-                rows.setdefault(clip.subject, {}).setdefault(clip.sentence, {})[number] = row
-                row += 1
-            samples = np.round(clip.audio.clip(-1, 1) * 32_767).astype(np.int16)
-            entry = {"audio": samples, "sample_rate": rate}
-            audio.setdefault(clip.subject, {})[clip.sentence] = entry
-        verts.flush()
+    first = 0
+    for clip in clips:
+        numbers = {number: first + number for number in range(len(clip.opening))}
+        rows.setdefault(clip.subject, {})[clip.sentence] = numbers
+        first += len(clip.opening)
+        samples = np.round(clip.audio.clip(-1, 1) * 32_767).astype(np.int16)
+        entry = {"audio": samples, "sample_rate": rate}
+        audio.setdefault(clip.subject, {})[clip.sentence] = entry
     templates = {subject: face.vertices for subject, face in faces.items()}
     for name, content in (
         ("subj_seq_to_idx.pkl", rows),

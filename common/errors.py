@@ -6,6 +6,7 @@ other exception is a bug in this project and keeps its traceback.
 """
 
 import argparse
+import errno
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
+FULL_DISK = errno.ENOSPC, errno.EDQUOT  # no space left; the quota of the user is used up
 
 
 class UserError(Exception):
@@ -64,12 +66,19 @@ def writable_folder(path: str | Path) -> Path:
 def run_cli(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run a script's `main(argv)` and return its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C.
 
+    A full disk is reported like a `UserError`; other exceptions pass.
+
     Call as `sys.exit(run_cli(main))`.
     """
     try:
         main(argv)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        print(f"error: cannot write ({reason_of(error)}); free some space", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

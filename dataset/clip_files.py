@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError, reason_of
 from common.whole_file import whole_file
+from files.arrays import stream_npy
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 
@@ -74,12 +74,9 @@ def write_clip(
     """
     import soundfile
 
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(vertices), vertices[0].size)}
     try:
-        with whole_file(npy_path(folder, name)) as partial, partial.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for frame in vertices:
-                file.write(frame.astype("<f4").tobytes())
+        with whole_file(npy_path(folder, name)) as partial:
+            stream_npy(partial, (len(vertices), vertices[0].size), vertices)
         with whole_file(wav_path(folder, name)) as partial:
             soundfile.write(partial, audio, rate, subtype="PCM_16")
     except (OSError, soundfile.LibsndfileError) as error:

@@ -6,11 +6,12 @@ that knows only numpy arrays and plain containers, so that no file can run code.
 
 import codecs
 import collections
+import math
 import pickle
 import stat
 import tokenize
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,6 +57,24 @@ def check_file(path: str | Path, what: str) -> Path:
     if status.st_size == 0:
         raise UserError(f"{what} {path}: the file is empty; copy or download it again")
     return path
+
+
+def stream_npy(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray]) -> None:
+    """Write consecutive parts of an array into the .npy `path`, float32 of `shape`.
+
+    blocks: any number of values each, in C order. A memory map would save the copy, but on a full
+    disk the system ends a process that writes to one. Raises `OSError` of the disk, `ValueError`
+    where the parts do not fill `shape`.
+    """
+    n_values = 0
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, dtype="<f4").data)
+            n_values += block.size
+    if n_values != math.prod(shape):
+        raise ValueError(f"expected {math.prod(shape)} values, got {n_values}")
 
 
 def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:

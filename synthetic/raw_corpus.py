@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from common.errors import UserError
 from common.whole_file import whole_file, write_whole
+from files.arrays import stream_npy
 from synthetic.neural_voices import HELD_OUT_VOICES
 from synthetic.phones import Segment
 from synthetic.sentences import read_sentences
@@ -149,16 +149,10 @@ def _write_vertices(
     animate: Callable[[RawClip], np.ndarray],
     n_vertices: int,
 ) -> None:
-    """Write (N, V, 3) float32, the vertices of all clips, through a memory map."""
+    """Write (N, V, 3) float32, the vertices of all clips."""
     shape = (sum(clip.frames for clip in clips), n_vertices, 3)
     with whole_file(path) as partial:
-        vertices = open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-        first = 0
-        for clip in tqdm(clips, desc="vertices", unit="clip"):
-            vertices[first : first + clip.frames] = animate(clip)
-            first += clip.frames
-        vertices.flush()
-        del vertices
+        stream_npy(partial, shape, map(animate, tqdm(clips, desc="vertices", unit="clip")))
 
 
 def _sentence(clip: RawClip) -> str:

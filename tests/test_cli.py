@@ -1,5 +1,6 @@
 """Every script, as typed: bad input is one line on stderr and exit code 2; help is help."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from common.errors import run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
@@ -166,3 +169,16 @@ def test_errors_of_the_project_itself_keep_their_traceback(project: Path, line: 
 def test_an_old_python_is_reported_in_one_line(project: Path) -> None:
     error = error_of(project, "import sys; sys.version_info = (3, 8, 1)\nint | None and list[gone]")
     assert error.startswith("error: Python 3.8, expected 3.10 or newer; set up the project's")
+
+
+def test_a_full_disk_is_one_line_and_other_system_errors_keep_their_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(argv: list[str]) -> None:
+        raise OSError(int(argv[0]), os.strerror(int(argv[0])))
+
+    assert run_cli(fail, [str(errno.ENOSPC)]) == 2
+    reason = os.strerror(errno.ENOSPC)
+    assert capsys.readouterr().err == f"error: cannot write ({reason}); free some space\n"
+    with pytest.raises(PermissionError):
+        run_cli(fail, [str(errno.EACCES)])
