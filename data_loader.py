@@ -172,7 +172,7 @@ class MeshSpeechDataset(Dataset):
             f"{self.spec.name} {self.split}: {len(self)} clips, "
             f"{frames / self.spec.source_fps / 60:.1f} min; audio and vertices are cut to the "
             f"shorter, at most {abs(surplus[worst]):.2f} s ({worst}: the "
-            f"{'vertices' if surplus[worst] > 0 else 'audio'} longer)"
+            f"{'vertices' if surplus[worst] > 0 else 'audio'} too long)"
         )
 
     def _wav_path(self, name: str) -> Path:

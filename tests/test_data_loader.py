@@ -96,7 +96,7 @@ def test_longer_audio_is_cut_to_the_vertices(spec: DatasetSpec) -> None:
     assert dataset[0]["frames"] == 30
     assert len(dataset[0]["audio"]) == samples_for(30, 30)
     assert dataset.trims()["F1_TA_sentence03"] == pytest.approx(-1.5, abs=1e-3)
-    assert "at most 1.50 s (F1_TA_sentence03: the audio longer)" in dataset.summary()
+    assert "at most 1.50 s (F1_TA_sentence03: the audio too long)" in dataset.summary()
 
 
 def test_vertices_may_be_stored_flat_or_not(spec: DatasetSpec) -> None:
