@@ -1,5 +1,6 @@
 """Fixtures of all tests: public files of others, random numbers, clip lengths, a toy recipe."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from config import Recipe
 from files import content_index
 
 torch.set_num_threads(1)  # a second thread makes small tensors slower
+# a shell ignores Ctrl-C for what it starts in the background, and children inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
