@@ -283,12 +283,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.kills < 1 or not hasattr(os, "fork"):
         raise UserError(f"--kills {args.kills}: expected 1 or more, on a system that can fork")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        write_data(Path(folder) / "data")
         Watch(Path(folder) / WATCH_FILE)
         servers = [Server(seed, Path(folder) / WATCH_FILE) for seed in HASH_SEEDS]
         for server in servers:
             stack.callback(server.close)
         trial = Trial(Path(folder), args.seed, servers)
-        write_data(trial.folder / "data")
         trial.run_reference()
         print(f"uninterrupted: {EPOCHS * STEPS} steps of {1e3 * trial.step_s:.0f} ms with saves "
               f"and validations; a start takes {trial.start_s:.1f} s")  # fmt: skip
