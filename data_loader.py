@@ -24,7 +24,7 @@ from common.failures import clip_too_large
 from config import SAMPLE_RATE, DatasetSpec
 from dataset.clip_files import find_audio, npy_path
 from dataset.faces import FACE_M, misfit
-from dataset.prepared import find_clips
+from dataset.prepared import find_clips, first_clip
 from dataset.regions import Region, find_regions
 from files.arrays import load_npy
 from files.meshes import load_templates
@@ -81,10 +81,11 @@ class MeshSpeechDataset(Dataset):
         self.decoded = DecodedAudio(cache)
         self.clips = find_clips(spec.path(spec.root), spec.splits[split])
         if not self.clips:
+            first = first_clip(spec.splits[split])
             raise UserError(
                 f"{spec.name}: no clip of split '{split}' in {spec.path(spec.root)}, expected "
-                "wav/<subject>_sentenceNN.wav and vertices_npy/<subject>_sentenceNN.npy; prepare "
-                "the data first, see the data set's README.md"
+                f"wav/{first}.wav, vertices_npy/{first}.npy and so on; prepare the data first, see "
+                "the data set's README.md"
             )
         self.templates = load_templates(spec.path(spec.templates))
         for name, subject in self.clips:

@@ -167,6 +167,13 @@ def find_clips(root: Path, split: Split) -> list[tuple[str, str]]:
     return clips
 
 
+def first_clip(split: Split) -> str:
+    """The name of the first clip that `split` expects, as in VOCASET's and BIWI's folders."""
+    if split.clips:
+        return split.clips[0]
+    return f"{split.subjects[0]}_{split.prefix or 'sentence'}{split.sentences[0]:02d}"
+
+
 def _subject_in(name: str, split: Split) -> str | None:
     subject = name.rpartition("_")[0]
     prefix, number = _sentence(name)

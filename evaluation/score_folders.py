@@ -21,7 +21,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--pred", required=True, metavar="DIR", help="predictions, <clip>.npy of (T, V*3)")
     add("--truth", required=True, metavar="DIR", help="captured vertices of the same names")
-    region_help = "vertex indices: lips=FILE for LVE, upper=FILE for FDD (.txt, .npy, .pkl, .mat)"
+    region_help = "lips=FILE for LVE, upper=FILE for FDD (.txt, .npy, .npz, .pkl or .mat)"
     add("--regions", nargs="+", default=[], metavar="NAME=FILE", help=region_help)
     add("--templates", metavar="FILE", help="neutral faces of the subjects, for FDD (.pkl, .npz)")
     add("--json", action="store_true", help="print one JSON object")

@@ -194,6 +194,9 @@ def test_a_missing_file_of_a_clip_is_named(name: str, message: str, spec: Datase
 def test_an_empty_data_set_names_the_expected_files(spec: DatasetSpec, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="toy: no clip of split 'val'.*prepare the data first"):
         MeshSpeechDataset(replace(spec, root=str(tmp_path / "nowhere")), "val")
+    biwi = {"val": Split(("F2", "F3"), (33, 34), "e")}
+    with pytest.raises(UserError, match=r"expected wav/F2_e33\.wav, vertices_npy/F2_e33\.npy"):
+        MeshSpeechDataset(replace(spec, root=str(tmp_path / "nowhere"), splits=biwi), "val")
 
 
 def test_an_unknown_subject_or_topology_is_named(spec: DatasetSpec) -> None:
