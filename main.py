@@ -48,7 +48,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", help=f"{', '.join(RECIPES)}, or a folder of your own data")
     parser.add_argument("--mode", choices=("train", "test"), help="default: train, then test")
-    parser.add_argument("--out", help="run folder (default runs/<dataset>)")
+    parser.add_argument("--out", help="run folder (default runs/<dataset>, or "
+                        "runs/test for a --checkpoint without --dataset)")  # fmt: skip
     parser.add_argument("--checkpoint", help="model to test (default <out>/best.safetensors)")
     parser.add_argument("--base", metavar="RECIPE",
                         help="recipe whose network, encoder and training are used")  # fmt: skip
