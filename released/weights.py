@@ -23,7 +23,7 @@ from files.models import load_model_file, other_model_file, save_model_file
 from released.network import ReleasedJambaTalk
 
 HEADER = "jambatalk-release"  # key of the JSON in a converted file's header
-SOURCES = "give vocaset.pth, biwi.pth or what release.py made of one of them"
+SOURCES = "give vocaset.pth, biwi.pth or a file that release.py converted"
 UNUSED = ("text_encoder.", "transformer.", "lip_map.", "lm_head.")  # training only
 BY_FOLD = {1: ("MEAEME", 8, 30), 2: ("MEMEAEMEME", 4, 25)}  # k: layout, heads, fps
 D_HEAD_ENCODER = 64  # width of an attention head in wav2vec 2.0 "base" and "large"

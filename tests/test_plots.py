@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from common.errors import UserError, run_cli
-from training.plots import RunLog, plot_runs, progress_of, read_run, table
+from training.plots import RunLog, _draw_panel, plot_runs, progress_of, read_run, table
 
 EPOCHS = [  # seconds, val_lve in m², loss, ctc
     (60, 4e-6, 8.0, 2.0),
@@ -120,6 +121,14 @@ def test_a_picture_and_a_table_are_written(
     for colour in ((0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)):  # a line of each run, in its colour
         drawn = np.abs(picture - np.array(colour) / 255).max(-1) < 0.02
         assert drawn.sum() > 200
+
+
+def test_a_run_of_one_epoch_has_no_fractions_of_epochs(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "a", EPOCHS[:1]))
+    axes = Figure().add_subplot()
+    _draw_panel(axes, [run], "loss", "loss")
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
 
 
 def test_a_folder_that_holds_no_run_is_reported_in_one_line(

@@ -144,7 +144,7 @@ def bad_files(folder: Path, published: Path) -> dict[str, str]:
         "shape.pth": "mamba.D: (31,), expected (32,)",
         "flat.pth": "too few dimensions",
         "more.pth": "unknown.weight: (3,), expected none",
-        "x.safetensors": "not a model file; give vocaset.pth, biwi.pth or what release.py made",
+        "x.safetensors": "not a model file; give vocaset.pth, biwi.pth or a file that release.py",
         "last.pt": "a training state; give best.safetensors from the same folder",
         "own.safetensors": "a model of this project; demo.py takes it as it is",
         "folder.pth": "is a folder",

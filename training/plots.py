@@ -232,7 +232,7 @@ def _draw_panel(axes: Any, runs: Sequence[RunLog], column: str, title: str) -> N
         axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.set_title(title, fontsize=10, loc="left")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel(unit, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(True, alpha=0.25)
