@@ -68,8 +68,8 @@ class DatasetSpec:
 class ModelConfig:
     """The network's dimensions; stored in every checkpoint.
 
-    `encoder` is the transformers config (Wav2Vec2Config or Wav2Vec2BertConfig) as a plain dict
-    with its `model_type`, so that the architecture is rebuilt offline.
+    `encoder` is the transformers config (such as Wav2Vec2Config) as a plain dict with its
+    `model_type`, so that the architecture is rebuilt offline.
     """
 
     encoder: dict[str, Any]
@@ -92,6 +92,7 @@ class ModelConfig:
     dropout: float = 0.0
     vertex_rank: int = 0  # > 0: vertex head of that many learnt components; 0: one full matrix
     units_per_metre: float = 1.0  # of the data; the vertex head's output is multiplied by it
+    mix_layers: bool = False  # features are a learnt mean of all the encoder's states
 
 
 @dataclass(frozen=True)

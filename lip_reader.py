@@ -203,7 +203,7 @@ class LipReadingScorer:
         if dims != expected:
             raise UserError(
                 f"lip reader's teacher {saved.teacher}: {dims}, expected {expected}; give the "
-                "teacher of its training with --wav2vec2"
+                "teacher of its training with --encoder"
             )
         if teacher.n_characters < 2:
             raise UserError(

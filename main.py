@@ -53,7 +53,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="model to test (default <out>/best.safetensors)")
     parser.add_argument("--base", metavar="RECIPE",
                         help="recipe whose network, encoder and training are used")  # fmt: skip
-    parser.add_argument("--wav2vec2", help="pre-trained encoder: a local folder or a hub name")
+    parser.add_argument("--encoder", "--wav2vec2", metavar="NAME_OR_FOLDER",
+                        help="pre-trained encoder: a local folder, such as synthetic/moonshine, "
+                        "or a hub name (--wav2vec2 is the same flag)")  # fmt: skip
     parser.add_argument("--init", help="model file whose weights to start from (fine-tuning)")
     parser.add_argument("--split", nargs="+", help="splits to test (default: all named test...)")
     parser.add_argument("--workers", type=int, help="processes that load data (default 1)")
@@ -184,7 +186,7 @@ def test(
                 f"got {spec.name} with {got}{fix}"
             )
     device, splits = pick_device()[0], splits_to_test(spec, args.split)
-    print(evaluate(model.to(device), dataset, splits, device, checkpoint, out, args.wav2vec2))
+    print(evaluate(model.to(device), dataset, splits, device, checkpoint, out, args.encoder))
     name = results_name(spec, splits)
     print(f"results: {out}/{name}.md, {name}.csv, {name}.json")
 

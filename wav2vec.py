@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from speech.bodies import body_of, build_body
-from speech.features import fold, length_mask, resample
+from speech.features import fold, length_mask, mix_states, resample
 from speech.kinds import kind_of
 
 
@@ -28,15 +28,20 @@ class SpeechEncoder(nn.Module):
     """(B, S) audio to (B, T, k·C) features at the mesh's rate.
 
     config: a transformers config as a dict with its `model_type`; fps: mesh frames a second;
-    fold: k. Raises `UserError` for an unknown `model_type`.
+    fold: k; mix_layers: features are a learnt mean of all states, normalised, not the last state.
+    Raises `UserError` for an unknown `model_type`.
     """
 
-    def __init__(self, config: dict[str, Any], fps: int, fold: int) -> None:
+    def __init__(
+        self, config: dict[str, Any], fps: int, fold: int, mix_layers: bool = False
+    ) -> None:
         super().__init__()
         self.fps, self.k = fps, fold
         self.body = build_body(config)
         self.kind = kind_of(self.body.config.model_type)(self.body.config)
         self.width = fold * self.body.config.hidden_size
+        n_states = self.kind.n_states(self.body.config)
+        self.mix = nn.Parameter(torch.zeros(n_states)) if mix_layers else None
 
     def forward(
         self, audio: Tensor, lengths: Tensor | None = None, conv: Tensor | None = None
@@ -84,10 +89,15 @@ class SpeechEncoder(nn.Module):
 
     def transform(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Projection and transformer: (B, N, C0) to (B, N, C). mask: (B, N) bool, True is real."""
-        return self.kind.transform(self.body, features, mask)
+        if self.mix is None:
+            return self.kind.transform(self.body, features, mask)
+        return mix_states(self.kind.states(self.body, features, mask), self.mix)
 
     def freeze_features(self) -> None:
-        """Compute no gradient for the convolutions, as the paper and its peers."""
+        """Compute no gradient for `EncoderKind.frozen_part`.
+
+        The convolutions, as in the paper; all of an encoder whose kind is frozen.
+        """
         frozen = self.kind.frozen_part(self.body)
         if frozen is not None:
             frozen.requires_grad_(False)
@@ -97,7 +107,7 @@ class TextTeacher(nn.Module):
     """The frozen CTC model whose features and text are the lip reader's targets.
 
     It is always in evaluation mode; the release's is in training mode, so its targets are random.
-    model: a Wav2Vec2ForCTC or Wav2Vec2BertForCTC. One whose `lm_head` is None has features only:
+    model: of `speech.pretrained.load_pretrained`. One whose `lm_head` is None has features only:
     its single character is the blank, and every text is empty.
     """
 
@@ -125,10 +135,12 @@ class TextTeacher(nn.Module):
         """Store the weights of linear layers in `dtype`, the dtype of the autocast in use.
 
         This halves their memory and saves the rounding in every call. From now on calls need that
-        autocast.
+        autocast. The kind's frozen part computes in float32 and stays as it is.
         """
+        frozen = self.kind.frozen_part(self.body)
+        unrounded = set() if frozen is None else set(frozen.modules())
         for layer in self.model.modules():
-            if isinstance(layer, nn.Linear):
+            if isinstance(layer, nn.Linear) and layer not in unrounded:
                 layer.to(dtype)
 
     def train(self, mode: bool = True) -> "TextTeacher":

@@ -17,7 +17,7 @@ def transformers_config(encoder: dict[str, Any]) -> Any:
 
 
 def build_body(encoder: dict[str, Any]) -> nn.Module:
-    """A randomly initialised Wav2Vec2Model or Wav2Vec2BertModel from its config, offline.
+    """A randomly initialised body, such as a Wav2Vec2Model, from its config, offline.
 
     Raises `UserError` for an unknown `model_type`.
     """
@@ -30,12 +30,12 @@ def build_body(encoder: dict[str, Any]) -> nn.Module:
 
 
 def build_ctc(config: Any) -> nn.Module:
-    """A randomly initialised Wav2Vec2ForCTC or Wav2Vec2BertForCTC from its transformers config.
+    """A randomly initialised CTC model, such as a Wav2Vec2ForCTC, from its transformers config.
 
     Raises `UserError` for an unknown `model_type`.
     """
     kind = kind_of(config.model_type)
-    model = kind.transformers_class("ForCTC")(config)
+    model = kind.build_ctc(config)
     kind.extend(body_of(model))
     return model
 

@@ -6,6 +6,7 @@ width.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from config import SAMPLE_RATE
 from speech.timing import AUDIO_FPS, WINDOW
@@ -46,6 +47,15 @@ def fold(features: Tensor, k: int) -> Tensor:
     """Concatenate each k frames: (B, T·k + r, C) to (B, T, k·C); the remainder r is dropped."""
     batch, n_frames, width = features.shape
     return features[:, : n_frames // k * k].reshape(batch, n_frames // k, k * width)
+
+
+def mix_states(states: Tensor, weights: Tensor) -> Tensor:
+    """The mean (..., C) of states (..., L, C), each normalised to zero mean and unit variance.
+
+    weights: (L,) logits; their softmax weights the mean. (As Peters et al. 2018, arXiv 1802.05365.)
+    """
+    normalised = F.layer_norm(states, states.shape[-1:])
+    return (normalised * weights.softmax(0)[:, None]).sum(-2)
 
 
 def length_mask(lengths: Tensor, n_frames: int, device: torch.device | None = None) -> Tensor:

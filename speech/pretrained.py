@@ -1,10 +1,11 @@
 """Pre-trained speech encoders: where they are, what shape they have, their weights.
 
 A source is a model on the Hugging Face hub, by name, or a local folder with config.json and
-model.safetensors (or pytorch_model.bin), of a kind in `speech.kinds`. A CTC head in it serves the
-lip reader's teacher. The network takes its shape from the source, so facebook/wav2vec2-base-960h
-(768 wide, group norm) can be used as well as the paper's XLSR (1024 wide, layer norm). torch and
-transformers are imported only when an encoder is loaded, so a missing folder is reported at once.
+model.safetensors (or pytorch_model.bin), of a kind in `speech.kinds`; synthetic/moonshine is one. A
+CTC head in it serves the lip reader's teacher. The network takes its shape from the source, so
+facebook/wav2vec2-base-960h (768 wide, group norm) can be used as well as the paper's XLSR (1024
+wide, layer norm). torch and transformers are imported only when an encoder is loaded, so a missing
+folder is reported at once.
 """
 
 import logging as stdlib_logging
@@ -41,7 +42,7 @@ def find_source(source: str) -> str:
     if HUB_NAME.fullmatch(source) and not in_a_folder:
         return source
     raise UserError(
-        f"--wav2vec2 {source}: no such folder; expected one with config.json and "
+        f"--encoder {source}: no such folder; expected one with config.json and "
         "model.safetensors, or a hub name like facebook/wav2vec2-base-960h (to make the synthetic "
         "recipe's encoder: python -m synthetic.pretrain_encoder)"
     )
@@ -60,9 +61,9 @@ def _load_error(source: str, error: Exception) -> UserError:
     else:
         remedy = (
             f"on a machine with a network: hf download {source} --local-dir DIR, then here: "
-            "--wav2vec2 DIR; or use --base synthetic, whose small encoder comes with the project"
+            "--encoder DIR; or use --base synthetic, whose small encoder comes with the project"
         )
-    return UserError(f"--wav2vec2 {source}: cannot be loaded ({reason_of(error, 200)}); {remedy}")
+    return UserError(f"--encoder {source}: cannot be loaded ({reason_of(error, 200)}); {remedy}")
 
 
 def _local_first(load: Callable[..., Any], source: str) -> Any:
@@ -99,7 +100,7 @@ def load_config(source: str) -> Any:
         raise _load_error(source, error) from error
     mismatch = kind_of(config.model_type).mismatch(config)
     if mismatch:
-        raise UserError(f"--wav2vec2 {source}: {mismatch}; choose another encoder")
+        raise UserError(f"--encoder {source}: {mismatch}; choose another encoder")
     return config
 
 
@@ -107,14 +108,17 @@ def encoder_of(source: str, encoder: dict[str, Any]) -> dict[str, Any]:
     """The encoder of a model config for the pre-trained `source`: its shape, our regularisation.
 
     encoder: the recipe's. It is returned as it is where it has the shape of `source`. Otherwise its
-    dropouts and SpecAugment are kept and the rest is that of `source`. Raises as `load_config`.
+    dropouts and SpecAugment are kept, unless the kind's transformer is frozen, and the rest is that
+    of `source`. Raises as `load_config`.
     """
     from speech.bodies import transformers_config
     from speech.kinds import kind_of
 
     theirs = load_config(source)
-    fields = kind_of(theirs.model_type).shape_fields
-    shape = {k: getattr(theirs, k) for k in fields if getattr(theirs, k, None) is not None}
+    kind = kind_of(theirs.model_type)
+    shape = {
+        k: getattr(theirs, k) for k in kind.shape_fields if getattr(theirs, k, None) is not None
+    }
     if encoder.get("model_type") == theirs.model_type:
         ours = transformers_config(encoder)
         if all(_equal(getattr(ours, k, None), value) for k, value in shape.items()):
@@ -122,6 +126,8 @@ def encoder_of(source: str, encoder: dict[str, Any]) -> dict[str, Any]:
     default = type(theirs)()
     shape = {k: v for k, v in shape.items() if not _equal(getattr(default, k, None), v)}
     shape = {k: list(v) if isinstance(v, tuple) else v for k, v in shape.items()}
+    if not kind.transformer_is_trained:
+        return {"model_type": theirs.model_type} | shape
     ours = {k: v for k, v in encoder.items() if k.startswith(("mask_", "layerdrop", "apply_"))}
     ours |= {k: v for k, v in encoder.items() if k.endswith("_dropout") and hasattr(theirs, k)}
     return {"model_type": theirs.model_type} | shape | ours
@@ -133,41 +139,48 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def load_pretrained(source: str) -> "nn.Module":
-    """A Wav2Vec2ForCTC or Wav2Vec2BertForCTC in float32 from a local folder or a hub name.
+    """A CTC model, such as a Wav2Vec2ForCTC, in float32 from a local folder or a hub name.
 
     Where the weights have no CTC head, `lm_head` is None, with a warning: there are features but no
     text. Raises `UserError` when the source cannot be loaded or lacks other weights.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     from speech.bodies import build_ctc
     from speech.kinds import kind_of
 
     source = find_source(source)
     config = load_config(source)
+    kind = kind_of(config.model_type)
     try:
-        if getattr(config, "context_layers", 0):  # transformers does not implement them
+        weights = kind.own_weights(config, Path(source))
+        if weights is not None:
             model = build_ctc(config)
-            model.load_state_dict(load_file(Path(source) / "model.safetensors"))
-            return model
-        ctc_class = kind_of(config.model_type).transformers_class("ForCTC")
-        load = partial(ctc_class.from_pretrained, output_loading_info=True)
-        model, report = _local_first(load, source)
+            model.load_state_dict(weights)
+        else:
+            model = _from_transformers(source, kind.transformers_class("ForCTC"))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _load_error(source, error) from error
+    if model.lm_head is None:
+        print(
+            f"warning: --encoder {source}: no CTC head (lm_head): the lip reader is trained on "
+            "features alone, without the CTC loss",
+            file=sys.stderr,
+        )
+    return model.float()
+
+
+def _from_transformers(source: str, ctc_class: Any) -> "nn.Module":
+    """The CTC model of a folder or hub name, loaded by transformers; see `load_pretrained`."""
+    load = partial(ctc_class.from_pretrained, output_loading_info=True)
+    model, report = _local_first(load, source)
     missing = sorted(report["missing_keys"])
     needed = [name for name in missing if not any(part in name for part in MAY_BE_MISSING)]
     if needed:
         raise UserError(
-            f"--wav2vec2 {source}: {len(needed)} weights are missing ({needed[0]}, ...); download "
+            f"--encoder {source}: {len(needed)} weights are missing ({needed[0]}, ...); download "
             "it again or choose another encoder"
         )
     if any("lm_head." in name for name in missing):
-        print(
-            f"warning: --wav2vec2 {source}: no CTC head (lm_head): the lip reader is trained on "
-            "features alone, without the CTC loss",
-            file=sys.stderr,
-        )
         model.lm_head = None
-    return model.float()
+    return model

@@ -3,7 +3,7 @@
 The pool has a time for every phone, so the encoder is trained frame by frame: cross-entropy on the
 phone of each 50 Hz frame, and squared error of the lip curves of the same phones. Silence is class
 0 and the CTC blank, so the result is a CTC model. It is saved in transformers' format
-(Wav2Vec2ForCTC or Wav2Vec2BertForCTC). With `--wav2vec2` main.py uses it as the initial encoder
+(Wav2Vec2ForCTC or Wav2Vec2BertForCTC). With `--encoder` main.py uses it as the initial encoder
 and as the teacher of the lip reader.
 """
 

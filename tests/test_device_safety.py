@@ -215,12 +215,25 @@ def test_a_training_step_neither_mixes_devices_nor_waits(
     assert {"vertex", "velocity", "balance", "latent", "ctc", "gradient_norm"} <= losses.keys()
 
 
-def test_the_other_kind_of_encoder_neither_mixes_devices_nor_waits(watch: DeviceWatch) -> None:
-    bert = dict(
-        model_type="wav2vec2-bert", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=48, conformer_conv_dropout=0.0, conv_depthwise_kernel_size=3,
-    )  # fmt: skip
-    encoder = SpeechEncoder(bert, 30, 2).eval().to(META)
+OTHER_KINDS = {
+    "wav2vec2-bert": dict(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
+        conformer_conv_dropout=0.0, conv_depthwise_kernel_size=3,
+    ),
+    "moonshine": dict(
+        hidden_size=16, intermediate_size=32, encoder_num_hidden_layers=2,
+        encoder_num_attention_heads=2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+@pytest.mark.parametrize("mix_layers", [False, True])
+def test_another_kind_of_encoder_neither_mixes_devices_nor_waits(
+    kind: str, mix_layers: bool, watch: DeviceWatch
+) -> None:
+    config = {"model_type": kind} | OTHER_KINDS[kind]
+    encoder = SpeechEncoder(config, 30, 2, mix_layers).eval().to(META)
     with watch:
         features = encoder(PADDED["audio"].to(META), PADDED["audio_samples"])
     assert not watch.faults, "\n".join(watch.faults)

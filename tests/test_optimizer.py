@@ -56,7 +56,7 @@ def test_training_bytes_equal_a_count_by_hand(tmp_path: Path) -> None:
     teacher = n_of(nets.teacher.parameters())
     plain, _ = make_optimizer(nets, TrainConfig(), 10)
     assert training_bytes(nets, plain) == 16 * n_of(trained) + 4 * (frozen + teacher)
-    assert "(teacher and convolutions)" in memory_report(nets, plain)
+    assert "(of the teacher and the encoder)" in memory_report(nets, plain)
     TargetSource(nets, str(tmp_path)).precompute(SOUNDS, Group())
     assert training_bytes(nets, plain) == 16 * n_of(trained) + 4 * frozen
     assert "its weights are freed" in memory_report(nets, plain)

@@ -131,7 +131,7 @@ def _config(**changes: object) -> object:
         (_without("encoder.layers.1."), "16 weights are missing (wav2vec2.encoder.layers.1."),
         (
             _config(model_type="hubert"),
-            "model_type is 'hubert', expected wav2vec2 or wav2vec2-bert",
+            "model_type is 'hubert', expected wav2vec2 or wav2vec2-bert or moonshine",
         ),
         (
             _config(conv_stride=[5, 2, 2, 2, 2, 2, 1]),
@@ -160,7 +160,7 @@ def test_a_hub_name_without_a_network_says_what_to_download(
     with pytest.raises(UserError) as caught:
         load_config("nobody/has-this-model")
     message = str(caught.value)
-    assert "hf download nobody/has-this-model --local-dir DIR, then here: --wav2vec2 DIR" in message
+    assert "hf download nobody/has-this-model --local-dir DIR, then here: --encoder DIR" in message
     assert "\n" not in message
 
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 import main
 from common.errors import run_cli
 from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
+from files.models import save_model_file
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import LipReader
-from speech.bodies import build_ctc
+from speech.bodies import build_body, build_ctc
 from speech.timing import mesh_frames
 from synthetic.head import load_head
 from synthetic.pretrain_encoder import PhoneReader, save
@@ -219,3 +220,16 @@ def synthetic_checkpoint(folder: Path) -> Path:
     path = folder / "tiny.safetensors"
     save_checkpoint(path, model, spec)
     return path
+
+
+def moonshine_folder(folder: Path) -> str:
+    """An untrained Moonshine encoder of width 16 in `folder`; returns its path."""
+    config = dict(
+        model_type="moonshine", hidden_size=16, intermediate_size=32, encoder_num_hidden_layers=2,
+        encoder_num_attention_heads=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    body = build_body(config)
+    save_model_file(folder / "model.safetensors", body.state_dict(), "source", {})
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)

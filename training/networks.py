@@ -82,7 +82,7 @@ def load_encoder(model: JambaTalk, source: str) -> nn.Module:
         model.encoder.body.load_state_dict(body_of(pretrained).state_dict())
     except RuntimeError as error:
         raise UserError(
-            f"--wav2vec2 {source}: not the recipe's encoder ({reason_of(error, 200)})"
+            f"--encoder {source}: not the recipe's encoder ({reason_of(error, 200)})"
         ) from error
     model.encoder.freeze_features()
     return pretrained

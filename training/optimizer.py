@@ -42,14 +42,15 @@ def make_optimizer(
 
 
 def parameter_groups(nets: Networks, config: TrainConfig) -> list[dict]:
-    """Groups for AdamW: matrices, the encoder, and what is not decayed (as in mamba_ssm).
+    """Groups for AdamW: matrices, the encoder's body, and what is not decayed (as in mamba_ssm).
 
     Lists in the order of the networks, never sets: a state stores moments by position, and sets
     of names are ordered differently in every process.
     """
-    encoder = [p for p in nets.model.encoder.parameters() if p.requires_grad]
-    of_encoder = {id(p) for p in nets.model.encoder.parameters()}
-    others = {n: p for n, p in nets.model.named_parameters() if id(p) not in of_encoder}
+    named = dict(nets.model.named_parameters())
+    of_encoder = [n for n in named if n.startswith("encoder.") and n != "encoder.mix"]
+    encoder = [named[name] for name in of_encoder if named[name].requires_grad]
+    others = {name: p for name, p in named.items() if name not in of_encoder}
     others |= {f"reader.{name}": p for name, p in nets.reader.named_parameters()}
     plain = [name for name, p in others.items() if p.ndim < 2 or name.endswith("A_log")]
     decayed = [p for name, p in others.items() if name not in plain]
@@ -76,9 +77,9 @@ def memory_report(nets: Networks, optimizer: torch.optim.Optimizer) -> str:
     """One line: numbers of parameters and the memory that they take in training."""
     trained, frozen = _parameters(nets, optimizer)
     n_trained, n_frozen = (sum(p.numel() for p in part) / 1e6 for part in (trained, frozen))
-    parts = "convolutions only: all targets of the teacher are cached, its weights are freed"
+    parts = "of the encoder: all targets of the teacher are cached, its weights are freed"
     if nets.teacher.model is not None:
-        parts = "teacher and convolutions"
+        parts = "of the teacher and the encoder"
     total = training_bytes(nets, optimizer) / 1e9
     return (
         f"{n_trained:.1f} M parameters are trained, {n_frozen:.1f} M frozen ({parts}): "

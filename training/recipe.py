@@ -29,7 +29,7 @@ FIELD_FLAGS = {  # flag, named as the field of TrainConfig that it sets -> its h
     "closure_gain": "extra loss weight of the lips in frames in which they touch",
     "seed": "of initial weights, crops and order of clips",
 }
-FIXED_BY_RUN = ("dataset", "base", "wav2vec2", "init", "checkpoint")  # cannot go with --from
+FIXED_BY_RUN = ("dataset", "base", "encoder", "init", "checkpoint")  # cannot go with --from
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}  # in run.json -> as a flag
 
 
@@ -44,8 +44,8 @@ def recipe_of_flags(args: argparse.Namespace) -> tuple[Recipe, dict[str, str]]:
                 "--mode test: the model file determines network and training; "
                 "only settings of dataset are allowed"
             )
-    if args.wav2vec2:
-        recipe = dataclasses.replace(recipe, wav2vec2=source_for_record(args.wav2vec2))
+    if args.encoder:
+        recipe = dataclasses.replace(recipe, wav2vec2=source_for_record(args.encoder))
     elif args.mode != "test":
         find_source(recipe.wav2vec2)  # raises `UserError` for a missing encoder
     return recipe, facts

@@ -141,7 +141,7 @@ class TargetSource:
             model = load_pretrained(self.source).to(self.device)
         if model_key(model) != self.weights:
             raise UserError(
-                f"--wav2vec2 {self.source}: its weights changed during the run and are needed "
+                f"--encoder {self.source}: its weights changed during the run and are needed "
                 "again, since the cache has lost an entry; restore them, then --resume"
             )
         self.teacher.set_model(model)

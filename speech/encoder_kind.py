@@ -1,0 +1,136 @@
+"""The interface of an encoder's kind: everything in which speech encoders differ.
+
+B batch, S samples at 16 kHz, A audio frames at 50 Hz, N frames at any rate, C0 feature width, C
+transformer width, L states: the transformer's input and the output of each layer.
+"""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from speech.timing import AUDIO_FPS, frame_lengths
+
+
+class EncoderKind(nn.Module):
+    """Base of every kind: what `SpeechEncoder` and `TextTeacher` do differently for each encoder.
+
+    It has no parameters and does not contain the body, so it adds nothing to a checkpoint.
+    config: the transformers config of the body.
+    """
+
+    transformers_prefix: ClassVar[str]  # of the class names <prefix>Config, Model and ForCTC
+    shape_fields: ClassVar[tuple[str, ...]]  # fields of the config that decide which weights fit
+    frame_rate: ClassVar[int] = AUDIO_FPS  # Hz
+    frame_lengths = staticmethod(frame_lengths)  # samples to frames, integer or integer tensor
+    padding_is_safe: bool = True  # a padded clip gets the features that it gets alone
+    transformer_is_trained: ClassVar[bool] = True  # it gets the recipe's dropouts and SpecAugment
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+
+    @classmethod
+    def transformers_class(cls, ending: str) -> type:
+        """The class of transformers with that ending: "Config", "Model" or "ForCTC"."""
+        import transformers
+
+        return getattr(transformers, cls.transformers_prefix + ending)
+
+    @classmethod
+    def build_ctc(cls, config: Any) -> nn.Module:
+        """A randomly initialised CTC model of transformers with `lm_head` and `base_model_prefix`.
+
+        `lm_head` is None for a kind that has no text.
+        """
+        return cls.transformers_class("ForCTC")(config)
+
+    @staticmethod
+    def own_weights(config: Any, folder: Path) -> dict[str, Tensor] | None:
+        """The weights of `bodies.build_ctc` in a folder; None where transformers loads them.
+
+        Raises `OSError`, `ValueError` or `SafetensorError` for a file that cannot be read.
+        """
+        return None
+
+    @staticmethod
+    def n_states(config: Any) -> int:
+        """L, the number of `states`."""
+        return config.num_hidden_layers + 1
+
+    @staticmethod
+    def mismatch(config: Any) -> str:
+        """Why a pre-trained encoder of this config cannot be used; "" if it can."""
+        return "it has an adapter, which halves the frame rate" if config.add_adapter else ""
+
+    @staticmethod
+    def extend(body: nn.Module) -> None:
+        """Add the layers of the config that transformers does not implement."""
+
+    @staticmethod
+    def use_attention(body: nn.Module) -> None:
+        """Let the body use the attention kernel of `layers.attention` where that is possible."""
+
+    @staticmethod
+    def frozen_part(body: nn.Module) -> nn.Module | None:
+        """The part of the body that computes `convolve` and is not trained; None without one."""
+        return None
+
+    def convolve(self, body: nn.Module, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Features (B, A, C0) of audio (B, S), before any layer of `add_context`.
+
+        lengths: (B,) samples of each clip, all S when None. Raises `ValueError` where S < 400.
+        """
+        if self.padding_is_safe or lengths is None or int(lengths.min()) == audio.shape[1]:
+            return self.convolve_batch(body, audio, lengths)
+        clips = [
+            self.convolve_batch(body, clip[None, :n], None)[0]
+            for clip, n in zip(audio, lengths.tolist(), strict=True)
+        ]
+        return nn.utils.rnn.pad_sequence(clips, batch_first=True)
+
+    def convolve_batch(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        """`convolve` in one call for all clips; lengths is None unless padding is safe."""
+        raise NotImplementedError
+
+    def add_context(self, body: nn.Module, conv: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Features (B, A, C0): `conv` (B, A, C0) after the context layers, if the body has any.
+
+        lengths: (B,) samples of each clip, all when None.
+        """
+        return conv
+
+    def transform(self, body: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Projection and transformer: features (B, N, C0) to (B, N, C).
+
+        mask: (B, N) bool, True on real frames, None when all are. In training, SpecAugment is
+        applied if the config says so and the clips are longer than one of its masks.
+        """
+        config = body.config
+        hidden, _ = body.feature_projection(features)
+        augment = body.training and config.apply_spec_augment
+        if augment and hidden.shape[1] > config.mask_time_length:
+            hidden = body._mask_hidden_states(hidden, attention_mask=mask)
+        # transformers before 5.24 draws a random number per layer in evaluation, too: training
+        # would depend on whether targets were cached and when previews were made
+        unchanged = nullcontext() if body.training else torch.random.fork_rng(devices=[])
+        with unchanged:
+            return body.encoder(hidden, attention_mask=mask).last_hidden_state
+
+    def states(self, body: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """All states (B, N, L, C) of `transform`: the input of each layer, then its own result."""
+        inputs: dict[int, Tensor] = {}
+        layers = body.encoder.layers
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, args, i=i: inputs.update({i: args[0]}))
+            for i, layer in enumerate(layers)
+        ]
+        try:
+            states = [self.transform(body, features, mask)]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for i in reversed(range(len(layers))):  # a layer that LayerDrop skips has no input
+            states.insert(0, inputs.get(i, states[0]))
+        return torch.stack(states, dim=2)
