@@ -18,7 +18,7 @@ from common.errors import UserError, reason_of
 from common.whole_file import whole_file, write_whole
 from training.run_log import LOG_FILE, RECORD_FILE, read_log
 
-HERO = ("val_lve", "validation LVE, mm² (ring: best epoch)")
+HERO = ("val_lve", "validation LVE, mm² (ring: saved model)")
 PANELS = (  # column of log.csv, title; losses before their weights, but for the first
     ("loss", "loss, weighted sum"),
     ("vertex", "vertex loss"),
