@@ -46,7 +46,8 @@ class ResolvedRun:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags; those of `DEFAULTS` that were not given are None."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", help=f"{', '.join(RECIPES)}, or a folder of your own data")
+    parser.add_argument("--dataset", help=f"{', '.join(RECIPES)}, or a folder of your own data "
+                        "(default synthetic)")  # fmt: skip
     parser.add_argument("--mode", choices=("train", "test"), help="default: train, then test")
     parser.add_argument("--out", help="run folder (default runs/<dataset>, or "
                         "runs/test for a --checkpoint without --dataset)")  # fmt: skip
