@@ -179,7 +179,8 @@ def summary_lines(total: dict[str, Any]) -> list[str]:
     """Lines with the metrics that are not in the tables, and with warnings."""
     lines = [f"LVE of the model / of the motionless template: {total['lve_ratio']:.3f}"]
     if "opening_r" in total:
-        lines.append(f"mouth opening r: {total['opening_r']:.3f}; sync: {total['sync_ms']:+.0f} ms")
+        sync_ms = round(total["sync_ms"], 0) + 0.0  # -0.0 + 0.0 is 0.0: "+0", not "-0"
+        lines.append(f"mouth opening r: {total['opening_r']:.3f}; sync: {sync_ms:+.0f} ms")
     if "closed" in total:
         lines.append(
             f"p b m closed: {total['closed']:.3f} of {total['closures']} "
