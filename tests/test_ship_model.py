@@ -3,9 +3,12 @@
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from common.errors import UserError
 from config import PROJECT_ROOT
+from jambatalk import load_checkpoint, save_checkpoint
 from synthetic import ship_model
 
 
@@ -16,7 +19,8 @@ def run(tmp_path, monkeypatch):
     folder.mkdir()
     for name in ship_model.RECORD_FILES:
         shutil.copyfile(PROJECT_ROOT / "benchmarks/runs/synthetic" / name, folder / name)
-    shutil.copyfile(PROJECT_ROOT / "synthetic/model.safetensors", folder / "best.safetensors")
+    model, spec = load_checkpoint()  # saved anew: its config may lack the newest fields
+    save_checkpoint(folder / "best.safetensors", model, spec, half=True)
     monkeypatch.setattr(ship_model, "BUNDLED_MODEL", tmp_path / "model.safetensors")
     monkeypatch.setattr(ship_model, "RECORDS", tmp_path / "records")
     return folder
@@ -25,6 +29,10 @@ def run(tmp_path, monkeypatch):
 def test_model_and_record_are_written(run):
     ship_model.main(["--run", str(run)])
     assert ship_model.BUNDLED_MODEL.read_bytes() == (run / "best.safetensors").read_bytes()
+    shipped = load_file(PROJECT_ROOT / "synthetic/model.safetensors")
+    written = load_file(ship_model.BUNDLED_MODEL)
+    assert shipped.keys() == written.keys()
+    assert all(torch.equal(shipped[name], written[name]) for name in shipped)
     assert (ship_model.RECORDS / "run.json").read_bytes() == (run / "run.json").read_bytes()
     assert (ship_model.RECORDS / "losses.png").is_file()
 
