@@ -43,7 +43,7 @@ from wav2vec import SpeechEncoder
 if TYPE_CHECKING:
     from released.network import ReleasedJambaTalk
 
-WINDOW_S, OVERLAP_S = 12, 2  # windows of long audio, and their cross-fade
+SILENT_PART = 300  # frames of a digitally silent clip that `stream` yields at once
 HEADER = "jambatalk"  # key of the JSON in a model file's header
 
 Source = str | Path | NDArray | Tensor  # of a recording: a file or samples
@@ -165,34 +165,31 @@ class JambaTalk(nn.Module):
         """Yield vertices (n, V, 3) of one clip in order, T = mesh_frames(S, fps) frames in all.
 
         audio: (S,) float32 at 16 kHz with zero mean and unit variance over the clip, at least 45
-        ms; template: (V, 3). Raises `ValueError` for other input. Convolutional features are
-        computed over the whole clip, 4·50·C0 bytes a second (0.4 MB for Moonshine tiny). The
-        transformer and the decoder process windows of it, so that their memory does not grow with
-        S. The model is left in evaluation mode.
+        ms; template: (V, 3). Raises `ValueError` for other input. Transformer and decoder process
+        windows of the clip (`speech.windows`), so that their memory does not grow with S. An
+        encoder with convolutions of its own computes these over the whole clip, 4·50·C0 bytes a
+        second. The model is left in evaluation mode.
         """
         self.eval()
         fps, k = self.config.fps, self.config.fold
         check_clip(audio, template, samples_for(1, fps), self.config.n_vertices)
         n_frames = mesh_frames(len(audio), fps)
         if not audio.any():  # digital silence has no variance to normalise
-            for start in range(0, n_frames, WINDOW_S * fps):
-                yield template.expand(min(WINDOW_S * fps, n_frames - start), *template.shape)
+            for start in range(0, n_frames, SILENT_PART):
+                yield template.expand(min(SILENT_PART, n_frames - start), *template.shape)
             return
-        features = self.encoder.resampled(self.encoder.convolve(audio[None]))[:, : n_frames * k]
-        window, overlap = WINDOW_S * fps, OVERLAP_S * fps
-        tail, start = None, 0
-        while start < n_frames:
-            stop = n_frames if n_frames - start <= window + overlap else start + window
-            hidden = self.encoder.transform(features[:, start * k : stop * k])
-            offsets = self.decode(fold(hidden, k))[0][0]  # (n, V, 3)
+        features = self.encoder.reader(audio[None])
+        tail, begin = None, 0
+        for start, stop, fade_start, fade_stop in self.encoder.kind.windows.plan(n_frames, fps):
+            hidden = self.encoder.transform(features(start * k, stop * k))
+            offsets = self.decode(fold(hidden, k))[0][0][begin - start :]  # (n, V, 3)
             if tail is not None:
-                fade = torch.linspace(0, 1, overlap + 2, device=offsets.device)[1:-1, None, None]
-                offsets[:overlap] = torch.lerp(tail, offsets[:overlap], fade)
-            last = stop == n_frames
-            ready = offsets if last else offsets[:-overlap]
-            tail = None if last else offsets[-overlap:]
-            yield template + ready
-            start = stop if last else stop - overlap
+                n = len(tail)
+                fade = torch.linspace(0, 1, n + 2, device=offsets.device)[1:-1, None, None]
+                offsets[:n] = torch.lerp(tail, offsets[:n], fade)
+            tail = offsets[fade_start - begin : fade_stop - begin]
+            yield template + offsets[: fade_start - begin]
+            begin = fade_start
 
     def predict(self, audio: Tensor, template: Tensor) -> Tensor:
         """Vertices (T, V, 3) of one clip, T = mesh_frames(S, fps); arguments as for `stream`."""

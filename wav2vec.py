@@ -14,14 +14,16 @@ transformer, C transformer width, K characters.
 """
 
 import gc
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from speech.bodies import body_of, build_body
-from speech.features import fold, length_mask, mix_states, resample
+from speech.features import fold, length_mask, mix_states
 from speech.kinds import kind_of
+from speech.timing import AUDIO_FPS, frame_lengths, mesh_frames
 
 
 class SpeechEncoder(nn.Module):
@@ -49,42 +51,38 @@ class SpeechEncoder(nn.Module):
         """Features (B, T, k·C), T = A * fps // 50.
 
         audio: (B, S) float32, zero mean and unit variance over each clip; lengths: (B,) samples of
-        each clip, all S when None; conv: (B, A, C0) from `convolve`, where it is known already.
+        each clip, all S when None; conv: (B, N, C0) from `convolve`, where it is known already.
         """
         if conv is None:
             conv = self.convolve(audio, lengths)
-        features = self.resampled(conv, lengths)  # (B, T·k + r, C0)
+        n_samples, kind = audio.shape[1], self.kind
+        features = kind.at_mesh_rate(self.body, conv, self.fps, self.k, n_samples, lengths)
         hidden = self.transform(features, self.feature_mask(lengths, features))
-        n_frames = conv.shape[1] * self.fps // self.kind.frame_rate
-        return fold(hidden[:, : n_frames * self.k], self.k)
+        return fold(hidden[:, : mesh_frames(n_samples, self.fps) * self.k], self.k)
 
     def mesh_lengths(self, lengths: Tensor) -> Tensor:
         """(B,) mesh frames of each clip; lengths: (B,) samples."""
-        return self.kind.frame_lengths(lengths) * self.fps // self.kind.frame_rate
+        return frame_lengths(lengths) * self.fps // AUDIO_FPS
 
     def convolve(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Features (B, A, C0) of audio (B, S), before any trained layer; see `EncoderKind`."""
+        """Features (B, N, C0) of audio (B, S), before any trained layer; see `EncoderKind`."""
         return self.kind.convolve(self.body, audio, lengths)
 
-    def resampled(self, conv: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """The transformer's input (B, T·k + r, C0) at fps·k Hz, r < k, from (B, A, C0).
+    def reader(self, audio: Tensor) -> Callable[[int, int], Tensor]:
+        """A function that returns the transformer's input (1, n, C0) of one clip (1, S).
 
-        lengths: (B,) samples of each clip, all when None.
+        It is called with a start and a stop, in frames at fps·k Hz, that move forwards.
         """
-        kind, frames = self.kind, None
-        if lengths is not None:
-            frames = kind.frame_lengths(lengths)
-        features = kind.add_context(self.body, conv, lengths)
-        return resample(features, self.fps * self.k, frames, kind.frame_rate)
+        return self.kind.reader(self.body, audio, self.fps, self.k)
 
     def feature_mask(self, lengths: Tensor | None, features: Tensor) -> Tensor | None:
-        """(B, N) bool, True on each clip's own frames of `resampled`'s features (B, N, C0).
+        """(B, N) bool, True on each clip's own frames of `at_mesh_rate`'s features (B, N, C0).
 
         None where `lengths` is None.
         """
         if lengths is None:
             return None
-        frames = self.kind.frame_lengths(lengths) * self.fps * self.k // self.kind.frame_rate
+        frames = frame_lengths(lengths) * self.fps * self.k // AUDIO_FPS
         return length_mask(frames, features.shape[1], features.device)
 
     def transform(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -148,7 +146,7 @@ class TextTeacher(nn.Module):
         return super().train(False)
 
     def convolve(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Features (B, A, C0) of audio (B, S), before any trained layer; see `EncoderKind`."""
+        """Features (B, N, C0) of audio (B, S), before any trained layer; see `EncoderKind`."""
         return self.kind.convolve(self.body, audio, lengths)
 
     @torch.no_grad()
@@ -157,16 +155,16 @@ class TextTeacher(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Features (B, A, C) and character logits (B, A, K) of audio (B, S).
 
-        lengths: (B,) samples of each clip, all S when None; conv: (B, A, C0) from `convolve`,
+        lengths: (B,) samples of each clip, all S when None; conv: (B, N, C0) from `convolve`,
         where it is known already.
         """
         if conv is None:
             conv = self.convolve(audio, lengths)
+        conv = self.kind.at_audio_rate(conv, audio.shape[1], lengths)
         features = self.kind.add_context(self.body, conv, lengths)
         mask = None
         if lengths is not None:
-            frames = self.kind.frame_lengths(lengths)
-            mask = length_mask(frames, features.shape[1], features.device)
+            mask = length_mask(frame_lengths(lengths), features.shape[1], features.device)
         hidden = self.kind.transform(self.body, features, mask)
         if self.model.lm_head is None:
             return hidden, hidden.new_zeros(*hidden.shape[:2], 1)

@@ -4,6 +4,7 @@ B batch, S samples at 16 kHz, A audio frames at 50 Hz, N frames at any rate, C0 
 transformer width, L states: the transformer's input and the output of each layer.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from speech.timing import AUDIO_FPS, frame_lengths
+from speech.features import resample
+from speech.timing import Count, frame_lengths
+from speech.windows import WHOLE_CLIPS, Windows
 
 
 class EncoderKind(nn.Module):
@@ -23,8 +26,7 @@ class EncoderKind(nn.Module):
 
     transformers_prefix: ClassVar[str]  # of the class names <prefix>Config, Model and ForCTC
     shape_fields: ClassVar[tuple[str, ...]]  # fields of the config that decide which weights fit
-    frame_rate: ClassVar[int] = AUDIO_FPS  # Hz
-    frame_lengths = staticmethod(frame_lengths)  # samples to frames, integer or integer tensor
+    windows: ClassVar[Windows] = WHOLE_CLIPS  # of the decoder behind it
     padding_is_safe: bool = True  # a padded clip gets the features that it gets alone
     transformer_is_trained: ClassVar[bool] = True  # it gets the recipe's dropouts and SpecAugment
 
@@ -77,8 +79,13 @@ class EncoderKind(nn.Module):
         """The part of the body that computes `convolve` and is not trained; None without one."""
         return None
 
+    @staticmethod
+    def native_lengths(n_samples: Count) -> Count:
+        """N, the frames that `convolve` computes of S samples; an integer or an integer tensor."""
+        return frame_lengths(n_samples)
+
     def convolve(self, body: nn.Module, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Features (B, A, C0) of audio (B, S), before any layer of `add_context`.
+        """Features (B, N, C0) of audio (B, S) at the kind's own frames, before `add_context`.
 
         lengths: (B,) samples of each clip, all S when None. Raises `ValueError` where S < 400.
         """
@@ -93,6 +100,39 @@ class EncoderKind(nn.Module):
     def convolve_batch(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
         """`convolve` in one call for all clips; lengths is None unless padding is safe."""
         raise NotImplementedError
+
+    def at_audio_rate(self, conv: Tensor, n_samples: int, lengths: Tensor | None) -> Tensor:
+        """Features (B, A, C0) at the 50 Hz of `speech.timing`, from conv (B, N, C0).
+
+        n_samples: S; lengths: (B,) samples of each clip, all S when None.
+        """
+        return conv
+
+    def at_mesh_rate(
+        self,
+        body: nn.Module,
+        conv: Tensor,
+        fps: int,
+        k: int,
+        n_samples: int,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """The transformer's input (B, T·k + r, C0) at fps·k Hz, r < k, from conv (B, N, C0).
+
+        n_samples: S; lengths: (B,) samples of each clip, all S when None.
+        """
+        frames = None if lengths is None else frame_lengths(lengths)
+        return resample(self.add_context(body, conv, lengths), fps * k, frames)
+
+    def reader(
+        self, body: nn.Module, audio: Tensor, fps: int, k: int
+    ) -> Callable[[int, int], Tensor]:
+        """A function that returns frames start to stop - 1 of `at_mesh_rate` of one clip (1, S).
+
+        The ranges must move forwards.
+        """
+        features = self.at_mesh_rate(body, self.convolve(body, audio), fps, k, audio.shape[1])
+        return lambda start, stop: features[:, start:stop]
 
     def add_context(self, body: nn.Module, conv: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Features (B, A, C0): `conv` (B, A, C0) after the context layers, if the body has any.

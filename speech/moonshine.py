@@ -2,13 +2,16 @@
 
 Its convolutions give a frame every 384 samples (41.67 Hz); frame i is centred at sample
 384·i + 447. A group norm and full attention over all of time follow, so the features of a frame
-depend on the length of the clip. Here they are computed in windows: 2 s are kept, with up to 2 s of
-audio before and after them. Then they are read at the centres of `speech.timing`'s frames, by
-linear interpolation.
+depend on what lies around it. Here a clip is encoded in windows of 6 s, every 2 s, of audio whose
+level is evened out (`speech.level`). Before and after the clip, windows contain silence. A frame
+is kept from the middle of a window. At the limits between two windows, their states are
+cross-faded. So a frame depends on the 3.5 s around it at most, and not on the length of the clip.
 
-B batch, S samples at 16 kHz, N frames of the encoder, A audio frames at 50 Hz, L states, C width.
+B batch, S samples at 16 kHz, N frames of the encoder, A audio frames at 50 Hz, T mesh frames, k
+encoder frames per mesh frame, L states, C width.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +23,28 @@ from torch.nn import functional as F
 from config import SAMPLE_RATE
 from files.packed_weights import unpack_weights
 from speech.encoder_kind import EncoderKind
-from speech.timing import HOP, WINDOW, audio_frames
+from speech.level import even_level
+from speech.timing import HOP, WINDOW, Count, audio_frames, mesh_frames
+from speech.windows import SHORT
 
 STRIDE = 384  # samples between two frames of the encoder
 FIRST_CENTRE = 447  # sample at which its first frame is centred
 SHORTEST = 895  # samples of one frame
-LEVEL = 0.08  # approximate standard deviation of the audio that it was trained on
-KEPT = 2 * SAMPLE_RATE  # samples of a window whose features are kept
-CONTEXT = 2 * SAMPLE_RATE  # samples before and after them
+LEVEL = 0.064  # mean absolute amplitude of its input: speech of standard deviation about 0.08
+HOP_FRAMES = 84  # frames between two windows, 2.016 s
+FADE_FRAMES = 20  # frames over which two windows are cross-faded
+WINDOW_FRAMES = 3 * HOP_FRAMES  # frames of a window
+WINDOW_SAMPLES = SHORTEST + STRIDE * (WINDOW_FRAMES - 1)
+TOGETHER = 4  # windows that are encoded in one call
 
 
 class Moonshine(EncoderKind):
     """Moonshine's encoder (Jeffries et al. 2024, arXiv 2410.15608), all of it frozen.
 
-    Its features are its L states side by side, C0 = L·C; see `speech.moonshine` for windows and
-    frame rate. It has no CTC head. A clip is computed alone, because group norm and attention reach
-    over all of a window. The weights of a folder are packed (`files.packed_weights`) or those of a
-    MoonshineForConditionalGeneration.
+    Its features are its L states side by side, C0 = L·C, at its own frames; see `speech.moonshine`
+    for windows and instants. It has no CTC head. A clip is computed alone, because group norm and
+    attention reach over all of a window. The weights of a folder are packed
+    (`files.packed_weights`) or those of a MoonshineForConditionalGeneration.
     """
 
     transformers_prefix = "Moonshine"
@@ -47,6 +55,7 @@ class Moonshine(EncoderKind):
         "rope_parameters",
     )  # fmt: skip
     padding_is_safe = False
+    windows = SHORT
     transformer_is_trained = False
 
     @classmethod
@@ -89,9 +98,38 @@ class Moonshine(EncoderKind):
         """The whole body."""
         return body
 
+    @staticmethod
+    def native_lengths(n_samples: Count) -> Count:
+        """N = (S - 895) // 384 + 1, and at least 1."""
+        frames = (n_samples - SHORTEST) // STRIDE + 1
+        return frames.clamp(min=1) if isinstance(frames, Tensor) else max(frames, 1)
+
     def convolve_batch(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
-        """As `EncoderKind`, in float32 and without gradient; C0 is L·C."""
-        return states_at_50_hz(body, audio)
+        """As `EncoderKind`, in float32 and without gradient: (B, N, L·C)."""
+        clips = [torch.cat(list(window_states(body, clip))) for clip in audio]
+        return torch.stack(clips)
+
+    def at_audio_rate(self, conv: Tensor, n_samples: int, lengths: Tensor | None) -> Tensor:
+        """As `EncoderKind`."""
+        instants = torch.arange(audio_frames(n_samples)) * HOP + WINDOW // 2
+        return read_at(conv, instants.double(), self._last(conv, lengths))
+
+    def at_mesh_rate(
+        self,
+        body: nn.Module,
+        conv: Tensor,
+        fps: int,
+        k: int,
+        n_samples: int,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """As `EncoderKind`: (B, T·k, C0), each mesh frame read symmetrically about its instant."""
+        instants = mesh_instants(0, mesh_frames(n_samples, fps) * k, fps, k)
+        return read_at(conv, instants, self._last(conv, lengths))
+
+    def reader(self, body: nn.Module, audio: Tensor, fps: int, k: int) -> "StateReader":
+        """As `EncoderKind`; the states of a few windows are in memory at a time."""
+        return StateReader(body, audio, fps, k)
 
     def transform(self, body: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """The last of the states in features (B, N, L·C): (B, N, C)."""
@@ -100,6 +138,39 @@ class Moonshine(EncoderKind):
     def states(self, body: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """The states in features (B, N, L·C): (B, N, L, C)."""
         return features.unflatten(-1, (-1, body.config.hidden_size))
+
+    def _last(self, conv: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """(B,) index of each clip's last frame; None where all have N frames."""
+        return None if lengths is None else self.native_lengths(lengths) - 1
+
+
+class StateReader:
+    """Reads the states of one clip at the mesh's rate, range after range.
+
+    audio: (1, S). Call it with ranges that move forwards.
+    """
+
+    def __init__(self, body: nn.Module, audio: Tensor, fps: int, k: int) -> None:
+        self.fps, self.k = fps, k
+        self.parts = window_states(body, audio[0])
+        self.states = audio.new_zeros(0, 0)  # (n, L·C) from frame `first` on
+        self.first, self.is_complete = 0, False
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """Features (1, stop - start, L·C) of these encoder frames at fps·k Hz."""
+        position = frame_position(mesh_instants(start, stop, self.fps, self.k))
+        needed = int(position[-1]) + 2
+        while not self.is_complete and self.first + len(self.states) < needed:
+            part = next(self.parts, None)
+            if part is None:
+                self.is_complete = True
+            else:
+                self.states = torch.cat([self.states, part]) if len(self.states) else part
+        unused = max(int(position[0]), 0) - self.first
+        if unused > 0:
+            self.states, self.first = self.states[unused:], self.first + unused
+        instants = mesh_instants(start, stop, self.fps, self.k) - self.first * STRIDE
+        return read_at(self.states[None], instants)
 
 
 class BodyWithoutText(nn.Module):
@@ -113,50 +184,76 @@ class BodyWithoutText(nn.Module):
         self.config, self.body = config, body
 
 
-@torch.no_grad()
-def states_at_50_hz(encoder: nn.Module, audio: Tensor) -> Tensor:
-    """The encoder's L = layers + 1 states (B, A, L·C) of audio (B, S) with unit variance.
+def mesh_instants(start: int, stop: int, fps: int, k: int) -> Tensor:
+    """Instants, in samples, of encoder frames start to stop - 1 at fps·k Hz: float64.
 
-    encoder: a MoonshineEncoder of transformers. Computed in float32 and without gradient. Raises
-    `ValueError` where S < 400.
+    The k frames of mesh frame t lie symmetrically about t / fps seconds.
     """
-    n_frames, parts = audio_frames(audio.shape[1]), []
-    for start in range(0, audio.shape[1], KEPT):
-        frames = range(frames_before(start), min(frames_before(start + KEPT), n_frames))
-        if not frames:
-            continue
-        begin = max(start - CONTEXT, 0)
-        states = encoder_states(encoder, audio[:, begin : start + KEPT + CONTEXT])  # (B, N, L·C)
-        centres = torch.arange(frames.start, frames.stop, device=audio.device) * HOP + WINDOW // 2
-        parts.append(read_at(states, centres - begin))
-    return torch.cat(parts, dim=1)
+    frames = torch.arange(start, stop, dtype=torch.float64)
+    return (frames - (k - 1) / 2) * (SAMPLE_RATE / (fps * k))
 
 
-def frames_before(sample: int) -> int:
-    """The number of audio frames that are centred before a sample."""
-    return max(-(-(sample - WINDOW // 2) // HOP), 0)
+def frame_position(instants: Tensor) -> Tensor:
+    """Positions on the encoder's grid of frames of instants in samples."""
+    return (instants - FIRST_CENTRE) / STRIDE
+
+
+@torch.no_grad()
+def window_states(encoder: nn.Module, audio: Tensor) -> Iterator[Tensor]:
+    """Yield the states of a clip (S,) in order, (n, L·C) at a time, N frames in all.
+
+    encoder: a MoonshineEncoder of transformers; audio: zero mean, unit variance. Computed in
+    float32 and without gradient. Raises `ValueError` where S < 400.
+    """
+    audio_frames(len(audio))  # raises `ValueError` for a clip that is too short
+    n_frames = Moonshine.native_lengths(len(audio))
+    n_windows = -(-n_frames // HOP_FRAMES)
+    even = even_level(audio[None])[0] * LEVEL
+    before = HOP_FRAMES * STRIDE
+    total = (n_windows - 1) * HOP_FRAMES * STRIDE + WINDOW_SAMPLES
+    padded = F.pad(even, (before, total - before - len(even)))
+    windows = padded.unfold(0, WINDOW_SAMPLES, HOP_FRAMES * STRIDE)  # (n_windows, WINDOW_SAMPLES)
+    tail, half = None, FADE_FRAMES // 2
+    for first in range(0, n_windows, TOGETHER):
+        for states in encoder_states(encoder, windows[first : first + TOGETHER]):
+            begin = HOP_FRAMES if tail is None else HOP_FRAMES - half
+            part = states[begin : 2 * HOP_FRAMES + half]
+            if tail is not None:
+                rise = torch.linspace(0, 1, FADE_FRAMES + 2, device=part.device)[1:-1, None]
+                part = torch.cat([torch.lerp(tail, part[:FADE_FRAMES], rise), part[FADE_FRAMES:]])
+            kept, tail = part[:-FADE_FRAMES], part[-FADE_FRAMES:]
+            if n_frames > len(kept):
+                yield kept
+                n_frames -= len(kept)
+            else:
+                yield kept[:n_frames]
+                return
+    yield tail[:n_frames]
 
 
 def encoder_states(encoder: nn.Module, audio: Tensor) -> Tensor:
-    """States (B, N, L·C) of audio (B, S): the convolutions', then those of each layer.
+    """States (B, N, L·C) of audio (B, S), S >= 895: the convolutions', then those of each layer.
 
-    The last one is normalised by the encoder's own layer norm. Audio of S < 895 is padded with
-    zeros.
+    The last one is normalised by the encoder's own layer norm.
     """
-    audio = F.pad(audio.float() * LEVEL, (0, max(SHORTEST - audio.shape[1], 0)))
     with torch.autocast(audio.device.type, enabled=False):
-        output: Any = encoder(audio, output_hidden_states=True)
+        output: Any = encoder(audio.float(), output_hidden_states=True)
     return torch.cat(output.hidden_states, dim=-1)
 
 
-def read_at(states: Tensor, samples: Tensor) -> Tensor:
-    """States (B, A, C) at the given samples (A,), linearly interpolated from states (B, N, C).
+def read_at(states: Tensor, instants: Tensor, last: Tensor | None = None) -> Tensor:
+    """States (B, n, C) at instants (n,) in samples, linearly interpolated from (B, N, C).
 
-    Samples before the first frame's centre get that frame, samples behind the last's the last.
+    Instants before the first frame's centre get that frame. last: (B,) index of each clip's last
+    frame, which instants behind it get; N - 1 when None.
     """
-    position = ((samples - FIRST_CENTRE) / STRIDE).clamp(0, states.shape[1] - 1)
-    low = position.floor()
-    weight = (position - low)[:, None]
-    low = low.long()
-    high = (low + 1).clamp(max=states.shape[1] - 1)
-    return torch.lerp(states[:, low], states[:, high], weight)
+    batch, n_frames, width = states.shape
+    position = frame_position(instants.double()).clamp(min=0).to(states.device)
+    limit = torch.full((batch,), n_frames - 1) if last is None else last
+    limit = limit.to(states.device, non_blocking=True)[:, None]
+    position = torch.minimum(position.expand(batch, -1), limit.double())
+    low = position.floor().long()
+    weight = (position - low)[..., None].to(states.dtype)
+    high = torch.minimum(low + 1, limit)
+    low, high = (index[..., None].expand(-1, -1, width) for index in (low, high))
+    return torch.lerp(states.gather(1, low), states.gather(1, high), weight)

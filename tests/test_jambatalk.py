@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import jambatalk
 from common.errors import UserError
 from config import SYNTHETIC, ModelConfig
 from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
 from speech.timing import mesh_frames
+from speech.windows import Windows
 from tests.toy import DECODER, ENCODER
 
 V = 7
@@ -60,13 +60,10 @@ def test_prediction_of_a_short_clip_is_one_forward_pass() -> None:
 
 
 @pytest.mark.parametrize("seconds", [2.99, 3.0, 3.5, 4.1, 7.77])
-def test_windows_of_long_audio_give_every_frame_once(
-    seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jambatalk, "WINDOW_S", 2)
-    monkeypatch.setattr(jambatalk, "OVERLAP_S", 1)
+def test_windows_of_long_audio_give_every_frame_once(seconds: float) -> None:
     torch.manual_seed(0)
     model = moving(JambaTalk(config()))
+    model.encoder.kind.windows = Windows(hop=1, before=0, after=1, fade=(0, 1), joined=2)
     n_samples = int(seconds * 16_000)
     vertices = model.predict(torch.randn(n_samples), torch.zeros(V, 3))
     assert vertices.shape == (mesh_frames(n_samples, 30), V, 3)

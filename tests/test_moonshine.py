@@ -16,7 +16,8 @@ from config import PROJECT_ROOT, RECIPES, ModelConfig, Recipe, TrainConfig
 from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
 from speech.audio import normalise, read_audio
 from speech.bodies import body_of
-from speech.moonshine import encoder_states, read_at, states_at_50_hz
+from speech.level import even_level
+from speech.moonshine import encoder_states, mesh_instants, read_at, window_states
 from speech.pretrained import encoder_of, load_pretrained
 from speech.timing import audio_frames, mesh_frames
 from tests.toy import (
@@ -70,12 +71,20 @@ def split(states: Tensor, width: int = 288) -> Tensor:
     return F.layer_norm(states[0].unflatten(-1, (-1, width)), (width,))
 
 
-@pytest.mark.parametrize("n_samples", [400, 719, 895, 16_000, 32_000, 32_100, 32_200, 32_201,
-                                       64_199, 64_200, 99_999])  # fmt: skip
-def test_frame_count_is_that_of_the_other_kinds(folder: str, n_samples: int) -> None:
+@pytest.mark.parametrize("n_samples", [400, 719, 895, 1_279, 16_000, 32_000, 32_500, 32_767,
+                                       35_000, 64_500, 99_999])  # fmt: skip
+def test_frame_counts(folder: str, n_samples: int) -> None:
+    """Own frames as the convolutions give them, audio and mesh frames as of the other kinds."""
     encoder = loaded(folder)
     audio = torch.randn(1, n_samples)
-    assert encoder.convolve(audio).shape == (1, audio_frames(n_samples), 3 * 16)
+    conv = encoder.convolve(audio)
+    own = 1
+    if n_samples >= 895:
+        body = encoder.body
+        own = body.conv3(body.conv2(body.conv1(audio[:, None]))).shape[-1]
+    assert conv.shape == (1, own, 3 * 16)
+    at_50_hz = encoder.kind.at_audio_rate(conv, n_samples, None)
+    assert at_50_hz.shape == (1, audio_frames(n_samples), 3 * 16)
     assert encoder(audio).shape == (1, mesh_frames(n_samples, 30), 2 * 16)
 
 
@@ -99,46 +108,69 @@ def test_reading_is_linear_between_frame_centres_and_constant_outside() -> None:
     assert read_at(ramp, samples)[0, :, 0].tolist() == [0, 0, 0.25, 1.5, 2, 2]
 
 
-def test_a_clip_of_one_window_gets_the_states_of_transformers_at_its_frame_centres(
+def test_frames_behind_a_clips_last_are_not_read() -> None:
+    ramp = torch.arange(4.0)[None, :, None].expand(2, -1, -1)
+    read = read_at(ramp, torch.tensor([447 + 384.0, 9_999]), torch.tensor([3, 1]))
+    assert read[..., 0].tolist() == [[1, 3], [1, 1]]
+
+
+def test_a_mesh_frame_reads_symmetrically_about_its_own_instant() -> None:
+    """At 30 fps and k = 2, frame 3 is at 100 ms: 1600 samples, and 133.3 on either side."""
+    pair = mesh_instants(6, 8, 30, 2)
+    np.testing.assert_allclose(pair, [1600 - 400 / 3, 1600 + 400 / 3])
+    assert mesh_instants(3, 4, 25, 1).tolist() == [1920]
+
+
+def test_the_middle_of_a_window_is_what_transformers_gives_for_its_audio(
     boxed: nn.Module, speech: Tensor
 ) -> None:
-    """Up to 2 s: MoonshineEncoder called directly, interpolated by NumPy."""
-    clip = speech[:, 16_000:40_000]
+    """The third window of a clip begins with its frame 84, at sample 84 · 384."""
+    states = torch.cat(list(window_states(boxed, speech[0])))
+    begin, frames = 84 * 384, 252
+    audio = (even_level(speech) * 0.064)[:, begin : begin + 384 * (frames - 1) + 895]
     with torch.no_grad():
-        direct = boxed(clip * 0.08, output_hidden_states=True)
+        direct = boxed(audio, output_hidden_states=True)
     assert len(direct.hidden_states) == 7
     assert torch.equal(direct.hidden_states[-1], direct.last_hidden_state)
-    states = states_at_50_hz(boxed, clip)
-    instants = np.arange(audio_frames(24_000)) * 320 + 200
-    for i, state in enumerate(direct.hidden_states):
-        centres = 384 * np.arange(state.shape[1]) + 447
-        for channel in (0, 100, 287):
-            expected = np.interp(instants, centres, state[0, :, channel])
-            got = states[0, :, 288 * i + channel]
-            np.testing.assert_allclose(got, expected, atol=1e-4, rtol=1e-4)
+    expected = torch.cat(direct.hidden_states, -1)[0]
+    kept = slice(84 + 10, 168 - 10)  # outside the cross-fades
+    torch.testing.assert_close(states[84:][kept], expected[kept], atol=1e-4, rtol=1e-4)
 
 
-def test_an_offset_of_whole_windows_changes_nothing_inside(
+def test_a_clip_inside_a_longer_one_has_the_same_states_away_from_its_ends(
     boxed: nn.Module, speech: Tensor
 ) -> None:
-    """Kept windows begin at multiples of 2 s; a window that lies within the clip is the same."""
-    whole = states_at_50_hz(boxed, speech)
-    clip = states_at_50_hz(boxed, speech[:, 32_000 : 32_000 + 8 * 16_000])
-    inside = slice(101, 200)  # centred in 2 s to 4 s of the clip: the window is 0 s to 6 s
-    torch.testing.assert_close(clip[:, inside], whole[:, 100:][:, inside], atol=1e-4, rtol=1e-4)
+    """Frame 84 of a clip that begins one window later is frame 168. A window reaches 2.2 s."""
+    whole = torch.cat(list(window_states(boxed, speech[0])))
+    clip = torch.cat(list(window_states(boxed, speech[0, 84 * 384 :])))
+    inside = slice(2 * 84 + 10, len(clip))  # 4 s: the window and the level's 2 s before it
+    ours, theirs = split(clip[None, inside]), split(whole[None, 84:][:, inside])
+    torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize("offset", [40_000, 48_960])
 def test_an_arbitrary_offset_changes_little_inside(
     boxed: nn.Module, speech: Tensor, offset: int
 ) -> None:
-    """Other windows, other positions of the encoder's 24 ms frames: cosines were .993 to .996 for
-    the mean of all states, .964 to .995 for single ones, away from the clip's ends."""
-    whole = states_at_50_hz(boxed, speech)[:, offset // 320 :]
-    clip = states_at_50_hz(boxed, speech[:, offset : offset + 5 * 16_000])
-    ours, theirs = split(clip)[50:-50], split(whole[:, : clip.shape[1]])[50:-50]  # a second each
+    """Other windows, other positions of the encoder's 24 ms frames: cosines were .992 to .995 for
+    the mean of all states, .96 to .995 for single ones, away from the clip's ends."""
+    whole = torch.cat(list(window_states(boxed, speech[0])))[None]
+    clip = torch.cat(list(window_states(boxed, speech[0, offset : offset + 5 * 16_000])))[None]
+    instants = torch.arange(16_000, 64_000, 320)
+    ours, theirs = split(read_at(clip, instants)), split(read_at(whole, instants + offset))
     assert (ours * theirs).mean(-1).mean(0).min() > 0.95
     assert F.cosine_similarity(ours.mean(1), theirs.mean(1), dim=-1).mean() > 0.99
+
+
+@pytest.mark.parametrize("n_samples", [895, 31_000, 32_700, 33_000, 200_000])
+def test_ranges_of_the_reader_are_those_of_the_whole_clip(folder: str, n_samples: int) -> None:
+    encoder = loaded(folder)
+    audio = torch.randn(1, n_samples)
+    whole = encoder.kind.at_mesh_rate(encoder.body, encoder.convolve(audio), 30, 2, n_samples)
+    reader, n = encoder.reader(audio), whole.shape[1]
+    for start in range(0, n, 50):
+        first, stop = max(start - 30, 0), min(start + 70, n)
+        torch.testing.assert_close(reader(first, stop), whole[:, first:stop])
 
 
 @pytest.mark.parametrize("gain", [0.05, 5.0])
@@ -147,8 +179,8 @@ def test_the_gain_of_a_recording_changes_nothing(
 ) -> None:
     """Float32 rounding alone: at most .0013 of values with unit variance."""
     clip = speech[0, :32_000].numpy() * 0.1
-    plain, louder = (torch.from_numpy(normalise(audio))[None] for audio in (clip, clip * gain))
-    ours, theirs = split(states_at_50_hz(boxed, plain)), split(states_at_50_hz(boxed, louder))
+    plain, louder = (torch.from_numpy(normalise(audio)) for audio in (clip, clip * gain))
+    ours, theirs = (split(torch.cat(list(window_states(boxed, x)))[None]) for x in (plain, louder))
     torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)
 
 
@@ -185,7 +217,8 @@ def test_a_mix_of_one_state_is_that_state_normalised(kind: str, index: int, fold
         encoder.mix.copy_(1e4 * torch.eye(3)[index])
         conv = encoder.convolve(audio)
         if kind == "moonshine":
-            state = conv[..., 16 * index : 16 * (index + 1)]
+            read = encoder.kind.at_mesh_rate(encoder.body, conv, 50, 1, 8_000)
+            state = read[..., 16 * index : 16 * (index + 1)]
         else:
             inputs = audio if kind == "wav2vec2" else conv
             state = encoder.body(inputs, output_hidden_states=True).hidden_states[index]
@@ -259,7 +292,8 @@ def test_the_teacher_has_the_last_state_and_no_text(folder: str) -> None:
     audio = torch.randn(1, 8_000)
     features, logits = teacher(audio)
     assert (teacher.width, teacher.n_characters) == (16, 1)
-    assert torch.equal(features, teacher.convolve(audio)[..., 32:]) and logits.shape == (1, 24, 1)
+    expected = teacher.kind.at_audio_rate(teacher.convolve(audio), 8_000, None)[..., 32:]
+    assert torch.equal(features, expected) and logits.shape == (1, 24, 1)
 
 
 def test_rounded_weights_leave_the_frozen_encoder_in_float32(folder: str) -> None:

@@ -15,7 +15,7 @@ def gradients(nets: Networks, batches: list[dict]) -> tuple[dict, list[torch.Ten
     """Losses and gradients of one step over several batches."""
     objective = Objective(nets, LIPS, TRAIN)
     targets = TargetSource(nets, None)
-    sizes = add_sizes([batch_sizes(batch, nets.teacher) for batch in batches])
+    sizes = add_sizes([batch_sizes(batch) for batch in batches])
     objective.zero_grad()
     totals: dict[str, float] = {}
     for batch in batches:
@@ -41,9 +41,7 @@ def test_a_padded_batch_gives_what_its_clips_give_one_by_one(kind: str) -> None:
 
 def test_losses_of_one_clip_are_plain_means() -> None:
     nets, one = networks(), clip(1.0, 5)
-    losses = Objective(nets, LIPS, TRAIN)(
-        one, TargetSource(nets, None)(one), batch_sizes(one, nets.teacher)
-    )
+    losses = Objective(nets, LIPS, TRAIN)(one, TargetSource(nets, None)(one), batch_sizes(one))
     predicted, balance = nets.model(one["audio"], one["template"])
     error = predicted - one["vertices"]
     assert losses["vertex"].item() == pytest.approx(error.square().mean().item(), rel=1e-5)

@@ -21,6 +21,7 @@ from config import TrainConfig
 from data_loader import Sounds
 from dataset.batch_plan import BatchPlan
 from speech.features import length_mask
+from speech.timing import frame_lengths
 from training.compact_adam import clip_gradients
 from training.losses import (
     Sizes,
@@ -37,7 +38,6 @@ from training.networks import Networks
 from training.optimizer import make_optimizer, start_average
 from training.processes import Group, SharedUserError
 from training.teacher_targets import TargetSource, TeacherTargets
-from wav2vec import TextTeacher
 
 LENGTHS = ("audio_samples", "frames")  # of a batch
 
@@ -72,7 +72,7 @@ class Objective(nn.Module):
         losses = {"vertex": vertex, "velocity": velocity, "balance": balance.sum() / sizes.clips}
         if self.config.w_lips:
             losses["lips"] = self.lip_loss(predicted_lips, truth, frames, sizes)
-        lengths = self.nets.teacher.kind.frame_lengths(samples)  # (B,) audio frames
+        lengths = frame_lengths(samples)  # (B,) audio frames
         features, audio_mask = targets.features, None
         if padded is not None:
             audio_mask = length_mask(lengths, features.shape[1], features.device)
@@ -99,9 +99,9 @@ class Objective(nn.Module):
         return velocity + vertex_loss(error, mask, sizes.frames)
 
 
-def batch_sizes(batch: dict[str, Any], teacher: TextTeacher) -> Sizes:
-    """Sizes of a batch of `data_loader.collate`; its audio frames are those of the teacher."""
-    return sizes_of(batch["frames"], teacher.kind.frame_lengths(batch["audio_samples"]))
+def batch_sizes(batch: dict[str, Any]) -> Sizes:
+    """Sizes of a batch of `data_loader.collate`."""
+    return sizes_of(batch["frames"], frame_lengths(batch["audio_samples"]))
 
 
 def add_sizes(sizes: Sequence[Sizes]) -> Sizes:
@@ -183,8 +183,7 @@ class TrainingStep:
 
     def _step_sizes(self, batches: Sequence[dict], counted: Sequence[bool], fault: str) -> Sizes:
         """Sizes of the batches of all processes together."""
-        teacher = self.nets.teacher
-        own = [batch_sizes(b, teacher) for b, n in zip(batches, counted, strict=True) if n]
+        own = [batch_sizes(b) for b, n in zip(batches, counted, strict=True) if n]
         numbers = [*dataclasses.astuple(add_sizes(own)), int(bool(fault))]
         *sizes, faults = self.group.add(numbers, self.device)
         if faults:

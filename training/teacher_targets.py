@@ -19,6 +19,7 @@ from common.errors import UserError
 from data_loader import Sounds
 from files.cache import Cache, NoCache, model_key
 from speech.pretrained import load_pretrained
+from speech.timing import frame_lengths
 from training.networks import Networks
 from training.processes import Group
 
@@ -113,7 +114,7 @@ class TargetSource:
         with torch.autocast(self.device.type, self.dtype, enabled=lower):
             conv = teacher.convolve(audio, lengths)
             features, logits = teacher(audio, lengths, conv)
-        frames = None if lengths is None else teacher.kind.frame_lengths(lengths)
+        frames = None if lengths is None else frame_lengths(lengths)
         texts = teacher.decode_text(logits, frames)
         return TeacherTargets(conv.float() if self.shared else None, features.float(), texts)
 
