@@ -24,8 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.bench_lips import groups, model_predictor
-from benchmarks.lips import FPS, LipScores, score_curves_on_head, score_meshes
+from benchmarks.bench_lips import groups, score_model
+from benchmarks.lip_tables import COLUMNS
+from benchmarks.lips import LipScores, score_curves_on_head
+from benchmarks.phone_tables import FPS
 from benchmarks.real_speech import EXTRA_FOLDER, load_real_clips
 from common.errors import Parser, UserError, run_cli
 from config import BUNDLED_MODEL, ENCODERS, PROJECT_ROOT, SAMPLE_RATE
@@ -87,11 +89,8 @@ def predictor(net: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
 
 def row(name: str, clips: str, scores: LipScores) -> str:
     """A line of the table."""
-    return (
-        f"{name:14s} {clips:12s} jaw r {scores.jaw_r:.3f}  gap r {scores.aperture_r:.3f}  "
-        f"p b m closed {scores.closed:.3f} (others {scores.others_closed:.3f})  "
-        f"AUC {scores.auc:.3f}  sync {scores.sync_frames:+.2f}  rest shut {scores.silence_shut:.2f}"
-    )
+    values = [f"{title} {getattr(scores, field).value:.3f}" for field, title in COLUMNS]
+    return f"{name:14s} {clips:12s} " + "  ".join(values)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -143,8 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         net = MelConv() if kind == "mel_conv" else PhoneReader(ENCODERS[kind])
         predict = predictor(fit(net, pool, plan))
         report(kind, lambda clips, predict=predict: score_curves_on_head(predict, clips, head))
-    predict, template = model_predictor(args.checkpoint, None, head)
-    report("shipped model", lambda clips: score_meshes(predict, clips, head, template))
+    report("shipped model", lambda clips: score_model(args.checkpoint, clips, head))
     print(json.dumps(results))
 
 

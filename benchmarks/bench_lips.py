@@ -2,22 +2,34 @@
 
 Prints a table with three kinds of rows for both halves of the recordings: the model, the corpus
 rules on jittered phone times (an upper bound, since the aligner has about that error), and a
-motionless face. The last line is JSON with the model's scores on the speech of the test half.
+motionless face. Below each row stand bootstrap intervals, below the model's row the shape of its
+lips and what they do on single phones. The last line is JSON with the model's scores on the speech
+of the test half.
 """
 
 import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import common.interpreter  # noqa: F401  first: explains missing packages
 
 import numpy as np
 
-from benchmarks.lips import FPS, LipScores, rule_curves, score_meshes
-from benchmarks.real_speech import EXTRA_FOLDER, Clip, load_real_clips
+from benchmarks.lip_tables import COLUMNS, SHAPE_COLUMNS, header, lines, phone_lines
+from benchmarks.lips import (
+    LipScores,
+    Pair,
+    Predict,
+    mesh_pairs,
+    rule_curves,
+    score_lips,
+    score_meshes,
+)
+from benchmarks.phone_tables import FPS
+from benchmarks.real_speech import EXTRA_FOLDER, HALVES, Clip, load_real_clips
 from common.errors import Parser, UserError, run_cli
 from config import BUNDLED_MODEL, SAMPLE_RATE
 from synthetic.coarticulation import CHANNELS
@@ -25,38 +37,29 @@ from synthetic.head import Head, channel_basis, load_head
 from synthetic.phones import Segment
 
 JITTER_S = (0.01, 0.02)
-COLUMNS = (
-    ("jaw_r", "jaw r"),
-    ("aperture_r", "gap r"),
-    ("closed", "pbm shut"),
-    ("others_closed", "others"),
-    ("auc", "AUC"),
-    ("sync_frames", "sync"),
-    ("silence_shut", "rest shut"),
-    ("silence_motion", "rest move"),
-)
-
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Score the model and the references on both halves; print the table and JSON."""
+    """Score the model and the references on both halves; print the tables and JSON."""
     args = parse(argv)
     head = load_head()
-    predictors = {"model": model_predictor(args.checkpoint, args.subject, head)}
-    results: dict[str, LipScores] = {}
-    print(f"{'':24}{'clips':>6}{'s':>6}{'pbm':>5}  " + "".join(f"{t:>10}" for _, t in COLUMNS))
-    for half in ("dev", "test"):
+    predict, template = model_predictor(args.checkpoint, args.subject, head)
+    row = None
+    for half in HALVES if args.half is None else (args.half,):
         clips = load_real_clips(half, args.extra_wav, args.asterisk)
         for group, members in groups(clips).items():
-            rows = predictors | references(members, head)
-            for name, (predict, template) in rows.items():
-                scores = score_meshes(predict, members, head, template)
-                results[f"{half} {group} {name}"] = scores
-                print_row(f"{half} {group} {name}", len(members), scores)
+            print(header())
+            pairs = mesh_pairs(predict, members, head, template)
+            scores = score_lips(pairs)
+            print_model(f"{half} {group}", pairs, scores, args.per_clip)
+            if args.references:
+                for name, (reference, neutral) in references(members, head).items():
+                    reference_scores = score_meshes(reference, members, head, neutral)
+                    print(lines(f"  {name}", len(members), reference_scores), flush=True)
+            row = scores if group == "speech" else row
     if args.asterisk is None:
         print("few p b m in these clips; --asterisk adds hundreds")
-    print(json.dumps(results["test speech model"].as_row()))
+    print(json.dumps(row.as_row()))
 
 
 # fmt: off
@@ -67,25 +70,52 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--checkpoint", type=Path, metavar="FILE", default=BUNDLED_MODEL,
         help="default: synthetic/model.safetensors")
     add("--subject", metavar="NAME", help="subject of the head; default: its last")
+    add("--half", choices=HALVES, help="score this half only; default: both")
     add("--extra_wav", metavar="DIR", default=EXTRA_FOLDER,
-        help="folder with voca_test_sentence.wav, selftalk_test.wav; absent files are skipped")
+        help="folder with voca_test_sentence.wav, selftalk_test.wav, two_cities.wav; absent "
+             "files are skipped")
     add("--asterisk", metavar="DIR",
         help="unpacked asterisk-core-sounds-en-g722 with core-sounds-en.txt: many more closures")
+    add("--references", action=argparse.BooleanOptionalAction, default=True,
+        help="rows of the rules and of a motionless face; default: yes")
+    add("--per_clip", action="store_true", help="a row for each clip as well")
     return parser.parse_args(argv)
 # fmt: on
 
 
 def groups(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
-    """The clips in two groups: connected speech and, if there are any, telephone prompts."""
-    speech = [clip for clip in clips if clip.group != "asterisk"]
-    prompts = [clip for clip in clips if clip.group == "asterisk"]
-    return {"speech": speech} | ({"prompts": prompts} if prompts else {})
+    """The clips in groups: connected speech and, if there are any, two_cities and prompts."""
+    names = {"asterisk": "prompts", "two_cities": "two_cities"}
+    members: dict[str, list[Clip]] = {"speech": []}
+    for clip in clips:
+        members.setdefault(names.get(clip.group, "speech"), []).append(clip)
+    return members
 
 
-def print_row(name: str, n_clips: int, scores: LipScores) -> None:
-    """Print a line of the table."""
-    values = "".join(f"{getattr(scores, column):10.3f}" for column, _ in COLUMNS)
-    print(f"{name:24}{n_clips:6}{scores.seconds:6.0f}{scores.n_closures:5}  {values}", flush=True)
+def score_model(
+    model: Path | Predict, clips: Sequence[Clip], head: Head, subject: str | None = None
+) -> LipScores:
+    """Scores of a checkpoint or of a function: audio (S,) -> vertices (T, V, 3) at 30 fps.
+
+    The function must predict the head of `subject`; default: the last subject of the head.
+    Raises `UserError` for an unknown subject or a model of another topology or frame rate.
+    """
+    if isinstance(model, Path):
+        model, template = model_predictor(model, subject, head)
+    else:
+        template = head.templates[_known_subject(subject, head)]
+    return score_meshes(model, clips, head, template)
+
+
+def print_model(name: str, pairs: Sequence[Pair], scores: LipScores, per_clip: bool) -> None:
+    """Print the model's row, its clips if asked for, its shape and its phones."""
+    if per_clip:
+        for pair in sorted(pairs, key=lambda pair: -pair.clip.duration_s):
+            print(lines(f"  {pair.clip.name[-23:]}", 1, score_lips([pair])))
+    print(lines(f"{name} model", len(pairs), scores, COLUMNS))
+    print(header(SHAPE_COLUMNS))
+    print(lines("  over the rules' amplitude", len(pairs), scores, SHAPE_COLUMNS))
+    print("\n".join(phone_lines(scores)), flush=True)
 
 
 def model_predictor(path: Path, subject: str | None, head: Head) -> tuple[Predict, np.ndarray]:
@@ -98,9 +128,7 @@ def model_predictor(path: Path, subject: str | None, head: Head) -> tuple[Predic
     from jambatalk import load_checkpoint
     from speech.audio import normalise
 
-    subject = subject or list(head.templates)[-1]
-    if subject not in head.templates:
-        raise UserError(f"--subject: expected one of {', '.join(head.templates)}, got {subject}")
+    subject = _known_subject(subject, head)
     model, spec = load_checkpoint(path)
     template = head.templates[subject]
     if spec.n_vertices != len(template) or spec.fps != FPS:
@@ -114,6 +142,13 @@ def model_predictor(path: Path, subject: str | None, head: Head) -> tuple[Predic
         return model.predict(wav, torch.from_numpy(template)).numpy()
 
     return predict, template
+
+
+def _known_subject(subject: str | None, head: Head) -> str:
+    subject = subject or list(head.templates)[-1]
+    if subject not in head.templates:
+        raise UserError(f"--subject: expected one of {', '.join(head.templates)}, got {subject}")
+    return subject
 
 
 def references(clips: Sequence[Clip], head: Head) -> dict[str, tuple[Predict, np.ndarray]]:

@@ -30,18 +30,30 @@ EXTRA_FOLDER = "../shared/data/wav"  # relative to the project
 ALIGNMENT_FOLDER = PROJECT_ROOT / "synthetic/data/alignments"
 LONG_PAUSE_S = 0.3
 LOUDEST_PAUSE = 0.5  # RMS of a clip's long pauses over that of its phones
+HALVES = ("dev", "test")
 DEV_CLIPS = ("sense_and_sensibility_0890", "sense_and_sensibility_0930")
 
-# Well-known recordings of this field, not part of this repository. The second has no published
-# transcript: this one was recognised by pocketsphinx and corrected until every word aligned well.
+# Well-known recordings of this field, not part of this repository. selftalk_test has no published
+# transcript: this is what two recognisers and the aligner agree on (`check_transcripts`).
+# two_cities.wav is in PyPI's moonshine-voice 0.1.5: the opening of A Tale of Two Cities, 1859.
 KNOWN_TRANSCRIPTS = {
     "voca_test_sentence": "severe myopia contributed to ron's inferiority complex",
     "selftalk_test": (
-        "a full time over a decade ago i was unprepared for the amount of grants i have to write "
-        "turns out that a lot of being a professional artist is fundraising for your own salary "
-        "so i got good at grants i got so good at grants i started writing grants for other people "
-        "up in when you're alone through writing grants for folks running people's fundraising "
+        "in full time over a decade ago i was unprepared for the amount of grants i'd have to "
+        "write turns out that a lot of being a professional artist is fundraising for your own "
+        "salary so i got good at grants i got so good at grants i started writing grants for other "
+        "people in one year alone through writing grants for folks running people's fundraising "
         "campaign"
+    ),
+    "two_cities": (
+        "it was the best of times it was the worst of times it was the age of wisdom "
+        "it was the age of foolishness it was the epoch of belief it was the epoch of incredulity "
+        "it was the season of light it was the season of darkness it was the spring of hope "
+        "it was the winter of despair we had everything before us we had nothing before us "
+        "we were all going direct to heaven we were all going direct the other way "
+        "in short the period was so far like the present period that some of its noisiest "
+        "authorities insisted on its being received for good or for evil in the superlative "
+        "degree of comparison only"
     ),
 }
 
@@ -51,10 +63,11 @@ class Clip:
     """A recording with its timed phones; audio (S,) float32 at 16 kHz in -1..1."""
 
     name: str
-    group: str  # "librivox", "extra" or "asterisk"
+    group: str  # "librivox", "extra", "two_cities" or "asterisk"
     audio: np.ndarray
     segments: tuple[Segment, ...]
     text: str
+    clean: np.ndarray | None = None  # of a degraded copy: the sound that the rules take
 
     @property
     def duration_s(self) -> float:
@@ -66,7 +79,7 @@ class Clip:
         """The half that the clip belongs to: "dev" or "test"."""
         if self.group == "asterisk":
             return "dev" if zlib.crc32(self.name.encode()) % 2 else "test"
-        return "dev" if self.name in DEV_CLIPS else "test"
+        return "dev" if self.name in DEV_CLIPS or self.group == "two_cities" else "test"
 
 
 def load_real_clips(
@@ -79,10 +92,12 @@ def load_real_clips(
     asterisk-core-sounds-en with core-sounds-en.txt beside the .g722 files. Raises `UserError` when
     an alignment needs pocketsphinx and it is not installed, or when `asterisk` has no prompts.
     """
-    if half not in ("dev", "test"):
+    if half not in HALVES:
         raise ValueError(f"half: expected 'dev' or 'test', got {half!r}")
     clips = _folder_clips(LIBRIVOX_FOLDER, read_transcripts(LIBRIVOX_FOLDER), "librivox")
-    clips += _folder_clips(PROJECT_ROOT / extra_wav, KNOWN_TRANSCRIPTS, "extra")
+    for name, text in KNOWN_TRANSCRIPTS.items():
+        group = "two_cities" if name == "two_cities" else "extra"
+        clips += _folder_clips(PROJECT_ROOT / extra_wav, {name: text}, group)
     if asterisk is not None:
         prompts = _folder_clips(Path(asterisk), read_transcripts(Path(asterisk)), "asterisk")
         if not prompts:

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks.bench_lips import main, with_jitter
-from benchmarks.lips import LipScores, rule_curves, score_curves_on_head, score_meshes
+from benchmarks.bench_lips import main, score_model, with_jitter
+from benchmarks.lips import JSON_NAMES, LipScores, rule_curves, score_curves_on_head
 from benchmarks.real_speech import (
     DEV_CLIPS,
     LIBRIVOX_FOLDER,
@@ -25,9 +25,10 @@ PHONES = "sil m aa p iy t uw b ae d ow k sil s ah m ih n aa l p er f ay b ah t i
 
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    """3.5 s of phones of 125 ms with audio of constant loudness."""
+    """3.5 s of phones of 125 ms with audio of changing loudness."""
     segments = tuple(Segment(p, 0.125 * i, 0.125 * i + 0.125) for i, p in enumerate(PHONES.split()))
-    audio = np.sin(np.arange(int(16_000 * segments[-1].end_s)) * 0.2).astype(np.float32)
+    times = np.arange(int(16_000 * segments[-1].end_s)) / 16_000
+    audio = (np.sin(3_200 * times) * (1.1 + np.sin(8 * times))).astype(np.float32)
     return Clip("made_up", "librivox", audio, segments, "")
 
 
@@ -44,45 +45,75 @@ def score_curves(predict, clips) -> LipScores:
 
 def test_the_rules_score_perfectly(clip):
     scores = score_curves(rules(clip), [clip])
-    assert scores.jaw_r == pytest.approx(1) and scores.aperture_r == pytest.approx(1)
-    assert scores.closed == 1.0 and scores.others_closed < 0.3 and scores.auc > 0.95
-    assert abs(scores.sync_frames) < 0.2
+    for name in ("jaw", "aperture", "width", "protrusion", "tongue", "press", "brow"):
+        assert getattr(scores, f"{name}_r").value == pytest.approx(1), name
+    for name in ("width", "protrusion", "tongue", "press", "brow"):
+        assert getattr(scores, f"{name}_amplitude").value == pytest.approx(1), name
+    assert scores.closed.value == 1.0 and scores.others_closed.value < 0.3
+    assert scores.auc.value > 0.95
+    assert abs(scores.sync_frames.value) < 0.2
     assert (scores.n_closures, scores.n_others) == (6, 7)
-    assert scores.silence_shut == 1.0
+    assert scores.rest_shut.value == 1.0
+    assert scores.jitter_mm.value == scores.rules_jitter_mm.value > 0
+    assert scores.false_closures.value == scores.rules_false_closures.value
 
 
 @pytest.mark.parametrize("late", [-2, 3])
 def test_the_lag_of_a_late_face_is_measured(clip, late):
-    assert score_curves(rules(clip, late), [clip]).sync_frames == pytest.approx(late, abs=0.25)
+    assert score_curves(rules(clip, late), [clip]).sync_frames.value == pytest.approx(
+        late, abs=0.25
+    )
 
 
 def test_a_motionless_face_is_always_closed_and_has_no_correlation(clip):
     scores = score_curves(lambda audio: np.zeros((100, len(CHANNELS)), np.float32), [clip])
-    assert scores.closed == scores.others_closed == 1.0 and scores.auc == 0.5
-    assert np.isnan(scores.jaw_r) and scores.as_row()["jaw_r"] is None
+    assert scores.closed.value == scores.others_closed.value == 1.0 and scores.auc.value == 0.5
+    assert np.isnan(scores.jaw_r.value) and scores.as_row()["jaw_r"] is None
 
 
 def test_an_open_mouth_is_never_closed(clip):
     scores = score_curves(lambda audio: rules(clip)(audio) + np.eye(len(CHANNELS))[0], [clip])
-    assert scores.closed == 0.0 and scores.silence_shut == 0.0
-    assert scores.jaw_r == pytest.approx(1)
+    assert scores.closed.value == 0.0 and scores.rest_shut.value == 0.0
+    assert scores.jaw_r.value == pytest.approx(1)
 
 
 def test_short_clips_count_for_closures_only(clip):
     short = dataclasses.replace(clip, audio=clip.audio[:32_000])
     scores = score_curves(rules(short), [short])
-    assert np.isnan(scores.jaw_r) and scores.seconds == 0 and scores.n_closures == 4
+    assert np.isnan(scores.jaw_r.value) and scores.seconds == 0 and scores.n_closures == 4
 
 
 def test_meshes_of_the_rules_score_perfectly(clip):
     head = load_head()
     template = head.templates["ada"]
     basis = channel_basis(head, CHANNELS)
-    scores = score_meshes(
-        lambda audio: template + np.tensordot(rules(clip)(audio), basis, 1), [clip], head, template
+    scores = score_model(
+        lambda audio: template + np.tensordot(rules(clip)(audio), basis, 1), [clip], head, "ada"
     )
-    assert scores.jaw_r > 0.9999 and scores.aperture_r > 0.9999
-    assert scores.closed == 1.0 and scores.others_closed < 0.3
+    for name in ("jaw", "aperture", "width", "protrusion", "tongue", "press", "brow"):
+        assert getattr(scores, f"{name}_r").value > 0.9999, name
+    assert scores.closed.value == 1.0 and scores.others_closed.value < 0.3
+    assert all(row.share.value == row.rules_share for row in scores.phones if row.row[0] in "pbm")
+
+
+def test_half_the_motion_has_half_the_amplitude_and_the_same_correlation(clip):
+    scores = score_curves(lambda audio: 0.5 * rules(clip)(audio), [clip])
+    assert scores.width_r.value == pytest.approx(1) and scores.brow_r.value == pytest.approx(1)
+    assert scores.width_amplitude.value == pytest.approx(0.5)
+    assert scores.jitter_mm.value == pytest.approx(scores.rules_jitter_mm.value / 2)
+    vowels = {row.row: row for row in scores.phones if row.table == "open vowels"}
+    assert vowels["aa"].share.value == pytest.approx(0.5)
+    assert vowels["aa"].mm == pytest.approx(vowels["aa"].rules_mm / 2)
+
+
+def test_the_json_row_has_the_ten_main_scores(clip):
+    assert list(score_curves(rules(clip), [clip]).as_row()) == list(JSON_NAMES)
+    assert len(JSON_NAMES) == 10
+
+
+def test_a_copy_is_compared_with_the_rules_on_the_clean_sound(clip):
+    copy = dataclasses.replace(clip, audio=np.zeros_like(clip.audio), clean=clip.audio)
+    assert (rule_curves(copy, 90) == rule_curves(clip, 90)).all()
 
 
 def test_jittered_times_are_ordered_and_span_the_clip(clip):
