@@ -9,11 +9,15 @@ of randomness.
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve, istft, stft
+from scipy.signal import istft, oaconvolve, stft
 
 from config import SAMPLE_RATE
 
 MU = 255.0  # ITU-T G.711 mu-law
+HEAVY_ROOM_SHARE = 0.15  # of the reverberant clips
+HARD_CLIP_SHARE = 0.25  # of the clipped clips
+LEVEL_BLOCK = 320  # samples of the blocks of `active_level`: 20 ms
+ACTIVE_DB = 20.0  # blocks down to this far below the loudest are active
 
 Audio = NDArray[np.float32]  # (S,)
 
@@ -21,6 +25,23 @@ Audio = NDArray[np.float32]  # (S,)
 def rms(audio: Audio) -> float:
     """Root mean square of (S,) samples plus 1e-8, so that it can be divided by."""
     return float(np.sqrt(np.mean(np.square(audio), dtype=np.float64)) + 1e-8)
+
+
+def active_level(audio: Audio) -> float:
+    """RMS of (S,) audio over its active blocks of 20 ms, plus 1e-8.
+
+    Active blocks are at most 20 dB softer than the 95th percentile of the blocks, so pauses do not
+    lower the level. A steady sound has its RMS as active level.
+    """
+    whole = len(audio) // LEVEL_BLOCK * LEVEL_BLOCK
+    if not whole:
+        return rms(audio)
+    power = np.square(audio[:whole].reshape(-1, LEVEL_BLOCK), dtype=np.float64).mean(1)
+    loud = power[power > 1e-5 * power.max()]
+    if not len(loud):
+        return 1e-8
+    active = power[power >= np.percentile(loud, 95) * 10.0 ** (-ACTIVE_DB / 10)]
+    return float(np.sqrt(active.mean()) + 1e-8)
 
 
 def equalise(audio: Audio, rng: Generator, spread_db: float = 8.0) -> Audio:
@@ -51,17 +72,39 @@ def apply_response(audio: Audio, response: NDArray) -> Audio:
 
 
 def reverberate(audio: Audio, rng: Generator) -> Audio:
-    """Add a room: decaying noise after the direct sound, which is 0 to 18 dB louder.
+    """Add a room: decaying noise after the direct sound.
 
-    The reverberation time RT60 is 0.08 to 0.7 s.
+    The reverberation time RT60 is 0.08 to 0.7 s and the direct sound 0 to 18 dB louder than the
+    room; in `HEAVY_ROOM_SHARE` of the cases 0.7 to 1.2 s and -4 to 6 dB.
     """
-    rt60_s = rng.uniform(0.08, 0.7)
-    n = int(min(rt60_s, 0.6) * SAMPLE_RATE)
+    is_heavy = rng.random() < HEAVY_ROOM_SHARE
+    rt60_s = rng.uniform(0.7, 1.2) if is_heavy else rng.uniform(0.08, 0.7)
+    direct_db = rng.uniform(-4, 6) if is_heavy else rng.uniform(0, 18)
+    n = int(min(rt60_s, 0.9) * SAMPLE_RATE)
     tail = rng.standard_normal(n) * 10.0 ** (-3 * np.arange(n) / SAMPLE_RATE / rt60_s)
     tail[: int(rng.uniform(0.001, 0.008) * SAMPLE_RATE)] = 0  # first reflection
-    tail *= 10.0 ** (-rng.uniform(0, 18) / 20) / (np.linalg.norm(tail) + 1e-8)
+    tail *= 10.0 ** (-direct_db / 20) / (np.linalg.norm(tail) + 1e-8)
     room = np.concatenate([[1.0], tail]).astype(np.float32)
-    return fftconvolve(audio, room)[: len(audio)].astype(np.float32)
+    return oaconvolve(audio.astype(np.float32), room)[: len(audio)].astype(np.float32)
+
+
+def coloured_noise(n: int, rng: Generator, slope: float) -> Audio:
+    """Gaussian noise (n,) whose amplitude falls as frequency ** -slope above 40 Hz, RMS 1.
+
+    A slope of 0 is white noise, 0.5 pink (-3 dB per octave), 1 brown.
+    """
+    noise = rng.standard_normal(n, dtype=np.float32)
+    if slope:
+        frequencies = np.maximum(np.fft.rfftfreq(n, 1 / SAMPLE_RATE), 40.0)
+        noise = apply_response(noise, frequencies**-slope)
+    return (noise / rms(noise)).astype(np.float32)
+
+
+def hum(n: int, rng: Generator) -> Audio:
+    """Mains hum (n,) of 50 or 60 Hz with seven harmonics of random phase, RMS 1."""
+    hum_hz, t = rng.choice([50.0, 60.0]), np.arange(n) / SAMPLE_RATE
+    noise = sum(np.sin(2 * np.pi * hum_hz * k * t + rng.uniform(0, 6)) / k for k in range(1, 8))
+    return (noise / rms(noise)).astype(np.float32)
 
 
 def add_noise(audio: Audio, rng: Generator, babble: Audio | None = None) -> Audio:
@@ -72,18 +115,11 @@ def add_noise(audio: Audio, rng: Generator, babble: Audio | None = None) -> Audi
     n = len(audio)
     kind = rng.random()
     if babble is not None and len(babble) and kind < 0.2:
-        noise = np.resize(babble, n) * 1.0
-        snr_db = rng.uniform(12, 30)
+        noise, snr_db = np.resize(babble, n), rng.uniform(12, 30)
     elif kind < 0.3:
-        hum_hz, t = rng.choice([50.0, 60.0]), np.arange(n) / SAMPLE_RATE
-        noise = sum(np.sin(2 * np.pi * hum_hz * k * t + rng.uniform(0, 6)) / k for k in range(1, 8))
-        snr_db = rng.uniform(12, 40)
+        noise, snr_db = hum(n, rng), rng.uniform(12, 40)
     else:
-        spectrum = np.fft.rfft(rng.standard_normal(n))
-        frequencies = np.fft.rfftfreq(n, 1 / SAMPLE_RATE)
-        spectrum /= np.maximum(frequencies, 40.0) ** rng.uniform(0.0, 1.0)
-        noise = np.fft.irfft(spectrum, n)
-        snr_db = rng.uniform(5, 40)
+        noise, snr_db = coloured_noise(n, rng, rng.uniform(0.0, 1.0)), rng.uniform(5, 40)
     scale = rms(audio) / rms(noise) * 10.0 ** (-snr_db / 20)
     return (audio + scale * noise).astype(np.float32)
 
@@ -109,8 +145,9 @@ def lossy_codec(audio: Audio, rng: Generator) -> Audio:
 
 
 def clip_peaks(audio: Audio, rng: Generator) -> Audio:
-    """Clip peaks at 25 to 90 % of the maximum, as an overdriven input."""
-    limit = np.abs(audio).max() * rng.uniform(0.25, 0.9)
+    """Clip peaks at 25 to 90 % of the maximum, as an overdriven input; a share at 10 to 25 %."""
+    is_hard = rng.random() < HARD_CLIP_SHARE
+    limit = np.abs(audio).max() * (rng.uniform(0.1, 0.25) if is_hard else rng.uniform(0.25, 0.9))
     return np.clip(audio, -limit, limit)
 
 

@@ -4,6 +4,7 @@ make_corpus.py writes hours of speech as audio and phones; the curves of a crop 
 Speed, room and noise are drawn for every crop, so that no crop repeats.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class SpeechClip:
     audio: np.ndarray  # (S,) int16
     segments: list[Segment]
     loudness: np.ndarray  # (n,) envelope at LOUDNESS_HZ
+    speaker: str = ""  # engine and settings of the voice
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ class SpeechPool:
         seconds = np.array([len(clip.audio) / SAMPLE_RATE for clip in self.clips])
         self.weights = seconds / seconds.sum()
         self.minutes = seconds.sum() / 60
+        self.by_speaker: dict[str, list[SpeechClip]] = defaultdict(list)
+        for clip in self.clips:
+            self.by_speaker[clip.speaker].append(clip)
 
     def pick(self, rng: Generator) -> SpeechClip:
         """A clip drawn with probability proportional to its length."""
@@ -135,7 +140,8 @@ def load_clip(folder: Path, row: dict) -> SpeechClip:
     """The clip of one row of the index, with its audio."""
     wave, segments = read_clip(folder, row)
     audio = np.round(wave * 2**15).astype(np.int16)
-    return SpeechClip(row["name"], audio, segments, loudness(wave))
+    speaker = f"{row['engine']} {row['speaker']}"
+    return SpeechClip(row["name"], audio, segments, loudness(wave), speaker)
 
 
 def phones_at(segments: list[Segment], times_s: np.ndarray) -> np.ndarray:
