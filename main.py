@@ -85,6 +85,8 @@ def check_files(args: argparse.Namespace) -> None:
     """Raise `UserError` for a model file that is named where it has no use, or does not exist."""
     if args.checkpoint and args.mode != "test":
         raise UserError("--checkpoint names the model to test; add --mode test")
+    if args.init and args.mode == "test":
+        raise UserError("--init names the model to train further; name one to test by --checkpoint")
     for flag in ("init", "checkpoint"):
         if (file := getattr(args, flag)) and not Path(file).is_file():
             raise UserError(f"--{flag} {file}: no such file, expected a model from main.py")
@@ -140,14 +142,17 @@ def resolve_run(args: argparse.Namespace) -> ResolvedRun:
 def train(run: ResolvedRun, group: Group, stop: Stop) -> None:
     """Train into the run folder; best.safetensors is the best model on the validation split."""
     from common.device import large_pages
-    from jambatalk import JambaTalk, load_checkpoint
     from speech.pretrained import encoder_of
     from training.batches import training_batches
     from training.resume import find_state, longer_run_hint
     from training.run import Options, Run
+    from training.start import check_encoder, load_start, start_summary
+    from training.state_file import STATE_FILE
 
     large_pages()
     recipe, args, out = run.recipe, run.args, run.out
+    has_state = args.resume and (out / STATE_FILE).exists()
+    start = load_start(args.init, recipe) if args.init and not has_state else None
     encoder = encoder_of(recipe.wav2vec2, recipe.model.encoder)
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder=encoder))
     state = find_state(out, recipe, group) if args.resume else None
@@ -155,9 +160,9 @@ def train(run: ResolvedRun, group: Group, stop: Stop) -> None:
     if state is not None and state["epoch"] > epochs:
         print(f"finished: all {epochs} epochs of {out} are done; {longer_run_hint(out, 'N')}")
         return
-    start = load_checkpoint(args.init).model if args.init and state is None else None
-    if not isinstance(start, JambaTalk | None):
-        raise UserError(f"--init {args.init}: published weights cannot be trained further")
+    if start is not None:
+        check_encoder(args.init, start.config, recipe)
+        print(start_summary(args.init, start.config, recipe.model))
     batches = training_batches(recipe, run.dataset, args.workers, group)
     options = Options(args.precision, args.save_every, args.arguments)
     training = Run(recipe, run.dataset, out, options, group, start, state, stop)
@@ -181,7 +186,7 @@ def test(
     for field in MODEL_FIELDS:
         expected, got = getattr(own, field), getattr(spec, field)
         if got != expected:
-            fix = f"; --init {checkpoint} trains one for these data" * (field == "metres_per_unit")
+            fix = f"; --init {checkpoint} trains one for these data"
             raise UserError(
                 f"{checkpoint}: expected data of {field} {expected}, "
                 f"got {spec.name} with {got}{fix}"

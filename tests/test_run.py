@@ -151,17 +151,3 @@ def test_an_encoder_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path) 
     )
     with pytest.raises(UserError, match="not the recipe's encoder"):
         build(other, torch.device("cpu"), 3)
-
-
-def test_init_takes_weights_that_fit_and_names_what_does_not(
-    recipe: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = ("--dataset", "toy", "--mode", "train", "--workers", "0", "--epochs", "1")
-    assert run(*flags, "--out", "first") == 0
-    init = (*flags, "--init", "first/best.safetensors", "--out", "second", "--set")
-    assert run(*init, "model.dropout=0.2", "model.units_per_metre=1000") == 0
-    assert run(*init, "model.n_heads=2") == 2
-    assert (
-        "--init: the model has another network: model.n_heads was 4, is 2"
-        in capsys.readouterr().err
-    )

@@ -48,7 +48,7 @@ class RunLog:
 
     @property
     def epochs(self) -> NDArray[np.float64]:
-        """The number of each epoch, from 1."""
+        """The number of each epoch, from 1; 0 for the start of --init."""
         return self.columns["epoch"]
 
     @property
@@ -149,7 +149,7 @@ def table(runs: Sequence[RunLog]) -> str:
 
 def _row(run: RunLog, name: str) -> tuple[str, ...]:
     train = run.record["recipe"].get("train", {})
-    done, planned = len(run.epochs), train.get("epochs", "?")
+    done, planned = (run.epochs > 0).sum(), train.get("epochs", "?")
     best = run.best
     seconds = np.nansum(run.columns["seconds"])
     steps = 0 if run.steps is None else run.steps[-1]
@@ -172,7 +172,11 @@ def progress_of(runs: Sequence[RunLog]) -> tuple[str, list[NDArray[np.float64]]]
     differ in steps per epoch."""
     steps = [run.steps for run in runs]
     if all(one is not None for one in steps):
-        steps_per_epoch = {one[0] / run.epochs[0] for one, run in zip(steps, runs, strict=True)}
+        steps_per_epoch = {
+            one[-1] / run.epochs[-1]
+            for one, run in zip(steps, runs, strict=True)
+            if run.epochs[-1] > 0
+        }
         if len(steps_per_epoch) > 1:
             return "steps", steps
     return "epoch", [run.epochs for run in runs]

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import UserError, reason_of
-from config import RETIRED_FIELDS, ModelConfig, Recipe
+from config import RETIRED_FIELDS, Recipe
 from training.compact_adam import MOMENTS
 from training.networks import Networks
 from training.processes import Group, SharedUserError
@@ -80,22 +80,6 @@ def differences(
         elif name in before and _as_lists(old) != _as_lists(new) and where not in MAY_CHANGE:
             changed.append((where, f"was {old}, is {new}"))
     return changed
-
-
-def model_mismatch(before: ModelConfig, now: ModelConfig) -> str:
-    """Why the weights of one network do not fit another; "" where they do.
-
-    Dropout and masking have no weights. The unit of the vertices may differ, too: a head with
-    `units_per_metre` works in metres.
-    """
-    changed = differences(dataclasses.asdict(before), dataclasses.asdict(now), "model.")
-    wrong = [
-        f"{name} {text}"
-        for name, text in changed
-        if not name.endswith(("dropout", "units_per_metre", "layerdrop", "apply_spec_augment"))
-        and not name.startswith("model.encoder.mask_")
-    ]
-    return "; ".join(wrong[:4])
 
 
 def _as_lists(value: Any) -> Any:

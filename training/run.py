@@ -35,8 +35,9 @@ from training.networks import build, start_components
 from training.optimizer import memory_report
 from training.preview import Previews
 from training.processes import Group, SharedUserError
-from training.resume import model_mismatch, pack, state_bytes, unpack
+from training.resume import pack, state_bytes, unpack
 from training.run_log import BEST_FILE, Log, set_aside, write_record
+from training.start import take_weights
 from training.state_file import (
     STATE_FILE,
     disk_errors,
@@ -92,14 +93,10 @@ class Run:
         self.nets = build(recipe, self.device, len(self.lips), inner_lips)
         c = recipe.model
         tqdm.write(f"network: {c.layout}, width {c.d_model}, encoder {recipe.wav2vec2}")
-        self.new_weights = start is None
-        if start is not None:
-            if wrong := model_mismatch(start.config, self.nets.model.config):
-                raise UserError(
-                    f"--init: the model has another network: {wrong}; change the recipe with --set"
-                )
-            self.nets.model.load_state_dict(start.state_dict())
-        self.best_score, self.epoch, self.sums = math.inf, 1, dict[str, float]()
+        self.new_head = start is None or take_weights(self.nets.model, start)
+        self.epoch = 1 if start is None else 0  # 0: the validation of `start`
+        self.best_score, self.sums = math.inf, dict[str, float]()
+        self.start_score: float | None = None  # selection score of `start`
         self.trained_s = 0.0  # on the steps of the current epoch, in earlier processes, too
 
     def fit(self, batches: PlannedLoader) -> Path:
@@ -115,6 +112,8 @@ class Run:
             previews = Previews(self.recipe.dataset, validation, self.folder)
         tqdm.write(validation.summary())
         with self.stop.deferred():
+            if self.epoch == 0:
+                self._score_start(batches, log)
             while self.epoch <= config.epochs:
                 row = {"epoch": self.epoch, "steps": self.epoch * self.steps}
                 row |= self._epoch(batches)
@@ -134,6 +133,11 @@ class Run:
                 self._save_or_stop(batches)  # a signal during validation or the preview
         if log is not None:
             log.close()
+        if self.best_score == self.start_score:
+            tqdm.write(
+                f"no epoch was better than the start, which {BEST_FILE} therefore holds; try a "
+                "lower --learning_rate or more epochs"
+            )
         return self.folder / BEST_FILE
 
     def _begin(self, batches: PlannedLoader) -> None:
@@ -141,7 +145,7 @@ class Run:
         config, nets, state = self.recipe.train, self.nets, self.state
         if self.group.is_first and state is None:
             self._begin_folder()
-        if state is None and self.new_weights:
+        if state is None and self.new_head:
             start_components(nets.model, batches.sample())
         self.steps = -(-len(batches) // config.accumulate)  # of an epoch
         n_steps = config.epochs * self.steps
@@ -170,6 +174,18 @@ class Run:
             self.folder, self.recipe, self.options.arguments,
             device=self.device, precision=self.dtype, world=self.group.world,
         )  # fmt: skip
+
+    def _score_start(self, batches: PlannedLoader, log: Log | None) -> None:
+        """Validate the weights of --init as epoch 0; a later model must be better to be saved."""
+        started = time.time()
+        row = {"epoch": 0, "steps": 0} | self._validate(batches)
+        row["seconds"] = round(time.time() - started, 1)
+        self.start_score, self.epoch = self.best_score, 1
+        if log is not None:
+            with disk_errors(self.folder):
+                log.add(row, self.recipe.train.epochs)
+        self._save(batches)
+        self._save_or_stop(batches)  # a signal during validation
 
     def _epoch(self, batches: PlannedLoader) -> dict[str, float]:
         """The rest of an epoch: means of every loss over its steps."""
@@ -288,6 +304,7 @@ class Run:
             "sums": self.sums,
             "trained_s": self.trained_s,
             "best_score": self.best_score,
+            "start_score": self.start_score,
         }
         if problem := save_state(self.folder / STATE_FILE, state):
             tqdm.write(f"warning: {problem}")
@@ -302,6 +319,7 @@ class Run:
             used = batches.plan.position
         # "best_choice" is its name in states of commits up to 4c337b8
         self.best_score = state["best_score" if "best_score" in state else "best_choice"]
+        self.start_score = state.get("start_score")  # older states lack it
         set_generators(state["generators"][self.group.rank])
         tqdm.write(f"resumed: epoch {self.epoch} of {self.recipe.train.epochs}, {used} of "
                    f"{len(batches)} batches used")  # fmt: skip

@@ -77,7 +77,8 @@ def git(*args: str) -> str:
 class Log:
     """A row per epoch: log.csv, TensorBoard scalars, a line on the screen, warnings.
 
-    done: epochs that an earlier part of this run finished; rows of later epochs are dropped.
+    Epoch 0 is the validation of the model that --init names, before the first step. done: the last
+    epoch that an earlier part of this run finished, -1 for none; later rows are dropped.
     """
 
     def __init__(self, folder: Path, done: int = 0) -> None:
@@ -98,9 +99,8 @@ class Log:
         self.events.flush()
         printed = (f"{k} {v:.4g}" for k, v in row.items() if not k.startswith("router"))
         left = epochs - row["epoch"]
-        tqdm.write(
-            "  ".join(printed) + f"  {format_duration(left * row['seconds'])} left" * (left > 0)
-        )
+        remark = f"  {format_duration(left * row['seconds'])} left" if left else ""
+        tqdm.write("  ".join(printed) + (remark if row["epoch"] else "  (start)"))
 
     def _write(self) -> None:
         names = {name: None for row in self.rows for name in row}  # in order, each once
@@ -112,7 +112,7 @@ class Log:
 
     def _warn(self, row: dict[str, float], epochs: int) -> None:
         epoch = int(row["epoch"])
-        due = epoch in (STATIC_AFTER, epochs) or epoch % STATIC_EVERY == 0
+        due = epoch in (STATIC_AFTER, epochs) or (epoch > 0 and epoch % STATIC_EVERY == 0)
         if due and row.get("val_static") == 1:
             tqdm.write(
                 f"warning: epoch {epoch}: STATIC FACE: in every validation clip the predicted "
