@@ -53,11 +53,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         "runs/test for a --checkpoint without --dataset)")  # fmt: skip
     parser.add_argument("--checkpoint", help="model to test (default <out>/best.safetensors)")
     parser.add_argument("--base", metavar="RECIPE",
-                        help="recipe whose network, encoder and training are used")  # fmt: skip
+                        help="recipe whose network, encoder and training are used, such as "
+                        "synthetic: small, its encoder is included")  # fmt: skip
     parser.add_argument("--encoder", "--wav2vec2", metavar="NAME_OR_FOLDER",
                         help="pre-trained encoder: a local folder, such as synthetic/moonshine, "
                         "or a hub name (--wav2vec2 is the same flag)")  # fmt: skip
-    parser.add_argument("--init", help="model file whose weights to start from (fine-tuning)")
+    parser.add_argument("--init", metavar="MODEL",
+                        help="model file whose weights to start from; the topology may differ"
+                        )  # fmt: skip
     parser.add_argument("--split", nargs="+", help="splits to test (default: all named test...)")
     parser.add_argument("--workers", type=int, help="processes that load data (default 1)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"),
