@@ -14,7 +14,7 @@ from scipy.signal import istft, oaconvolve, stft
 from config import SAMPLE_RATE
 
 MU = 255.0  # ITU-T G.711 mu-law
-HEAVY_ROOM_SHARE = 0.15  # of the reverberant clips
+HEAVY_ROOM_SHARE = 0.2  # of the reverberant clips
 HARD_CLIP_SHARE = 0.25  # of the clipped clips
 LEVEL_BLOCK = 320  # samples of the blocks of `active_level`: 20 ms
 ACTIVE_DB = 20.0  # blocks down to this far below the loudest are active

@@ -237,7 +237,8 @@ def signals(n: int, rng: Generator) -> Audio:
 
 def room(n: int, rng: Generator) -> Audio:
     """Steady noise of a room or a microphone: white to brown, with or without a band."""
-    noise = coloured_noise(n, rng, rng.choice([0.0, rng.uniform(0.0, 1.0), rng.uniform(1.0, 1.5)]))
+    slopes = (0.0, rng.uniform(0.0, 1.0), rng.uniform(1.0, 1.5))
+    noise = coloured_noise(n, rng, rng.choice(slopes, p=(0.45, 0.4, 0.15)))
     if rng.random() < 0.3:
         noise = band(noise, rng.uniform(20, 500), rng.uniform(1_000, 8_000))
     return unit_level(noise)

@@ -30,11 +30,13 @@ MAX_SOFTER_DB = 30.0  # of a speaker than another one
 MIN_TURN_S = 0.3  # shorter turns do not set the level of backgrounds
 BREATH_SHARE, SMACK_SHARE = 0.35, 0.06  # of the turns after a gap of at least MIN_BREATH_GAP_S
 MIN_BREATH_GAP_S = 0.3
+FLOOR_SHARE = 0.7  # of the takes have noise of a room or a microphone of this ratio throughout
+FLOOR_DB = (30.0, 75.0)
 BABBLE = "babble"
 N_BACKGROUNDS = ((0, 1, 2, 3), (0.18, 0.5, 0.24, 0.08))  # and their probability
 # Kind -> (probability, ranges of the speech-to-background ratio in dB, one of which is drawn).
 BACKGROUNDS: dict[str, tuple[float, tuple[tuple[float, float], ...]]] = {
-    "room": (0.4, ((5, 15), (15, 40))),
+    "room": (0.44, ((4, 15), (15, 40))),
     BABBLE: (0.16, ((8, 16), (8, 25))),
     "music": (0.19, ((5, 15), (5, 25))),
     "hum": (0.05, ((12, 40),)),
@@ -79,6 +81,10 @@ def recorded_sound(plan: Plan, pool: SpeechPool, rng: Generator) -> Audio:
     levels = _levels(plan, tracks)
     audio = tracks.sum(0)
     if not is_easy:
+        if rng.random() < FLOOR_SHARE:
+            audio = mix_at(
+                audio, SOUNDS["room"](plan.n, rng), levels.softest, rng.uniform(*FLOOR_DB)
+            )
         for _ in range(rng.choice(N_BACKGROUNDS[0], p=N_BACKGROUNDS[1])):
             audio += _background(plan.n, pool, rng, levels)
     for first, last in plan.stretches:
@@ -210,7 +216,7 @@ def vary_level(audio: Audio, rng: Generator) -> Audio:
     if rng.random() < 0.2:
         steps = np.sort(rng.integers(0, len(audio), rng.integers(1, 4)))
         gains_db = rng.uniform(-20, 0, len(steps) + 1)
-        knots = np.stack([steps, steps + SAMPLE_RATE // 50], 1).ravel()
+        knots = np.maximum.accumulate(np.stack([steps, steps + SAMPLE_RATE // 50], 1).ravel())
         curve_db = np.interp(np.arange(len(audio)), knots, np.repeat(gains_db, 2)[1:-1])
         audio = (audio * 10.0 ** (curve_db / 20)).astype(np.float32)
     return audio
