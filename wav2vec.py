@@ -165,10 +165,7 @@ class TextTeacher(nn.Module):
         mask = None
         if lengths is not None:
             mask = length_mask(frame_lengths(lengths), features.shape[1], features.device)
-        hidden = self.kind.transform(self.body, features, mask)
-        if self.model.lm_head is None:
-            return hidden, hidden.new_zeros(*hidden.shape[:2], 1)
-        return hidden, self.model.lm_head(hidden)
+        return self.kind.read_text(self.model, features, mask)
 
     def decode_text(self, logits: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
         """Greedy CTC decoding of (B, A, K) logits: one (n,) int64 tensor of characters per clip.

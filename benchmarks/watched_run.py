@@ -48,7 +48,7 @@ def write_data(folder: Path) -> None:
     import torch
 
     from benchmarks.fabricate import make_egg
-    from synthetic.pretrain_encoder import PhoneReader, save
+    from speech.bodies import build_ctc, transformers_config
 
     rng = np.random.default_rng(0)
     face = make_egg(V)
@@ -70,7 +70,7 @@ def write_data(folder: Path) -> None:
     for region, rows in (("lips", near[:8]), ("upper", near[-8:])):
         (folder / f"{region}.txt").write_text("\n".join(map(str, rows)) + "\n")
     torch.manual_seed(0)
-    save(PhoneReader(ENCODER), folder / "encoder", {})
+    build_ctc(transformers_config(ENCODER)).save_pretrained(folder / "encoder")
     settings = {"base": "synthetic", "wav2vec2": "encoder", "splits": splits, "fps": FPS,
                 "source_fps": FPS, "model": MODEL, "train": TRAIN}  # fmt: skip
     (folder / "dataset.json").write_text(json.dumps(settings))

@@ -158,6 +158,19 @@ class EncoderKind(nn.Module):
         with unchanged:
             return body.encoder(hidden, attention_mask=mask).last_hidden_state
 
+    def read_text(
+        self, model: nn.Module, features: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Latents (B, N, C) and character logits (B, N, K) of features (B, N, C0).
+
+        model: of `build_ctc`. Where its `lm_head` is None, the only character is the blank. mask:
+        (B, N) bool, True on real frames, None when all are.
+        """
+        hidden = self.transform(getattr(model, model.base_model_prefix), features, mask)
+        if model.lm_head is None:
+            return hidden, hidden.new_zeros(*hidden.shape[:2], 1)
+        return hidden, model.lm_head(hidden)
+
     def states(self, body: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """All states (B, N, L, C) of `transform`: the input of each layer, then its own result."""
         inputs: dict[int, Tensor] = {}

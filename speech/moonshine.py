@@ -24,6 +24,7 @@ from config import SAMPLE_RATE
 from files.packed_weights import unpack_weights
 from speech.encoder_kind import EncoderKind
 from speech.level import even_level
+from speech.phone_head import PHONE_HEAD_FILE, PhoneHead, phone_head_of
 from speech.timing import HOP, WINDOW, Count, audio_frames, mesh_frames
 from speech.windows import SHORT
 
@@ -42,9 +43,9 @@ class Moonshine(EncoderKind):
     """Moonshine's encoder (Jeffries et al. 2024, arXiv 2410.15608), all of it frozen.
 
     Its features are its L states side by side, C0 = L·C, at its own frames; see `speech.moonshine`
-    for windows and instants. It has no CTC head. A clip is computed alone, because group norm and
-    attention reach over all of a window. The weights of a folder are packed
-    (`files.packed_weights`) or those of a MoonshineForConditionalGeneration.
+    for windows and instants. A clip is computed alone, because group norm and attention reach over
+    all of a window. The weights of a folder are packed (`files.packed_weights`) or those of a
+    MoonshineForConditionalGeneration. It may have a `speech.phone_head` as its CTC head.
     """
 
     transformers_prefix = "Moonshine"
@@ -69,19 +70,24 @@ class Moonshine(EncoderKind):
 
     @classmethod
     def build_ctc(cls, config: Any) -> nn.Module:
-        """As `EncoderKind`, without `lm_head`."""
-        return BodyWithoutText(config, cls.transformers_class("Model")(config))
+        """As `EncoderKind`; `lm_head` is a `PhoneHead` where the config has one, or None."""
+        head = phone_head_of(config, cls.n_states(config))
+        return BodyWithHead(config, cls.transformers_class("Model")(config), head)
 
     @staticmethod
     def own_weights(config: Any, folder: Path) -> dict[str, Tensor]:
         """As `EncoderKind`."""
         weights = unpack_weights(load_file(folder / "model.safetensors"))
         others = ("model.decoder.", "proj_out.")
-        return {
+        body = {
             f"body.{name.removeprefix('model.encoder.')}": value
             for name, value in weights.items()
             if not name.startswith(others)
         }
+        if getattr(config, "phone_head", None) is None:
+            return body
+        head = load_file(folder / PHONE_HEAD_FILE)
+        return body | {f"lm_head.{name}": value for name, value in head.items()}
 
     @staticmethod
     def n_states(config: Any) -> int:
@@ -139,6 +145,15 @@ class Moonshine(EncoderKind):
         """The states in features (B, N, L·C): (B, N, L, C)."""
         return features.unflatten(-1, (-1, body.config.hidden_size))
 
+    def read_text(
+        self, model: nn.Module, features: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `EncoderKind`; with a head, the latents are its mean of all states."""
+        if model.lm_head is None:
+            return super().read_text(model, features, mask)
+        latents = model.lm_head.latents(self.states(model.body, features))
+        return latents, model.lm_head(latents, mask)
+
     def _last(self, conv: Tensor, lengths: Tensor | None) -> Tensor | None:
         """(B,) index of each clip's last frame; None where all have N frames."""
         return None if lengths is None else self.native_lengths(lengths) - 1
@@ -173,15 +188,18 @@ class StateReader:
         return read_at(self.states[None], instants)
 
 
-class BodyWithoutText(nn.Module):
-    """A body with the attributes of a CTC model of transformers, without a CTC head."""
+
+class BodyWithHead(nn.Module):
+    """A body with the attributes of a CTC model of transformers.
+
+    lm_head: a `PhoneHead`, or None for features without text.
+    """
 
     base_model_prefix = "body"
-    lm_head = None
 
-    def __init__(self, config: Any, body: nn.Module) -> None:
+    def __init__(self, config: Any, body: nn.Module, lm_head: PhoneHead | None) -> None:
         super().__init__()
-        self.config, self.body = config, body
+        self.config, self.body, self.lm_head = config, body, lm_head
 
 
 def mesh_instants(start: int, stop: int, fps: int, k: int) -> Tensor:

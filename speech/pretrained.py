@@ -144,6 +144,25 @@ def load_pretrained(source: str) -> "nn.Module":
     Where the weights have no CTC head, `lm_head` is None, with a warning: there are features but no
     text. Raises `UserError` when the source cannot be loaded or lacks other weights.
     """
+    model = _load(source)
+    if model.lm_head is None:
+        print(
+            f"warning: --encoder {source}: no CTC head (lm_head): the lip reader is trained on "
+            "features alone, without the CTC loss",
+            file=sys.stderr,
+        )
+    return model
+
+
+def load_body(source: str) -> "nn.Module":
+    """The body of `load_pretrained`'s model, where no text is needed; raises the same."""
+    from speech.bodies import body_of
+
+    return body_of(_load(source))
+
+
+def _load(source: str) -> "nn.Module":
+    """See `load_pretrained`; without the warning."""
     from safetensors import SafetensorError
 
     from speech.bodies import build_ctc
@@ -159,14 +178,8 @@ def load_pretrained(source: str) -> "nn.Module":
             model.load_state_dict(weights)
         else:
             model = _from_transformers(source, kind.transformers_class("ForCTC"))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise _load_error(source, error) from error
-    if model.lm_head is None:
-        print(
-            f"warning: --encoder {source}: no CTC head (lm_head): the lip reader is trained on "
-            "features alone, without the CTC loss",
-            file=sys.stderr,
-        )
     return model.float()
 
 

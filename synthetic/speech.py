@@ -4,6 +4,7 @@ make_corpus.py writes hours of speech as audio and phones; the curves of a crop 
 Speed, room and noise are drawn for every crop, so that no crop repeats.
 """
 
+import copy
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +67,23 @@ class SpeechPool:
             raise UserError(
                 f"{folder}: no speech pool; make one with python -m synthetic.make_corpus"
             )
-        self.clips = [load_clip(Path(folder), row) for row in rows]
-        seconds = np.array([len(clip.audio) / SAMPLE_RATE for clip in self.clips])
-        self.weights = seconds / seconds.sum()
+        self._use([load_clip(Path(folder), row) for row in rows])
+
+    def _use(self, clips: list[SpeechClip]) -> None:
+        seconds = np.array([len(clip.audio) / SAMPLE_RATE for clip in clips])
+        self.clips, self.weights = clips, seconds / max(seconds.sum(), 1e-9)
         self.minutes = seconds.sum() / 60
         self.by_speaker: dict[str, list[SpeechClip]] = defaultdict(list)
         for clip in self.clips:
             self.by_speaker[clip.speaker].append(clip)
+
+    def split(self, period: int) -> tuple["SpeechPool", "SpeechPool"]:
+        """Two pools: the second has every `period`-th speaker, so none where there are fewer."""
+        held_out = sorted(self.by_speaker)[period - 1 :: period]
+        parts = copy.copy(self), copy.copy(self)
+        for is_held_out, part in enumerate(parts):
+            part._use([clip for clip in self.clips if (clip.speaker in held_out) == is_held_out])
+        return parts
 
     def pick(self, rng: Generator) -> SpeechClip:
         """A clip drawn with probability proportional to its length."""

@@ -1,50 +1,143 @@
-"""The small encoder: initialisation, reduced precision, a short training."""
+"""The phone head: its parameters, a short training, the folder as a teacher."""
 
+import hashlib
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from common.errors import run_cli
-from config import ENCODERS
+from speech.phone_head import PhoneHead
 from speech.pretrained import load_pretrained
 from synthetic import pretrain_encoder
-from synthetic.phones import PHONES
-from synthetic.pretrain_encoder import PhoneReader, phone_ctc
+from synthetic.phones import PHONE_INDEX, PHONES
+from synthetic.pretrain_encoder import HEAD, CropBatches, Plan, measure, phone_loss
 from tests.spoken import write_pool
+from tests.toy import ctc_folder, moonshine_folder
 from wav2vec import TextTeacher
 
-
-def test_the_transformer_starts_as_the_identity() -> None:
-    """With branches at zero only the final layer norm is applied."""
-    body = phone_ctc(ENCODERS["wav2vec2"]).wav2vec2.eval()
-    hidden = torch.randn(1, 37, 192)
-    with torch.no_grad():
-        out = body.encoder(hidden.clone()).last_hidden_state
-        torch.testing.assert_close(out, body.encoder.layer_norm(hidden))
+N_FRAMES, N_STATES, WIDTH = 13, 3, 16
 
 
-@pytest.mark.parametrize("kind", sorted(ENCODERS))
-def test_bfloat16_agrees_with_float32(kind: str) -> None:
+def head_of(n_phones: int = len(PHONES)) -> PhoneHead:
     torch.manual_seed(0)
-    reader = PhoneReader(ENCODERS[kind]).eval()
-    for name, parameter in reader.model.named_parameters():
-        if name.endswith(pretrain_encoder.BRANCH_ENDS):
-            torch.nn.init.normal_(parameter, std=0.05)
-    audio = torch.randn(1, 16_000)
+    return PhoneHead(N_STATES, WIDTH, n_phones, **HEAD)
+
+
+class Crops:
+    """A pool whose crops are numbered."""
+
+    clips = ("one",)
+
+    def __init__(self) -> None:
+        self.n_drawn = 0
+
+    def crop(self, rng: np.random.Generator, seconds: float, fps: int) -> SimpleNamespace:
+        self.n_drawn += 1
+        return SimpleNamespace(number=self.n_drawn)
+
+
+def drawn(uses: int, n_batches: int, batch_size: int) -> tuple[list[int], int]:
+    """The numbers of the crops in some batches, and how many crops were made for them."""
+    pool, plan = Crops(), Plan(1, batch_size=batch_size)
+    batches = iter(CropBatches(pool, lambda crop: (torch.tensor(crop.number),), plan, uses))
+    return [n for _ in range(n_batches) for n in next(batches)[0].tolist()], pool.n_drawn
+
+
+def test_the_head_of_moonshine_is_small() -> None:
+    head = PhoneHead(7, 288, len(PHONES), **HEAD)
+    assert sum(p.numel() for p in head.parameters()) < 600_000
+
+
+def test_padding_changes_no_logits() -> None:
+    head = head_of().eval()
+    latents, mask = torch.randn(2, N_FRAMES, WIDTH), torch.ones(2, N_FRAMES, dtype=torch.bool)
+    mask[1, 7:] = False
     with torch.no_grad():
-        exact = reader(audio)[0].flatten()
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = reader(audio)[0].float().flatten()
-    assert torch.corrcoef(torch.stack([exact, rough]))[0, 1] > 0.995
+        together, alone = head(latents, mask), head(latents[1:, :7])
+    torch.testing.assert_close(together[1, :7], alone[0], atol=1e-5, rtol=1e-4)
 
 
-def test_pretraining_saves_a_folder_that_loads_as_teacher(tmp_path: Path) -> None:
-    """Two real steps on a pool of one clip, then the saved folder as a teacher."""
-    pool, out = write_pool(tmp_path / "pool"), tmp_path / "encoder"
-    flags = ["--pool", str(pool), "--max_steps", "2", "--batch_size", "2", "--out", str(out)]
-    assert run_cli(pretrain_encoder.main, flags) == 0
+def test_latents_are_the_mean_of_normalised_states() -> None:
+    states = torch.randn(1, N_FRAMES, N_STATES, WIDTH)
+    expected = F.layer_norm(states, (WIDTH,)).mean(2)
+    torch.testing.assert_close(head_of().latents(states), expected)
+
+
+def test_the_loss_is_the_cross_entropy_of_smoothed_targets() -> None:
+    head = head_of(n_phones=5).eval()
+    states, phones = torch.randn(2, N_FRAMES, N_STATES, WIDTH), torch.randint(5, (2, N_FRAMES))
+    loss, parts = phone_loss(head, states.half(), phones)
+    logits = head(head.latents(states.half().float()))
+    targets = 0.95 * F.one_hot(phones, 5) + 0.05 / 5
+    expected = -(targets * logits.log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(loss, expected)
+    assert parts["right"] == pytest.approx((logits.argmax(-1) == phones).float().mean().item())
+
+
+def test_a_crop_is_in_as_many_batches_as_asked_for() -> None:
+    """In 60 batches of 8 are 480 places; with one use, no crop is in two batches."""
+    assert drawn(6, 60, 8)[1] == 80
+    numbers, n_drawn = drawn(1, 5, 4)
+    assert sorted(numbers) == list(range(1, 21)) and n_drawn == 20
+
+
+def test_the_loss_falls_in_training() -> None:
+    """Frames whose phone is visible in the states; measured by the function of the command."""
+    torch.manual_seed(1)
+    codes = torch.randn(4, N_STATES, WIDTH)
+
+    class Batches(torch.utils.data.IterableDataset):
+        pool = Crops()
+
+        def __iter__(self):
+            generator = torch.Generator().manual_seed(0)
+            while True:
+                phones = torch.randint(4, (4, N_FRAMES), generator=generator)
+                yield codes[phones].half(), phones
+
+    plan = Plan(minutes=1, max_steps=100, batch_size=4)
+    head = head_of(n_phones=4)
+    before = measure(head.eval(), Batches())
+    after = measure(
+        pretrain_encoder.fit(head, Batches(), phone_loss, plan, lambda line: None), Batches()
+    )
+    assert after["phone"] < 0.9 * before["phone"]
+
+
+def test_training_saves_a_folder_that_loads_as_teacher(tmp_path: Path) -> None:
+    """Two real steps on a pool of one clip; the weights of the encoder stay as they are."""
+    pool, out = write_pool(tmp_path / "pool"), tmp_path / "out"
+    (tmp_path / "encoder").mkdir()
+    encoder = moonshine_folder(tmp_path / "encoder")
+    flags = ["--pool", str(pool), "--encoder", encoder, "--max_steps", "2"]
+    assert run_cli(pretrain_encoder.main, [*flags, "--out", str(out)]) == 0
+    before, after = (
+        hashlib.sha256((folder / "model.safetensors").read_bytes()).digest()
+        for folder in (Path(encoder), out)
+    )
+    assert before == after
+    assert json.loads((out / "vocab.json").read_text()) == PHONE_INDEX
     teacher = TextTeacher(load_pretrained(str(out)))
-    features, logits = teacher(torch.randn(1, 8_000))
-    assert features.shape == (1, 24, 192) and logits.shape == (1, 24, len(PHONES))
-    assert run_cli(pretrain_encoder.main, [*flags[:-1], "/proc/nowhere"]) == 2
+    audio = torch.randn(1, 8_000)
+    features, logits = teacher(audio)
+    assert features.shape == (1, 24, 16) and logits.shape == (1, 24, len(PHONES))
+    assert (teacher.width, teacher.n_characters, teacher.blank) == (16, len(PHONES), 0)
+    assert run_cli(pretrain_encoder.main, [*flags, "--out", "/proc/nowhere/x"]) == 2
+
+
+def test_an_encoder_that_is_trained_with_its_head_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.toy import ENCODER
+
+    ctc_folder(tmp_path / "encoder", ENCODER)
+    pool = write_pool(tmp_path / "pool")
+    flags = ["--pool", str(pool), "--encoder", str(tmp_path / "encoder"), "--max_steps", "1"]
+    assert run_cli(pretrain_encoder.main, flags) == 2
+    error = capsys.readouterr().err
+    assert "expected an encoder that stays frozen" in error and error.count("\n") == 1

@@ -15,7 +15,6 @@ import main
 from common.errors import run_cli
 from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
 from dataset.base_recipe import with_base
-from synthetic.pretrain_encoder import PhoneReader, save
 from tests import toy
 
 V = 13
@@ -54,7 +53,7 @@ def toy_recipe(tmp_path: Path, units_per_metre: float) -> Recipe:
     encoder = tmp_path / "encoder"
     if not encoder.exists():
         torch.manual_seed(0)
-        save(PhoneReader(ENCODER), encoder, {})
+        toy.ctc_folder(encoder, ENCODER)
     model = ModelConfig(encoder=ENCODER, n_vertices=V, fps=30, fold=1, **toy.DECODER)
     train = TrainConfig(epochs=3, batch_size=2, warmup_steps=2, w_lips=1e3)
     return with_base(spec, Recipe(spec, model, train, str(encoder)))

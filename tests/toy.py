@@ -17,10 +17,10 @@ from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
 from files.models import save_model_file
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import LipReader
-from speech.bodies import build_body, build_ctc
+from speech.bodies import build_body, build_ctc, transformers_config
 from speech.timing import mesh_frames
 from synthetic.head import load_head
-from synthetic.pretrain_encoder import PhoneReader, save
+from synthetic.phones import PHONE_INDEX, PHONES
 from training.networks import Networks
 from training.step import TrainingStep
 from wav2vec import TextTeacher
@@ -82,12 +82,19 @@ def write_clips(root: Path) -> None:
         (root / f"{name}.txt").write_text("\n".join(map(str, rows)) + "\n")
 
 
+def ctc_folder(folder: Path, encoder: dict[str, Any]) -> None:
+    """An untrained CTC model over phones in `folder`, as transformers saves it."""
+    config = transformers_config(encoder | {"vocab_size": len(PHONES), "pad_token_id": 0})
+    build_ctc(config).save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps(PHONE_INDEX))
+
+
 def toy_recipe(folder: Path) -> Recipe:
     """A tiny recipe for two subjects; its data and encoder are written into `folder`."""
     root = folder / "data"
     write_clips(root)
     torch.manual_seed(0)
-    save(PhoneReader(ENCODER), folder / "encoder", {})
+    ctc_folder(folder / "encoder", ENCODER)
     spec = DatasetSpec(
         name="toy", root=str(root), fps=30, source_fps=60, n_vertices=V, metres_per_unit=1.0,
         templates=str(root / "templates.npz"), topology="", lips_region=str(root / "lips.txt"),
