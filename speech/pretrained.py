@@ -43,8 +43,8 @@ def find_source(source: str) -> str:
         return source
     raise UserError(
         f"--encoder {source}: no such folder; expected one with config.json and "
-        "model.safetensors, or a hub name like facebook/wav2vec2-base-960h (to make the synthetic "
-        "recipe's encoder: python -m synthetic.pretrain_encoder)"
+        "model.safetensors, or a hub name like facebook/wav2vec2-base-960h (synthetic/moonshine "
+        "comes with the project)"
     )
 
 

@@ -91,7 +91,7 @@ def test_wrong_flags_are_reported_in_one_line(
         (["--split", "dev"], "--split dev: unknown split of toy, expected one of train, val, test"),
         (["--checkpoint", "x.safetensors"], "add --mode test"),
         (["--out", "/proc/nowhere"], "folder /proc/nowhere: cannot be written"),
-        (["--wav2vec2", str(Path("enc/none").absolute())], "python -m synthetic.pretrain_encoder"),
+        (["--wav2vec2", str(Path("enc/none").absolute())], "no such folder; expected one"),
         (["--mode", "test", "--checkpoint", "none.safetensors"], "no such file"),
         (["--mode", "test", "--epochs", "3"], "the model file determines network and training"),
     ):
