@@ -188,7 +188,6 @@ class StateReader:
         return read_at(self.states[None], instants)
 
 
-
 class BodyWithHead(nn.Module):
     """A body with the attributes of a CTC model of transformers.
 

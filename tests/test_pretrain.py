@@ -1,4 +1,4 @@
-"""The phone head: its parameters, a short training, the folder as a teacher."""
+"""Training of the phone head: crops, loss, a short run, the folder that it writes."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from wav2vec import TextTeacher
 N_FRAMES, N_STATES, WIDTH = 13, 3, 16
 
 
-def head_of(n_phones: int = len(PHONES)) -> PhoneHead:
+def head_of(n_phones: int) -> PhoneHead:
     torch.manual_seed(0)
     return PhoneHead(N_STATES, WIDTH, n_phones, **HEAD)
 
@@ -46,26 +46,6 @@ def drawn(uses: int, n_batches: int, batch_size: int) -> tuple[list[int], int]:
     pool, plan = Crops(), Plan(1, batch_size=batch_size)
     batches = iter(CropBatches(pool, lambda crop: (torch.tensor(crop.number),), plan, uses))
     return [n for _ in range(n_batches) for n in next(batches)[0].tolist()], pool.n_drawn
-
-
-def test_the_head_of_moonshine_is_small() -> None:
-    head = PhoneHead(7, 288, len(PHONES), **HEAD)
-    assert sum(p.numel() for p in head.parameters()) < 600_000
-
-
-def test_padding_changes_no_logits() -> None:
-    head = head_of().eval()
-    latents, mask = torch.randn(2, N_FRAMES, WIDTH), torch.ones(2, N_FRAMES, dtype=torch.bool)
-    mask[1, 7:] = False
-    with torch.no_grad():
-        together, alone = head(latents, mask), head(latents[1:, :7])
-    torch.testing.assert_close(together[1, :7], alone[0], atol=1e-5, rtol=1e-4)
-
-
-def test_latents_are_the_mean_of_normalised_states() -> None:
-    states = torch.randn(1, N_FRAMES, N_STATES, WIDTH)
-    expected = F.layer_norm(states, (WIDTH,)).mean(2)
-    torch.testing.assert_close(head_of().latents(states), expected)
 
 
 def test_the_loss_is_the_cross_entropy_of_smoothed_targets() -> None:
@@ -100,7 +80,7 @@ def test_the_loss_falls_in_training() -> None:
                 phones = torch.randint(4, (4, N_FRAMES), generator=generator)
                 yield codes[phones].half(), phones
 
-    plan = Plan(minutes=1, max_steps=100, batch_size=4)
+    plan = Plan(minutes=1, max_steps=50, batch_size=4)
     head = head_of(n_phones=4)
     before = measure(head.eval(), Batches())
     after = measure(
@@ -110,11 +90,11 @@ def test_the_loss_falls_in_training() -> None:
 
 
 def test_training_saves_a_folder_that_loads_as_teacher(tmp_path: Path) -> None:
-    """Two real steps on a pool of one clip; the weights of the encoder stay as they are."""
+    """One real step on a pool of one clip; the weights of the encoder stay as they are."""
     pool, out = write_pool(tmp_path / "pool"), tmp_path / "out"
     (tmp_path / "encoder").mkdir()
     encoder = moonshine_folder(tmp_path / "encoder")
-    flags = ["--pool", str(pool), "--encoder", encoder, "--max_steps", "2"]
+    flags = ["--pool", str(pool), "--encoder", encoder, "--max_steps", "1"]
     assert run_cli(pretrain_encoder.main, [*flags, "--out", str(out)]) == 0
     before, after = (
         hashlib.sha256((folder / "model.safetensors").read_bytes()).digest()
