@@ -18,6 +18,7 @@ import common.interpreter  # noqa: F401  first: explains missing packages
 
 import numpy as np
 
+from benchmarks.degraded import KINDS, degraded
 from benchmarks.lip_tables import COLUMNS, SHAPE_COLUMNS, header, lines, phone_lines
 from benchmarks.lips import (
     LipScores,
@@ -28,6 +29,8 @@ from benchmarks.lips import (
     score_lips,
     score_meshes,
 )
+from benchmarks.measures import LipMeter
+from benchmarks.non_speech import Rest, rest, second_over_first, softer_voices, sounds
 from benchmarks.phone_tables import FPS
 from benchmarks.real_speech import EXTRA_FOLDER, HALVES, Clip, load_real_clips
 from common.errors import Parser, UserError, run_cli
@@ -56,7 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for name, (reference, neutral) in references(members, head).items():
                     reference_scores = score_meshes(reference, members, head, neutral)
                     print(lines(f"  {name}", len(members), reference_scores), flush=True)
+            if args.degraded:
+                print_degraded(predict, template, members, head)
             row = scores if group == "speech" else row
+    if args.non_speech:
+        print_non_speech(predict, template, head, args.asterisk)
     if args.asterisk is None:
         print("few p b m in these clips; --asterisk adds hundreds")
     print(json.dumps(row.as_row()))
@@ -78,6 +85,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="unpacked asterisk-core-sounds-en-g722 with core-sounds-en.txt: many more closures")
     add("--references", action=argparse.BooleanOptionalAction, default=True,
         help="rows of the rules and of a motionless face; default: yes")
+    add("--degraded", action=argparse.BooleanOptionalAction, default=False,
+        help="score degraded copies of the clips as well: telephone, noise, music, babble, "
+             "reverberation, clipping, speed, level; ten times as long; default: no")
+    add("--non_speech", action=argparse.BooleanOptionalAction, default=True,
+        help="lips in sounds without speech, and in a voice that becomes softer; default: yes")
     add("--per_clip", action="store_true", help="a row for each clip as well")
     return parser.parse_args(argv)
 # fmt: on
@@ -116,6 +128,33 @@ def print_model(name: str, pairs: Sequence[Pair], scores: LipScores, per_clip: b
     print(header(SHAPE_COLUMNS))
     print(lines("  over the rules' amplitude", len(pairs), scores, SHAPE_COLUMNS))
     print("\n".join(phone_lines(scores)), flush=True)
+
+
+def print_degraded(
+    predict: Predict, template: np.ndarray, clips: Sequence[Clip], head: Head
+) -> None:
+    """Print a row for each kind of degraded copies."""
+    for kind in KINDS:
+        scores = score_meshes(predict, degraded(clips, kind), head, template)
+        print(lines(f"  {kind}", len(clips), scores), flush=True)
+
+
+def print_non_speech(
+    predict: Predict, template: np.ndarray, head: Head, asterisk: str | None
+) -> None:
+    """Print open frames and the largest opening in each sound, then the soft voices."""
+    meter = LipMeter(head)
+    print(f"{'sounds without speech':26}{'frames':>8}{'open':>8}{'largest mm':>12}")
+    rests = {}
+    for name, audio in sounds(asterisk).items():
+        rests[name] = rest(meter.of_meshes(predict(audio), template))
+    n, n_open, largest = zip(*rests.values(), strict=True)
+    for name, of in (rests | {"all": Rest(sum(n), sum(n_open), max(largest))}).items():
+        print(f"  {name:24}{of.frames:8}{of.open_frames / of.frames:8.3f}{of.largest_mm:12.2f}")
+    print("the same voice softer: mean opening over that at full level")
+    for decibels, audio in softer_voices().items():
+        ratio = second_over_first(meter.of_meshes(predict(audio), template))
+        print(f"  {f'{decibels} dB':24}{ratio:8.2f}", flush=True)
 
 
 def model_predictor(path: Path, subject: str | None, head: Head) -> tuple[Predict, np.ndarray]:

@@ -144,7 +144,7 @@ def _folder_clips(folder: Path, transcripts: dict[str, str], group: str) -> list
         for suffix in (".wav", ".flac", ".g722"):
             path = folder / f"{name}{suffix}"
             if path.is_file():
-                audio = _read_audio(path)
+                audio = read_recording(path)
                 segments = align_clip(name, audio, text)
                 if segments and pauses_are_quiet(audio, segments):
                     clips.append(Clip(name, group, audio, segments, text))
@@ -152,7 +152,7 @@ def _folder_clips(folder: Path, transcripts: dict[str, str], group: str) -> list
     return clips
 
 
-def _read_audio(path: Path) -> np.ndarray:
+def read_recording(path: Path) -> np.ndarray:
     """(S,) float32 mono at 16 kHz; .g722 is decoded by ffmpeg."""
     if path.suffix != ".g722":
         return read_audio(path)
