@@ -46,12 +46,12 @@ def breath(n: int, rng: Generator) -> Audio:
     """One breath of n samples, in or out, through mouth or nose."""
     x = (np.arange(n) + 0.5) / n
     noise = coloured_noise(n, rng, rng.uniform(0.0, 0.6))
-    n_formants = rng.integers(1, 4)
+    n_formants = rng.choice([1, 2, 3], p=[0.25, 0.35, 0.4])
     centres = rng.uniform([350, 1_100, 2_200], [1_200, 2_200, 4_000])[:n_formants]
-    widths = rng.uniform(100, 700, (2, n_formants))
-    low_hz, high_hz = rng.uniform(80, 800), rng.uniform(2_500, 8_000)
-    start = resonate(noise, centres, widths[0], rng.uniform(0.02, 0.5))
-    end = resonate(noise, centres * rng.uniform(0.75, 1.3), widths[1], rng.uniform(0.02, 0.5))
+    widths = np.exp(rng.uniform(*np.log([80, 700]), (2, n_formants)))
+    low_hz, high_hz = rng.uniform(60, 700), rng.uniform(2_500, 8_000)
+    start = resonate(noise, centres, widths[0], rng.uniform(0.01, 0.4))
+    end = resonate(noise, centres * rng.uniform(0.75, 1.3), widths[1], rng.uniform(0.01, 0.4))
     shaped = band(start * (1 - x) + end * x, low_hz, high_hz)
     rise, fall = rng.uniform(0.3, 3.0, 2)  # swelling inhale, sudden exhale and all between
     envelope = x**rise * (1 - x) ** fall

@@ -17,6 +17,7 @@ from numpy.random import Generator
 from scipy.signal import lfilter
 
 from config import SAMPLE_RATE
+from speech.augment import equalise
 
 GUITAR_STRINGS = (40, 45, 50, 55, 59, 64)  # MIDI numbers of the open strings, E2 to E4
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
@@ -255,7 +256,7 @@ def guitar_chords(n: int, rng: Generator) -> np.ndarray:
         else:
             events += guitar.strum(chord, first)
         first, bar = first + int(step), bar + int(rng.random() < 0.7)
-    return unit_peak(guitar.amplify(place(n, events)))
+    return unit_peak(guitar.amplify(coloured(place(n, events), rng)))
 
 
 def _strummed(harmony: Harmony, rng: Generator) -> list[Event]:
@@ -326,9 +327,17 @@ def song(n: int, rng: Generator) -> np.ndarray:
     chosen = rng.permutation(len(LAYERS))[: rng.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.25, 0.15])]
     mix = np.zeros(loop_n)
     for layer in chosen:
-        part = unit_peak(place(loop_n, LAYERS[layer](harmony, rng)))
+        part = unit_peak(coloured(place(loop_n, LAYERS[layer](harmony, rng)), rng))
         mix += 10.0 ** (rng.uniform(-12, 0) / 20) * part
     return unit_peak(np.resize(np.roll(mix, -int(rng.integers(loop_n))), n))
+
+
+def coloured(sound: np.ndarray, rng: Generator) -> np.ndarray:
+    """The sound of an instrument with a random body, in half of the cases.
+
+    Its resonances of up to 20 dB are as strong as the formants of a voice.
+    """
+    return equalise(sound, rng, spread_db=16.0) if rng.random() < 0.5 else sound
 
 
 def unit_peak(sound: np.ndarray) -> np.ndarray:
