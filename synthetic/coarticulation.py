@@ -22,7 +22,7 @@ import numpy as np
 
 from config import SAMPLE_RATE
 from synthetic.phones import PHONE_INDEX, PHONES, VOWELS, Segment
-from synthetic.visemes import ALPHA, DIPHTHONGS, GROUPS, MOUTH_CHANNELS, TARGET, columns
+from synthetic.visemes import ALPHA, DECAY, DIPHTHONGS, GROUPS, MOUTH_CHANNELS, TARGET, columns
 
 BROW_CHANNELS = ("browInnerUp", "browOuterUp")
 CHANNELS = MOUTH_CHANNELS + BROW_CHANNELS
@@ -64,18 +64,20 @@ def style_of(subject: str) -> Style:
 
 
 _PLATEAU = 0.6  # share of the phone's half length over which its dominance is constant
-_EDGE_S = 0.008  # rounds the corner of the dominance, so that the velocity is continuous
+_EDGE_S = 0.04  # rounds the corner of the dominance, so that the velocity is continuous
 _UNDERSHOOT_S = 0.09  # vowels shorter than this do not reach their jaw target
 _UNDERSHOOTS = VOWELS | {"hh", "l", "k", "g"}
-_RAMP_S = 0.055  # time that the lips take into and out of a closure
+_RAMP_S = 0.06  # time that the lips take into and out of a closure
+_PRESS_RAMP_S = 0.12  # the same for pressing the lips, longer because they move further
+_SHORTEST_HOLD_S = 0.055  # more than 33 ms: any closure has a frame at 30 fps, whatever the phase
 _LIPS_MEET = 1.05  # mouthClose over jawOpen that presses the lips lightly (1.0: they just touch)
 _SHUT_PAUSE_S = 0.15  # pauses of at least this length close the mouth
-_BLOCK_S, _REACH_S = 8.0, 2.0  # long clips are computed in blocks; beyond the reach D < 1e-6
+_BLOCK_S, _REACH_S = 8.0, 2.6  # long clips are computed in blocks; beyond the reach D < 1e-6
 
 
 _JAW, _CLOSE = CHANNEL_INDEX["jawOpen"], CHANNEL_INDEX["mouthClose"]
 _ROUNDING, _SPREAD = columns("PF"), columns("SMHDK")
-_CONTACT = columns("XRLUHDF")  # channels that a closure takes over
+_CONTACT, _PRESS = columns("XHD"), columns("RLUF")  # channels that a contact takes over
 
 
 class _Score(NamedTuple):
@@ -174,7 +176,7 @@ def _append(rows: list[tuple[int, float, float]], phone: int, start: float, end:
 def _mouth(
     score: _Score, times: np.ndarray, loudness: np.ndarray | None, style: Style
 ) -> np.ndarray:
-    """Mouth channels at `times` (T,) seconds: (T, 14)."""
+    """Mouth channels at `times` (T,) seconds: (T, C)."""
     moments = times + style.lead_s
     near = score.between(moments[0] - _REACH_S, moments[-1] + _REACH_S)
     y = _dominance_mean(near, moments)
@@ -185,6 +187,7 @@ def _mouth(
     y[:, _JAW] *= style.jaw_gain
     y[:, _ROUNDING] *= style.rounding_gain
     y[:, _SPREAD] *= style.spread_gain
+    y[:, _CLOSE] = np.minimum(y[:, _CLOSE], y[:, _JAW])  # more would push the lips into each other
     _impose_contact(y, near.where(LABIODENTALS), moments)
     _impose_contact(y, near.where(BILABIALS), moments)  # last, so that nothing reopens the lips
     y *= 1.0 - _pause_weight(near, moments)[:, None]
@@ -193,7 +196,7 @@ def _mouth(
 
 
 def _dominance_mean(score: _Score, times: np.ndarray) -> np.ndarray:
-    """The Cohen-Massaro mean at `times` (T,): (T, 14)."""
+    """The Cohen-Massaro mean at `times` (T,): (T, C)."""
     if not len(score.phone):
         return np.zeros((len(times), len(MOUTH_CHANNELS)))
     target, alpha, centre, half = _weights(score)
@@ -203,14 +206,15 @@ def _dominance_mean(score: _Score, times: np.ndarray) -> np.ndarray:
     y = np.empty((len(times), len(MOUTH_CHANNELS)))
     for letters, before, after in GROUPS.values():
         group = columns(letters)
-        decay = np.exp(-np.where(tau < 0, before, after) * x)
+        rate = np.where(tau < 0, before, after) * DECAY[score.phone, group[0]]
+        decay = np.exp(-rate * x)
         pull = decay @ (alpha[:, group] * target[:, group])
         y[:, group] = pull / (decay @ alpha[:, group] + 1e-6)
     return y
 
 
 def _weights(score: _Score) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Targets (N, 14), dominances (N, 14), centres (N,), half plateaus (N,) of the phones."""
+    """Targets (N, C), dominances (N, C), centres (N,), half plateaus (N,) of the phones."""
     duration = score.end - score.start
     target, alpha = TARGET[score.phone], ALPHA[score.phone]
     short = np.isin(score.phone, [PHONE_INDEX[phone] for phone in _UNDERSHOOTS])
@@ -226,23 +230,34 @@ def _weights(score: _Score) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
 
 
 def _impose_contact(y: np.ndarray, score: _Score, times: np.ndarray) -> None:
-    """Impose, in place on `y` (T, 14), the lip contact of these consonants for 45 to 100 ms."""
+    """Impose, in place on `y` (T, C), the lip contact of these consonants for 55 to 100 ms."""
     if not len(score.phone):
         return
     duration = score.end - score.start
     centre = score.start + 0.45 * duration
-    hold = np.clip(0.6 * duration, 0.045, 0.1)
+    hold = np.clip(0.6 * duration, _SHORTEST_HOLD_S, 0.1)
     away = np.abs(times[:, None] - centre) - hold / 2  # (T, N)
-    weight = _smoothstep(1.0 - away / _RAMP_S)
-    share = weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)
-    target = share @ TARGET[score.phone]
-    w = weight.max(1, keepdims=True)
+    target, w = _contact_target(score, away, _PRESS_RAMP_S)
+    y[:, _PRESS] += w * (target[:, _PRESS] - y[:, _PRESS])
+    target, w = _contact_target(score, away, _RAMP_S)
     jaw = np.minimum(y[:, [_JAW]], 1.3 * target[:, [_JAW]])
     y[:, [_JAW]] += w * (jaw - y[:, [_JAW]])
     y[:, _CONTACT] += w * (target[:, _CONTACT] - y[:, _CONTACT])
     if PHONES[score.phone[0]] in BILABIALS:
         shut = _LIPS_MEET * y[:, [_JAW]]
         y[:, [_CLOSE]] += w * (shut - y[:, [_CLOSE]])
+
+
+def _contact_target(
+    score: _Score, away: np.ndarray, ramp_s: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (T, C) of the contacts and their weight (T, 1), 0 to 1.
+
+    away: (T, N), seconds from the hold of each consonant, negative inside it.
+    """
+    weight = _smoothstep(1.0 - away / ramp_s)
+    share = weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)
+    return share @ TARGET[score.phone], weight.max(1, keepdims=True)
 
 
 def _pause_weight(score: _Score, times: np.ndarray) -> np.ndarray:

@@ -14,7 +14,9 @@ from scipy.sparse.linalg import splu
 
 GAP = 1e-4  # metres between the contact rings of a closed mouth
 FLATTENING = 0.6  # share of the bow in the line between the closed lips that is removed
-ROUND_WIDTH = 0.72  # share of the mouth's width that a funnel opens
+ROUND_WIDTH = 0.5  # share of the mouth's width that a funnel opens
+ROUND_POWER = 0.8  # of the funnel's outline: 0.5 is an ellipse, 1 a parabola with pointed ends
+ROUND_UPPER = 0.35  # share of the funnel's opening by the upper lip, which covers the teeth
 OUTER, CONTACT, INNER = range(3)  # rings around the mouth's opening, from the face inwards
 
 
@@ -120,13 +122,19 @@ class LipSealer:
         near = hops(faces, len(skin), fixed, 5)
         self.spread = SmoothSpread(faces, len(skin), fixed, near)
 
-    def _correction(self, change: list, weights: np.ndarray, together: bool = False) -> np.ndarray:
+    def _correction(
+        self,
+        change: list,
+        weights: np.ndarray,
+        together: bool = False,
+        upper_share: float = 0.5,
+    ) -> np.ndarray:
         """Field (V, 3) that adds `change` (in the form of `separation`) between the lips.
 
-        weights: (3, 3), share of the change by ring and axis. With `together` both lips move by
-        `change` instead of apart.
+        weights: (3, 3), share of the change by ring and axis. `upper_share` of the change is done
+        by the upper lip. With `together` both lips move by `change` instead of apart.
         """
-        lower_share, upper_share = (1.0, 1.0) if together else (-0.5, 0.5)
+        lower_share, upper_share = (1.0, 1.0) if together else (upper_share - 1, upper_share)
         field = np.zeros_like(self.skin)
         counts = np.zeros(len(self.skin))
         for ring in (OUTER, CONTACT, INNER):
@@ -181,7 +189,7 @@ class LipSealer:
             shifts = [np.zeros_like(side) for side in half]
             for run, side, shift in zip(runs, half, shifts, strict=True):
                 x = np.abs(self.skin[run, 0])
-                profile = np.clip(1 - (x / (ROUND_WIDTH * x.max())) ** 2, 0, 1)
+                profile = np.clip(1 - (x / (ROUND_WIDTH * x.max())) ** 2, 0, 1) ** ROUND_POWER
                 shift[:, 1] = height * profile - side[:, 1]
             change.append(tuple(shifts))
-        return unit + self._correction(change, np.ones((3, 3)))
+        return unit + self._correction(change, np.ones((3, 3)), upper_share=ROUND_UPPER)

@@ -11,17 +11,21 @@ GAP_AT_REST = 3e-4  # metres
 VISEMES = {
     "rest": {},
     "m": dict(
-        jawOpen=0.10, mouthClose=0.12, mouthPress=0.35, mouthRollLower=0.30, mouthRollUpper=0.20
+        jawOpen=0.10, mouthClose=0.105, mouthPress=0.38, mouthRollLower=0.36, mouthRollUpper=0.32
+    ),
+    "p": dict(
+        jawOpen=0.10, mouthClose=0.105, mouthPress=0.50, mouthRollLower=0.54, mouthRollUpper=0.45
     ),
     "f": dict(
-        jawOpen=0.10, mouthClose=0.03, mouthRollLower=0.55, mouthUpperUp=0.30, mouthStretch=0.12
+        jawOpen=0.11, mouthClose=0.08, mouthRollLower=0.74, mouthUpperUp=0.38, mouthStretch=0.10
     ),
-    "s": dict(jawOpen=0.06, mouthLowerDown=0.38, mouthUpperUp=0.18, mouthStretch=0.30),
-    "sh": dict(jawOpen=0.09, mouthFunnel=0.60, mouthPucker=0.25, mouthLowerDown=0.25),
-    "w": dict(jawOpen=0.08, mouthPucker=0.85, mouthFunnel=0.20),
+    "s": dict(jawOpen=0.03, mouthLowerDown=0.48, mouthUpperUp=0.26, mouthStretch=0.30),
+    "sh": dict(jawOpen=0.08, mouthFunnel=0.40, mouthPucker=0.45, mouthLowerDown=0.28),
+    "w": dict(jawOpen=0.16, mouthClose=0.16, mouthPucker=0.96, mouthFunnel=0.34),
+    "uw": dict(jawOpen=0.22, mouthClose=0.22, mouthPucker=0.88, mouthFunnel=0.50),
     "iy": dict(jawOpen=0.15, mouthStretch=0.40, mouthSmile=0.28, mouthLowerDown=0.22),
     "aa": dict(jawOpen=0.68, mouthLowerDown=0.12, mouthUpperUp=0.06),
-    "ao": dict(jawOpen=0.52, mouthFunnel=0.45, mouthPucker=0.18),
+    "ao": dict(jawOpen=0.46, mouthClose=0.18, mouthFunnel=0.50, mouthPucker=0.45),
 }
 
 
@@ -79,7 +83,9 @@ def test_faces_of_closed_parts_point_outwards(head):
         assert np.einsum("ij,ij->", np.cross(a, b), c) > 0  # six times the volume
 
 
-@pytest.mark.parametrize("curves", [{}, VISEMES["m"], dict(jawOpen=0.5, mouthClose=0.5)])
+@pytest.mark.parametrize(
+    "curves", [{}, VISEMES["m"], VISEMES["p"], dict(jawOpen=0.5, mouthClose=0.5)]
+)
 def test_lips_touch_at_rest_on_m_and_where_mouth_close_equals_jaw_open(head, curves):
     for subject in head.templates:
         assert -1e-3 < lip_gap(head, pose(head, subject, curves)) <= GAP_AT_REST
@@ -89,6 +95,14 @@ def test_lips_touch_at_rest_on_m_and_where_mouth_close_equals_jaw_open(head, cur
 def test_units_of_a_closed_mouth_keep_it_closed(head, unit):
     gap = lip_gap(head, pose(head, "ada", {unit: 1.0}))
     assert abs(gap) <= GAP_AT_REST + 5e-4
+
+
+def test_funnel_opens_only_the_middle_of_the_mouth(head):
+    vertices, rest = (pose(head, "ada", c) for c in ({"mouthFunnel": 1.0}, {}))
+    assert lip_gap(head, vertices) == pytest.approx(0.012, abs=5e-4)
+    lips = head.lips[np.abs(rest[head.lips, 0]) > 0.7 * rest[head.landmarks["mouth_left"], 0]]
+    drop = (vertices - rest)[lips, 1]
+    assert np.abs(drop).max() < 0.005  # of an opening of 12 mm
 
 
 def test_gap_grows_with_jaw_open_to_about_21_mm(head):
