@@ -230,9 +230,15 @@ def test_init_with_mode_test_is_reported(
     assert "name one to test by --checkpoint" in capsys.readouterr().err
 
 
-def test_a_start_that_does_not_move_is_no_alarm(
+def test_a_start_at_the_neutral_face_is_no_alarm_but_a_better_one_lost_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = {"val_lve": 2e-6, "val_motion": 0.0, "val_static": 1.0, "seconds": 9.0}
-    Log(tmp_path, done=-1).add({"epoch": 0, "steps": 0} | figures, epochs=20)
-    assert "STATIC" not in capsys.readouterr().out
+    def printed(static: float) -> str:
+        log = Log(tmp_path, done=-1)
+        figures = {"val_lve": 2e-6, "val_motion": 0.0, "val_static": static, "seconds": 9.0}
+        log.add({"epoch": 0, "steps": 0} | figures, epochs=20)
+        log.add(figures | {"epoch": 1, "steps": 7, "val_lve": 9e-6}, epochs=20)
+        return capsys.readouterr().out
+
+    assert "warning" not in printed(static=1.0)
+    assert "DIVERGING: the validation error is 4.5 times" in printed(static=0.0)

@@ -120,7 +120,9 @@ class Log:
                 "--encoder_learning_rate (or 0), a lower --learning_rate, more epochs; "
                 "check that vertices and templates have one scale and one order of vertices"
             )
-        before = [float(old["val_lve"]) for old in self.rows if old.get("val_lve")]
+        # the first epochs are often worse than a start (epoch 0) at the neutral face
+        moving = [old for old in self.rows if old["epoch"] != "0" or old["val_static"] != "1.0"]
+        before = [float(old["val_lve"]) for old in moving if old.get("val_lve")]
         if before and row["val_lve"] > DIVERGED * min(before):
             tqdm.write(
                 f"warning: epoch {epoch}: DIVERGING: the validation error is "
