@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, IterableDataset
 
 from common.device import pick_device
@@ -127,6 +127,18 @@ def phone_loss(head: PhoneHead, states: Tensor, phones: Tensor) -> tuple[Tensor,
     return loss, {"phone": loss.item(), "right": right.item()}
 
 
+@torch.no_grad()
+def update_average(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor) -> None:
+    """Exponential average of weights, whose decay begins low so that a short run is averaged, too.
+
+    Decay min(EMA_DECAY, (1 + n) / (10 + n)) after n steps, as TensorFlow's moving average has it.
+    """
+    n = int(n_averaged)
+    weight = 1 - min(EMA_DECAY, (1 + n) / (10 + n))
+    for mean, value in zip(averaged, current, strict=True):
+        mean.lerp_(value, weight)
+
+
 def fit(
     net: nn.Module,
     batches: IterableDataset,
@@ -144,7 +156,7 @@ def fit(
     net = net.to(device)
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, weight_decay=0.02, betas=(0.9, 0.98))
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+    average = AveragedModel(net, multi_avg_fn=update_average)
     source = iter(DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4))
     started, step, sums = time.time(), 0, Counter()
     while (rate := plan.rate(step, started)) >= 0:
