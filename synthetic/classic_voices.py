@@ -147,7 +147,7 @@ class EspeakVoices:
         """An accent, a variant, a rate (words per minute), a pitch and its range (0 to 100)."""
         return {
             "voice": rng.choice(ESPEAK_ACCENTS) + rng.choice(ESPEAK_VARIANTS),
-            "rate": rng.randint(125, 200),
+            "rate": rng.randint(125, 240),
             "pitch": rng.randint(25, 70),
             "range": rng.randint(20, 80),
         }

@@ -30,7 +30,7 @@ from synthetic.speech_pool import append_clip, grow_pool, read_clip, read_index,
 from synthetic.voices import ENGINES, Utterance, missing_engines, require_engine, speak
 
 # Share of the pool's minutes; the share of a missing engine is divided among the others.
-POOL_SHARES = {"hibari": 0.45, "kokoro": 0.25, "flite": 0.1, "espeak": 0.1, "festival": 0.1}
+POOL_SHARES = {"kokoro": 0.4, "hibari": 0.35, "espeak": 0.1, "flite": 0.08, "festival": 0.07}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -30,6 +30,8 @@ KOKORO_VOICES_VARIABLE = "KOKORO_VOICES"  # folder of voices/*.bin from npm's ko
 STYLE_WIDTH = 256
 HELD_OUT_VOICES = ("af_nova", "am_liam", "bf_lily", "am_eric")  # only val and test subjects
 HIBARI_BINS = 601
+SPEED = (0.78, 1.3)  # relative to the engine's own
+FAST_SPEED, FAST_SHARE = (1.3, 1.75), 0.25  # connected, hurried speech; share of the speakers
 VOICED_HZ = 40.0  # hibari's own threshold: a lower f0 means unvoiced
 
 
@@ -39,6 +41,11 @@ def missing_package(*names: str) -> str:
     if not missing:
         return ""
     return f"no {', '.join(missing)} (pip install -r synthetic/requirements.txt)"
+
+
+def draw_speed(rng: random.Random) -> float:
+    """A speaker's rate of speech, relative to the engine's own."""
+    return round(rng.uniform(*(FAST_SPEED if rng.random() < FAST_SHARE else SPEED)), 3)
 
 
 class HibariVoices:
@@ -71,7 +78,7 @@ class HibariVoices:
             ),
             "tilt": round(rng.uniform(-0.4, 0.4), 3),
             "breath": round(rng.uniform(-0.3, 0.6), 3),
-            "speed": round(rng.uniform(0.8, 1.35), 3),
+            "speed": draw_speed(rng),
         }
 
     def synthesize(
@@ -142,7 +149,7 @@ class KokoroVoices:
             "voice": voice,
             "other": other,
             "weight": round(weight, 3),
-            "speed": round(rng.uniform(0.75, 1.35), 3),
+            "speed": draw_speed(rng),
         }
 
     def synthesize(

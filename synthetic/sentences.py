@@ -20,7 +20,7 @@ WORD_FILE = Path(__file__).with_name("words.txt")
 N_HELD_OUT = 80
 HAND_WRITTEN_SHARE = 0.45  # of the pool's utterances
 RARE_WORD_SHARE = 0.2  # of the nouns in the grammar's sentences
-TWO_SENTENCES_SHARE = 0.12
+TWO_SENTENCES_SHARE = 0.25
 LEXICON_FILE = "assets/lexicon_us_gold.json.gz"  # in the hibari package
 
 PATTERNS = (
