@@ -8,6 +8,7 @@ phones only; training computes the vertices). An interrupted run continues when 
 """
 
 import argparse
+import hashlib
 import os
 import random
 import sys
@@ -78,7 +79,8 @@ def make_raw(
     subjects = list(head.templates)
     texts = subject_texts(subjects, n_sentences, seed)
     cast = cast_subjects(subjects, engines, seed)
-    made_from = {"seed": seed, "sentences": n_sentences, "cast": cast, "channels": CHANNELS}
+    made_from = {"seed": seed, "sentences": n_sentences, "cast": cast, "channels": CHANNELS,
+                 "motion": motion_digest()}  # fmt: skip
     clips = _speak_corpus(out / "corpus_speech", texts, cast, seed, jobs)
     basis = channel_basis(head, CHANNELS).reshape(len(CHANNELS), -1)
 
@@ -91,6 +93,15 @@ def make_raw(
 
     if not write_raw(out / "raw", head.templates, clips, animate, made_from):
         print(f"{out / 'raw'} is up to date")
+
+
+def motion_digest() -> str:
+    """A hash of all that turns phones into vertices: the rules, their tables, the head's units."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for name in ("coarticulation.py", "visemes.py", "head.npz"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def speak_corpus_clip(
