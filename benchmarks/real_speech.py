@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.voicing import vowels_are_voiced
 from common.errors import UserError
 from common.whole_file import write_whole
 from config import PROJECT_ROOT, SAMPLE_RATE
@@ -146,7 +147,8 @@ def _folder_clips(folder: Path, transcripts: dict[str, str], group: str) -> list
             if path.is_file():
                 audio = read_recording(path)
                 segments = align_clip(name, audio, text)
-                if segments and pauses_are_quiet(audio, segments):
+                fits = pauses_are_quiet(audio, segments) and vowels_are_voiced(audio, segments)
+                if segments and fits:
                     clips.append(Clip(name, group, audio, segments, text))
                 break
     return clips
