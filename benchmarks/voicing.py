@@ -12,7 +12,7 @@ LOWEST_HZ, HIGHEST_HZ = 60, 400  # pitch of the voice
 # The limits below leave the 3,996 vowels of 506 well aligned recordings a margin: the longest
 # vowel whose median periodicity is below 0.35 has 0.14 s (a creaky one of 0.26 s has 0.43), the
 # longest vowel 0.64 s (a letter said alone), and at most 0.13 of a recording's time in vowels is
-# unvoiced, but for the prompt "IAX", which is not said letter by letter. Noise of 400 to 4000 Hz has 0.25.
+# unvoiced, but for the prompt "IAX", which is not said letter by letter. White noise is below 0.3.
 VOICED = 0.35  # least periodicity of a voiced vowel, median over its frames
 LONGEST_UNVOICED_S = 0.2
 LONGEST_VOWEL_S = 1.0
