@@ -64,7 +64,7 @@ def style_of(subject: str) -> Style:
 
 
 _PLATEAU = 0.6  # share of the phone's half length over which its dominance is constant
-_EDGE_S = 0.04  # rounds the corner of the dominance, so that the velocity is continuous
+_EDGE_S = 0.045  # rounds the corner of the dominance, so that the velocity is continuous
 _UNDERSHOOT_S = 0.09  # vowels shorter than this do not reach their jaw target
 _UNDERSHOOTS = VOWELS | {"hh", "l", "k", "g"}
 _RAMP_S = 0.06  # time that the lips take into and out of a closure

@@ -75,7 +75,7 @@ GROUPS = {
 }
 # Dominance alpha by class of phone; "all" is every channel; later entries override earlier ones.
 _DOMINANCE: tuple[tuple[str, dict[str, float]], ...] = (
-    (" ".join(VOWELS), dict(jaw=1.6, rounding=.8, spread=.6, closure=.7, press=.7, tongue=2.0)),
+    (" ".join(VOWELS), dict(jaw=1.4, rounding=.8, spread=.6, closure=.7, press=.7, tongue=2.0)),
     ("uw ow ao w uh oy", dict(rounding=2.5, X=2.0)),
     ("w uw", dict(rounding=7.0, jaw=3.5, spread=4.0)),
     ("sh zh ch jh", dict(rounding=3.0, jaw=4.5, spread=1.2)),
