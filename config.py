@@ -121,6 +121,7 @@ class TrainConfig:
     closure_gain: float = 0.0  # extra weight, in that loss, of frames in which the lips touch
     max_clip_s: float = 0.0  # longer training clips are cropped at random; 0: no cropping
     steps_per_epoch: int = 0  # > 0: clips are drawn repeatedly; 0: one pass over them
+    takes: int = 0  # recordings made of the speech pool, whose features are cached (synthetic only)
     ema_decay: float = 0.0  # > 0: weights averaged with this decay are validated and saved
     augment: bool = False
     checkpointing: bool = False  # activations are computed twice: less memory, a third more time

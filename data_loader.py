@@ -290,10 +290,14 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     names, subjects: lists of B; audio (B, S); audio_samples (B,) int64; template (B, V, 3);
     vertices (B, T, V, 3); frames (B,) int64. Clip b ends at audio_samples[b] and frames[b].
-    keys: hashes of the B clips' audio, only if all clips have one.
+    keys: hashes of the B clips' audio, only if all clips have one. conv (B, N, C0): the encoder's
+    features, only if the items have them.
     """
     keys = [item["key"] for item in items if "key" in item]
-    return ({"keys": keys} if len(keys) == len(items) else {}) | {
+    known = {"keys": keys} if len(keys) == len(items) else {}
+    if "conv" in items[0]:
+        known["conv"] = _pad([item["conv"] for item in items])
+    return known | {
         "names": [item["name"] for item in items],
         "subjects": [item["subject"] for item in items],
         "audio": _pad([item["audio"] for item in items]),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from speech.features import resample
-from speech.timing import Count, frame_lengths
+from speech.timing import HOP, Count, frame_lengths
 from speech.windows import WHOLE_CLIPS, Windows
 
 
@@ -27,6 +27,7 @@ class EncoderKind(nn.Module):
     transformers_prefix: ClassVar[str]  # of the class names <prefix>Config, Model and ForCTC
     shape_fields: ClassVar[tuple[str, ...]]  # fields of the config that decide which weights fit
     windows: ClassVar[Windows] = WHOLE_CLIPS  # of the decoder behind it
+    stride: ClassVar[int] = HOP  # samples between two frames of `convolve`
     padding_is_safe: bool = True  # a padded clip gets the features that it gets alone
     transformer_is_trained: ClassVar[bool] = True  # it gets the recipe's dropouts and SpecAugment
 

@@ -57,6 +57,7 @@ class Moonshine(EncoderKind):
     )  # fmt: skip
     padding_is_safe = False
     windows = SHORT
+    stride = STRIDE
     transformer_is_trained = False
 
     @classmethod

@@ -1,122 +1,111 @@
-"""Training batches for the synthetic recipe: the corpus and the speech pool, mixed.
+"""Training batches of the synthetic recipe: crops of takes with cached features.
 
-The pool stores audio and phones only. The vertices of a crop are computed here, for a randomly
-drawn training subject in that subject's style.
+The store has features, phones and loudness. The vertices of a crop are computed here, for a
+randomly drawn training subject in that subject's style.
 """
 
+import os
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
-from config import Recipe
-from data_loader import MeshSpeechDataset, collate
+from config import SAMPLE_RATE, Recipe
+from data_loader import collate
 from dataset.batch_loader import PlannedLoader
-from dataset.batch_plan import BatchPlan
-from synthetic.coarticulation import CHANNELS, style_of
+from dataset.batch_plan import BucketedBatches
+from speech.timing import mesh_frames
+from synthetic.coarticulation import CHANNELS, LOUDNESS_HZ, Style, curves, style_of
+from synthetic.feature_store import CachedTake, FeatureStore, fill, store_of
 from synthetic.head import channel_basis, load_head
-from synthetic.speech import SpeechPool
+from synthetic.phones import Segment
 
-CORPUS_SHARE = 0.15  # share of the batches that come from the corpus; the others are of the pool
+MARGIN_S = 1.0  # seconds of phones before and after a crop, which its curves depend on
 
 
-class PoolCrops(Dataset):
-    """Crops of the pool as items of `data_loader.MeshSpeechDataset`.
+class TakeCrops(Dataset):
+    """Random crops of a store's takes as items of `data_loader.MeshSpeechDataset`.
 
-    Crop i of epoch e is fixed by the seed. Raises `UserError` when there is no pool.
+    An item also has `conv`, the encoder's features (N, C0) float16 at its own frames. Its `audio`
+    is zeros (S,): the features replace it. Crop i of epoch e is fixed by the seed.
     """
 
-    def __init__(self, recipe: Recipe, n_crops: int) -> None:
+    def __init__(self, recipe: Recipe, store: FeatureStore) -> None:
         spec = recipe.dataset
-        self.pool = SpeechPool(spec.path(spec.speech_pool))
-        self.fps, self.seconds = spec.fps, recipe.train.max_clip_s
-        self.clean, self.seed, self.epoch = not recipe.train.augment, recipe.train.seed, 0
+        self.store, self.fps = store, spec.fps
+        self.n_takes, self.seed, self.epoch = recipe.train.takes, recipe.train.seed, 0
+        self.n_samples = round(recipe.train.max_clip_s * SAMPLE_RATE)
         head = load_head(spec.path(spec.topology))
         self.basis = channel_basis(head, CHANNELS)
         self.templates = {s: head.templates[s] for s in spec.splits["train"].subjects}
-        self.n_crops = n_crops
 
     def __len__(self) -> int:
-        return self.n_crops
+        return self.n_takes
+
+    def sounds(self) -> None:
+        """None, since no crop repeats; see `data_loader.MeshSpeechDataset.sounds`."""
 
     def set_epoch(self, epoch: int) -> None:
         """Select the crops of this epoch."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        """Index i is a crop of take i modulo their number; larger ones are further draws."""
         rng = np.random.default_rng((self.seed, self.epoch, index))
+        number = index % self.n_takes
         subject = str(rng.choice(list(self.templates)))
-        crop = self.pool.crop(rng, self.seconds, self.fps, style_of(subject), self.clean)
+        conv, lips = self.crop(self.store[number], rng, style_of(subject))
         template = self.templates[subject]
-        offsets = np.tensordot(crop.curves, self.basis, axes=1)  # (T, V, 3)
+        offsets = np.tensordot(lips, self.basis, axes=1)  # (T, V, 3)
         return {
-            "name": crop.name, "subject": subject, "audio": crop.audio, "template": template,
-            "vertices": template + offsets, "frames": len(offsets),
+            "name": f"take {number}", "subject": subject, "conv": conv, "template": template,
+            "audio": np.zeros(self.n_samples, np.float32), "vertices": template + offsets,
+            "frames": len(offsets),
         }  # fmt: skip
 
+    def crop(
+        self, take: CachedTake, rng: Generator, style: Style
+    ) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+        """Features (N, C0) and curves (T, channels) of a random stretch of a take."""
+        kind = self.store.kind
+        n = kind.native_lengths(self.n_samples)
+        first = int(rng.integers(len(take.states) - n + 1))
+        start_s = first * kind.stride / SAMPLE_RATE
+        frames = mesh_frames(self.n_samples, self.fps)
+        return np.array(take.states[first : first + n]), self.curves(take, start_s, frames, style)
 
-class Mixture(ConcatDataset):
-    """The corpus followed by the crops of the pool, as one data set."""
+    def curves(
+        self, take: CachedTake, start_s: float, frames: int, style: Style
+    ) -> NDArray[np.float32]:
+        """Curves (frames, channels) of a take from `start_s` on."""
+        margin = round(MARGIN_S * self.fps)
+        start_s -= margin / self.fps
+        total = frames + 2 * margin
+        near = [
+            Segment(phone, begin - start_s, end - start_s)
+            for phone, begin, end in take.segments
+            if end > start_s - MARGIN_S and begin < start_s + total / self.fps + MARGIN_S
+        ]
+        n = len(take.loudness)
+        at = start_s * LOUDNESS_HZ + np.arange(round(total / self.fps * LOUDNESS_HZ))
+        envelope = np.interp(at, np.arange(n), take.loudness)
+        return curves(near, total, self.fps, loudness=envelope, style=style)[margin:-margin]
 
-    def sounds(self) -> None:
-        """None, since no crop repeats; see `data_loader.MeshSpeechDataset.sounds`."""
 
-    def set_epoch(self, epoch: int) -> None:
-        """Select the crops and augmentations of this epoch."""
-        for part in self.datasets:
-            part.set_epoch(epoch)
+class TakeBatches(PlannedLoader):
+    """`steps_per_epoch` batches of crops per epoch; the features of missing takes are computed now.
 
-
-class MixedPlan(BatchPlan):
-    """`steps` global batches per epoch, each from the corpus or the pool; indices of a `Mixture`.
-
-    `CORPUS_SHARE` of the batches are of the corpus, each clip at most once per epoch. The others
-    are of the pool's crops in order.
+    Each process of `world` gets its share of a batch.
     """
 
-    def __init__(
-        self, n_clips: int, steps: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
-    ) -> None:
-        super().__init__(batch_size, seed, rank, world)
-        self.n_clips, self.steps, self.step_clips = n_clips, steps, batch_size * world
-        one_pass = -(-n_clips // self.step_clips)
-        self.n_corpus = min(round(CORPUS_SHARE * steps), one_pass)
-        self.n_crops = (steps - self.n_corpus) * self.step_clips
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def global_batches(self) -> list[list[int]]:
-        """See `BatchPlan.global_batches`."""
-        shuffled = DataLoader(
-            range(self.n_clips), self.step_clips, shuffle=True, collate_fn=list,
-            generator=torch.Generator().manual_seed(self.seed + self.epoch),
+    def __init__(self, recipe: Recipe, workers: int, rank: int, world: int) -> None:
+        config, store = recipe.train, store_of(recipe)
+        fill(store, range(rank, config.takes, world), max((os.cpu_count() or 1) // world, 1))
+        crops = TakeCrops(recipe, store)
+        plan = BucketedBatches(
+            [config.max_clip_s] * config.takes, config.batch_size, config.seed, rank, world,
+            steps=config.steps_per_epoch, names=[store.cache.folder.name],
         )  # fmt: skip
-        corpus = iter(shuffled)
-        crops = range(self.n_clips, self.n_clips + self.n_crops)
-        pool = (list(crops[i : i + self.step_clips]) for i in range(0, len(crops), self.step_clips))
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.steps)
-        return [next(corpus if position < self.n_corpus else pool) for position in order]
-
-    def identity(self) -> dict[str, int | str]:
-        """See `BatchPlan.identity`."""
-        return super().identity() | {"steps": self.steps, "clips": self.n_clips}
-
-
-class MixedBatches(PlannedLoader):
-    """`steps_per_epoch` batches per epoch: one in seven from the corpus, the others from the pool.
-
-    Each process of `world` gets its share of a batch, at most `recipe.train.batch_size` clips.
-    corpus: the train split, cropped and augmented as the recipe says.
-    """
-
-    def __init__(
-        self, recipe: Recipe, corpus: MeshSpeechDataset, workers: int, rank: int, world: int
-    ) -> None:
-        config = recipe.train
-        plan = MixedPlan(
-            len(corpus), config.steps_per_epoch, config.batch_size, config.seed, rank, world
-        )
-        mixture = Mixture([corpus, PoolCrops(recipe, plan.n_crops)])
-        super().__init__(mixture, plan, collate, workers)
+        super().__init__(crops, plan, collate, workers)

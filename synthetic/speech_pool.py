@@ -5,6 +5,7 @@ A clip is written before its line, and a line in one write. Every clip in the in
 complete, and an interrupted run can continue.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -52,6 +53,13 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
                 f"got an error ({reason_of(error)}); delete the line and run again"
             ) from error
     return clips
+
+
+def index_digest(folder: Path) -> str:
+    """A hash of all that the index of `folder` says; that of nothing where there is none."""
+    path = folder / INDEX_NAME
+    content = path.read_bytes() if path.exists() else b""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def append_clip(folder: Path, name: str, utterance: Utterance) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import torch
 
 from common.errors import UserError
 from dataset.batch_plan import BucketedBatches, share
-from synthetic.crops import MixedPlan
 from tests.batches import run_through
 
 # clips, batch size, ranks: whole batches, a remainder, fewer clips than ranks, one clip a rank
@@ -178,7 +177,7 @@ def test_a_state_of_another_run_is_refused_and_changes_nothing(lengths: np.ndarr
         (BucketedBatches(lengths[1:], 8, 1, 0, 2), "the training clips have changed"),
         (BucketedBatches(lengths + 1, 8, 1, 0, 2), "the training clips have changed"),
         (BucketedBatches(lengths, 8, 1, 0, 2, names=["a"]), "the training clips have changed"),
-        (MixedPlan(317, 40, 8, 1, 0, 2), "with steps 20, this run has 40"),
+        (BucketedBatches(lengths, 8, 1, 0, 2, steps=40), "with steps 20, this run has 40"),
     ):
         with pytest.raises(UserError) as error:
             other.load_state_dict(saved)

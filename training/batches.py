@@ -1,4 +1,4 @@
-"""The training batches of a run: the train split, and the speech pool where there is one."""
+"""The training batches of a run: the train split, or takes of the speech pool where there is one."""
 
 from config import Recipe
 from data_loader import OpenDataset, collate
@@ -16,13 +16,13 @@ def training_batches(
     workers: processes that load them, 0 for this one. Prints a summary of the clips.
     """
     config = recipe.train
+    if recipe.dataset.speech_pool and config.takes:
+        from synthetic.crops import TakeBatches
+
+        return TakeBatches(recipe, workers, group.rank, group.world)
     clips = dataset.split(
         "train", config.max_clip_s, augment if config.augment else None, config.seed
     )
-    if recipe.dataset.speech_pool and config.steps_per_epoch:
-        from synthetic.crops import MixedBatches
-
-        return MixedBatches(recipe, clips, workers, group.rank, group.world)
     plan = BucketedBatches(
         clips.lengths(), config.batch_size, config.seed, group.rank, group.world,
         steps=config.steps_per_epoch, names=[name for name, _ in clips.clips],

@@ -94,7 +94,8 @@ class TargetSource:
         """Targets of a batch of `data_loader.collate`; its audio is on the teacher's device."""
         audio, samples = batch["audio"], batch["audio_samples"]
         if "keys" not in batch:
-            return self._compute(audio, None if int(samples.min()) == audio.shape[1] else samples)
+            lengths = None if int(samples.min()) == audio.shape[1] else samples
+            return self._compute(audio, lengths, batch.get("conv"))
         clips = [
             self._clip_targets(key, audio[i : i + 1, :n])
             for i, (key, n) in enumerate(zip(batch["keys"], samples.tolist(), strict=True))
@@ -107,12 +108,17 @@ class TargetSource:
         return TeacherTargets(padded("conv") if self.shared else None, padded("features"), texts)
 
     @torch.no_grad()
-    def _compute(self, audio: Tensor, lengths: Tensor | None) -> TeacherTargets:
-        """Targets of audio (B, S); lengths: (B,) samples of each clip, None where all have S."""
+    def _compute(
+        self, audio: Tensor, lengths: Tensor | None, conv: Tensor | None = None
+    ) -> TeacherTargets:
+        """Targets of audio (B, S); lengths: (B,) samples of each clip, None where all have S.
+
+        conv: (B, N, C0) of `TextTeacher.convolve` where they are known.
+        """
         self._reload_teacher()
         teacher, lower = self.teacher, self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=lower):
-            conv = teacher.convolve(audio, lengths)
+            conv = teacher.convolve(audio, lengths) if conv is None else conv.float()
             features, logits = teacher(audio, lengths, conv)
         frames = None if lengths is None else frame_lengths(lengths)
         texts = teacher.decode_text(logits, frames)

@@ -1,0 +1,175 @@
+"""Frozen features of takes, computed once and memory-mapped in training.
+
+A frozen encoder gives the same features in every epoch. Random long recordings ("takes",
+`synthetic.takes`) are made of the speech pool, and their features are kept as float16, with their
+phones and loudness. A training step then costs the decoder alone.
+
+    python -m synthetic.feature_store --jobs 2     # optional: training computes what is missing
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import common.interpreter  # noqa: F401  first: explains missing packages
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from common.errors import Parser, UserError, run_cli
+from common.overrides import override, parse_settings
+from config import RECIPES, Recipe
+from files.cache import Cache, model_key
+from speech.audio import normalise
+from speech.bodies import body_of
+from speech.kinds import kind_of
+from speech.pretrained import load_pretrained
+from synthetic.phones import PHONE_INDEX, PHONES, Segment
+from synthetic.speech import SpeechPool
+from synthetic.speech_pool import index_digest
+from synthetic.takes import Take, draw_take
+
+TAKE_S = 40.0
+VERSION = 1  # of the takes; another one computes all of them again
+
+
+@dataclass(frozen=True)
+class CachedTake:
+    """A take of which the audio is known by its features alone."""
+
+    states: NDArray[np.float16]  # (N, C0) at the encoder's own frames
+    segments: list[Segment]
+    loudness: NDArray[np.float32]  # (n,) at LOUDNESS_HZ
+
+
+class FeatureStore:
+    """Takes 0 to n - 1 of a speech pool with an encoder's features, in a folder beside the pool.
+
+    pool: folder of the pool; source: folder or hub name of the encoder. Raises `UserError` when
+    there is no pool, or when the encoder has no frozen features.
+    """
+
+    def __init__(self, pool: Path, source: str, seed: int) -> None:
+        self.pool_folder, self.source, self.seed = pool, source, seed
+        model = load_pretrained(source)
+        self.body = body_of(model)
+        self.kind = kind_of(model.config.model_type)(model.config)
+        frozen = self.kind.frozen_part(self.body)
+        if frozen is None:
+            raise UserError(
+                f"--encoder {source}: its features are not frozen, so they cannot be cached; "
+                "give synthetic/encoder"
+            )
+        self._pool: SpeechPool | None = None
+        self.cache = Cache(pool.parent / f"{pool.name}_features", {
+            "what": "features of takes", "version": VERSION, "seconds": TAKE_S, "seed": seed,
+            "pool": index_digest(pool), "encoder": model_key(frozen),
+        })  # fmt: skip
+
+    @property
+    def pool(self) -> SpeechPool:
+        """The pool, read when the first take is made."""
+        if self._pool is None:
+            self._pool = SpeechPool(self.pool_folder)
+        return self._pool
+
+    def draw(self, number: int) -> Take:
+        """Take `number`, with its audio; a function of the pool and the seed."""
+        return draw_take(self.pool, np.random.default_rng((self.seed, number)), TAKE_S)
+
+    def __getitem__(self, number: int) -> CachedTake:
+        """Take `number` with its features, computed if they are not in the folder."""
+        drawn: list[Take] = []
+
+        def take() -> Take:
+            if not drawn:
+                drawn.append(self.draw(number))
+            return drawn[0]
+
+        states = self.cache.get(f"{number} states", lambda: self._states(take().audio))
+        rows = self.cache.get(f"{number} segments", lambda: _rows(take().segments))
+        loudness = self.cache.get(f"{number} loudness", lambda: take().loudness)
+        segments = [Segment(PHONES[int(phone)], start, end) for phone, start, end in rows]
+        return CachedTake(states, segments, loudness)
+
+    def is_cached(self, number: int) -> bool:
+        """Whether take `number` is in the folder: its loudness is written last."""
+        return f"{number} loudness" in self.cache
+
+    @torch.no_grad()
+    def _states(self, audio: NDArray[np.float32]) -> NDArray[np.float16]:
+        tensor = torch.from_numpy(normalise(audio))[None]
+        return self.kind.convolve(self.body, tensor)[0].numpy().astype(np.float16)
+
+
+def fill(store: FeatureStore, numbers: Sequence[int], jobs: int) -> None:
+    """Compute the takes of `numbers` that `store` lacks, in `jobs` processes."""
+    missing = [number for number in numbers if not store.is_cached(number)]
+    if not missing:
+        return
+    with tqdm(total=len(numbers), initial=len(numbers) - len(missing), unit="take",
+              desc="features of takes") as bar:  # fmt: skip
+        if jobs == 1:
+            for number in missing:
+                store[number]
+                bar.update()
+            return
+        context = multiprocessing.get_context("spawn")
+        arguments = (store.pool_folder, store.source, store.seed)
+        with ProcessPoolExecutor(jobs, context, _open_in_worker, arguments) as executor:
+            for _ in executor.map(_compute_in_worker, missing):
+                bar.update()
+
+
+_STORE: list[FeatureStore] = []  # of a worker process
+
+
+def _open_in_worker(pool: Path, source: str, seed: int) -> None:
+    torch.set_num_threads(1)
+    _STORE.append(FeatureStore(pool, source, seed))
+
+
+def _compute_in_worker(number: int) -> None:
+    _STORE[0][number]
+
+
+def _rows(segments: Sequence[Segment]) -> NDArray[np.float64]:
+    """(n, 3): index of the phone, start and end in seconds."""
+    return np.array([(PHONE_INDEX[phone], start, end) for phone, start, end in segments])
+
+
+def store_of(recipe: Recipe) -> FeatureStore:
+    """The store of a recipe: its pool, its encoder, its seed."""
+    spec = recipe.dataset
+    return FeatureStore(spec.path(spec.speech_pool), recipe.wav2vec2, recipe.train.seed)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fill the store of the synthetic recipe."""
+    args = _parser().parse_args(argv)
+    if args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: expected at least 1")
+    recipe = override(RECIPES["synthetic"], parse_settings(args.set))
+    store = store_of(recipe)
+    fill(store, range(recipe.train.takes), args.jobs)
+    print(f"{store.cache.folder}: {recipe.train.takes} takes of {TAKE_S:g} s")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m synthetic.feature_store", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="as of main.py")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,113 @@
+"""Cached features of takes, and the crops that training reads from them."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from config import RECIPES, Recipe
+from speech.audio import normalise
+from speech.timing import mesh_frames
+from synthetic import feature_store
+from synthetic.coarticulation import CHANNELS, NEUTRAL, curves
+from synthetic.crops import TakeBatches, TakeCrops
+from synthetic.feature_store import FeatureStore, fill, store_of
+from synthetic.phones import Segment
+from tests.spoken import write_pool
+from tests.toy import moonshine_folder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The synthetic recipe with takes of 8 s, a tiny encoder and a pool of one clip."""
+    monkeypatch.setattr(feature_store, "TAKE_S", 8.0)
+    (tmp_path / "moon").mkdir()
+    encoder = moonshine_folder(tmp_path / "moon")
+    synthetic = RECIPES["synthetic"]
+    pool = write_pool(tmp_path / "speech")
+    spec = dataclasses.replace(synthetic.dataset, speech_pool=str(pool))
+    train = dataclasses.replace(
+        synthetic.train, takes=3, max_clip_s=2.0, batch_size=2, steps_per_epoch=4
+    )
+    return dataclasses.replace(synthetic, dataset=spec, train=train, wav2vec2=encoder)
+
+
+def test_states_are_those_of_the_takes_audio_in_float16(recipe: Recipe) -> None:
+    store = store_of(recipe)
+    with torch.no_grad():
+        audio = torch.from_numpy(normalise(store.draw(1).audio))[None]
+        expected = store.kind.convolve(store.body, audio)[0].numpy()
+    take = store[1]
+    assert take.states.dtype == np.float16
+    np.testing.assert_allclose(take.states, expected, atol=2e-3, rtol=1e-3)
+    assert take.segments == store.draw(1).segments
+
+
+def test_a_take_is_computed_once(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store_of(recipe), range(3), jobs=1)
+    monkeypatch.setattr(FeatureStore, "draw", lambda *_: pytest.fail("drawn again"))
+    store = store_of(recipe)
+    fill(store, range(3), jobs=1)
+    assert all(store.is_cached(number) for number in range(3)) and not store.is_cached(3)
+    store[2]
+
+
+def test_another_pool_or_seed_has_takes_of_its_own(recipe: Recipe) -> None:
+    first = store_of(recipe)
+    index = Path(recipe.dataset.speech_pool) / "index.jsonl"
+    index.write_text(index.read_text().replace('"aa"', '"ae"'))
+    changed = store_of(recipe)
+    seed = FeatureStore(Path(recipe.dataset.speech_pool), recipe.wav2vec2, 5)
+    assert len({store.cache.folder for store in (first, changed, seed)}) == 3
+
+
+def test_a_crop_depends_only_on_seed_epoch_and_index(recipe: Recipe) -> None:
+    one, other = (TakeCrops(recipe, store_of(recipe)) for _ in range(2))
+    for part in (one, other):
+        part.set_epoch(3)
+    one[4]  # crops made before in the process do not matter
+    crop, same = one[5], other[5]
+    assert crop["subject"] == same["subject"]
+    for name in ("conv", "vertices", "template"):
+        assert np.array_equal(crop[name], same[name])
+    other.set_epoch(4)
+    assert not np.array_equal(one[5]["conv"], other[5]["conv"])
+
+
+def test_features_and_vertices_of_a_crop_are_of_the_same_instants(recipe: Recipe) -> None:
+    """From the start of a take on: the curves of its own phones, the first rows of its states."""
+    crops = TakeCrops(recipe, store_of(recipe))
+    take = crops.store[0]
+    kind, n = crops.store.kind, crops.n_samples
+    frames = mesh_frames(n, 30)
+    for first in (0, 50):
+        start_s = first * kind.stride / 16_000
+        moved = [Segment(p, a - start_s, b - start_s) for p, a, b in take.segments]
+        expected = curves(moved, frames, 30)
+        got = crops.curves(take, start_s, frames, NEUTRAL)
+        jaw = CHANNELS.index("jawOpen")
+        # without loudness the jaw is between 0.7 and 1.3 times as open
+        assert np.corrcoef(got[:, jaw], expected[:, jaw])[0, 1] > 0.95
+    item = crops[0]
+    assert item["conv"].shape == (kind.native_lengths(n), 3 * 16)
+    assert item["frames"] == len(item["vertices"]) == frames and len(item["audio"]) == n
+
+
+def test_batches_carry_the_features(recipe: Recipe) -> None:
+    batches = TakeBatches(recipe, 0, 0, 1)
+    batch = next(iter(batches))
+    assert batch["conv"].shape[:1] == (2,) and batch["conv"].dtype == torch.float16
+    assert len(batches) == 4 and len(batches.items) == 3
+
+
+def test_an_encoder_without_frozen_features_is_refused(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from speech.moonshine import Moonshine
+
+    monkeypatch.setattr(Moonshine, "frozen_part", staticmethod(lambda body: None))
+    with pytest.raises(UserError, match="its features are not frozen"):
+        store_of(recipe)
