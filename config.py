@@ -168,7 +168,7 @@ XLSR_LARGE: dict[str, Any] = dict(
 # Widths keep 16 channels a group in the positional convolution: torch 2.13's bfloat16 grouped
 # convolution is wrong for 12 on some CPUs.
 ENCODERS: dict[str, dict[str, Any]] = {
-    "moonshine": dict(model_type="moonshine", pad_head_dim_to_multiple_of=8),  # of synthetic/encoder
+    "moonshine": dict(model_type="moonshine", pad_head_dim_to_multiple_of=8),  # Moonshine tiny
     "wav2vec2-bert": dict(
         model_type="wav2vec2-bert", hidden_size=192, num_hidden_layers=4, num_attention_heads=4,
         intermediate_size=576, position_embeddings_type="rotary", conv_depthwise_kernel_size=15,

@@ -290,22 +290,26 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     names, subjects: lists of B; audio (B, S); audio_samples (B,) int64; template (B, V, 3);
     vertices (B, T, V, 3); frames (B,) int64. Clip b ends at audio_samples[b] and frames[b].
-    keys: hashes of the B clips' audio, only if all clips have one. conv (B, N, C0): the encoder's
-    features, only if the items have them.
+    keys: hashes of the B clips' audio, only if all clips have one.
+
+    Items of `synthetic.crops` have no vertices. Their batches have the encoder's features conv
+    (B, N, C0), curves (B, T, K), and basis (K, V, 3), the same for all.
     """
     keys = [item["key"] for item in items if "key" in item]
-    known = {"keys": keys} if len(keys) == len(items) else {}
-    if "conv" in items[0]:
-        known["conv"] = _pad([item["conv"] for item in items])
-    return known | {
+    batch = ({"keys": keys} if len(keys) == len(items) else {}) | {
         "names": [item["name"] for item in items],
         "subjects": [item["subject"] for item in items],
         "audio": _pad([item["audio"] for item in items]),
         "audio_samples": torch.tensor([len(item["audio"]) for item in items]),
         "template": torch.stack([torch.as_tensor(item["template"]) for item in items]),
-        "vertices": _pad([item["vertices"] for item in items]),
-        "frames": torch.tensor([len(item["vertices"]) for item in items]),
+        "frames": torch.tensor([item["frames"] for item in items]),
     }
+    if "basis" in items[0]:
+        batch["basis"] = torch.as_tensor(items[0]["basis"])
+    for name in ("vertices", "conv", "curves"):
+        if name in items[0]:
+            batch[name] = _pad([item[name] for item in items])
+    return batch
 
 
 def _pad(arrays: Sequence[NDArray[np.float32]]) -> Tensor:

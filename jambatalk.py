@@ -77,6 +77,11 @@ class VertexHead(nn.Module):
         nn.init.zeros_(self.offsets.weight)
         nn.init.zeros_(self.offsets.bias)
 
+    def low_rank(self, x: Tensor) -> Tensor:
+        """x: (B, T, D). Returns coefficients (B, T, rank) float32, for a rank above 0."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.coefficients(x.float())
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, T, D). Returns (B, T, V, 3) float32, under autocast as well."""
         device = x.device.type
@@ -140,6 +145,12 @@ class JambaTalk(nn.Module):
 
     def decode(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encoder features (B, T, k·C) to offsets (B, T, V, 3) and balance losses (B,)."""
+        x, balance = self.hidden(features, mask)
+        offsets, units = self.head(x), self.config.units_per_metre
+        return (offsets if units == 1 else offsets * units), balance  # a pass over all vertices
+
+    def hidden(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encoder features (B, T, k·C) to the head's input (B, T, D) and balance losses (B,)."""
         x = self.dropout(self.project(features))
         balance = x.new_zeros(len(x), dtype=torch.float32)
         for layer in self.layers:
@@ -150,8 +161,7 @@ class JambaTalk(nn.Module):
             if isinstance(x, tuple):
                 x, layer_balance = x
                 balance = balance + layer_balance
-        offsets, units = self.head(self.norm(x)), self.config.units_per_metre
-        return (offsets if units == 1 else offsets * units), balance  # a pass over all vertices
+        return self.norm(x), balance
 
     def frame_mask(self, lengths: Tensor | None, features: Tensor) -> Tensor | None:
         """(B, T) bool, True on the frames of `features` (B, T, k·C) that a clip's samples reach."""

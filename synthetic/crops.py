@@ -1,7 +1,7 @@
 """Training batches of the synthetic recipe: crops of takes with cached features.
 
-The store has features, phones and loudness. The vertices of a crop are computed here, for a
-randomly drawn training subject in that subject's style.
+The store has features, phones and loudness. The curves of a crop are computed here, for a randomly
+drawn training subject in that subject's style.
 """
 
 import os
@@ -26,10 +26,11 @@ MARGIN_S = 1.0  # seconds of phones before and after a crop, which its curves de
 
 
 class TakeCrops(Dataset):
-    """Random crops of a store's takes as items of `data_loader.MeshSpeechDataset`.
+    """Random crops of a store's takes, as items for `data_loader.collate`.
 
-    An item also has `conv`, the encoder's features (N, C0) float16 at its own frames. Its `audio`
-    is zeros (S,): the features replace it. Crop i of epoch e is fixed by the seed.
+    An item has `conv`, the encoder's features (N, C0) float16 at its own frames; its `audio` is
+    zeros (S,), since the features replace it. Its vertices are template + curves @ basis, curves
+    (T, K), basis (K, V, 3). Crop i of epoch e is fixed by the seed.
     """
 
     def __init__(self, recipe: Recipe, store: FeatureStore) -> None:
@@ -38,7 +39,7 @@ class TakeCrops(Dataset):
         self.n_takes, self.seed, self.epoch = recipe.train.takes, recipe.train.seed, 0
         self.n_samples = round(recipe.train.max_clip_s * SAMPLE_RATE)
         head = load_head(spec.path(spec.topology))
-        self.basis = channel_basis(head, CHANNELS)
+        self.basis = channel_basis(head, CHANNELS).astype(np.float32)  # (K, V, 3)
         self.templates = {s: head.templates[s] for s in spec.splits["train"].subjects}
 
     def __len__(self) -> int:
@@ -57,12 +58,10 @@ class TakeCrops(Dataset):
         number = index % self.n_takes
         subject = str(rng.choice(list(self.templates)))
         conv, lips = self.crop(self.store[number], rng, style_of(subject))
-        template = self.templates[subject]
-        offsets = np.tensordot(lips, self.basis, axes=1)  # (T, V, 3)
         return {
-            "name": f"take {number}", "subject": subject, "conv": conv, "template": template,
-            "audio": np.zeros(self.n_samples, np.float32), "vertices": template + offsets,
-            "frames": len(offsets),
+            "name": f"take {number}", "subject": subject, "conv": conv, "curves": lips,
+            "audio": np.zeros(self.n_samples, np.float32), "template": self.templates[subject],
+            "basis": self.basis, "frames": len(lips),
         }  # fmt: skip
 
     def crop(

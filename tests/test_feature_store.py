@@ -71,7 +71,7 @@ def test_a_crop_depends_only_on_seed_epoch_and_index(recipe: Recipe) -> None:
     one[4]  # crops made before in the process do not matter
     crop, same = one[5], other[5]
     assert crop["subject"] == same["subject"]
-    for name in ("conv", "vertices", "template"):
+    for name in ("conv", "curves", "template"):
         assert np.array_equal(crop[name], same[name])
     other.set_epoch(4)
     assert not np.array_equal(one[5]["conv"], other[5]["conv"])
@@ -93,13 +93,14 @@ def test_features_and_vertices_of_a_crop_are_of_the_same_instants(recipe: Recipe
         assert np.corrcoef(got[:, jaw], expected[:, jaw])[0, 1] > 0.95
     item = crops[0]
     assert item["conv"].shape == (kind.native_lengths(n), 3 * 16)
-    assert item["frames"] == len(item["vertices"]) == frames and len(item["audio"]) == n
+    assert item["frames"] == len(item["curves"]) == frames and len(item["audio"]) == n
 
 
 def test_batches_carry_the_features(recipe: Recipe) -> None:
     batches = TakeBatches(recipe, 0, 0, 1)
     batch = next(iter(batches))
     assert batch["conv"].shape[:1] == (2,) and batch["conv"].dtype == torch.float16
+    assert batch["basis"].shape == (len(CHANNELS), 6_045, 3) and "vertices" not in batch
     assert len(batches) == 4 and len(batches.items) == 3
 
 

@@ -97,7 +97,7 @@ def test_sums_over_millions_of_numbers_are_exact_to_1e_6() -> None:
 def test_closure_weight_by_hand() -> None:
     truth = torch.zeros(1, 3, 4, 3)
     truth[0, :, 2, 1] = torch.tensor([-0.5, 0.0, 2.0])  # upper minus lower inner lip
-    weight = closure_weight(truth, torch.tensor([2, 0]), gain=3.0, reach=2.0)
+    weight = closure_weight(truth[:, :, [2, 0]], gain=3.0, reach=2.0)
     torch.testing.assert_close(weight[0], torch.tensor([4.0, 4.0, 1 + 3 * 0.36787944]))
 
 

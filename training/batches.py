@@ -1,4 +1,4 @@
-"""The training batches of a run: the train split, or takes of the speech pool where there is one."""
+"""The training batches of a run: the train split, or takes of the speech pool if there is one."""
 
 from config import Recipe
 from data_loader import OpenDataset, collate

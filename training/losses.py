@@ -137,14 +137,14 @@ class MeshSums(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def closure_weight(truth: Tensor, inner_lips: Tensor, gain: float, reach: float) -> Tensor:
+def closure_weight(inner_lips: Tensor, gain: float, reach: float) -> Tensor:
     """Weight (B, T) of each frame: 1 + gain where the inner lips touch, falling to 1 as they part.
 
-    truth: (B, T, V, 3), y up; inner_lips: (2,) vertices, upper and lower; reach: the opening, in
-    the unit of the vertices, at which the extra weight has fallen to 1/e. A squared error alone
+    inner_lips: (B, T, 2, 3) true positions of the upper and the lower lip, y up; reach: the
+    opening, in their unit, at which the extra weight has fallen to 1/e. A squared error alone
     leaves lips half open where a closure is uncertain, and a missed closure is what viewers notice.
     """
-    height = truth[:, :, inner_lips, 1]  # (B, T, 2)
+    height = inner_lips[..., 1]  # (B, T, 2)
     opening = (height[..., 0] - height[..., 1]).clamp(min=0)
     return 1.0 + gain * torch.exp(-((opening / reach) ** 2))
 

@@ -97,9 +97,11 @@ def start_components(model: JambaTalk, batches: Iterable[dict[str, Any]]) -> Non
         return
     rows, n_frames = [], 0
     for batch in batches:
-        offsets = (batch["vertices"] - batch["template"][:, None])[
-            length_mask(batch["frames"], batch["vertices"].shape[1])
-        ]
+        if "curves" in batch:
+            offsets = torch.tensordot(batch["curves"], batch["basis"], dims=1)
+        else:
+            offsets = batch["vertices"] - batch["template"][:, None]
+        offsets = offsets[length_mask(batch["frames"], offsets.shape[1])]
         rows.append(offsets[::3])
         n_frames += len(rows[-1])
         if n_frames >= COMPONENT_FRAMES:

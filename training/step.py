@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,24 @@ from training.losses import (
     velocity_loss,
     vertex_loss,
 )
+from training.low_rank import LowRankMotion
 from training.networks import Networks
 from training.optimizer import make_optimizer, start_average
 from training.processes import Group, SharedUserError
 from training.teacher_targets import TargetSource, TeacherTargets
 
 LENGTHS = ("audio_samples", "frames")  # of a batch
+
+
+class MeshLosses(NamedTuple):
+    """What the losses of a batch need of its meshes."""
+
+    vertex: Tensor  # ()
+    velocity: Tensor  # ()
+    balance: Tensor  # (B,) of the routers
+    lip_offsets: Tensor  # (B, T, L, 3) predicted lips minus template
+    lip_error: Tensor  # (B, T, L, 3) predicted minus true lips
+    inner_lips: Tensor | None  # (B, T, 2, 3) true upper and lower lip, where a loss needs them
 
 
 class Objective(nn.Module):
@@ -59,42 +71,77 @@ class Objective(nn.Module):
     ) -> dict[str, Tensor]:
         """Every loss of a batch, by name, each ().
 
-        batch: of `data_loader.collate`, on the networks' device but for its `LENGTHS`;
+        batch: of `data_loader.collate`, on the networks' device but for its `LENGTHS`, with
+        vertices, or with curves and basis where the vertex head has a low rank;
         targets: of `TargetSource`; sizes: what losses are divided by, those of the whole step.
         """
-        lips, template, truth = self.lips, batch["template"], batch["vertices"]
         samples, frames = batch["audio_samples"], batch["frames"]
         padded = samples if int(samples.min()) < batch["audio"].shape[1] else None  # (B,)
-        prediction, balance = self.model(batch["audio"], template, padded, targets.conv)
-        vertex, velocity, predicted_lips = mesh_losses(  # predicted_lips: (B, T, L, 3)
-            prediction, truth, frames, sizes, lips, self.nets.loss_scale
-        )
-        losses = {"vertex": vertex, "velocity": velocity, "balance": balance.sum() / sizes.clips}
+        mesh = self.low_rank_mesh if "curves" in batch else self.whole_mesh
+        motion = mesh(batch, padded, targets.conv, sizes)
+        losses = {"vertex": motion.vertex, "velocity": motion.velocity}
+        losses["balance"] = motion.balance.sum() / sizes.clips
         if self.config.w_lips:
-            losses["lips"] = self.lip_loss(predicted_lips, truth, frames, sizes)
+            losses["lips"] = self.lip_loss(motion.lip_error, motion.inner_lips, frames, sizes)
         lengths = frame_lengths(samples)  # (B,) audio frames
         features, audio_mask = targets.features, None
         if padded is not None:
             audio_mask = length_mask(lengths, features.shape[1], features.device)
         latent, logits = self.reader(  # (B, A, C), (B, A, K)
-            predicted_lips - template[:, None, lips], features.shape[1], frames
+            motion.lip_offsets, features.shape[1], frames
         )
         losses["latent"] = latent_loss(latent, features, audio_mask, sizes.audio_frames)
         blank = self.nets.teacher.blank
         losses["ctc"] = ctc_loss(logits, targets.texts, lengths, blank, sizes.clips)
         return losses
 
+    def whole_mesh(
+        self, batch: dict[str, Any], padded: Tensor | None, conv: Tensor | None, sizes: Sizes
+    ) -> MeshLosses:
+        """The losses of a batch with vertices."""
+        template, truth = batch["template"], batch["vertices"]
+        prediction, balance = self.model(batch["audio"], template, padded, conv)
+        vertex, velocity, predicted = mesh_losses(
+            prediction, truth, batch["frames"], sizes, self.lips, self.nets.loss_scale
+        )
+        offsets = predicted - template[:, None, self.lips]
+        error = predicted - truth[:, :, self.lips]
+        inner = None if self.nets.inner_lips is None else truth[:, :, self.nets.inner_lips]
+        return MeshLosses(vertex, velocity, balance, offsets, error, inner)
+
+    def low_rank_mesh(
+        self, batch: dict[str, Any], padded: Tensor | None, conv: Tensor | None, sizes: Sizes
+    ) -> MeshLosses:
+        """The losses of a batch with curves and basis, by `training.low_rank`."""
+        model, inner = self.model, self.nets.inner_lips
+        features = model.encoder(batch["audio"], padded, conv)
+        hidden, balance = model.hidden(features, model.frame_mask(padded, features))
+        with torch.autocast(hidden.device.type, enabled=False):
+            motion = LowRankMotion.of(
+                model.head, model.config.units_per_metre, model.head.low_rank(hidden),
+                batch["curves"], batch["basis"],
+            )  # fmt: skip
+            vertex, velocity = motion.losses(batch["frames"], sizes, self.nets.loss_scale)
+            offsets = motion.predicted(self.lips)
+            error = offsets - motion.true(self.lips)
+            if inner is not None:
+                inner = batch["template"][:, None, inner] + motion.true(inner)
+        return MeshLosses(vertex, velocity, balance, offsets, error, inner)
+
     def lip_loss(
-        self, predicted_lips: Tensor, truth: Tensor, frames: Tensor, sizes: Sizes
+        self, error: Tensor, inner_lips: Tensor | None, frames: Tensor, sizes: Sizes
     ) -> Tensor:
-        """Vertex and velocity loss of the lips alone, (); frames with touching lips weigh more."""
-        n_frames, mask = truth.shape[1], None
+        """Vertex and velocity loss of the lips alone, (); frames with touching lips weigh more.
+
+        error, inner_lips: of `MeshLosses`.
+        """
+        n_frames, mask = error.shape[1], None
         if int(frames.min()) < n_frames:
-            mask = length_mask(frames, n_frames, truth.device)
-        error = (predicted_lips - truth[:, :, self.lips]) * self.nets.loss_scale
+            mask = length_mask(frames, n_frames, error.device)
+        error = error * self.nets.loss_scale
         velocity = velocity_loss(error, mask, sizes.pairs)
         if gain := self.config.closure_gain:
-            weight = closure_weight(truth, self.nets.inner_lips, gain, self.nets.closure_reach)
+            weight = closure_weight(inner_lips, gain, self.nets.closure_reach)
             error = error * weight[..., None, None].sqrt()
         return velocity + vertex_loss(error, mask, sizes.frames)
 

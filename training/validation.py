@@ -86,7 +86,9 @@ def score(
     lve = selection_score = float(lip_errors(predicted, truth, lips).mean())
     if closures is not None:
         weight = closure_weight(
-            torch.from_numpy(truth)[None], closures.inner_lips.cpu(), closures.gain, closures.reach
+            torch.from_numpy(truth)[None, :, closures.inner_lips.cpu()],
+            closures.gain,
+            closures.reach,
         )[0].numpy()
         squared = np.square(predicted[:, lips].astype(np.float64) - truth[:, lips]).sum(2).mean(1)
         selection_score = float((weight * squared).mean())

@@ -1,0 +1,69 @@
+"""The losses of low-rank motion equal those of its meshes."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from jambatalk import JambaTalk
+from tests.toy import CLIPS, LIPS, TRAIN, V, networks, together
+from training.losses import total_loss
+from training.networks import Networks, start_components
+from training.step import Objective, batch_sizes
+from training.teacher_targets import TargetSource
+
+K = 5
+
+
+def low_rank_networks(units: float = 1.0) -> Networks:
+    """Networks with a vertex head of rank 4."""
+    nets = networks()
+    config = dataclasses.replace(nets.model.config, vertex_rank=4, units_per_metre=units)
+    torch.manual_seed(3)
+    nets.model = JambaTalk(config)
+    torch.nn.init.normal_(nets.model.head.offsets.weight)
+    torch.nn.init.normal_(nets.model.head.offsets.bias)
+    nets.model.encoder.freeze_features()
+    nets.loss_scale = 0.7
+    return nets
+
+
+def both(batch: dict) -> tuple[dict, dict]:
+    """A batch whose motion is given by curves and basis, and the same with its vertices."""
+    generator = torch.Generator().manual_seed(1)
+    n_frames = batch["vertices"].shape[1]
+    curves = torch.randn(len(batch["names"]), n_frames, K, generator=generator)
+    basis = torch.randn(K, V, 3, generator=generator)
+    plain = {name: value for name, value in batch.items() if name != "vertices"}
+    vertices = batch["template"][:, None] + torch.tensordot(curves, basis, dims=1)
+    return plain | {"curves": curves, "basis": basis}, plain | {"vertices": vertices}
+
+
+@pytest.mark.parametrize("units", [1.0, 25.0])
+def test_losses_and_gradients_equal_those_of_the_meshes(units: float) -> None:
+    """To 1e-4 of each gradient's largest value, on a padded batch."""
+    results = []
+    for batch in both(together(*CLIPS)):
+        nets = low_rank_networks(units)
+        objective = Objective(nets, LIPS, TRAIN)
+        losses = objective(batch, TargetSource(nets, None)(batch), batch_sizes(batch))
+        total_loss(losses, TRAIN).backward()
+        gradients = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
+        results.append(({name: value.item() for name, value in losses.items()}, gradients))
+    (losses, ours), (expected, theirs) = results
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        assert (ours[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max() + 1e-5, name
+
+
+def test_components_of_curves_are_those_of_the_vertices() -> None:
+    heads = []
+    for batch in both(together(*CLIPS)):
+        nets = low_rank_networks()
+        torch.manual_seed(0)
+        start_components(nets.model, [batch])
+        heads.append(nets.model.head.offsets)
+    torch.testing.assert_close(heads[0].bias, heads[1].bias, atol=1e-5, rtol=1e-4)
+    products = [head.weight @ head.weight.T for head in heads]  # components are known up to signs
+    torch.testing.assert_close(*products, atol=1e-3, rtol=1e-3)
