@@ -317,6 +317,8 @@ def _load_own(path: Path) -> Checkpoint:
     try:
         model = JambaTalk(from_dict(ModelConfig, header["model"]))
         spec = from_dict(DatasetSpec, header["dataset"])
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"checkpoint {path}: its header does not describe a model ({reason_of(error)})"

@@ -160,8 +160,7 @@ class TextTeacher(nn.Module):
         """
         if conv is None:
             conv = self.convolve(audio, lengths)
-        conv = self.kind.at_audio_rate(conv, audio.shape[1], lengths)
-        features = self.kind.add_context(self.body, conv, lengths)
+        features = self.kind.at_audio_rate(conv, audio.shape[1], lengths)
         mask = None
         if lengths is not None:
             mask = length_mask(frame_lengths(lengths), features.shape[1], features.device)

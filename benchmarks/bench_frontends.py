@@ -31,7 +31,6 @@ from benchmarks.real_speech import EXTRA_FOLDER, load_real_clips
 from common.errors import Parser, UserError, run_cli
 from config import BUNDLED_MODEL, PROJECT_ROOT, SAMPLE_RATE
 from speech.audio import normalise
-from speech.context import ContextLayer
 from speech.features import (
     MEL_HOP,
     fold,
@@ -41,6 +40,7 @@ from speech.features import (
     normalise_over_time,
     povey_window,
 )
+from speech.phone_head import ContextLayer
 from speech.pretrained import find_source
 from speech.timing import AUDIO_FPS, audio_frames
 from synthetic.head import load_head

@@ -4,16 +4,22 @@ from typing import Any
 
 from torch import nn
 
+from common.errors import UserError
 from speech.kinds import kind_of
 
 
 def transformers_config(encoder: dict[str, Any]) -> Any:
     """The transformers config of an encoder given as a dict with its `model_type`.
 
-    Raises `UserError` for an unknown `model_type`.
+    Raises `UserError` for an unknown `model_type`, or an encoder that cannot be used.
     """
-    config_class = kind_of(encoder.get("model_type")).transformers_class("Config")
-    return config_class(**{key: value for key, value in encoder.items() if key != "model_type"})
+    kind = kind_of(encoder.get("model_type"))
+    config = kind.transformers_class("Config")(
+        **{key: value for key, value in encoder.items() if key != "model_type"}
+    )
+    if mismatch := kind.mismatch(config):
+        raise UserError(f"speech encoder: {mismatch}")
+    return config
 
 
 def build_body(encoder: dict[str, Any]) -> nn.Module:
@@ -24,7 +30,6 @@ def build_body(encoder: dict[str, Any]) -> nn.Module:
     config = transformers_config(encoder)
     kind = kind_of(config.model_type)
     body = kind.transformers_class("Model")(config)
-    kind.extend(body)
     kind.use_attention(body)
     return body
 
@@ -34,10 +39,7 @@ def build_ctc(config: Any) -> nn.Module:
 
     Raises `UserError` for an unknown `model_type`.
     """
-    kind = kind_of(config.model_type)
-    model = kind.build_ctc(config)
-    kind.extend(body_of(model))
-    return model
+    return kind_of(config.model_type).build_ctc(config)
 
 
 def body_of(model: nn.Module) -> nn.Module:

@@ -68,10 +68,6 @@ class EncoderKind(nn.Module):
         return "it has an adapter, which halves the frame rate" if config.add_adapter else ""
 
     @staticmethod
-    def extend(body: nn.Module) -> None:
-        """Add the layers of the config that transformers does not implement."""
-
-    @staticmethod
     def use_attention(body: nn.Module) -> None:
         """Let the body use the attention kernel of `layers.attention` where that is possible."""
 
@@ -86,7 +82,7 @@ class EncoderKind(nn.Module):
         return frame_lengths(n_samples)
 
     def convolve(self, body: nn.Module, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Features (B, N, C0) of audio (B, S) at the kind's own frames, before `add_context`.
+        """Features (B, N, C0) of audio (B, S) at the kind's own frames.
 
         lengths: (B,) samples of each clip, all S when None. Raises `ValueError` where S < 400.
         """
@@ -123,7 +119,7 @@ class EncoderKind(nn.Module):
         n_samples: S; lengths: (B,) samples of each clip, all S when None.
         """
         frames = None if lengths is None else frame_lengths(lengths)
-        return resample(self.add_context(body, conv, lengths), fps * k, frames)
+        return resample(conv, fps * k, frames)
 
     def reader(
         self, body: nn.Module, audio: Tensor, fps: int, k: int
@@ -134,13 +130,6 @@ class EncoderKind(nn.Module):
         """
         features = self.at_mesh_rate(body, self.convolve(body, audio), fps, k, audio.shape[1])
         return lambda start, stop: features[:, start:stop]
-
-    def add_context(self, body: nn.Module, conv: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Features (B, A, C0): `conv` (B, A, C0) after the context layers, if the body has any.
-
-        lengths: (B,) samples of each clip, all when None.
-        """
-        return conv
 
     def transform(self, body: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Projection and transformer: features (B, N, C0) to (B, N, C).

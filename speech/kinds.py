@@ -14,22 +14,18 @@ transformer width, L states: the transformer's input and the output of each laye
 
 import math
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import UserError
 from layers import attention
-from speech.context import ContextLayer
 from speech.encoder_kind import EncoderKind
 from speech.features import (
     MEL_HOP,
     fold,
-    length_mask,
     log_mel,
     mel_filters,
     normalise_over_time,
@@ -38,6 +34,9 @@ from speech.features import (
 from speech.moonshine import Moonshine
 from speech.timing import HOP, WINDOW, audio_frames, frame_lengths
 
+RETIRED_FIELDS = ("context_layers", "hand_set_layers")  # of the small wav2vec 2.0 until LAST_COMMIT
+LAST_COMMIT = "30c8538"
+
 
 class Wav2Vec2(EncoderKind):
     """wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477): convolutions of the waveform.
@@ -45,10 +44,6 @@ class Wav2Vec2(EncoderKind):
     Where the kernels cover more than 400 samples, audio is padded with zeros on both sides, so that
     A and the centre of each frame stay the same. Group norm (in the "base" models) normalises over
     time, so padding is not safe with it. The convolutions are frozen, as in the paper.
-
-    Two fields of the config are ours, for the small encoder trained here: `context_layers` (see
-    `speech.context`) and `hand_set_layers`, the number of leading convolutions that are a fixed
-    filterbank; their output gets zero mean and unit variance over the clip, channel by channel.
     """
 
     transformers_prefix = "Wav2Vec2"
@@ -57,7 +52,6 @@ class Wav2Vec2(EncoderKind):
         "hidden_act", "layer_norm_eps", "conv_dim", "conv_kernel", "conv_stride", "conv_bias",
         "feat_extract_norm", "feat_extract_activation", "num_feat_extract_layers",
         "num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "do_stable_layer_norm",
-        "hand_set_layers", "context_layers",
     )  # fmt: skip
 
     def __init__(self, config: Any) -> None:
@@ -68,28 +62,16 @@ class Wav2Vec2(EncoderKind):
 
     @staticmethod
     def mismatch(config: Any) -> str:
-        """As `EncoderKind`; also for convolutions of another stride."""
+        """As `EncoderKind`; also for convolutions of another stride, and for removed fields."""
+        if any(getattr(config, field, 0) for field in RETIRED_FIELDS):
+            return (
+                "it is the small encoder of an earlier version, which was removed: train the model "
+                f"again, or use it with commit {LAST_COMMIT}"
+            )
         hop = math.prod(config.conv_stride)
         if hop != HOP:
             return f"one feature every {hop} samples, expected every {HOP} (50 a second)"
         return EncoderKind.mismatch(config)
-
-    @staticmethod
-    def own_weights(config: Any, folder: Path) -> dict[str, Tensor] | None:
-        """As `EncoderKind`: transformers does not implement context layers."""
-        if not getattr(config, "context_layers", 0):
-            return None
-        return load_file(folder / "model.safetensors")
-
-    @staticmethod
-    def extend(body: nn.Module) -> None:
-        """Add the context layers of the config."""
-        config = body.config
-        n_layers = getattr(config, "context_layers", 0)
-        if n_layers:
-            body.context = nn.ModuleList(
-                ContextLayer(config.conv_dim[-1], config.hidden_dropout) for _ in range(n_layers)
-            )
 
     @staticmethod
     def use_attention(body: nn.Module) -> None:
@@ -105,26 +87,14 @@ class Wav2Vec2(EncoderKind):
         """As `EncoderKind`. Frozen leading layers run in float32 and without gradient."""
         n_frames = audio_frames(audio.shape[1])
         layers = list(body.feature_extractor.conv_layers)
-        n_fixed = getattr(body.config, "hand_set_layers", 0)
-        n_frozen = max(_leading_frozen(layers), n_fixed)
+        n_frozen = _leading_frozen(layers)
         x = F.pad(audio, (self.margin, self.margin))[:, None].float()  # (B, 1, S)
         for i, layer in enumerate(layers):
             frozen = i < n_frozen
             float32 = torch.autocast(audio.device.type, enabled=False) if frozen else nullcontext()
             with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), float32:
                 x = layer(x)
-                if i + 1 == n_fixed:
-                    x = normalise_over_time(x.transpose(1, 2)).transpose(1, 2)
         return x.transpose(1, 2)[:, :n_frames]
-
-    def add_context(self, body: nn.Module, conv: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """As `EncoderKind`."""
-        mask = None
-        if lengths is not None:
-            mask = length_mask(frame_lengths(lengths), conv.shape[1], conv.device)
-        for layer in getattr(body, "context", ()):
-            conv = layer(conv, mask)
-        return conv
 
 
 class Wav2Vec2Bert(EncoderKind):

@@ -62,20 +62,6 @@ def test_equal_frozen_convolutions_are_shared() -> None:
     assert not same_convolutions(nets.teacher, nets.model.encoder)
 
 
-def test_context_layers_are_trained_behind_shared_convolutions() -> None:
-    nets = networks("context")
-    assert TargetSource(nets, None).shared
-    shared = gradients(nets, [clip(1.0, 5)])
-    assert all(p.grad is not None for p in nets.model.encoder.body.context.parameters())
-    with torch.no_grad():
-        next(nets.teacher.body.feature_extractor.parameters()).add_(1e-9)
-    assert not TargetSource(nets, None).shared
-    own = gradients(nets, [clip(1.0, 5)])
-    assert shared[0] == pytest.approx(own[0], rel=1e-5)
-    for ours, theirs in zip(shared[1], own[1], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
 def test_targets_of_whole_clips_are_bit_equal_with_and_without_a_cache(tmp_path) -> None:
     nets = networks()
     batch = together(clip(1.5, 1), clip(0.7, 2)) | {"keys": ["one", "two"]}

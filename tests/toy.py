@@ -41,7 +41,6 @@ TINY = dict(
 ENCODERS = {
     "group": TINY | dict(feat_extract_norm="group", do_stable_layer_norm=False),
     "layer": TINY | dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True),
-    "context": TINY | dict(feat_extract_norm="group", do_stable_layer_norm=True, context_layers=2),
 }
 TRAIN = TrainConfig(w_vertex=10.0, w_velocity=10.0, w_lips=5.0, w_latent=1.0, w_ctc=0.1,
                     closure_gain=2.0)  # fmt: skip
