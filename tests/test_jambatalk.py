@@ -1,5 +1,6 @@
 """The whole network: shapes, padding, long audio, checkpoints, and fitting one clip."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -124,6 +125,16 @@ def test_half_precision_file_is_half_the_size(tmp_path: Path) -> None:
     sizes = [(tmp_path / name).stat().st_size for name in ("full", "half")]
     assert sizes[1] < 0.62 * sizes[0]
     assert next(load_checkpoint(tmp_path / "half")[0].parameters()).dtype == torch.float32
+
+
+def test_a_model_with_the_removed_small_encoder_is_reported_in_one_line(tmp_path: Path) -> None:
+    old = {"model_type": "wav2vec2", "context_layers": 5, "hand_set_layers": 3}
+    model = dataclasses.asdict(dataclasses.replace(config(), encoder=old))
+    header = json.dumps({"model": model, "dataset": dataclasses.asdict(SYNTHETIC)})
+    save_file({"x": torch.zeros(1)}, tmp_path / "old", metadata={"jambatalk": header})
+    with pytest.raises(UserError, match="old: .*small encoder of an earlier version.*commit") as e:
+        load_checkpoint(tmp_path / "old")
+    assert "\n" not in str(e.value)
 
 
 def test_foreign_and_broken_files_are_refused(tmp_path: Path) -> None:
