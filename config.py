@@ -164,7 +164,7 @@ XLSR_LARGE: dict[str, Any] = dict(
     hidden_dropout=0.05, activation_dropout=0.05, attention_dropout=0.1,
 )  # fmt: skip
 
-# The encoder of Moonshine tiny in synthetic/moonshine: frozen, trained on human speech.
+# The encoder of Moonshine tiny in synthetic/encoder: frozen, trained on human speech.
 MOONSHINE_TINY: dict[str, Any] = {"model_type": "moonshine", "pad_head_dim_to_multiple_of": 8}
 
 SUBJECTS = (
@@ -293,7 +293,7 @@ RECIPES: dict[str, Recipe] = {
             # squared metres are small: with the paper's 1000 the other losses would be far larger
             w_vertex=1e5, w_velocity=1e5, w_lips=1e5, closure_gain=10.0,
         ),
-        wav2vec2="synthetic/moonshine",
+        wav2vec2="synthetic/encoder",
     ),
     "vocaset": Recipe(
         dataset=VOCASET,

@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="recipe whose network, encoder and training are used, such as "
                         "synthetic: small, its encoder is included")  # fmt: skip
     parser.add_argument("--encoder", "--wav2vec2", metavar="NAME_OR_FOLDER",
-                        help="pre-trained encoder: a local folder, such as synthetic/moonshine, "
+                        help="pre-trained encoder: a local folder, such as synthetic/encoder, "
                         "or a hub name (--wav2vec2 is the same flag)")  # fmt: skip
     parser.add_argument("--init", metavar="MODEL",
                         help="model file whose weights to start from; the topology may differ"

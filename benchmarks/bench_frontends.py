@@ -58,7 +58,7 @@ WIDTH, N_LAYERS = 192, 5
 W_PHONE, W_CURVE, W_CURVE_VELOCITY = 0.7, 1.0, 1.0
 STATISTICS_CROPS = 200  # of the pool, for mean and deviation of the curves
 KINDS = ("mel_conv", "moonshine")
-ENCODER = "synthetic/moonshine"
+ENCODER = "synthetic/encoder"
 
 Features = Callable[[np.ndarray], Tensor]  # of normalised audio (S,): (A, ...)
 

@@ -1,7 +1,7 @@
 """Pre-trained speech encoders: where they are, what shape they have, their weights.
 
 A source is a model on the Hugging Face hub, by name, or a local folder with config.json and
-model.safetensors (or pytorch_model.bin), of a kind in `speech.kinds`; synthetic/moonshine is one. A
+model.safetensors (or pytorch_model.bin), of a kind in `speech.kinds`; synthetic/encoder is one. A
 CTC head in it serves the lip reader's teacher. The network takes its shape from the source, so
 facebook/wav2vec2-base-960h (768 wide, group norm) can be used as well as the paper's XLSR (1024
 wide, layer norm). torch and transformers are imported only when an encoder is loaded, so a missing
@@ -43,7 +43,7 @@ def find_source(source: str) -> str:
         return source
     raise UserError(
         f"--encoder {source}: no such folder; expected one with config.json and "
-        "model.safetensors, or a hub name like facebook/wav2vec2-base-960h (synthetic/moonshine "
+        "model.safetensors, or a hub name like facebook/wav2vec2-base-960h (synthetic/encoder "
         "comes with the project)"
     )
 

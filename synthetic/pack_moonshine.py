@@ -1,4 +1,4 @@
-"""Rebuild synthetic/moonshine from PyPI: the encoder of Moonshine tiny, packed to 7.7 MB.
+"""Rebuild synthetic/encoder from PyPI: the encoder of Moonshine tiny, packed to 7.7 MB.
 
     pip install onnx onnxruntime
     pip download --no-deps moonshine-voice==0.0.49
@@ -31,7 +31,7 @@ from common.whole_file import write_whole
 from config import PROJECT_ROOT
 from files.models import save_model_file
 
-OUT = PROJECT_ROOT / "synthetic/moonshine"
+OUT = PROJECT_ROOT / "synthetic/encoder"
 MEMBER = "moonshine_voice/assets/tiny-en/encoder_model.ort"
 SHA256 = "94e90a4654fc45cdfedb77c4c08e1739f48862998e58fada384b25118134f221"  # of that member
 LICENCE = "moonshine_voice-0.0.49.dist-info/licenses/LICENSE"
@@ -47,9 +47,7 @@ CONFIG = {"model_type": "moonshine", "pad_head_dim_to_multiple_of": 8}  # else t
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--wheel", type=Path, required=True, help="moonshine_voice-0.0.49-*.whl")
-    parser.add_argument(
-        "--out", type=Path, default=OUT, help="folder (default synthetic/moonshine)"
-    )
+    parser.add_argument("--out", type=Path, default=OUT, help="folder (default synthetic/encoder)")
     args: argparse.Namespace = parser.parse_args(argv)
     content, licence = read_wheel(args.wheel)
     weights = pack(*read_graph(content))

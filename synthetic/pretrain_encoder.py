@@ -1,13 +1,15 @@
 """Train the phone head of a frozen speech encoder: `python -m synthetic.pretrain_encoder`.
 
-The pool has a time for every phone, so the head (`speech.phone_head`) is trained frame by frame, by
-cross-entropy on the phone of each 50 Hz frame. Silence is class 0 and the CTC blank, so the result
+Takes of the pool have a time for every phone and cached features (`synthetic.feature_store`). The
+head (`speech.phone_head`) is trained on them frame by frame, by cross-entropy on the phone of each
+50 Hz frame. Silence is class 0 and the CTC blank, so the result
 is a CTC model over phones: the lip reader's teacher. The encoder's own weights do not change.
 """
 
 import argparse
 import json
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -30,14 +32,15 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from common.device import pick_device
 from common.errors import Parser, UserError, run_cli, writable_folder
-from config import PROJECT_ROOT
+from config import PROJECT_ROOT, RECIPES, SAMPLE_RATE
 from files.models import save_model_file
 from speech.kinds import kind_of
 from speech.phone_head import PHONE_HEAD_FILE, PhoneHead
 from speech.pretrained import find_source, load_body, load_config
-from speech.timing import AUDIO_FPS
+from speech.timing import AUDIO_FPS, HOP, WINDOW, audio_frames
+from synthetic.feature_store import TAKE_S, FeatureStore, fill
 from synthetic.phones import PHONE_INDEX, PHONES, SILENCE
-from synthetic.speech import Crop, SpeechPool
+from synthetic.speech import Crop, SpeechPool, phones_at
 
 HEAD = {"width": 160, "n_layers": 3}
 LABEL_SMOOTHING = 0.05
@@ -45,7 +48,7 @@ EMA_DECAY = 0.998
 WARMUP_STEPS, LOG_EVERY = 100, 100
 USES = 6  # batches that contain a crop, since encoding it costs far more than a step with it
 BUFFER = 256  # crops that batches are drawn from
-HELD_OUT_PERIOD, HELD_OUT_BATCHES = 20, 8  # one clip in 20 measures the result
+HELD_OUT_PERIOD, HELD_OUT_BATCHES = 20, 8  # one take in 20 measures the result
 
 Loss = Callable[..., tuple[Tensor, dict[str, float]]]  # of a network and a batch: loss, parts
 
@@ -98,6 +101,34 @@ class CropBatches(IterableDataset):
                 n_encoded += 1
             chosen = rng.permutation(len(buffer))[:batch_size]
             yield tuple(map(torch.stack, zip(*(buffer[i] for i in chosen), strict=True)))
+
+
+class StoredTakes(IterableDataset):
+    """Infinite random batches of a store's takes: states (B, A, L, C) float16, phones (B, A).
+
+    numbers: of the takes that are used.
+    """
+
+    def __init__(self, store: FeatureStore, numbers: Sequence[int], plan: Plan) -> None:
+        self.store, self.numbers, self.plan = store, list(numbers), plan
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        rng = np.random.default_rng(self.plan.seed)
+        while True:
+            crops = [self.crop(rng) for _ in range(self.plan.batch_size)]
+            yield tuple(map(torch.stack, zip(*crops, strict=True)))
+
+    def crop(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """States (A, L, C) and phones (A,) of a random stretch of a random take."""
+        take, kind = self.store[int(rng.choice(self.numbers))], self.store.kind
+        n_samples = round(self.plan.crop_s * SAMPLE_RATE)
+        n = kind.native_lengths(n_samples)
+        first = int(rng.integers(len(take.states) - n + 1))
+        conv = torch.from_numpy(np.array(take.states[first : first + n], np.float32))[None]
+        states = kind.states(self.store.body, kind.at_audio_rate(conv, n_samples, None))[0]
+        frames = np.arange(audio_frames(n_samples)) * HOP + WINDOW // 2
+        instants = (first * kind.stride + frames) / SAMPLE_RATE
+        return states.half(), torch.from_numpy(phones_at(take.segments, instants))
 
 
 class FrozenStates:
@@ -181,9 +212,9 @@ def fit(
 
 
 @torch.no_grad()
-def measure(head: PhoneHead, held_out: CropBatches) -> dict[str, float]:
-    """Mean loss and share of right frames over some batches; {} for a pool without clips."""
-    if not held_out.pool.clips:
+def measure(head: PhoneHead, held_out: StoredTakes) -> dict[str, float]:
+    """Mean loss and share of right frames over some batches; {} where no take is held out."""
+    if not held_out.numbers:
         return {}
     sums: Counter = Counter()
     for states, phones in islice(iter(held_out), HELD_OUT_BATCHES):
@@ -216,8 +247,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     pool = str(PROJECT_ROOT / "synthetic/data/speech")
     parser.add_argument("--pool", default=pool, help="folder of the speech pool")
     parser.add_argument(
-        "--encoder", default="synthetic/moonshine", help="folder of the frozen encoder"
+        "--encoder", default="synthetic/encoder", help="folder of the frozen encoder"
     )
+    n_takes = RECIPES["synthetic"].train.takes
+    parser.add_argument("--takes", type=int, default=n_takes, help="takes made of the pool")
     parser.add_argument("--minutes", type=float, default=8.0, help="wall time in minutes")
     parser.add_argument(
         "--max_steps", type=int, default=0, help="number of steps instead of --minutes"
@@ -240,7 +273,7 @@ def load_frozen(source: str) -> nn.Module:
     if kind.transformer_is_trained:
         raise UserError(
             f"--encoder {source}: expected an encoder that stays frozen, such as "
-            f"synthetic/moonshine, got a {kind.transformers_prefix}, which is trained with its head"
+            f"synthetic/encoder, got a {kind.transformers_prefix}, which is trained with its head"
         )
     return load_body(source).eval().requires_grad_(False)
 
@@ -250,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     for name, is_valid, expected in (
         ("minutes", args.minutes > 0, "more than 0"),
+        ("takes", args.takes >= 1, "at least 1"),
         ("max_steps", args.max_steps >= 0, "at least 0"),
         ("seed", args.seed >= 0, "at least 0"),
     ):
@@ -258,26 +292,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = find_source(args.encoder)
     out = Path(args.out or source)
     writable_folder(out.parent)
-    training, held_out = SpeechPool(args.pool).split(HELD_OUT_PERIOD)
     body = load_frozen(source)
+    store = FeatureStore(Path(args.pool), source, RECIPES["synthetic"].train.seed)
+    fill(store, range(args.takes), os.cpu_count() or 1)
+    held_out = range(0, args.takes, HELD_OUT_PERIOD) if args.takes >= HELD_OUT_PERIOD else range(0)
     torch.manual_seed(args.seed)
-    n_states = kind_of(body.config.model_type).n_states(body.config)
-    head = PhoneHead(n_states, body.config.hidden_size, len(PHONES), **HEAD)
+    head = PhoneHead(store.kind.n_states(body.config), body.config.hidden_size, len(PHONES), **HEAD)
     n_million = sum(p.numel() for p in head.parameters()) / 1e6
-    print(f"phone head: {n_million:.2f} M parameters, {training.minutes:.0f} minutes of speech")
+    print(f"phone head: {n_million:.2f} M parameters, {args.takes} takes of {TAKE_S:g} s")
     plan = Plan(args.minutes, args.max_steps, seed=args.seed)
-    encode = FrozenStates(body).with_phones
-    batches = CropBatches(training, encode, plan)
+    training = [number for number in range(args.takes) if number not in held_out]
+    batches = StoredTakes(store, training, plan)
     head = fit(head, batches, phone_loss, plan, log=lambda line: print(line, flush=True))
     flags = shlex.join(sys.argv[1:] if argv is None else argv)
     record = {
         "command": f"python -m synthetic.pretrain_encoder {flags}".strip(),
-        "pool_minutes": round(training.minutes, 1),
-        "held_out": measure(head, CropBatches(held_out, encode, plan, uses=1)),
+        "takes": args.takes,
+        "held_out": measure(head, StoredTakes(store, held_out, plan)),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
-    print(f"clips held out: {record['held_out']}")
+    print(f"takes held out: {record['held_out']}")
     save(Path(source), out, head, record)
     print(out)
 

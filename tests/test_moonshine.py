@@ -34,7 +34,7 @@ from training.networks import build
 from training.optimizer import parameter_groups
 from wav2vec import SpeechEncoder, TextTeacher
 
-BOXED = "synthetic/moonshine"
+BOXED = "synthetic/encoder"
 MIXED = ("--set", "model.mix_layers=true")
 
 

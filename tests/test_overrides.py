@@ -136,7 +136,7 @@ def test_with_base_takes_the_network_at_the_size_of_the_data() -> None:
     check(small)
     assert (small.model.n_vertices, small.model.fps, small.model.d_model) == (23_370, 25, 128)
     assert small.model.fold == 2  # 50 Hz, wav2vec 2.0's own
-    assert small.wav2vec2 == "synthetic/moonshine"
+    assert small.wav2vec2 == "synthetic/encoder"
     assert small.train.closure_gain == 0  # BIWI has no inner_lips
     paper = with_base(dataclasses.replace(spec, fps=60, source_fps=60), RECIPES["vocaset"])
     assert paper.model.fold == 1

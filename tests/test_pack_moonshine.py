@@ -75,7 +75,7 @@ def wheel() -> Path:
 
 def test_the_included_folder_is_made_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     pack_moonshine.main(["--wheel", str(wheel), "--out", str(tmp_path)])
-    included = PROJECT_ROOT / "synthetic/moonshine"
+    included = PROJECT_ROOT / "synthetic/encoder"
     for file in ("model.safetensors", "LICENSE"):
         assert (tmp_path / file).read_bytes() == (included / file).read_bytes()
     made, config = (json.loads((f / "config.json").read_text()) for f in (tmp_path, included))
@@ -95,7 +95,7 @@ def test_torch_equals_the_onnx_graph_with_dequantised_weights(wheel: Path) -> No
     inputs = {"input_values": (audio * LEVEL).numpy(), "attention_mask": mask}
     theirs = session.run(None, inputs)[0]
     with torch.no_grad():
-        ours = encoder_states(body_of(load_pretrained("synthetic/moonshine")).eval(), audio)
+        ours = encoder_states(body_of(load_pretrained("synthetic/encoder")).eval(), audio)
     np.testing.assert_allclose(ours[..., -288:], theirs, atol=2e-4)
 
 

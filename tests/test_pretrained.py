@@ -50,7 +50,7 @@ def test_the_network_takes_the_shape_of_any_source(source: str) -> None:
 
 
 def test_the_recipes_encoders_are_their_sources_own() -> None:
-    assert encoder_of("synthetic/moonshine", MOONSHINE_TINY) is MOONSHINE_TINY
+    assert encoder_of("synthetic/encoder", MOONSHINE_TINY) is MOONSHINE_TINY
 
 
 def test_a_padded_batch_gives_each_clip_what_it_gets_alone(source: str) -> None:
@@ -169,8 +169,8 @@ def test_sources_are_folders_here_or_in_the_project_or_names_of_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_source("synthetic/moonshine").endswith("/synthetic/moonshine")
-    assert Path(find_source("synthetic/moonshine")).is_absolute()
+    assert find_source("synthetic/encoder").endswith("/synthetic/encoder")
+    assert Path(find_source("synthetic/encoder")).is_absolute()
     assert find_source("facebook/wav2vec2-base-960h") == "facebook/wav2vec2-base-960h"
     (tmp_path / "models").mkdir()
     for wrong in ("models/none", "../nothing/here", "a b", "/no/such/folder"):
