@@ -1,7 +1,9 @@
 """Training of the phone head: crops, loss, a short run, the folder that it writes."""
 
+import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +15,10 @@ from torch.nn import functional as F
 from common.errors import run_cli
 from speech.phone_head import PhoneHead
 from speech.pretrained import load_pretrained
-from synthetic import pretrain_encoder
+from synthetic import feature_store, pretrain_encoder
 from synthetic.phones import PHONE_INDEX, PHONES
 from synthetic.pretrain_encoder import HEAD, CropBatches, Plan, measure, phone_loss
+from synthetic.speech import phones_at
 from tests.spoken import write_pool
 from tests.toy import ctc_folder, moonshine_folder
 from wav2vec import TextTeacher
@@ -72,7 +75,7 @@ def test_the_loss_falls_in_training() -> None:
     codes = torch.randn(4, N_STATES, WIDTH)
 
     class Batches(torch.utils.data.IterableDataset):
-        pool = Crops()
+        numbers = (0,)
 
         def __iter__(self):
             generator = torch.Generator().manual_seed(0)
@@ -89,12 +92,37 @@ def test_the_loss_falls_in_training() -> None:
     assert after["phone"] < 0.9 * before["phone"]
 
 
-def test_training_saves_a_folder_that_loads_as_teacher(tmp_path: Path) -> None:
+def test_states_and_phones_of_a_stored_take_are_of_the_same_instants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States that hold the number of their frame: the phone at its centre is the crop's phone."""
+    monkeypatch.setattr(feature_store, "TAKE_S", 8.0)
+    (tmp_path / "encoder").mkdir()
+    encoder = moonshine_folder(tmp_path / "encoder")
+    store = feature_store.FeatureStore(write_pool(tmp_path / "pool"), encoder, 1)
+    take = store[0]
+    numbered = np.repeat(np.arange(len(take.states))[:, None], 3 * WIDTH, 1).astype(np.float16)
+    monkeypatch.setattr(
+        feature_store.FeatureStore, "__getitem__",
+        lambda self, number: dataclasses.replace(take, states=numbered),
+    )  # fmt: skip
+    batches = pretrain_encoder.StoredTakes(store, [0], Plan(1, crop_s=3.0))
+    states, phones = batches.crop(np.random.default_rng(4))
+    assert states.shape == (149, 3, WIDTH)
+    instants = (states[10:-10, 0, 0].double().numpy() * 384 + 447) / 16_000
+    assert (phones_at(take.segments, instants) == phones[10:-10].numpy()).mean() > 0.95
+
+
+def test_training_saves_a_folder_that_loads_as_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One real step on a pool of one clip; the weights of the encoder stay as they are."""
     pool, out = write_pool(tmp_path / "pool"), tmp_path / "out"
     (tmp_path / "encoder").mkdir()
     encoder = moonshine_folder(tmp_path / "encoder")
-    flags = ["--pool", str(pool), "--encoder", encoder, "--max_steps", "1"]
+    monkeypatch.setattr(feature_store, "TAKE_S", 8.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    flags = ["--pool", str(pool), "--encoder", encoder, "--max_steps", "1", "--takes", "2"]
     assert run_cli(pretrain_encoder.main, [*flags, "--out", str(out)]) == 0
     before, after = (
         hashlib.sha256((folder / "model.safetensors").read_bytes()).digest()
