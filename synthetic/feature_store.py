@@ -38,6 +38,7 @@ from synthetic.takes import Take, draw_take
 
 TAKE_S = 40.0
 VERSION = 1  # of the takes; another one computes all of them again
+SEED = 1  # of the takes, whatever the seed of a training
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class FeatureStore:
     there is no pool, or when the encoder has no frozen features.
     """
 
-    def __init__(self, pool: Path, source: str, seed: int) -> None:
-        self.pool_folder, self.source, self.seed = pool, source, seed
+    def __init__(self, pool: Path, source: str) -> None:
+        self.pool_folder, self.source = pool, source
         model = load_pretrained(source)
         self.body = body_of(model)
         self.kind = kind_of(model.config.model_type)(model.config)
@@ -69,7 +70,7 @@ class FeatureStore:
             )
         self._pool: SpeechPool | None = None
         self.cache = Cache(pool.parent / f"{pool.name}_features", {
-            "what": "features of takes", "version": VERSION, "seconds": TAKE_S, "seed": seed,
+            "what": "features of takes", "version": VERSION, "seconds": TAKE_S, "seed": SEED,
             "pool": index_digest(pool), "encoder": model_key(frozen),
         })  # fmt: skip
 
@@ -81,8 +82,8 @@ class FeatureStore:
         return self._pool
 
     def draw(self, number: int) -> Take:
-        """Take `number`, with its audio; a function of the pool and the seed."""
-        return draw_take(self.pool, np.random.default_rng((self.seed, number)), TAKE_S)
+        """Take `number`, with its audio; a function of the pool alone."""
+        return draw_take(self.pool, np.random.default_rng((SEED, number)), TAKE_S)
 
     def __getitem__(self, number: int) -> CachedTake:
         """Take `number` with its features, computed if they are not in the folder."""
@@ -122,7 +123,7 @@ def fill(store: FeatureStore, numbers: Sequence[int], jobs: int) -> None:
                 bar.update()
             return
         context = multiprocessing.get_context("spawn")
-        arguments = (store.pool_folder, store.source, store.seed)
+        arguments = (store.pool_folder, store.source)
         with ProcessPoolExecutor(jobs, context, _open_in_worker, arguments) as executor:
             for _ in executor.map(_compute_in_worker, missing):
                 bar.update()
@@ -131,9 +132,9 @@ def fill(store: FeatureStore, numbers: Sequence[int], jobs: int) -> None:
 _STORE: list[FeatureStore] = []  # of a worker process
 
 
-def _open_in_worker(pool: Path, source: str, seed: int) -> None:
+def _open_in_worker(pool: Path, source: str) -> None:
     torch.set_num_threads(1)
-    _STORE.append(FeatureStore(pool, source, seed))
+    _STORE.append(FeatureStore(pool, source))
 
 
 def _compute_in_worker(number: int) -> None:
@@ -146,9 +147,9 @@ def _rows(segments: Sequence[Segment]) -> NDArray[np.float64]:
 
 
 def store_of(recipe: Recipe) -> FeatureStore:
-    """The store of a recipe: its pool, its encoder, its seed."""
+    """The store of a recipe: its pool and its encoder."""
     spec = recipe.dataset
-    return FeatureStore(spec.path(spec.speech_pool), recipe.wav2vec2, recipe.train.seed)
+    return FeatureStore(spec.path(spec.speech_pool), recipe.wav2vec2)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -293,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(args.out or source)
     writable_folder(out.parent)
     body = load_frozen(source)
-    store = FeatureStore(Path(args.pool), source, RECIPES["synthetic"].train.seed)
+    store = FeatureStore(Path(args.pool), source)
     fill(store, range(args.takes), os.cpu_count() or 1)
     held_out = range(0, args.takes, HELD_OUT_PERIOD) if args.takes >= HELD_OUT_PERIOD else range(0)
     torch.manual_seed(args.seed)

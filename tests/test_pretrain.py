@@ -99,7 +99,7 @@ def test_states_and_phones_of_a_stored_take_are_of_the_same_instants(
     monkeypatch.setattr(feature_store, "TAKE_S", 8.0)
     (tmp_path / "encoder").mkdir()
     encoder = moonshine_folder(tmp_path / "encoder")
-    store = feature_store.FeatureStore(write_pool(tmp_path / "pool"), encoder, 1)
+    store = feature_store.FeatureStore(write_pool(tmp_path / "pool"), encoder)
     take = store[0]
     numbered = np.repeat(np.arange(len(take.states))[:, None], 3 * WIDTH, 1).astype(np.float16)
     monkeypatch.setattr(
