@@ -118,6 +118,7 @@ class TrainConfig:
     w_ctc: float = 1e-4
     w_balance: float = 1e-2
     w_lips: float = 0.0  # of an additional vertex and velocity loss of the lips, not in the paper
+    w_details: float = 0.0  # of an additional vertex loss of tongue and brows, in takes only
     closure_gain: float = 0.0  # extra weight, in that loss, of frames in which the lips touch
     max_clip_s: float = 0.0  # longer training clips are cropped at random; 0: no cropping
     steps_per_epoch: int = 0  # > 0: clips are drawn repeatedly; 0: one pass over them

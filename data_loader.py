@@ -293,7 +293,8 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     keys: hashes of the B clips' audio, only if all clips have one.
 
     Items of `synthetic.crops` have no vertices. Their batches have the encoder's features conv
-    (B, N, C0), curves (B, T, K), and basis (K, V, 3), the same for all.
+    (B, N, C0), curves (B, T, K), and, the same for all, basis (K, V, 3) and details, vertices of
+    parts that are too small to count in a loss of all vertices.
     """
     keys = [item["key"] for item in items if "key" in item]
     batch = ({"keys": keys} if len(keys) == len(items) else {}) | {
@@ -304,8 +305,9 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "template": torch.stack([torch.as_tensor(item["template"]) for item in items]),
         "frames": torch.tensor([item["frames"] for item in items]),
     }
-    if "basis" in items[0]:
-        batch["basis"] = torch.as_tensor(items[0]["basis"])
+    for name in ("basis", "details"):
+        if name in items[0]:
+            batch[name] = torch.as_tensor(items[0][name])
     for name in ("vertices", "conv", "curves"):
         if name in items[0]:
             batch[name] = _pad([item[name] for item in items])

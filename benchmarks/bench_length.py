@@ -1,8 +1,8 @@
 """Does the length of a recording change the motion? `python -m benchmarks.bench_length`.
 
-The same speech is animated alone and inside longer recordings, that begin with other speech or with
-silence. The lips of the two are compared in the frames that are away from the clip's ends, where
-the encoder's windows contain the same sound. Prints a table; the last line is JSON.
+The same speech is animated alone and inside longer recordings, between other speech or in silence.
+The lips of the two are compared in the frames that are away from the clip's ends, where the
+encoder's windows contain the same sound. Prints a table; the last line is JSON.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--minutes {args.minutes}: expected more than 0")
     checkpoint = load_checkpoint(args.checkpoint)
     clips = [clip.audio for clip in load_real_clips("dev")]
-    clip = np.concatenate(clips)[: 16 * SAMPLE_RATE]
+    clip = np.resize(np.concatenate(clips), 16 * SAMPLE_RATE)
     other = np.concatenate(clips[::-1])
     alone = lips_of(checkpoint, clip)
     rows = {}

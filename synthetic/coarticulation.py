@@ -58,7 +58,7 @@ def style_of(subject: str) -> Style:
         rounding_gain=rng.uniform(0.85, 1.2),
         spread_gain=rng.uniform(0.85, 1.15),
         smile=rng.uniform(0.0, 0.06),
-        lead_s=rng.uniform(0.0, 0.02),
+        lead_s=rng.uniform(-0.01, 0.01),
         brow_gain=rng.uniform(0.6, 1.3),
     )
 

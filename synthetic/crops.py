@@ -22,6 +22,7 @@ from synthetic.feature_store import CachedTake, FeatureStore, fill, store_of
 from synthetic.head import channel_basis, load_head
 from synthetic.phones import Segment
 
+DETAILS = ("tongue", "left_brow", "right_brow")  # parts of the head with a loss of their own
 MARGIN_S = 1.0  # seconds of phones before and after a crop, which its curves depend on
 
 
@@ -40,6 +41,7 @@ class TakeCrops(Dataset):
         self.n_samples = round(recipe.train.max_clip_s * SAMPLE_RATE)
         head = load_head(spec.path(spec.topology))
         self.basis = channel_basis(head, CHANNELS).astype(np.float32)  # (K, V, 3)
+        self.details = np.concatenate([head.parts[name] for name in DETAILS])
         self.templates = {s: head.templates[s] for s in spec.splits["train"].subjects}
 
     def __len__(self) -> int:
@@ -61,7 +63,7 @@ class TakeCrops(Dataset):
         return {
             "name": f"take {number}", "subject": subject, "conv": conv, "curves": lips,
             "audio": np.zeros(self.n_samples, np.float32), "template": self.templates[subject],
-            "basis": self.basis, "frames": len(lips),
+            "basis": self.basis, "details": self.details, "frames": len(lips),
         }  # fmt: skip
 
     def crop(

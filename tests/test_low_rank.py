@@ -67,3 +67,18 @@ def test_components_of_curves_are_those_of_the_vertices() -> None:
     torch.testing.assert_close(heads[0].bias, heads[1].bias, atol=1e-5, rtol=1e-4)
     products = [head.weight @ head.weight.T for head in heads]  # components are known up to signs
     torch.testing.assert_close(*products, atol=1e-3, rtol=1e-3)
+
+
+def test_the_loss_of_details_is_that_of_their_vertices() -> None:
+    low, plain = both(together(*CLIPS))
+    nets, config = low_rank_networks(), dataclasses.replace(TRAIN, w_details=1.0)
+    details = torch.tensor([1, 9])
+    batch = low | {"details": details}
+    sizes, targets = batch_sizes(batch), TargetSource(nets, None)(batch)
+    nets.model.eval()
+    got = Objective(nets, LIPS, config)(batch, targets, sizes)["details"]
+    samples = plain["audio_samples"]
+    predicted = nets.model(plain["audio"], plain["template"], samples)[0]
+    error = 0.7 * (predicted - plain["vertices"])[:, :, details]
+    real = torch.cat([row[:n] for row, n in zip(error, plain["frames"], strict=True)])
+    assert got.item() == pytest.approx(real.square().mean().item(), rel=1e-4)

@@ -198,7 +198,7 @@ def mean_square(values: Tensor, mask: Tensor | None, frames: int | None = None) 
 
 
 def total_loss(parts: dict[str, Tensor], config: TrainConfig) -> Tensor:
-    """Weighted sum of the parts named vertex, velocity, lips, latent, ctc, balance (if there)."""
+    """Weighted sum of the losses that there are; each has the weight w_<name> of the config."""
     weights = {
         "vertex": config.w_vertex,
         "velocity": config.w_velocity,
@@ -206,5 +206,6 @@ def total_loss(parts: dict[str, Tensor], config: TrainConfig) -> Tensor:
         "ctc": config.w_ctc,
         "balance": config.w_balance,
         "lips": config.w_lips,
+        "details": config.w_details,
     }
     return sum(weights[name] * value for name, value in parts.items())

@@ -52,6 +52,7 @@ class MeshLosses(NamedTuple):
     lip_offsets: Tensor  # (B, T, L, 3) predicted lips minus template
     lip_error: Tensor  # (B, T, L, 3) predicted minus true lips
     inner_lips: Tensor | None  # (B, T, 2, 3) true upper and lower lip, where a loss needs them
+    details: Tensor | None = None  # () vertex loss of small parts
 
 
 class Objective(nn.Module):
@@ -81,6 +82,8 @@ class Objective(nn.Module):
         motion = mesh(batch, padded, targets.conv, sizes)
         losses = {"vertex": motion.vertex, "velocity": motion.velocity}
         losses["balance"] = motion.balance.sum() / sizes.clips
+        if motion.details is not None:
+            losses["details"] = motion.details
         if self.config.w_lips:
             losses["lips"] = self.lip_loss(motion.lip_error, motion.inner_lips, frames, sizes)
         lengths = frame_lengths(samples)  # (B,) audio frames
@@ -126,7 +129,12 @@ class Objective(nn.Module):
             error = offsets - motion.true(self.lips)
             if inner is not None:
                 inner = batch["template"][:, None, inner] + motion.true(inner)
-        return MeshLosses(vertex, velocity, balance, offsets, error, inner)
+            details = None
+            if self.config.w_details:
+                parts = motion.predicted(batch["details"]) - motion.true(batch["details"])
+                mask = length_mask(batch["frames"], parts.shape[1], parts.device)
+                details = vertex_loss(parts * self.nets.loss_scale, mask, sizes.frames)
+        return MeshLosses(vertex, velocity, balance, offsets, error, inner, details)
 
     def lip_loss(
         self, error: Tensor, inner_lips: Tensor | None, frames: Tensor, sizes: Sizes
