@@ -118,8 +118,8 @@ class Moonshine(EncoderKind):
 
     def at_audio_rate(self, conv: Tensor, n_samples: int, lengths: Tensor | None) -> Tensor:
         """As `EncoderKind`."""
-        instants = torch.arange(audio_frames(n_samples)) * HOP + WINDOW // 2
-        return read_at(conv, instants.double(), self._last(conv, lengths))
+        frames = torch.arange(audio_frames(n_samples), device=conv.device)
+        return read_at(conv, frames * HOP + WINDOW // 2, self._last(lengths))
 
     def at_mesh_rate(
         self,
@@ -132,7 +132,7 @@ class Moonshine(EncoderKind):
     ) -> Tensor:
         """As `EncoderKind`: (B, T·k, C0), each mesh frame read symmetrically about its instant."""
         instants = mesh_instants(0, mesh_frames(n_samples, fps) * k, fps, k)
-        return read_at(conv, instants, self._last(conv, lengths))
+        return read_at(conv, instants, self._last(lengths))
 
     def reader(self, body: nn.Module, audio: Tensor, fps: int, k: int) -> "StateReader":
         """As `EncoderKind`; the states of a few windows are in memory at a time."""
@@ -155,7 +155,7 @@ class Moonshine(EncoderKind):
         latents = model.lm_head.latents(self.states(model.body, features))
         return latents, model.lm_head(latents, mask)
 
-    def _last(self, conv: Tensor, lengths: Tensor | None) -> Tensor | None:
+    def _last(self, lengths: Tensor | None) -> Tensor | None:
         """(B,) index of each clip's last frame; None where all have N frames."""
         return None if lengths is None else self.native_lengths(lengths) - 1
 
@@ -203,11 +203,11 @@ class BodyWithHead(nn.Module):
 
 
 def mesh_instants(start: int, stop: int, fps: int, k: int) -> Tensor:
-    """Instants, in samples, of encoder frames start to stop - 1 at fps·k Hz: float64.
+    """Instants, in samples, of encoder frames start to stop - 1 at fps·k Hz: float64, on the host.
 
     The k frames of mesh frame t lie symmetrically about t / fps seconds.
     """
-    frames = torch.arange(start, stop, dtype=torch.float64)
+    frames = torch.arange(start, stop, dtype=torch.float64, device="cpu")
     return (frames - (k - 1) / 2) * (SAMPLE_RATE / (fps * k))
 
 
@@ -266,9 +266,11 @@ def read_at(states: Tensor, instants: Tensor, last: Tensor | None = None) -> Ten
     frame, which instants behind it get; N - 1 when None.
     """
     batch, n_frames, width = states.shape
-    position = frame_position(instants.double()).clamp(min=0).to(states.device)
-    limit = torch.full((batch,), n_frames - 1) if last is None else last
-    limit = limit.to(states.device, non_blocking=True)[:, None]
+    device = states.device
+    position = frame_position(instants.to(device, non_blocking=True).double()).clamp(min=0)
+    if last is None:
+        last = torch.full((batch,), n_frames - 1, device=device)
+    limit = last.to(device, non_blocking=True)[:, None]
     position = torch.minimum(position.expand(batch, -1), limit.double())
     low = position.floor().long()
     weight = (position - low)[..., None].to(states.dtype)

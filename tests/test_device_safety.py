@@ -25,12 +25,15 @@ import config
 from files.cache import Cache
 from jambatalk import JambaTalk
 from layers.moe import TopKRouter
+from lip_reader import LipReader
+from speech.moonshine import Moonshine
+from speech.pretrained import load_pretrained
 from speech.timing import mesh_frames
-from tests.toy import CLIPS, KEYS, LIPS, TRAIN, V, networks, together
+from tests.toy import CLIPS, KEYS, LIPS, TRAIN, V, clip, moonshine_folder, networks, together
 from training.networks import Networks
 from training.processes import Group
 from training.step import TrainingStep
-from wav2vec import SpeechEncoder
+from wav2vec import SpeechEncoder, TextTeacher
 
 META = torch.device("meta")
 TORCH = str(Path(torch.__file__).parent)
@@ -190,7 +193,7 @@ PADDED, WHOLE = together(*CLIPS), together(*CLIPS) | {"keys": KEYS}
     [
         ("layer", {"accumulate": 2}, False),
         ("group", {"lean": True}, True),
-        ("context", {"w_lips": 0.0}, False),
+        ("layer", {"w_lips": 0.0}, False),
     ],
 )
 def test_a_training_step_neither_mixes_devices_nor_waits(
@@ -213,6 +216,36 @@ def test_a_training_step_neither_mixes_devices_nor_waits(
         step([batch] * train.accumulate, Plan())
     assert not watch.faults, "\n".join(watch.faults)
     assert {"vertex", "velocity", "balance", "latent", "ctc", "gradient_norm"} <= losses.keys()
+
+
+def test_a_step_on_takes_neither_mixes_devices_nor_waits(
+    watch: DeviceWatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cached features of Moonshine, low-rank motion, the loss of details."""
+    monkeypatch.setattr("training.teacher_targets.same_convolutions", lambda *_: True)
+    teacher = TextTeacher(load_pretrained(moonshine_folder(tmp_path)))
+    encoder = {"model_type": "moonshine"} | OTHER_KINDS["moonshine"]
+    nets = networks()
+    nets.model = JambaTalk(
+        dataclasses.replace(nets.model.config, encoder=encoder, vertex_rank=4, mix_layers=True)
+    )
+    nets.model.encoder.freeze_features()
+    nets.teacher, nets.reader = teacher, LipReader(len(LIPS), 16, 1, 30, d_model=32)
+    nets = on_meta(nets)
+    batch = together(clip(1.5, 1), clip(1.5, 2))
+    frames, n_states = batch.pop("vertices").shape[1], Moonshine.native_lengths(24_000)
+    batch |= {
+        "conv": torch.zeros(2, n_states, 3 * 16, dtype=torch.float16),
+        "curves": torch.zeros(2, frames, 5), "basis": torch.zeros(5, V, 3),
+        "details": torch.tensor([1, 9]),
+    }  # fmt: skip
+    train = dataclasses.replace(TRAIN, ema_decay=0.9, w_details=1.0)
+    step = TrainingStep(nets, LIPS.to(META), train, 10, Group(), torch.float32)
+    step.attach_teacher(None, None)
+    with watch:
+        losses = step([batch], Plan())
+    assert not watch.faults, "\n".join(watch.faults)
+    assert {"vertex", "velocity", "lips", "details", "latent"} <= losses.keys()
 
 
 OTHER_KINDS = {
