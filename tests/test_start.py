@@ -19,8 +19,11 @@ from common.overrides import check
 from config import RECIPES, Recipe
 from dataset.base_recipe import with_base
 from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
+from speech.bodies import body_of
+from speech.pretrained import load_pretrained
 from tests.toy import moonshine_folder, outcome, run_toy, run_until_killed, same
 from training import run as training_run
+from training.networks import load_encoder
 from training.plots import read_run, table
 from training.run_log import Log, read_log
 from training.start import check_encoder, load_start, start_summary, take_weights
@@ -242,3 +245,22 @@ def test_a_start_at_the_neutral_face_is_no_alarm_but_a_better_one_lost_is(
 
     assert "warning" not in printed(static=1.0)
     assert "DIVERGING: the validation error is 4.5 times" in printed(static=0.0)
+
+
+def test_a_start_in_half_precision_keeps_the_frozen_weights_of_the_encoder(
+    small: Recipe, trained: tuple[Path, JambaTalk]
+) -> None:
+    """Rounded, they would not be the teacher's, and cached features would not be theirs."""
+    torch.manual_seed(5)
+    start = JambaTalk(small.model)
+    load_encoder(start, small.wav2vec2)
+    save_checkpoint("half.safetensors", start, small.dataset, half=True)
+    own = body_of(load_pretrained(small.wav2vec2)).state_dict()
+    rounded = load_checkpoint("half.safetensors").model
+    assert not all(torch.equal(v, own[k]) for k, v in rounded.encoder.body.state_dict().items())
+    for file, is_own in (("half.safetensors", True), ("trained.safetensors", False)):
+        model = JambaTalk(small.model)
+        load_encoder(model, small.wav2vec2)
+        take_weights(model, load_checkpoint(file).model)
+        body = model.encoder.body.state_dict()
+        assert all(torch.equal(value, own[name]) for name, value in body.items()) is is_own

@@ -9,6 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from common.errors import UserError, reason_of
 from config import RECIPES, ModelConfig, Recipe
 from dataset.base_recipe import with_base
@@ -91,18 +94,26 @@ def fitting_base(start: ModelConfig, recipe: Recipe) -> str:
 def take_weights(model: JambaTalk, start: JambaTalk) -> bool:
     """Load the weights of `start` into `model`; returns whether the vertex head stays new.
 
-    Raises `UserError` where weights do not fit.
+    Frozen weights that differ by the rounding of a file in half precision alone stay as they are:
+    the teacher and cached features share them. Raises `UserError` where weights do not fit.
     """
     is_new = head_differs(start.config, model.config)
     weights = start.state_dict()
     if is_new:
         weights = {name: value for name, value in weights.items() if not name.startswith(HEAD)}
         weights |= {k: value for k, value in model.state_dict().items() if k.startswith(HEAD)}
+    frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+    weights |= {name: own for name, own in frozen.items() if _equal_in_half(own, weights.get(name))}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"--init: the weights do not fit ({reason_of(error, 200)})") from error
     return is_new
+
+
+def _equal_in_half(ours: Tensor, theirs: Tensor | None) -> bool:
+    """Whether two weights are equal once they are rounded to float16."""
+    return theirs is not None and torch.equal(ours.cpu().half(), theirs.half())
 
 
 def head_differs(start: ModelConfig, now: ModelConfig) -> bool:
