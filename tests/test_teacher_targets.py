@@ -163,3 +163,14 @@ def test_a_teacher_without_a_head_is_freed_too(tmp_path: Path) -> None:
     targets.precompute(SOUNDS, Group())
     assert nets.teacher.model is None
     assert all(len(text) == 0 for text in targets(BATCH).texts)
+
+
+def test_cached_features_of_other_frozen_weights_are_refused() -> None:
+    nets, batch = networks(), together(*CLIPS)
+    batch["conv"] = nets.teacher.convolve(batch["audio"], batch["audio_samples"])
+    given = TargetSource(nets, None)(batch)
+    assert torch.equal(given.conv, batch["conv"])
+    with torch.no_grad():
+        next(nets.model.encoder.body.feature_extractor.parameters()).add_(1e-3)
+    with pytest.raises(UserError, match="the features of takes are cached with its frozen weights"):
+        TargetSource(nets, None)(batch)

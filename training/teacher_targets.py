@@ -1,7 +1,7 @@
 """The teacher's targets for a batch: its features and text, cached on disk where clips are whole.
 
-B batch, S samples, A audio frames (50 Hz), C0 and C the widths of the encoder's convolutions and
-of the teacher.
+B batch, S samples, A audio frames (50 Hz), N frames of the encoder's frozen part, C0 their width, C
+that of the teacher.
 """
 
 import sys
@@ -28,7 +28,7 @@ from training.processes import Group
 class TeacherTargets(NamedTuple):
     """What frozen layers compute from a batch's audio."""
 
-    conv: Tensor | None  # (B, A, C0) the encoder's convolutional features; None: not shared
+    conv: Tensor | None  # (B, N, C0) of the encoder's frozen part; None: not shared
     features: Tensor  # (B, A, C) of the teacher
     texts: list[Tensor]  # (n,) int64 characters of each clip, on the host
 
@@ -116,8 +116,15 @@ class TargetSource:
     ) -> TeacherTargets:
         """Targets of audio (B, S); lengths: (B,) samples of each clip, None where all have S.
 
-        conv: (B, N, C0) of `TextTeacher.convolve` where they are known.
+        conv: (B, N, C0) of `TextTeacher.convolve` where they are known. Raises `UserError` where
+        they are, but the network has other frozen weights.
         """
+        if conv is not None and not self.shared:
+            raise UserError(
+                f"--encoder {self.source}: the features of takes are cached with its frozen "
+                "weights, and the network has others; give the encoder that the model of --init "
+                "was trained with, or --set train.takes=0"
+            )
         self._reload_teacher()
         teacher, lower = self.teacher, self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=lower):
