@@ -12,17 +12,19 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from common.errors import UserError
 from config import SAMPLE_RATE, Recipe
 from data_loader import collate
 from dataset.batch_loader import PlannedLoader
 from dataset.batch_plan import BucketedBatches
 from speech.timing import mesh_frames
 from synthetic.coarticulation import CHANNELS, LOUDNESS_HZ, Style, curves, style_of
-from synthetic.feature_store import CachedTake, FeatureStore, fill, store_of
+from synthetic.feature_store import TAKE_S, CachedTake, FeatureStore, fill, store_of
 from synthetic.head import channel_basis, load_head
 from synthetic.phones import Segment
 
 DETAILS = ("tongue", "left_brow", "right_brow")  # parts of the head with a loss of their own
+SHORTEST_CROP_S = 0.1
 MARGIN_S = 1.0  # seconds of phones before and after a crop, which its curves depend on
 
 
@@ -95,13 +97,30 @@ class TakeCrops(Dataset):
         return curves(near, total, self.fps, loudness=envelope, style=style)[margin:-margin]
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Raise `UserError` for a recipe that cannot be trained on takes."""
+    crop_s = recipe.train.max_clip_s
+    if not SHORTEST_CROP_S <= crop_s <= TAKE_S:
+        raise UserError(
+            f"train.max_clip_s {crop_s:g}: expected {SHORTEST_CROP_S:g} to {TAKE_S:g}, the seconds "
+            "of a crop of a take"
+        )
+    if not recipe.model.vertex_rank:
+        raise UserError(
+            "model.vertex_rank 0: expected 1 or more: takes have curves instead of meshes; or give "
+            "--set train.takes=0"
+        )
+
+
 class TakeBatches(PlannedLoader):
     """`steps_per_epoch` batches of crops per epoch; the features of missing takes are computed now.
 
-    Each process of `world` gets its share of a batch.
+    Each process of `world` gets its share of a batch. Raises `UserError` for a recipe that cannot
+    be trained on takes.
     """
 
     def __init__(self, recipe: Recipe, workers: int, rank: int, world: int) -> None:
+        check_recipe(recipe)
         config, store = recipe.train, store_of(recipe)
         fill(store, range(rank, config.takes, world), max((os.cpu_count() or 1) // world, 1))
         crops = TakeCrops(recipe, store)

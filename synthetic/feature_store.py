@@ -28,9 +28,8 @@ from common.overrides import override, parse_settings
 from config import RECIPES, Recipe
 from files.cache import Cache, model_key
 from speech.audio import normalise
-from speech.bodies import body_of
 from speech.kinds import kind_of
-from speech.pretrained import load_pretrained
+from speech.pretrained import load_body
 from synthetic.phones import PHONE_INDEX, PHONES, Segment
 from synthetic.speech import SpeechPool
 from synthetic.speech_pool import index_digest
@@ -59,9 +58,8 @@ class FeatureStore:
 
     def __init__(self, pool: Path, source: str) -> None:
         self.pool_folder, self.source = pool, source
-        model = load_pretrained(source)
-        self.body = body_of(model)
-        self.kind = kind_of(model.config.model_type)(model.config)
+        self.body = load_body(source).eval()
+        self.kind = kind_of(self.body.config.model_type)(self.body.config)
         frozen = self.kind.frozen_part(self.body)
         if frozen is None:
             raise UserError(

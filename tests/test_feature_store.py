@@ -110,3 +110,19 @@ def test_an_encoder_without_frozen_features_is_refused(
     monkeypatch.setattr(Moonshine, "frozen_part", staticmethod(lambda body: None))
     with pytest.raises(UserError, match="its features are not frozen"):
         store_of(recipe)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("train", {"max_clip_s": 0.0}, "train.max_clip_s 0: expected 0.1 to 40, the seconds"),
+        ("train", {"max_clip_s": 40.5}, "train.max_clip_s 40.5: expected 0.1 to 40, the seconds"),
+        ("model", {"vertex_rank": 0}, "model.vertex_rank 0: expected 1 or more"),
+    ],
+)
+def test_a_recipe_that_takes_cannot_serve_is_refused(
+    recipe: Recipe, part: str, changes: dict, message: str
+) -> None:
+    changed = dataclasses.replace(getattr(recipe, part), **changes)
+    with pytest.raises(UserError, match=message):
+        TakeBatches(dataclasses.replace(recipe, **{part: changed}), 0, 0, 1)
