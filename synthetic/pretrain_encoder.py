@@ -2,8 +2,8 @@
 
 Takes of the pool have a time for every phone and cached features (`synthetic.feature_store`). The
 head (`speech.phone_head`) is trained on them frame by frame, by cross-entropy on the phone of each
-50 Hz frame. Silence is class 0 and the CTC blank, so the result
-is a CTC model over phones: the lip reader's teacher. The encoder's own weights do not change.
+50 Hz frame. Silence is class 0 and the CTC blank, so the result is a CTC model over phones: the lip
+reader's teacher. The encoder's own weights do not change.
 """
 
 import argparse
@@ -144,10 +144,6 @@ class FrozenStates:
         features = self.kind.at_audio_rate(conv, len(audio), None)
         return self.kind.states(self.body, features)[0].half()
 
-    def with_phones(self, crop: Crop) -> tuple[Tensor, Tensor]:
-        """States (A, L, C) float16 and phones (A,) of a crop."""
-        return self(crop.audio), torch.from_numpy(crop.phones)
-
 
 def phone_loss(head: PhoneHead, states: Tensor, phones: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy of phones (B, A) given states (B, A, L, C), and the share that is right."""
@@ -279,7 +275,7 @@ def load_frozen(source: str) -> nn.Module:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check the flags, train the head, measure it on clips held out, save it."""
+    """Check the flags, train the head, measure it on takes held out, save it."""
     args = parse(argv)
     for name, is_valid, expected in (
         ("minutes", args.minutes > 0, "more than 0"),

@@ -1,10 +1,10 @@
 """The speech pool in memory: random crops of audio with their face curves and phones.
 
 make_corpus.py writes hours of speech as audio and phones; the curves of a crop are computed here.
-Speed, room and noise are drawn for every crop, so that no crop repeats.
+Speed, room and noise are drawn for every crop, so that no crop repeats. The model is trained on
+takes of these clips instead (`synthetic.takes`); crops serve the comparison of front-ends.
 """
 
-import copy
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from config import SAMPLE_RATE
 from speech.audio import normalise
 from speech.augment import augment
 from speech.timing import AUDIO_FPS, HOP, WINDOW, audio_frames
-from synthetic.coarticulation import CHANNELS, LOUDNESS_HZ, NEUTRAL, Style, curves, loudness
+from synthetic.coarticulation import CHANNELS, LOUDNESS_HZ, curves, loudness
 from synthetic.phones import PHONE_INDEX, Segment
 from synthetic.speech_pool import read_clip, read_index
 
@@ -67,31 +67,18 @@ class SpeechPool:
             raise UserError(
                 f"{folder}: no speech pool; make one with python -m synthetic.make_corpus"
             )
-        self._use([load_clip(Path(folder), row) for row in rows])
-
-    def _use(self, clips: list[SpeechClip]) -> None:
-        seconds = np.array([len(clip.audio) / SAMPLE_RATE for clip in clips])
-        self.clips, self.weights = clips, seconds / max(seconds.sum(), 1e-9)
-        self.minutes = seconds.sum() / 60
+        self.clips = [load_clip(Path(folder), row) for row in rows]
+        seconds = np.array([len(clip.audio) / SAMPLE_RATE for clip in self.clips])
+        self.weights = seconds / max(seconds.sum(), 1e-9)
         self.by_speaker: dict[str, list[SpeechClip]] = defaultdict(list)
         for clip in self.clips:
             self.by_speaker[clip.speaker].append(clip)
-
-    def split(self, period: int) -> tuple["SpeechPool", "SpeechPool"]:
-        """Two pools: the second has every `period`-th speaker, so none where there are fewer."""
-        held_out = sorted(self.by_speaker)[period - 1 :: period]
-        parts = copy.copy(self), copy.copy(self)
-        for is_held_out, part in enumerate(parts):
-            part._use([clip for clip in self.clips if (clip.speaker in held_out) == is_held_out])
-        return parts
 
     def pick(self, rng: Generator) -> SpeechClip:
         """A clip drawn with probability proportional to its length."""
         return self.clips[int(rng.choice(len(self.clips), p=self.weights))]
 
-    def crop(
-        self, rng: Generator, seconds: float, fps: int, style: Style = NEUTRAL, clean: bool = False
-    ) -> Crop:
+    def crop(self, rng: Generator, seconds: float, fps: int, clean: bool = False) -> Crop:
         """A random crop of `seconds`, augmented unless `clean`; short clips are padded."""
         clip = SILENT if rng.random() < SILENT_SHARE and not clean else self.pick(rng)
         is_normal = clean or rng.random() < NORMAL_SPEED_SHARE
@@ -109,12 +96,10 @@ class SpeechPool:
             audio += 10.0 ** rng.uniform(-4, -1) * rng.standard_normal(n).astype(np.float32)
         if not clean:
             audio = augment(audio, rng, self.pick(rng).audio[:n].astype(np.float32))
-        return Crop(
-            clip.name, normalise(audio), *self._labels(clip, speed, start_s, seconds, fps, style)
-        )
+        return Crop(clip.name, normalise(audio), *self._labels(clip, speed, start_s, seconds, fps))
 
     def _labels(
-        self, clip: SpeechClip, speed: float, start_s: float, seconds: float, fps: int, style: Style
+        self, clip: SpeechClip, speed: float, start_s: float, seconds: float, fps: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Curves (T, N_CHANNELS) and phones (A,) of a crop that starts at `start_s`."""
         moved = [Segment(p, a / speed - start_s, b / speed - start_s) for p, a, b in clip.segments]
@@ -129,7 +114,7 @@ class SpeechPool:
             right=clip.loudness.min(),
         )
         frames = audio_frames(int(seconds * SAMPLE_RATE))
-        lips = curves(near, frames * fps // AUDIO_FPS, fps, loudness=envelope, style=style)
+        lips = curves(near, frames * fps // AUDIO_FPS, fps, loudness=envelope)
         return lips, phones_at(near, (np.arange(frames) * HOP + WINDOW // 2) / SAMPLE_RATE)
 
 
