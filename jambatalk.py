@@ -134,7 +134,7 @@ class JambaTalk(nn.Module):
 
         audio: (B, S) float32 at 16 kHz, zero mean and unit variance over each clip; template:
         (B, V, 3); lengths: (B,) samples of each clip of a padded batch, None if all have S; conv:
-        (B, A, C0) the encoder's convolutional features if they are cached. Raises `ValueError`
+        (B, N, C0) of `SpeechEncoder.convolve` if they are cached. Raises `ValueError`
         for audio that is not a floating tensor (B, S).
         """
         check_speech(audio, "(B, S)", 2)

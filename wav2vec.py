@@ -2,9 +2,10 @@
 
 The paper encodes speech with a pre-trained wav2vec 2.0 (section 3.1; Baevski et al. 2020), whose
 convolutions give 50 feature vectors a second; meshes run at 25 or 30 frames a second.
-`SpeechEncoder` resamples the convolutional features to fps·k before the transformer and folds k
-frames into one after it: k = 1 is the interpolation used for VOCASET, k = 2 the pairing used for
-BIWI. `TextTeacher` is the frozen CTC model that gives the lip reader its targets.
+`SpeechEncoder` brings the features of an encoder's frozen part (the convolutions, or all of
+Moonshine) to fps·k before the trained rest and folds k frames into one after it: k = 1 is the
+interpolation used for VOCASET, k = 2 the pairing used for BIWI. `TextTeacher` is the frozen CTC
+model that gives the lip reader its targets.
 
 Which encoders can be used, and in what they differ, is in `speech.kinds`; benchmarks/RESULTS.md
 compares them.

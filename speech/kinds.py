@@ -5,8 +5,9 @@ and rate, whether padding changes them, which part is frozen, and which classes 
 is built from. No other module asks which kind an encoder is. To add a kind, write a subclass of
 `EncoderKind` and add it to `KINDS`.
 
-Frames of all kinds follow `speech.timing`: 50 Hz, the first centred at 12.5 ms, at least 400
-samples. Audio has zero mean and unit variance over the clip.
+Audio frames of all kinds follow `speech.timing`: 50 Hz, the first centred at 12.5 ms, at least 400
+samples. A kind whose own frames differ, as Moonshine's, is read at their instants. Audio has zero
+mean and unit variance over the clip.
 
 B batch, S samples at 16 kHz, A audio frames at 50 Hz, N frames at any rate, C0 feature width, C
 transformer width, L states: the transformer's input and the output of each layer.

@@ -4,7 +4,7 @@ A frozen transformer has no layer that was trained for our phones, so its head i
 a learnt mean of all states, then residual convolutions over time. `synthetic.pretrain_encoder`
 trains it frame by frame; silence is class 0 and the CTC blank.
 
-B batch, N frames of the encoder, L states, C their width, K phones with silence.
+B batch, A audio frames at 50 Hz, L states, C their width, K phones with silence.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ class ContextLayer(nn.Module):
 
 
 class PhoneHead(nn.Module):
-    """States (B, N, L, C) of an encoder to latents (B, N, C) and phone logits (B, N, K).
+    """States (B, A, L, C) of an encoder to latents (B, A, C) and phone logits (B, A, K).
 
     width: of the convolutions.
     """
@@ -54,15 +54,15 @@ class PhoneHead(nn.Module):
         self.to_phones = nn.Linear(width, n_phones)
 
     def latents(self, states: Tensor) -> Tensor:
-        """The learnt mean (B, N, C) of normalised states (B, N, L, C)."""
+        """The learnt mean (B, A, C) of normalised states (B, A, L, C)."""
         return mix_states(states, self.mix)
 
     def forward(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, N, K) of latents (B, N, C).
+        """Logits (B, A, K) of latents (B, A, C).
 
-        mask: (B, N) bool, True on real frames, None when all are.
+        mask: (B, A) bool, True on real frames, None when all are.
         """
-        x = F.gelu(self.project(self.dropout(latents)))  # (B, N, width)
+        x = F.gelu(self.project(self.dropout(latents)))  # (B, A, width)
         for layer in self.layers:
             x = layer(x, mask)
         return self.to_phones(self.norm(x))

@@ -75,8 +75,8 @@ def build(
 
 
 def load_encoder(model: JambaTalk, source: str) -> nn.Module:
-    """Load pre-trained weights into the model's encoder, freeze its convolutions; returns the
-    pre-trained model."""
+    """Load pre-trained weights into the model's encoder, freeze the part that its kind does not
+    train; returns the pre-trained model."""
     pretrained = load_pretrained(source)
     try:
         model.encoder.body.load_state_dict(body_of(pretrained).state_dict())
