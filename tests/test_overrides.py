@@ -134,8 +134,9 @@ def test_with_base_takes_the_network_at_the_size_of_the_data() -> None:
     spec = RECIPES["BIWI"].dataset
     small = with_base(spec, RECIPES["synthetic"])
     check(small)
-    assert (small.model.n_vertices, small.model.fps, small.model.d_model) == (23_370, 25, 128)
-    assert small.model.fold == 2  # 50 Hz, wav2vec 2.0's own
+    assert (small.model.n_vertices, small.model.fps, small.model.d_model) == (23_370, 25, 192)
+    assert small.model.fold == 2  # 50 Hz
+    assert (small.train.takes, small.train.max_clip_s) == (0, 0)  # whole clips, cached
     assert small.wav2vec2 == "synthetic/encoder"
     assert small.train.closure_gain == 0  # BIWI has no inner_lips
     paper = with_base(dataclasses.replace(spec, fps=60, source_fps=60), RECIPES["vocaset"])
