@@ -264,8 +264,8 @@ def check(recipe: Recipe, typed: dict[str, str] | None = None) -> None:
         ("model.n_vertices", c.n_vertices != spec.n_vertices,
          f"dataset.n_vertices, {spec.n_vertices}"),
         ("dataset.source_fps", spec.source_fps % spec.fps, f"a multiple of fps {spec.fps}"),
-        ("train.steps_per_epoch", spec.speech_pool and not recipe.train.steps_per_epoch,
-         "1 or more: the speech pool is sampled without end"),
+        ("train.augment", recipe.train.augment and recipe.train.takes,
+         "false: takes have their own noise and rooms"),
         ("train.closure_gain", recipe.train.closure_gain and not spec.inner_lips,
          f"0, as {spec.name} has no dataset.inner_lips"),
     )  # fmt: skip
