@@ -11,10 +11,11 @@ def with_base(spec: DatasetSpec, base: Recipe) -> Recipe:
 
     Where the frame rates differ, k frames are folded into one so that the encoder runs at 50 Hz or
     a little below (fps·k <= 50), as in the paper's BIWI recipe. Where `base` trains on crops of
-    takes, clips are used whole, so that the frozen features of each are computed once and cached.
+    takes and the data set has no pool for these, clips are used whole, so that the frozen features
+    of each are computed once and cached.
     """
     model, train = base.model, base.train
-    if train.takes:
+    if train.takes and not spec.speech_pool:
         train = dataclasses.replace(train, takes=0, max_clip_s=0.0)
     fold = model.fold if spec.fps == model.fps else max(1, AUDIO_FPS // spec.fps)
     model = dataclasses.replace(

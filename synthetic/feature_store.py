@@ -31,12 +31,12 @@ from speech.audio import normalise
 from speech.kinds import kind_of
 from speech.pretrained import load_body
 from synthetic.phones import PHONE_INDEX, PHONES, Segment
-from synthetic.speech import SpeechPool
+from synthetic.speech import SpeechPool, clips_of_pool
 from synthetic.speech_pool import index_digest
 from synthetic.takes import Take, draw_take
 
 TAKE_S = 40.0
-VERSION = 1  # of the takes; another one computes all of them again
+VERSION = 1  # raise it when takes, level or windows change: all takes are computed again
 SEED = 1  # of the takes, whatever the seed of a training
 
 
@@ -57,6 +57,7 @@ class FeatureStore:
     """
 
     def __init__(self, pool: Path, source: str) -> None:
+        clips_of_pool(pool)  # raises before the encoder is loaded
         self.pool_folder, self.source = pool, source
         self.body = load_body(source).eval()
         self.kind = kind_of(self.body.config.model_type)(self.body.config)

@@ -55,6 +55,14 @@ SILENT = SpeechClip(
 )
 
 
+def clips_of_pool(folder: Path) -> list[dict]:
+    """The rows of a pool's index. Raises `UserError` when `folder` has no pool."""
+    rows = list(read_index(folder).values())
+    if not rows:
+        raise UserError(f"{folder}: no speech pool; make one with python -m synthetic.make_corpus")
+    return rows
+
+
 class SpeechPool:
     """All clips of `<folder>/index.jsonl`, audio as int16 in memory (115 MB per hour).
 
@@ -62,11 +70,7 @@ class SpeechPool:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        rows = list(read_index(Path(folder)).values())
-        if not rows:
-            raise UserError(
-                f"{folder}: no speech pool; make one with python -m synthetic.make_corpus"
-            )
+        rows = clips_of_pool(Path(folder))
         self.clips = [load_clip(Path(folder), row) for row in rows]
         seconds = np.array([len(clip.audio) / SAMPLE_RATE for clip in self.clips])
         self.weights = seconds / max(seconds.sum(), 1e-9)

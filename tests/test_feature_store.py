@@ -126,3 +126,9 @@ def test_a_recipe_that_takes_cannot_serve_is_refused(
     changed = dataclasses.replace(getattr(recipe, part), **changes)
     with pytest.raises(UserError, match=message):
         TakeBatches(dataclasses.replace(recipe, **{part: changed}), 0, 0, 1)
+
+
+def test_a_missing_pool_is_reported_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no speech pool; make one with"):
+        FeatureStore(tmp_path / "speech", "no/such/encoder")
+    assert not list(tmp_path.iterdir())

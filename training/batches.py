@@ -19,7 +19,9 @@ def training_batches(
     if recipe.dataset.speech_pool and config.takes:
         from synthetic.crops import TakeBatches
 
-        return TakeBatches(recipe, workers, group.rank, group.world)
+        batches = TakeBatches(recipe, workers, group.rank, group.world)
+        group.gather(None)  # a barrier: each process has computed its share of the takes
+        return batches
     clips = dataset.split(
         "train", config.max_clip_s, augment if config.augment else None, config.seed
     )
