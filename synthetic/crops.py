@@ -72,12 +72,9 @@ class TakeCrops(Dataset):
         self, take: CachedTake, rng: Generator, style: Style
     ) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
         """Features (N, C0) and curves (T, channels) of a random stretch of a take."""
-        kind = self.store.kind
-        n = kind.native_lengths(self.n_samples)
-        first = int(rng.integers(len(take.states) - n + 1))
-        start_s = first * kind.stride / SAMPLE_RATE
+        states, start_s = self.store.stretch(take, rng, self.n_samples)
         frames = mesh_frames(self.n_samples, self.fps)
-        return np.array(take.states[first : first + n]), self.curves(take, start_s, frames, style)
+        return states, self.curves(take, start_s, frames, style)
 
     def curves(
         self, take: CachedTake, start_s: float, frames: int, style: Style

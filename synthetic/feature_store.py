@@ -20,12 +20,13 @@ import common.interpreter  # noqa: F401  first: explains missing packages
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.errors import Parser, UserError, run_cli
 from common.overrides import override, parse_settings
-from config import RECIPES, Recipe
+from config import RECIPES, SAMPLE_RATE, Recipe
 from files.cache import Cache, model_key
 from speech.audio import normalise
 from speech.kinds import kind_of
@@ -98,6 +99,12 @@ class FeatureStore:
         loudness = self.cache.get(f"{number} loudness", lambda: take().loudness)
         segments = [Segment(PHONES[int(phone)], start, end) for phone, start, end in rows]
         return CachedTake(states, segments, loudness)
+
+    def stretch(self, take: CachedTake, rng: Generator, n_samples: int) -> tuple[NDArray, float]:
+        """States (N, C0) of a random stretch of n_samples of a take, and its start in seconds."""
+        n = self.kind.native_lengths(n_samples)
+        first = int(rng.integers(len(take.states) - n + 1))
+        return np.array(take.states[first : first + n]), first * self.kind.stride / SAMPLE_RATE
 
     def is_cached(self, number: int) -> bool:
         """Whether take `number` is in the folder: its loudness is written last."""

@@ -122,12 +122,11 @@ class StoredTakes(IterableDataset):
         """States (A, L, C) and phones (A,) of a random stretch of a random take."""
         take, kind = self.store[int(rng.choice(self.numbers))], self.store.kind
         n_samples = round(self.plan.crop_s * SAMPLE_RATE)
-        n = kind.native_lengths(n_samples)
-        first = int(rng.integers(len(take.states) - n + 1))
-        conv = torch.from_numpy(np.array(take.states[first : first + n], np.float32))[None]
+        stretch, start_s = self.store.stretch(take, rng, n_samples)
+        conv = torch.from_numpy(stretch.astype(np.float32))[None]
         states = kind.states(self.store.body, kind.at_audio_rate(conv, n_samples, None))[0]
         frames = np.arange(audio_frames(n_samples)) * HOP + WINDOW // 2
-        instants = (first * kind.stride + frames) / SAMPLE_RATE
+        instants = start_s + frames / SAMPLE_RATE
         return states.half(), torch.from_numpy(phones_at(take.segments, instants))
 
 
