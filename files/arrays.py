@@ -9,8 +9,6 @@ import collections
 import math
 import pickle
 import stat
-import tokenize
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError, reason_of
+from files.npy import read_npy, read_npz
 
 BROKEN_PICKLE = (
     pickle.UnpicklingError,
@@ -31,20 +30,10 @@ BROKEN_PICKLE = (
     OverflowError,
     MemoryError,  # a damaged length field
 )
-# numpy parses the header of an .npy as Python source, so damage can fail in the tokenizer.
-BROKEN_NPY = (
-    OSError,
-    ValueError,
-    EOFError,
-    SyntaxError,
-    tokenize.TokenError,
-    MemoryError,
-    zipfile.BadZipFile,
-)
 
 
 def check_file(path: str | Path, what: str) -> Path:
-    """`path` as a Path; raises `UserError` unless it is a file that is not empty."""
+    """`path` as a Path; raises `UserError` unless it is a readable file that is not empty."""
     path = Path(path)
     try:
         status = path.stat()
@@ -54,8 +43,16 @@ def check_file(path: str | Path, what: str) -> Path:
         raise UserError(f"{what} {path}: cannot be opened ({reason_of(error)})") from error
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{what} {path}: is a folder, expected a file")
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+        raise UserError(f"{what} {path}: is a pipe or a device, expected a file")
     if status.st_size == 0:
         raise UserError(f"{what} {path}: the file is empty; copy or download it again")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(
+            f"{what} {path}: cannot be opened ({reason_of(error)}); check its permissions"
+        ) from error
     return path
 
 
@@ -155,20 +152,20 @@ def load_npy(path: str | Path, what: str = "array", mapped: bool = False) -> NDA
     """
     path = check_file(path, what)
     try:
-        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except BROKEN_NPY as error:
+        array = read_npy(path, mapped)
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{what} {path}: not a complete .npy of numbers: {reason_of(error)}"
         ) from error
-    if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biuf":
+    if array.ndim == 0 or array.dtype.kind not in "biuf":
         raise UserError(f"{what} {path}: not an .npy of numbers")
     return array
 
 
-def load_npz(path: Path, what: str = "archive") -> dict[str, NDArray]:
-    """The arrays of an .npz by name; raises `UserError` if it is broken."""
+def load_npz(path: str | Path, what: str = "archive") -> dict[str, NDArray]:
+    """The arrays of numbers and text of an .npz by name; raises `UserError` if it is broken."""
+    path = check_file(path, what)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive.items())
-    except (*BROKEN_NPY, AttributeError) as error:
+        return read_npz(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{what} {path}: not a readable .npz: {reason_of(error)}") from error

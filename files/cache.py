@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 
 from common.errors import Parser, UserError, reason_of, run_cli, writable_folder
 from common.whole_file import LEFTOVERS, whole_file, write_whole
-from files.arrays import BROKEN_NPY
 from files.content_index import ContentIndex
+from files.npy import read_npy
 
 FORMAT = 1  # of the entries; part of what made them
 TRAILER_BYTES = 32 + 4  # SHA-256 of maker and key, CRC-32 of everything before the trailer
@@ -107,9 +107,9 @@ class Cache:
     def _open(self, path: Path, seal: bytes) -> NDArray | None:
         """The entry, or None if there is no intact one with this seal."""
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = read_npy(path, mapped=True)
             data = np.memmap(path, np.uint8, mode="r")
-        except BROKEN_NPY:
+        except (OSError, ValueError):
             return None
         body, trailer = data[:-TRAILER_BYTES], data[-TRAILER_BYTES:].tobytes()
         if not isinstance(array, np.memmap) or array.offset + array.nbytes != len(body):
