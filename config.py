@@ -44,7 +44,7 @@ class DatasetSpec:
     name: str
     root: str  # folder of the prepared data, relative to the project or absolute
     fps: int  # frames per second of the vertices that the network predicts
-    source_fps: int  # frames per second on disk; a multiple of fps
+    source_fps: int | str  # frames per second on disk, such as 60 or "30000/1001"
     n_vertices: int
     metres_per_unit: float
     templates: str  # subject -> neutral mesh: .pkl, .npz or a folder of .ply/.obj

@@ -21,10 +21,12 @@ from torch.utils.data import Dataset
 
 from common.errors import UserError
 from common.failures import clip_too_large
+from common.frame_rates import parse_rate
 from config import SAMPLE_RATE, DatasetSpec
 from dataset.clip_files import find_audio, npy_path
 from dataset.faces import FACE_M, misfit
-from dataset.prepared import find_clips, first_clip
+from dataset.motion import Motion
+from dataset.prepared import clip_length, find_clips, first_clip
 from dataset.regions import Region, find_regions
 from files.arrays import load_npy
 from files.meshes import load_templates
@@ -68,11 +70,10 @@ class MeshSpeechDataset(Dataset):
         seed: int = 0,
         cache: str | None = None,
     ) -> None:
-        if spec.source_fps % spec.fps:
-            raise ValueError(f"source_fps {spec.source_fps}, expected a multiple of fps {spec.fps}")
         if split not in spec.splits:
             raise ValueError(f"{spec.name}: split '{split}', expected one of {sorted(spec.splits)}")
         self.spec = spec
+        self.source_fps = parse_rate(spec.source_fps, f"{spec.name}: source_fps")
         self.split = split
         self.crop_s = crop_s
         self.augment = augment
@@ -104,9 +105,8 @@ class MeshSpeechDataset(Dataset):
 
     def lengths(self) -> list[int]:
         """Frames of each clip in a batch: at `spec.fps`, after cropping."""
-        step = self.spec.source_fps // self.spec.fps
         crop = round(self.crop_s * self.spec.fps)
-        frames = [-(-len(self._vertices(name)) // step) for name, _ in self.clips]
+        frames = [self._motion(name).frames for name, _ in self.clips]
         return [min(n, crop) if crop else n for n in frames]
 
     def sounds(self) -> "Sounds | None":
@@ -122,13 +122,14 @@ class MeshSpeechDataset(Dataset):
 
     def _item(self, index: int, name: str, subject: str) -> dict[str, Any]:
         fps = self.spec.fps
-        audio, vertices, frames = self._clip(name)
+        audio, motion, frames = self._clip(name)
         rng = np.random.default_rng((self.seed, self.epoch, index))
+        start = 0
         if 0 < self.crop_s < frames / fps:
-            audio, vertices, frames = self._crop(audio, vertices, frames, rng)
+            audio, start, frames = self._crop(audio, frames, rng)
         if self.augment is not None:
             audio = self.augment(audio, rng)
-        vertices = np.array(vertices[:frames], dtype=np.float32)  # read from disk here
+        vertices = motion.read(start, frames)
         if not np.isfinite(vertices).all():
             raise UserError(f"vertices {self._npy_path(name)}: NaN or infinite coordinates")
         item = {
@@ -143,26 +144,21 @@ class MeshSpeechDataset(Dataset):
             item["key"] = key_of(item["audio"])
         return item
 
-    def _clip(self, name: str) -> tuple[NDArray[np.float32], NDArray, int]:
-        """Raw audio (S,), memory-mapped vertices (>= T, V, 3), and T of the shorter of the two."""
+    def _clip(self, name: str) -> tuple[NDArray[np.float32], Motion, int]:
+        """Raw audio (S,), the motion (>= T frames), and T of the shorter of the two."""
         fps = self.spec.fps
         audio = self.decoded.read(self._wav_path(name))
-        vertices = self._vertices(name)[:: self.spec.source_fps // fps]
-        frames = min(mesh_frames(len(audio), fps), len(vertices))
+        motion = self._motion(name)
+        frames = min(mesh_frames(len(audio), fps), motion.frames)
         if frames == 0:
             raise UserError(f"audio {self._wav_path(name)}: shorter than one frame at {fps} fps")
-        return audio[: max(samples_for(frames, fps), MIN_SAMPLES)], vertices, frames
+        return audio[: max(samples_for(frames, fps), MIN_SAMPLES)], motion, frames
 
     def trims(self) -> dict[str, float]:
         """Name -> length of the vertices minus length of the audio, in seconds."""
-        import soundfile
-
-        surplus = {}
-        for name, _ in self.clips:
-            info = soundfile.info(self._wav_path(name))
-            frames = len(self._vertices(name))
-            surplus[name] = frames / self.spec.source_fps - info.frames / info.samplerate
-        return surplus
+        root = self.spec.path(self.spec.root)
+        lengths = {name: clip_length(root, name) for name, _ in self.clips}
+        return {name: float(n.frames / self.source_fps - n.sound_s) for name, n in lengths.items()}
 
     def summary(self) -> str:
         """One line: clips, minutes, and the largest difference between audio and vertices."""
@@ -171,7 +167,7 @@ class MeshSpeechDataset(Dataset):
         worst = max(surplus, key=lambda name: abs(surplus[name]))
         return (
             f"{self.spec.name} {self.split}: {len(self)} clips, "
-            f"{frames / self.spec.source_fps / 60:.1f} min; audio and vertices are cut to the "
+            f"{float(frames / self.source_fps / 60):.1f} min; audio and vertices are cut to the "
             f"shorter, at most {abs(surplus[worst]):.2f} s ({worst}: the "
             f"{'vertices' if surplus[worst] > 0 else 'audio'} too long)"
         )
@@ -181,6 +177,9 @@ class MeshSpeechDataset(Dataset):
 
     def _npy_path(self, name: str) -> Path:
         return npy_path(self.spec.path(self.spec.root), name)
+
+    def _motion(self, name: str) -> Motion:
+        return Motion(self._vertices(name), self.source_fps, self.spec.fps)
 
     def _vertices(self, name: str) -> NDArray:
         """(frames, V, 3) at source_fps, memory-mapped."""
@@ -219,8 +218,9 @@ class MeshSpeechDataset(Dataset):
             raise UserError(f"vertices {self._npy_path(name)}: the first frame {problem}")
 
     def _crop(
-        self, audio: NDArray[np.float32], vertices: NDArray, frames: int, rng: Generator
-    ) -> tuple[NDArray[np.float32], NDArray, int]:
+        self, audio: NDArray[np.float32], frames: int, rng: Generator
+    ) -> tuple[NDArray[np.float32], int, int]:
+        """A crop's audio (S,), its first frame and its number of frames."""
         fps = self.spec.fps
         n_samples = min(max(round(self.crop_s * SAMPLE_RATE), MIN_SAMPLES), len(audio))
         n_frames = mesh_frames(n_samples, fps)
@@ -228,7 +228,7 @@ class MeshSpeechDataset(Dataset):
         step = fps // math.gcd(fps, SAMPLE_RATE)  # every step-th frame is at a whole sample
         start = int(rng.integers(latest // step + 1)) * step
         first = start * SAMPLE_RATE // fps
-        return audio[first : first + n_samples], vertices[start : start + n_frames], n_frames
+        return audio[first : first + n_samples], start, n_frames
 
 
 class OpenDataset:

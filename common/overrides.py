@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from common.errors import UserError, reason_of
+from common.frame_rates import parse_rate, stored_rate
 from config import (
     LAYERS,
     LAYOUTS,
@@ -28,7 +29,7 @@ from config import (
 
 PARTS: dict[str, type] = {"dataset": DatasetSpec, "model": ModelConfig, "train": TrainConfig}
 POSITIVE = (  # integers >= 1
-    "dataset.fps", "dataset.source_fps", "dataset.n_vertices", "model.fps", "model.n_vertices",
+    "dataset.fps", "dataset.n_vertices", "model.fps", "model.n_vertices",
     "model.fold", "model.d_model", "model.d_state", "model.d_conv", "model.expand",
     "model.moe_d_state", "model.moe_d_conv", "model.n_experts", "model.top_k", "model.n_heads",
     "model.n_kv_heads", "model.rope_rank", "model.d_ff", "train.epochs", "train.batch_size",
@@ -141,6 +142,8 @@ def _replaced(recipe: Recipe, part: str, field: str, key: str, text: str, flag: 
         value = _with_key(getattr(old, field), kind, key, text, flag)
     elif (part, field) == ("model", "layout"):
         value = layout_of(text, old.layout)
+    elif (part, field) == ("dataset", "source_fps"):
+        value = stored_rate(parse_rate(text, flag))
     else:
         value = _parse(kind, text, flag)
     return dataclasses.replace(recipe, **{part: dataclasses.replace(old, **{field: value})})
@@ -263,7 +266,6 @@ def check(recipe: Recipe, typed: dict[str, str] | None = None) -> None:
         ("model.fps", c.fps != spec.fps, f"dataset.fps, {spec.fps}"),
         ("model.n_vertices", c.n_vertices != spec.n_vertices,
          f"dataset.n_vertices, {spec.n_vertices}"),
-        ("dataset.source_fps", spec.source_fps % spec.fps, f"a multiple of fps {spec.fps}"),
         ("train.augment", recipe.train.augment and recipe.train.takes,
          "false: takes have their own noise and rooms"),
         ("train.closure_gain", recipe.train.closure_gain and not spec.inner_lips,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
+from common.frame_rates import stored_rate
 from common.overrides import override
 from common.paths import relative_to_project
 from config import RECIPES, DatasetSpec, Recipe
@@ -27,12 +28,12 @@ from dataset.base_recipe import with_base
 from dataset.clip_files import audio_files, mesh_files
 from dataset.own_inference import (
     check_templates,
-    frame_rates,
     shortened,
     splits_of,
     subjects_of,
     unit_of,
 )
+from dataset.own_rates import frame_rates
 from dataset.own_settings import read_json, recipe_settings
 from dataset.regions import Region, look_up
 from files.arrays import load_npy
@@ -90,15 +91,15 @@ def _read_data(folder: Path, settings: dict[str, Any]) -> tuple[DatasetSpec, dic
     check_templates(path, templates)
     mean = np.mean(list(templates.values()), axis=0)
     metres, unit = unit_of(mean, settings.get("metres_per_unit"))
-    fps, source_fps = frame_rates(folder, names, settings)
+    rates = frame_rates(folder, names, settings)
     subjects = subjects_of(names, path, tuple(templates))
     splits, how = splits_of(subjects, settings)
     name = folder.resolve().name
     spec = DatasetSpec(
         name=f"{name} (own)" if name in RECIPES else name,
         root=relative_to_project(folder),
-        fps=fps,
-        source_fps=source_fps,
+        fps=rates.fps,
+        source_fps=stored_rate(rates.source),
         n_vertices=len(mean),
         metres_per_unit=metres,
         templates=relative_to_project(path),
@@ -112,7 +113,7 @@ def _read_data(folder: Path, settings: dict[str, Any]) -> tuple[DatasetSpec, dic
         "clips": f"{len(names)}: {sizes} ({how})",
         "subjects": f"{len(people)}: {shortened(people)}",
         "vertices": f"{len(mean)}, {unit}",
-        "frames": f"{source_fps} a second on disk, {fps} for the network",
+        "frames": rates.text,
     }
 
 

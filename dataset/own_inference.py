@@ -1,4 +1,4 @@
-"""What is inferred from a folder of own data: unit, frame rates, subjects and splits.
+"""What is inferred from a folder of own data: unit, subjects and splits.
 
 `settings` is the content of dataset.json throughout; what it has is not inferred.
 """
@@ -11,18 +11,12 @@ from numpy.typing import NDArray
 
 from common.errors import UserError
 from config import Split
-from dataset.clip_files import npy_path
 from dataset.own_settings import clips_of_splits
-from dataset.prepared import clip_rate, subject_of
-from files.arrays import load_npy
+from dataset.prepared import subject_of
 
 UNITS = {"metres": 1.0, "centimetres": 0.01, "millimetres": 0.001}
 HEAD_M = (0.1, 0.7)  # metres, the largest extent of a face, a head or a bust
 USUAL_HEAD_M = 0.25  # metres, assumed if no unit fits
-FRAME_RATES = (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120)
-RATE_TOLERANCE = 0.08  # relative: accepted difference between a frame rate and the clips' median
-CLIP_TOLERANCE, CLIP_TOLERANCE_S = 0.2, 0.25  # relative to the median, and seconds, for one clip
-MAX_FPS = 30  # of the network, unless dataset.json has a higher one
 BY_SUBJECT = 4  # number of subjects from which whole subjects are held out
 HELD_SUBJECTS, HELD_CLIPS = 1 / 6, 1 / 10  # share of val and of test, as in VOCASET and BIWI
 
@@ -53,42 +47,6 @@ def unit_of(template: NDArray, metres_per_unit: float | None) -> tuple[float, st
         f"in an unknown unit (a face {size:.4g} across): assumed to be {USUAL_HEAD_M} m across, "
         'or set "metres_per_unit" in dataset.json'
     )
-
-
-def frame_rates(folder: Path, names: list[str], settings: dict[str, Any]) -> tuple[int, int]:
-    """(fps of the network, fps on disk), from dataset.json or from the clips' lengths.
-
-    Raises `UserError` if the rates of dataset.json contradict the clips, if no usual rate fits
-    them, or if one clip has another rate than the others.
-    """
-    rates = {name: clip_rate(folder, name) for name in names}
-    median = float(np.median(list(rates.values())))
-    given = settings.get("source_fps")
-    source = given or min(FRAME_RATES, key=lambda rate: abs(rate - median))
-    if abs(source - median) > RATE_TOLERANCE * source:
-        if given:
-            raise UserError(
-                f"{folder}/dataset.json: source_fps {source}, but the clips have {median:.1f} "
-                "frames per second of audio; correct it, or check the audio"
-            )
-        raise UserError(
-            f"{folder}: {median:.1f} frames per second of audio, expected a rate near one of "
-            f'{", ".join(map(str, FRAME_RATES))}; set "source_fps" in dataset.json'
-        )
-    for name, rate in rates.items():
-        n_frames = len(load_npy(npy_path(folder, name), "vertices", mapped=True))
-        off_s = abs(rate / source - 1) * n_frames / rate
-        if abs(rate / median - 1) > CLIP_TOLERANCE and off_s > CLIP_TOLERANCE_S:
-            raise UserError(
-                f"{npy_path(folder, name)}: {rate:.1f} frames per second of its audio, the other "
-                f"clips have {median:.1f}: another frame rate, or the audio of another clip"
-            )
-    fps = settings.get("fps") or source // next(k for k in range(1, 99) if source / k <= MAX_FPS)
-    if source % fps:
-        raise UserError(
-            f"{folder}/dataset.json: fps {fps}, expected a divisor of source_fps {source}"
-        )
-    return fps, source
 
 
 def subjects_of(names: list[str], path: Path, known: tuple[str, ...]) -> dict[str, str]:

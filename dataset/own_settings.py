@@ -3,14 +3,17 @@
 import difflib
 import fnmatch
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, reason_of
+from common.frame_rates import parse_rate
 
 KEYS = {  # of dataset.json -> what the value is
     "fps": "frames a second that the network predicts",
-    "source_fps": "frames a second of vertices_npy/, a multiple of fps",
+    "source_fps": 'frames a second of vertices_npy/, such as 60, 29.97 or "30000/1001"',
+    "max_drift_s": "seconds by which sound and motion of a clip may differ in length",
     "metres_per_unit": "metres in a unit of the vertices, 0.001 for millimetres",
     "splits": '"train", "val", "test" -> list of clips, patterns like "anna_*", or subjects',
     "regions": '"lips", "upper", "inner_lips" -> file of vertex indices',
@@ -21,8 +24,10 @@ KEYS = {  # of dataset.json -> what the value is
     "train": "fields of config.TrainConfig to change",
     "wav2vec2": "pre-trained encoder, a folder or a hub name",
 }
-TYPES = {"fps": int, "source_fps": int, "metres_per_unit": float | int, "splits": dict,
-         "regions": dict, "model": dict, "train": dict}  # fmt: skip
+TYPES = {"fps": int, "source_fps": int | float | str, "max_drift_s": float | int,
+         "metres_per_unit": float | int, "splits": dict, "regions": dict, "model": dict,
+         "train": dict}  # fmt: skip
+MAX_FPS = 240  # of the network
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -45,9 +50,23 @@ def read_json(path: Path) -> dict[str, Any]:
             raise UserError(f'{path}: unknown key "{key}"; {hint}')
         if not isinstance(value, TYPES.get(key, str)) or isinstance(value, bool):
             raise UserError(f'{path}: "{key}": expected {KEYS[key]}, got {json.dumps(value)}')
-        if isinstance(value, int | float) and value <= 0:
+        if isinstance(value, int | float) and not 0 < value < math.inf:  # NaN, too
             raise UserError(f'{path}: "{key}": expected more than 0, got {value}')
+    _check_rates(path, settings)
     return settings
+
+
+def _check_rates(path: Path, settings: dict[str, Any]) -> None:
+    """Raise `UserError` for rates out of range, or a drift without a rate to measure it by."""
+    if (fps := settings.get("fps", 1)) > MAX_FPS:
+        raise UserError(f'{path}: "fps": expected 1 to {MAX_FPS}, got {fps}')
+    if "source_fps" in settings:
+        parse_rate(settings["source_fps"], f'{path}: "source_fps"')
+    elif "max_drift_s" in settings:
+        raise UserError(
+            f'{path}: "max_drift_s" needs "source_fps": lengths that differ do not show the rate; '
+            "add the rate of the capture"
+        )
 
 
 def clips_of_splits(subjects: dict[str, str], splits: dict[str, Any]) -> dict[str, list[str]]:

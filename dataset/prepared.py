@@ -7,11 +7,14 @@ by name, so such a folder is used as it is.
 
 import dataclasses
 import re
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError, reason_of
+from common.frame_rates import parse_rate, rate_text, stored_rate
 from common.paths import relative_to_project
 from config import DatasetSpec, Split
 from dataset.clip_files import audio_files, find_audio, mesh_files, npy_path, wav_path
@@ -21,6 +24,7 @@ from files.meshes import split_key
 SUBFOLDERS = ("", "templates", "regions", "masks")  # of a root, searched for files
 CLIPS_TIMED = 40  # clips that the frame rate of a data set is measured on
 RATE_TOLERANCE = 0.1  # relative: accepted difference of the measured frame rate
+DRIFT_WARNING = 0.02  # relative: larger differences are a warning
 
 
 def find_file(spec: DatasetSpec, named: str) -> Path | None:
@@ -73,10 +77,19 @@ def locate(spec: DatasetSpec) -> tuple[DatasetSpec, list[str]]:
             f"no clip is named <subject>_{'|'.join(sorted(prefixes))}NN as in the recipe; "
             f"using the others ({names[0]}, ...)"
         )
-    rate = disk_fps(root, names, spec.fps, spec.source_fps)
-    if rate != spec.source_fps:
-        remarks.append(f"vertices are stored at {rate} fps (by length), not {spec.source_fps}")
-        spec = dataclasses.replace(spec, source_fps=rate)
+    expected = parse_rate(spec.source_fps, f"{spec.name}: source_fps")
+    rate = disk_fps(root, names, spec.fps, expected)
+    if rate != expected:
+        remarks.append(
+            f"vertices are stored at {rate_text(rate)} fps (by length), not {rate_text(expected)}"
+        )
+        spec = dataclasses.replace(spec, source_fps=stored_rate(rate))
+    measured = float(np.median(list(clip_rates(root, names).values()) or [rate]))
+    if abs(measured - rate) > DRIFT_WARNING * rate:
+        remarks.append(
+            f"warning: the clips have {measured:.1f} frames per second of audio, source_fps is "
+            f"{rate_text(rate)}: sound and motion drift apart; set dataset.source_fps to their rate"
+        )
     return spec, remarks
 
 
@@ -100,8 +113,21 @@ def has_clips(root: Path) -> bool:
     return bool(mesh_files(root)) and bool(audio_files(root))
 
 
-def clip_rate(root: Path, name: str) -> float:
-    """Frames of a clip's vertices divided by the seconds of its audio."""
+@dataclass(frozen=True)
+class ClipLength:
+    """Frames of a clip's vertices and the seconds of its audio, exact."""
+
+    frames: int
+    sound_s: Fraction
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per second of audio."""
+        return self.frames / self.sound_s
+
+
+def clip_length(root: Path, name: str) -> ClipLength:
+    """The length of both files of a clip; `UserError` if one is empty or cannot be read."""
     import soundfile
 
     audio = find_audio(root, name)
@@ -116,29 +142,35 @@ def clip_rate(root: Path, name: str) -> float:
             f"clip {name}: {frames} frames in {path}, {info.frames} samples in {audio}; "
             "expected at least one of each"
         )
-    return frames * info.samplerate / info.frames
+    return ClipLength(frames, Fraction(info.frames, info.samplerate))
 
 
-def disk_fps(root: Path, names: list[str], fps: int, expected: int) -> int:
+def clip_rates(root: Path, names: list[str]) -> dict[str, float]:
+    """Clip -> frames per second of audio, for at most `CLIPS_TIMED` or so of `names`."""
+    audio = audio_files(root)
+    with_audio = [name for name in names if name in audio]
+    timed = with_audio[:: max(len(with_audio) // CLIPS_TIMED, 1)]
+    return {name: float(clip_length(root, name).rate) for name in timed}
+
+
+def disk_fps(root: Path, names: list[str], fps: int, expected: Fraction | int) -> Fraction:
     """The multiple of `fps` at which vertices are stored, measured on the lengths of some clips.
 
     `expected` where that fits, else the nearest multiple. Audio and frames of real clips differ a
     little in length: 59 to 61 frames a second in VOCASET. Raises `UserError` if none fits.
     """
-    audio = audio_files(root)
-    with_audio = [name for name in names if name in audio]
-    timed = with_audio[:: max(len(with_audio) // CLIPS_TIMED, 1)]
-    if not timed:
-        return expected
-    rates = [clip_rate(root, name) for name in timed]
-    rate = float(np.median(rates))
-    nearest = max(round(rate / fps), 1) * fps
+    rates = clip_rates(root, names)
+    if not rates:
+        return Fraction(expected)
+    rate = float(np.median(list(rates.values())))
+    nearest = Fraction(max(round(rate / fps), 1) * fps)
     if abs(rate - expected) <= RATE_TOLERANCE * expected:
-        return expected
+        return Fraction(expected)
     if abs(rate - nearest) > RATE_TOLERANCE * nearest:
+        first = next(iter(rates))
         raise UserError(
             f"{relative_to_project(root)}: {rate:.1f} frames per second of audio "
-            f"({timed[0]}: {rates[0]:.1f}), expected {fps} or a multiple; "
+            f"({first}: {rates[first]:.1f}), expected {fps} or a multiple; "
             "do wav/ and vertices_npy/ hold the same clips?"
         )
     return nearest

@@ -94,7 +94,7 @@ def test_ablations_are_set_by_their_letter(variant: str) -> None:
         ("model.top_k=3", "at most n_experts 2"),
         ("model.fps=25", "expected dataset.fps, 30"),
         ("model.n_vertices=7", "expected dataset.n_vertices, 5023"),
-        ("dataset.source_fps=50", "a multiple of fps 30"),
+        ("dataset.source_fps=1/2", "expected frames a second from 1 to 1000"),
         ("train.closure_gain=9", "expected 0, as vocaset has no dataset.inner_lips"),
     ],
 )
