@@ -244,7 +244,7 @@ def load_libraries() -> None:
     torch.set_num_threads(1)
     import librosa  # noqa: F401
     import transformers
-    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+    from torch.utils.tensorboard import summary  # noqa: F401
 
     from training import run  # noqa: F401
 

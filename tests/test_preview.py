@@ -27,13 +27,13 @@ def never() -> bool:
 
 
 class Events:
-    """Replaces TensorBoard's SummaryWriter."""
+    """Replaces TensorBoard's event file."""
 
     def __init__(self) -> None:
         self.images: list[tuple] = []
 
-    def add_image(self, name: str, image: np.ndarray, epoch: int, dataformats: str) -> None:
-        self.images.append((name, image.shape, epoch, dataformats))
+    def add_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        self.images.append((name, picture.shape, step))
 
 
 class PerfectModel(torch.nn.Module):
@@ -119,7 +119,7 @@ def test_a_perfect_prediction_looks_like_the_truth(drawn: Recipe, tmp_path: Path
     truth, predicted = np.split(pictures(path).astype(int), 2, axis=2)
     assert np.abs(truth - predicted).mean() < 1.0  # compressed
     assert (truth < 200).any(axis=(1, 2, 3)).all()  # a face on white in every picture
-    assert events.images == [("preview", (2 * SIZE, 6 * SIZE, 3), 3, "HWC")]
+    assert events.images == [("preview", (2 * SIZE, 6 * SIZE, 3), 3)]
 
 
 def test_long_clips_are_cut(drawn: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from jambatalk import JambaTalk
 from rendering.face import appearance
 from rendering.renderer import Renderer
 from rendering.video import write_video
+from training.event_file import EventFile
 
 FOLDER = "previews"
 SECONDS = 4.0  # of the clip, at most
@@ -51,10 +52,10 @@ class Previews:
         self,
         model: JambaTalk,
         epoch: int,
-        events: Any,
+        events: EventFile,
         stop_requested: Callable[[], bool],
     ) -> Path | None:
-        """Write the video of an epoch and add its stills to `events`, a SummaryWriter.
+        """Write the video of an epoch and add its stills to `events`.
 
         Returns the video's path, None where it cannot be made or once `stop_requested` is true.
         The model is left in evaluation mode.
@@ -63,13 +64,12 @@ class Previews:
             return None
         path = self.folder / f"epoch_{epoch:04d}.mp4"
         try:
-            stills = self._write(model, path, stop_requested)
+            events.add_picture("preview", self._write(model, path, stop_requested), epoch)
         except PreviewStopped:
             return None
         except (UserError, OSError) as error:
             print(f"warning: epoch {epoch}: no preview: {error}")
             return None
-        events.add_image("preview", stills, epoch, dataformats="HWC")
         return path
 
     def _write(

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from common.whole_file import whole_file, write_whole
 from config import PROJECT_ROOT, Recipe
+from training.event_file import EventFile
 
 if TYPE_CHECKING:  # logs are read without torch
     import torch
@@ -82,11 +83,9 @@ class Log:
     """
 
     def __init__(self, folder: Path, done: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path = folder / LOG_FILE
         self.rows = [row for row in read_log(self.path) if int(row["epoch"]) <= done]
-        self.events = SummaryWriter(folder, purge_step=done + 1)
+        self.events = EventFile(folder, first_step=done + 1)
         self._write()
 
     def add(self, row: dict[str, float], epochs: int) -> None:
@@ -94,9 +93,7 @@ class Log:
         self._warn(row, epochs)
         self.rows.append({name: str(value) for name, value in row.items()})
         self._write()
-        for name, value in row.items():
-            self.events.add_scalar(name, value, row["epoch"])
-        self.events.flush()
+        self.events.add_scalars(row, int(row["epoch"]))
         printed = (f"{k} {v:.4g}" for k, v in row.items() if not k.startswith("router"))
         left = epochs - row["epoch"]
         remark = f"  {format_duration(left * row['seconds'])} left" if left else ""
@@ -129,10 +126,6 @@ class Log:
                 f"{row['val_lve'] / min(before):.1f} times the best so far; the best model is "
                 "kept. Try a lower --learning_rate"
             )
-
-    def close(self) -> None:
-        """Finish the TensorBoard file."""
-        self.events.close()
 
 
 def format_duration(seconds: float) -> str:
