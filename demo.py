@@ -254,7 +254,7 @@ def write(
         print(f"{result} exists and will be replaced")
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
-        with whole_file(target, shared=True) as partial:
+        with whole_file(target) as partial:
             progress = tqdm(meshes, total=n_frames, desc="predicting", unit="frame")
             stream_npy(partial, (n_frames, *face[1].shape), progress)
             if renderer is not None:

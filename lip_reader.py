@@ -109,8 +109,8 @@ def save_reader(
 ) -> None:
     """Write the fields of a `SavedReader` as one .safetensors, whole or not at all.
 
-    Raises `ValueError` where the number of lip vertices is not the reader's, `OSError` or
-    `SafetensorError` as `save_model_file`.
+    Raises `ValueError` where the number of lip vertices is not the reader's, `OSError` as
+    `save_model_file`.
     """
     indices = [int(index) for index in lips]
     if len(indices) != reader.dims["n_lips"]:

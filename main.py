@@ -211,15 +211,14 @@ def run_test(args: argparse.Namespace) -> None:
 
 def run_training(args: argparse.Namespace) -> None:
     """Training, and the test of its best model unless --mode train."""
-    with stopping() as stop:
-        with joined() as group:
-            run = resolve_run(args)
-            from training.state_file import folder_lock
+    with stopping() as stop, joined() as group:
+        run = resolve_run(args)
+        from training.state_file import folder_lock
 
-            with folder_lock(run.out) if group.is_first else nullcontext():
-                train(run, group, stop)
-        if run.args.mode is None and group.is_first:
-            test(run.out / BEST_FILE, run.dataset, run.out, run.args)
+        with folder_lock(run.out) if group.is_first else nullcontext():
+            train(run, group, stop)
+    if run.args.mode is None and group.is_first:
+        test(run.out / BEST_FILE, run.dataset, run.out, run.args)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

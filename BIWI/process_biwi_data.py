@@ -39,7 +39,8 @@ from BIWI.frames import in_order, normalise, read_frames
 from BIWI.prepared import default_root, place, prepared_templates, write_ply, write_templates
 from BIWI.raw import SENTENCES, Clip, find_raw, is_raw, list_clips
 from common.errors import Parser, UserError, run_cli, writable_folder
-from common.whole_file import whole_file
+from common.stop_signals import ENDING, end_now
+from common.whole_file import delete_own, whole_file
 from config import BIWI, SAMPLE_RATE
 from dataset.clip_files import cut_report, cut_to_shorter, is_prepared, make_folders, write_clip
 from files.meshes import load_mesh
@@ -155,8 +156,11 @@ def _run_in_processes(clips: list[Clip], out: Path, workers: int) -> Iterator[st
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent process, and exit when the parent is killed."""
+    """Leave Ctrl-C to the parent process; end on other signals, and when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ENDING:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), end_now)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
@@ -164,6 +168,7 @@ def _exit_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
+        delete_own()
         os._exit(1)
 
 

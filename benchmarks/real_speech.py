@@ -175,7 +175,7 @@ def align_clip(name: str, audio: np.ndarray, text: str) -> tuple[Segment, ...]:
     file = ALIGNMENT_FOLDER / f"{name.replace('/', '-')}-{digest}.json"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(_align(samples, text)), shared=True)
+        write_whole(file, json.dumps(_align(samples, text)))
     return tuple(Segment(*row) for row in json.loads(file.read_text()))
 
 

@@ -10,12 +10,15 @@ import errno
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from common.stop_signals import EXIT_INTERRUPTED, EndedBySignal, ending_on_signals
+
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
-FULL_DISK = errno.ENOSPC, errno.EDQUOT  # no space left; the quota of the user is used up
+# no space left; the quota of the user is used up; larger than the file system or a limit allows
+FULL_DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 class UserError(Exception):
@@ -66,21 +69,29 @@ def writable_folder(path: str | Path) -> Path:
 def run_cli(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run a script's `main(argv)` and return its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C.
 
-    A full disk is reported like a `UserError`; other exceptions pass.
+    128 + n for SIGTERM and SIGHUP. A full disk is reported like a `UserError`; other exceptions
+    pass.
 
     Call as `sys.exit(run_cli(main))`.
     """
     try:
-        main(argv)
+        with ending_on_signals():
+            main(argv)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
-        print(f"error: cannot write ({reason_of(error)}); free some space", file=sys.stderr)
+        what = error.filename or "a file"
+        print(f"error: {what}: cannot be written ({reason_of(error)}); free some space",
+              file=sys.stderr)  # fmt: skip
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except EndedBySignal as end:
+        with suppress(OSError):  # the terminal may be gone
+            print(f"ended by {end.name}", file=sys.stderr)
+        return end.code
     return 0

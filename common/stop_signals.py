@@ -1,22 +1,61 @@
-"""Signals that ask a run to stop: SIGTERM of a scheduler, Ctrl-C, SIGHUP of a closed terminal.
+"""Signals that ask a process to stop: SIGTERM of a scheduler, Ctrl-C, SIGHUP of a closed terminal.
+
+Every script ends on SIGTERM and SIGHUP as it does on Ctrl-C: partly written files are deleted, and
+the exit code is 128 + the number of the signal, as shells report it (`ending_on_signals`).
 
 During training a signal is deferred: the run saves its state at the next step and ends, with exit
-code 0 or, after Ctrl-C, 130 as shells do. Before the first step and after the last there is nothing
-to save, and the process ends at once. Files are written whole or not at all, so that is safe.
+code 0 or, after Ctrl-C, 130. Before the first step there is nothing to save, and the process ends
+at once (`stopping`).
 """
 
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from common.errors import EXIT_INTERRUPTED
+from common.whole_file import delete_own
 
-SIGNALS = ("SIGTERM", "SIGHUP", "SIGINT")  # SIGHUP is unknown to Windows
+ENDING = ("SIGTERM", "SIGHUP")  # SIGHUP is unknown to Windows
+SIGNALS = (*ENDING, "SIGINT")
+EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
 REPEAT_S = 1.0  # a SIGINT this soon after the first is its copy, which torchrun passes on
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+class EndedBySignal(SystemExit):
+    """Raised in the main thread when SIGTERM or SIGHUP arrives; `code` is 128 + its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise `EndedBySignal`; a second one ends the process at once.
+
+    A process that was forked inside, such as a data worker, ends without any clean-up of its own.
+    """
+    owner, received = os.getpid(), []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if received or os.getpid() != owner:
+            end_now(number, None)
+        received.append(number)
+        raise EndedBySignal(number)
+
+    with handlers(ENDING, handle):
+        yield
+
+
+def end_now(number: int, _: FrameType | None) -> None:
+    """A signal handler that deletes what this process has partly written, and ends it."""
+    delete_own()
+    os._exit(128 + number)
 
 
 class Stop:
@@ -50,6 +89,7 @@ class Stop:
             if by_hand:
                 raise KeyboardInterrupt
             print_in_handler("stopped on request; there was nothing to save")
+            delete_own()
             os._exit(0)  # no clean-up that could wait for a half imported library
         if by_hand and self.interrupted and time.monotonic() - self.interrupted_s > REPEAT_S:
             raise KeyboardInterrupt
@@ -73,18 +113,26 @@ def print_in_handler(line: str) -> None:
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """A `Stop` that receives this process's signals; a SIGHUP ignored by nohup stays ignored.
+    """A `Stop` that receives this process's signals."""
+    stop = Stop()
+    with handlers(SIGNALS, stop.handle):
+        yield stop
+
+
+@contextmanager
+def handlers(names: tuple[str, ...], handle: Handler) -> Iterator[None]:
+    """Inside, `handle` receives these signals; a SIGHUP ignored by nohup stays ignored.
 
     In a thread it receives none: Python gives signals to the main thread alone.
     """
-    stop, before = Stop(), {}
+    before = {}
     in_main = threading.current_thread() is threading.main_thread()
-    for name in SIGNALS if in_main else ():
+    for name in names if in_main else ():
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, stop.handle)
+            before[number] = signal.signal(number, handle)
     try:
-        yield stop
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

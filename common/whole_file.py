@@ -1,44 +1,131 @@
 """The one way to write a file: under a temporary name, flushed to the disk, then renamed.
 
 Whatever happens in between, a reader finds the old file or the new one, never a part of it.
+Temporary names are hidden and carry the process: `.<stem>.<host>-<pid>-<token>.partial<suffix>`.
+So writers of one file never share a temporary one, and what a killed process has left is deleted by
+the next process that writes into the folder.
 """
 
 import os
+import platform
+import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-LEFTOVERS = ".*.partial*"  # glob pattern of what a killed process may leave in a folder
+LEFTOVERS = ".*.partial*"  # glob pattern of temporary files
+OWNER = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.partial[^/]*$")
+STEM_BYTES, SUFFIX_BYTES = 96, 12  # of a temporary name, which has at most 143 bytes (eCryptfs)
+OTHER_HOST_S = 7 * 86_400.0  # an unchanged temporary file this old is stale, whoever wrote it
+
+_open: dict[Path, int] = {}  # temporary files that are being written -> process id
+_tidied: set[Path] = set()  # folders in which this process has looked for stale files
 
 
 @contextmanager
-def whole_file(path: str | Path, shared: bool = False) -> Iterator[Path]:
+def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; it becomes `path` when the block succeeds.
 
     The temporary name keeps the suffix, so that writers that choose a format by it work. Where the
-    block raises, `path` stays as it was and the temporary file is deleted. `shared`: several
-    processes may write this file at the same time, so each gets a temporary name of its own; else
-    the name is fixed and a killed process leaves one file at most. Raises `OSError` of the disk.
+    block raises, `path` stays as it was and the temporary file is deleted. Raises `OSError` of the
+    disk, which names `path`.
     """
     path = Path(path)
-    token = f".{os.getpid()}-{secrets.token_hex(4)}" if shared else ""
-    partial = path.with_name(f".{path.stem}{token}.partial{path.suffix}")
+    folder = path.parent.absolute()
+    if folder not in _tidied:
+        _tidied.add(folder)
+        delete_stale(folder)
+    partial = path.with_name(_temporary_name(path))
+    own = partial.absolute()
+    _open[own] = os.getpid()
     try:
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
         _flush_folder(path.parent)
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(partial):
+            error.filename = str(path)
+        raise
     finally:
         with suppress(OSError):  # gone if all went well
             partial.unlink()
+        del _open[own]
 
 
-def write_whole(path: str | Path, content: str | bytes, shared: bool = False) -> None:
+def write_whole(path: str | Path, content: str | bytes) -> None:
     """Write text (UTF-8) or bytes with `whole_file`."""
-    with whole_file(path, shared) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    write_together({Path(path): content})
+
+
+def write_together(contents: Mapping[Path, str | bytes]) -> None:
+    """Write files that belong together; where the disk refuses one, none is replaced."""
+    with ExitStack() as stack:
+        for path, content in contents.items():
+            data = content.encode() if isinstance(content, str) else content
+            stack.enter_context(whole_file(path)).write_bytes(data)
+
+
+def delete_stale(folder: Path) -> None:
+    """Delete the temporary files that killed processes have left in a folder.
+
+    Those of processes that run, and recent ones of other machines, are left alone.
+    """
+    with suppress(OSError):
+        for path in folder.glob(LEFTOVERS):
+            with suppress(OSError):  # another process may delete it first
+                if _is_stale(path):
+                    path.unlink()
+
+
+def delete_own() -> None:
+    """Delete the temporary files that this process is writing; for a signal that ends it."""
+    for path, pid in list(_open.items()):
+        if pid == os.getpid():  # else inherited from the process that forked this one
+            with suppress(OSError):
+                path.unlink()
+
+
+def _temporary_name(path: Path) -> str:
+    stem, suffix = _first_bytes(path.stem, STEM_BYTES), _first_bytes(path.suffix, SUFFIX_BYTES)
+    return f".{stem}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial{suffix}"
+
+
+def _first_bytes(text: str, n_bytes: int) -> str:
+    """At most `n_bytes` of `text` as UTF-8, without a character cut in half."""
+    return text.encode(errors="ignore")[:n_bytes].decode(errors="ignore")
+
+
+def _host() -> str:
+    """Eight letters for this machine or container, inside which process ids have a meaning."""
+    name = platform.node()
+    with suppress(OSError):  # not Linux
+        name += os.readlink("/proc/self/ns/pid")
+    return f"{zlib.crc32(name.encode(errors='replace')):08x}"
+
+
+def _is_stale(path: Path) -> bool:
+    owner = OWNER.search(path.name)
+    if owner is None or owner[1] != _host():
+        return time.time() - path.stat().st_mtime > OTHER_HOST_S
+    pid = int(owner[2])
+    return path.absolute() not in _open if pid == os.getpid() else not _is_running(pid)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":  # os.kill would end it; deleting a file that is open fails there
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # of another user; no process id at all
+        return True
+    return True
 
 
 def _flush_folder(folder: Path) -> None:

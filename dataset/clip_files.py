@@ -67,7 +67,7 @@ def find_audio(folder: Path, name: str) -> Path:
 def write_clip(
     folder: Path, name: str, vertices: Sequence[NDArray], audio: NDArray, rate: int
 ) -> None:
-    """Write both files of a clip, each whole or not at all.
+    """Write both files of a clip, both whole or neither.
 
     vertices: T frames, (V, 3) or (V*3,) each, converted to float32 one at a time to save memory;
     audio: (S,) at `rate` Hz, written as 16 bit. Raises `UserError` if a file cannot be written.
@@ -75,10 +75,9 @@ def write_clip(
     import soundfile
 
     try:
-        with whole_file(npy_path(folder, name)) as partial:
-            stream_npy(partial, (len(vertices), vertices[0].size), vertices)
-        with whole_file(wav_path(folder, name)) as partial:
-            soundfile.write(partial, audio, rate, subtype="PCM_16")
+        with whole_file(npy_path(folder, name)) as npy, whole_file(wav_path(folder, name)) as wav:
+            stream_npy(npy, (len(vertices), vertices[0].size), vertices)
+            soundfile.write(wav, audio, rate, subtype="PCM_16")
     except (OSError, soundfile.LibsndfileError) as error:
         raise UserError(
             f"{folder}: {name} cannot be written ({reason_of(error)}); is the disk full?"

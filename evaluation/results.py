@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError, reason_of
-from common.whole_file import write_whole
+from common.whole_file import write_together
 from config import DatasetSpec
 from evaluation.literature import WARNING, benchmark, comparison, rows_of
 from metrics import CLOSED_M
@@ -233,7 +233,7 @@ def results_name(spec: DatasetSpec, splits: Sequence[str]) -> str:
 def write_results(
     folder: Path, rows: list[dict[str, Any]], total: dict[str, Any], text: str, name: str
 ) -> None:
-    """Write <name>.json, <name>.csv and <name>.md into the run folder.
+    """Write <name>.json, <name>.csv and <name>.md into the run folder, all of them or none.
 
     rows: of the clips; total: of `summarise`; text: of `table`. Raises `UserError` where the folder
     cannot be written.
@@ -245,9 +245,13 @@ def write_results(
     writer.writerows(rows)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
-        write_whole(folder / f"{name}.csv", rows_csv.getvalue())
-        write_whole(folder / f"{name}.md", text + "\n")
+        write_together(
+            {
+                folder / f"{name}.json": json.dumps(content, indent=1) + "\n",
+                folder / f"{name}.csv": rows_csv.getvalue(),
+                folder / f"{name}.md": text + "\n",
+            }
+        )
     except OSError as error:
         raise UserError(
             f"results {folder}/{name}: cannot be written ({reason_of(error)})"

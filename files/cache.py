@@ -21,7 +21,6 @@ import json
 import re
 import shutil
 import sys
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,14 +32,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import Parser, UserError, reason_of, run_cli, writable_folder
-from common.whole_file import LEFTOVERS, whole_file, write_whole
+from common.whole_file import LEFTOVERS, delete_stale, whole_file, write_whole
 from files.content_index import ContentIndex
 from files.npy import read_npy
 
 FORMAT = 1  # of the entries; part of what made them
 TRAILER_BYTES = 32 + 4  # SHA-256 of maker and key, CRC-32 of everything before the trailer
 KEEP_FREE_BYTES = 2**30  # left free on the disk, so that a run can still save its state
-STALE_S = 3600.0  # a temporary file older than this belongs to a process that was killed
 MADE_BY, CONTENTS = "made_by.json", "contents.jsonl"
 MAKER_FOLDER = re.compile("[0-9a-f]{16}")
 TEMPORARY = (LEFTOVERS, "*.tmp")  # *.tmp: of earlier versions
@@ -61,7 +59,7 @@ class Cache:
         self._contents = ContentIndex(self.root / CONTENTS, self._warn)
         self._checked: set[Path] = set()  # entries whose checksum this process has verified
         self._warned = False
-        _delete_stale(self.folder)
+        delete_stale(self.folder)
 
     def get(self, key: str, make: Callable[[], Any]) -> NDArray:
         """The array of `key`, memory-mapped and read-only; `make()` computes a missing entry.
@@ -130,7 +128,7 @@ class Cache:
         self._checked.discard(path)
         try:
             self._make_folder(len(body))
-            with whole_file(path, shared=True) as partial, partial.open("wb") as file:
+            with whole_file(path) as partial, partial.open("wb") as file:
                 file.write(body)
                 file.write(seal + zlib.crc32(body).to_bytes(4, "little"))
         except OSError as error:
@@ -142,7 +140,7 @@ class Cache:
             raise OSError(errno.ENOSPC, f"less than {_size(KEEP_FREE_BYTES)} free")
         self.folder.mkdir(exist_ok=True)
         if not (self.folder / MADE_BY).exists():
-            write_whole(self.folder / MADE_BY, f"{self.made_by}\n", shared=True)
+            write_whole(self.folder / MADE_BY, f"{self.made_by}\n")
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
@@ -220,15 +218,6 @@ def clear(root: str | Path) -> None:
         with suppress(OSError):  # it holds other files, or a run has just written an entry
             holding.folder.rmdir()
     (Path(root) / CONTENTS).unlink(missing_ok=True)
-
-
-def _delete_stale(folder: Path) -> None:
-    """Delete the temporary files of processes that were killed."""
-    for pattern in TEMPORARY:
-        for path in folder.glob(pattern):
-            with suppress(OSError):  # another process may delete it first
-                if time.time() - path.stat().st_mtime > STALE_S:
-                    path.unlink()
 
 
 def _read_only(array: NDArray) -> NDArray:

@@ -18,6 +18,10 @@ MODEL_FILES = {  # key in the header of a .safetensors written by this project -
     "jambatalk-release": "published weights converted by release.py; demo.py takes them",
 }
 MODEL_SOURCE = "give best.safetensors, which main.py writes to the run's folder"
+TYPE_NAMES = {  # torch's names of types -> those of .safetensors
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
+    "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit for its header
 
 
@@ -26,13 +30,27 @@ def save_model_file(
 ) -> None:
     """Write `weights`, and `header` as JSON under `key` of the file's header; whole or not at all.
 
-    Raises `OSError` or safetensors' `SafetensorError` when the file cannot be written.
+    The format is https://github.com/huggingface/safetensors#format. Its own writer makes a
+    temporary file whose name does not tell whether the process that writes it still runs. Raises
+    `OSError` when the file cannot be written.
     """
-    from safetensors.torch import save_file
+    import torch
 
-    with whole_file(path) as partial:
-        save_file(weights, partial, metadata={key: json.dumps(header)})
-        partial.chmod(0o644)  # safetensors makes files that only their owner can read
+    ordered = sorted(weights.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    entries: dict[str, Any] = {"__metadata__": {key: json.dumps(header)}}
+    end = 0
+    for name, value in ordered:
+        start, end = end, end + value.numel() * value.element_size()
+        dtype = TYPE_NAMES[str(value.dtype).removeprefix("torch.")]
+        offsets = {"shape": list(value.shape), "data_offsets": [start, end]}
+        entries[name] = {"dtype": dtype, **offsets}
+    head = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for _, value in ordered:
+            values = value.detach().cpu().contiguous().reshape(-1)
+            file.write(values.view(torch.uint8).numpy().data)
 
 
 def load_model_file(

@@ -247,8 +247,6 @@ def convert(source: str | Path, target: str | Path, half: bool = False) -> None:
     target: the .safetensors to write, whole or not at all. half: as float16, loaded as float32.
     Raises `UserError` as `load_release` does, and where the file cannot be written.
     """
-    from safetensors import SafetensorError
-
     target = Path(target)
     if target.suffix != ".safetensors":
         raise UserError(f"output {target}: expected a name that ends in .safetensors")
@@ -259,7 +257,7 @@ def convert(source: str | Path, target: str | Path, half: bool = False) -> None:
     weights = {name: value.to(dtype).contiguous() for name, value in model.state_dict().items()}
     try:
         save_model_file(target, weights, HEADER, header)
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
         raise UserError(
             f"output {target}: cannot be written ({reason_of(error)}); free space or choose "
             "another folder"

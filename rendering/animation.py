@@ -53,7 +53,7 @@ class Animation:
             if path.suffix == ".mp4":
                 self._save_video(path)
             else:
-                with whole_file(path, shared=True) as partial:
+                with whole_file(path) as partial:
                     np.save(partial, self.vertices)
         except OSError as error:
             raise UserError(f"output {path}: cannot be written ({reason_of(error)})") from error

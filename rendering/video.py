@@ -30,7 +30,7 @@ def write_video(
     """
     frames = iter(frames)
     first = next(frames)
-    with whole_file(path, shared=True) as partial, tempfile.TemporaryFile() as errors:
+    with whole_file(path) as partial, tempfile.TemporaryFile() as errors:
         # stderr goes to a file because a pipe that nobody reads fills up and blocks ffmpeg.
         process = subprocess.Popen(
             _ffmpeg_command(partial, first.shape, n_frames, fps, audio_path),

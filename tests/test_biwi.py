@@ -15,9 +15,11 @@ from BIWI.frames import normalise, parse_vl, surface_area
 from BIWI.prepared import default_root, place, prepared_templates
 from BIWI.process_biwi_data import main, process
 from BIWI.raw import find_raw
+from common import whole_file
 from common.errors import UserError
 from config import BIWI, BIWI_6, PROJECT_ROOT
 from files.meshes import load_mesh, load_region
+from tests.toy import leftover
 
 # A pyramid on a square: V = 5, F = 6.
 SCAN = np.array([[0, 0, 0], [60, 0, 0], [60, 60, 0], [0, 60, 0], [30, 30, 50]], np.float32)
@@ -208,13 +210,16 @@ def test_audio_and_frames_are_cut_to_the_shorter_and_reported(raw: Path, tmp_pat
     assert len(stored(tmp_path / "out", "F2_e02")) == 3  # frames at 0, 0.04 and 0.08 s
 
 
-def test_the_same_command_continues_a_stopped_run(raw: Path, tmp_path: Path) -> None:
+def test_the_same_command_continues_a_stopped_run(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     process(raw, out)
     unchanged, removed = out / "vertices_npy/F2_e01.npy", out / "wav/M3_e01.wav"
     before, sound = unchanged.stat().st_mtime_ns, removed.read_bytes()
     removed.unlink()
-    (out / "vertices_npy/.M3_e01.partial.npy").write_bytes(b"half")
+    (out / leftover("vertices_npy/M3_e01.npy")).write_bytes(b"half")
+    monkeypatch.setattr(whole_file, "_tidied", set())  # another process
     assert process(raw, out) == 1
     assert removed.read_bytes() == sound and unchanged.stat().st_mtime_ns == before
     assert not list(out.rglob("*partial*"))

@@ -181,6 +181,7 @@ def test_a_full_disk_is_one_line_and_other_system_errors_keep_their_traceback(
 
     assert run_cli(fail, [str(errno.ENOSPC)]) == 2
     reason = os.strerror(errno.ENOSPC)
-    assert capsys.readouterr().err == f"error: cannot write ({reason}); free some space\n"
+    line = f"error: a file: cannot be written ({reason}); free some space\n"
+    assert capsys.readouterr().err == line
     with pytest.raises(PermissionError):
         run_cli(fail, [str(errno.EACCES)])

@@ -110,7 +110,7 @@ def test_a_disk_without_room_for_the_model_is_reported_in_one_line(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     error = capsys.readouterr().err
-    assert "cut: cannot be written" in error and error.count("\n") == 1
+    assert "cut/best.safetensors: cannot be written" in error and error.count("\n") == 1
     assert not list(Path("cut").glob(LEFTOVERS))
     assert run_toy("--out", "cut", "--resume") == 0
     same("whole", "cut")

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import main
+from common.errors import run_cli
 from common.stop_signals import Stop, stopping
 from config import Recipe, Split
 from tests.toy import run_toy, same
@@ -134,3 +135,44 @@ def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
 
 def test_no_stop_is_requested_at_first() -> None:
     assert not Stop().requested
+
+
+ENDING = """
+import sys, time
+from pathlib import Path
+from common.errors import run_cli
+from common.whole_file import whole_file
+def main(argv):
+    with whole_file(Path(argv[0])) as partial:
+        partial.write_text("half")
+        print("writing", flush=True)
+        time.sleep(60)
+sys.exit(run_cli(main, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("name, line", [("SIGTERM", "ended by SIGTERM"),
+                                        ("SIGHUP", "ended by SIGHUP"),
+                                        ("SIGINT", "interrupted")])  # fmt: skip
+def test_a_signal_deletes_what_a_script_has_partly_written(
+    tmp_path: Path, name: str, line: str
+) -> None:
+    (tmp_path / "a.npy").write_text("old")
+    command = [sys.executable, "-c", ENDING, str(tmp_path / "a.npy")]
+    child = subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout.readline() == "writing\n" and len(list(tmp_path.iterdir())) == 2
+    number = getattr(signal, name)
+    child.send_signal(number)
+    assert (child.communicate(timeout=30)[1], child.returncode) == (f"{line}\n", 128 + number)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+    assert (tmp_path / "a.npy").read_text() == "old"
+
+
+def test_signals_of_a_script_are_restored_afterwards() -> None:
+    def main(_: object) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not before
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_cli(main) == 0 and signal.getsignal(signal.SIGTERM) is before

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import main
+from common import whole_file
 from common.errors import run_cli
 from config import DatasetSpec, ModelConfig, Recipe, Split, TrainConfig
 from files.models import save_model_file
@@ -201,6 +205,17 @@ def run_until_killed(monkeypatch: pytest.MonkeyPatch, steps: int, *argv: str) ->
         patched.setattr(TrainingStep, "__call__", step)
         with pytest.raises(Killed):
             run_toy(*argv)
+
+
+def leftover(path: str, pid: int | None = None) -> str:
+    """The temporary name of a file that a process was writing; pid None: one that has ended."""
+    if pid is None:
+        child = subprocess.Popen([sys.executable, "-c", ""])
+        pid = child.pid
+        child.wait()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "getpid", lambda: pid)
+        return str(Path(path).with_name(whole_file._temporary_name(Path(path))))
 
 
 def synthetic_checkpoint(folder: Path) -> Path:

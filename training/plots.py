@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError, reason_of
-from common.whole_file import whole_file, write_whole
+from common.whole_file import whole_file
 from training.run_log import LOG_FILE, RECORD_FILE, read_log
 
 HERO = ("val_lve", "validation LVE, mm² (ring: saved model)")
@@ -90,9 +90,9 @@ def plot_runs(folders: Sequence[str | Path], out: str | Path) -> Path:
     out = Path(out).with_suffix(".png")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(out) as partial:
-            draw(runs, partial)
-        write_whole(out.with_suffix(".md"), table(runs) + "\n")
+        with whole_file(out.with_suffix(".md")) as text, whole_file(out) as picture:
+            text.write_text(table(runs) + "\n", encoding="utf-8")
+            draw(runs, picture)
     except OSError as error:
         raise UserError(f"--plot: {out}: cannot be written ({reason_of(error)})") from error
     print(f"{table(runs)}\n{out}, {out.with_suffix('.md')}")

@@ -106,7 +106,10 @@ class Run:
         """
         config = self.recipe.train
         self._begin(batches)
-        log = Log(self.folder, self.epoch - 1) if self.group.is_first else None
+        log = None
+        if self.group.is_first:
+            with disk_errors(self.folder):
+                log = Log(self.folder, self.epoch - 1)
         validation, previews = self.dataset.split("val"), None
         if log is not None and config.preview_every:
             previews = Previews(self.recipe.dataset, validation, self.folder)
@@ -131,8 +134,6 @@ class Run:
                 if previews and (done % config.preview_every == 0 or done == config.epochs):
                     previews.add(self.nets.best, done, log.events, lambda: self.stop.requested)
                 self._save_or_stop(batches)  # a signal during validation or the preview
-        if log is not None:
-            log.close()
         if self.best_score == self.start_score:
             tqdm.write(
                 f"no epoch was better than the start, which {BEST_FILE} therefore holds; try a "
@@ -167,13 +168,13 @@ class Run:
 
     def _begin_folder(self) -> None:
         """Move an earlier run out of the folder and write the new one's run.json."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if aside := set_aside(self.folder):
-            tqdm.write(f"an earlier run in this folder was moved to {aside}")
-        write_record(
-            self.folder, self.recipe, self.options.arguments,
-            device=self.device, precision=self.dtype, world=self.group.world,
-        )  # fmt: skip
+        with disk_errors(self.folder):
+            if aside := set_aside(self.folder):
+                tqdm.write(f"an earlier run in this folder was moved to {aside}")
+            write_record(
+                self.folder, self.recipe, self.options.arguments,
+                device=self.device, precision=self.dtype, world=self.group.world,
+            )  # fmt: skip
 
     def _score_start(self, batches: PlannedLoader, log: Log | None) -> None:
         """Validate the weights of --init as epoch 0; a later model must be better to be saved."""

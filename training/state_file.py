@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from common.errors import UserError, reason_of
-from common.whole_file import LEFTOVERS, whole_file
+from common.whole_file import whole_file
 
 STATE_FILE, LOCK_FILE = "last.pt", ".lock"
 PATIENCE_S = 20.0  # that a process waits for an earlier one that is still saving
@@ -60,18 +60,14 @@ def _disk_error(error: BaseException | None) -> OSError | None:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a failed write of a file that a run needs into a `UserError`; delete partial files."""
-    from safetensors import SafetensorError
-
+    """Turn a failed write of a file that a run needs into a `UserError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
-    except (OSError, SafetensorError) as error:
-        for partial in folder.glob(LEFTOVERS):
-            partial.unlink(missing_ok=True)
+    except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({reason_of(error)}); free some space, then continue "
-            "from the last state with --resume"
+            f"{error.filename or folder}: cannot be written ({reason_of(error)}); free some space, "
+            "then continue from the last state with --resume"
         ) from error
 
 
