@@ -64,7 +64,8 @@ class Previews:
             return None
         path = self.folder / f"epoch_{epoch:04d}.mp4"
         try:
-            events.add_picture("preview", self._write(model, path, stop_requested), epoch)
+            stills = self._write(model, path, stop_requested)
+            events.add_picture("preview", stills, epoch)
         except PreviewStopped:
             return None
         except (UserError, OSError) as error:
