@@ -7,18 +7,22 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
+from dataset.motion import resample_in_time, resampled_frames
 from files.arrays import load_npy
 from files.meshes import load_region
 
 LENGTH_TOLERANCE = 0.15  # relative difference in length of prediction and decimated truth, at most
 LARGEST_STEP = 2  # VOCASET's 60 fps against 30; a larger ratio means that a clip was cut short
 CLEAR_MARGIN = 0.1  # least difference of two motion correlations that decides between them
+RATE_DIFFERENCE = 0.02  # relative difference in length, at least, that is another frame rate
+RATE_ROUNDING = 1.5  # frames by which lengths differ from a common ratio, at most
 FIT_VERTICES = 500  # vertices, at most, for these correlations
 FAR = 0.1  # of the face's diagonal, more than any mean vertex error of one face to itself
 
@@ -97,32 +101,58 @@ def load_vertices(path: Path) -> NDArray:
     return stored.reshape(len(stored), -1, 3)
 
 
-def truth_step(pairs: Sequence[Pair]) -> int:
+def truth_step(pairs: Sequence[Pair]) -> Fraction:
     """1, or 2 when the truth has twice the predictions' frame rate (VOCASET: 60 and 30 fps).
 
-    Raises `UserError` for a clip whose two lengths fit neither, or not the ratio of the others.
+    Raises `UserError` for a clip whose two lengths fit neither, or not the ratio of the others, and
+    if the lengths of all clips show another ratio.
     """
-    counts = [(len(load_vertices(p.prediction)), len(load_vertices(p.truth))) for p in pairs]
+    counts = _counts(pairs)
     step = statistics.mode(sorted(max(1, round(truth / pred)) for pred, truth in counts))
-    for pair, (n_pred, n_truth) in zip(pairs, counts, strict=True):
+    check_lengths(pairs, Fraction(step))
+    expected = np.array([resampled_frames(n_truth, Fraction(step), 1) for _, n_truth in counts])
+    predicted = np.array([n_pred for n_pred, _ in counts])
+    ratio = predicted.sum() / expected.sum()
+    surplus, rest = predicted - expected, predicted - ratio * expected
+    is_rate = np.abs(rest).max() <= RATE_ROUNDING and surplus.std() > 2 * rest.std()
+    if abs(ratio - 1) > RATE_DIFFERENCE and is_rate:
+        raise UserError(
+            f"--pred: {ratio:.3f} times as many frames as expected in every clip ({pairs[0].name}: "
+            f"{predicted[0]}, expected {expected[0]}): another frame rate than --truth; give "
+            "--pred_fps and --truth_fps"
+        )
+    return Fraction(step)
+
+
+def _counts(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
+    """Frames of prediction and truth of each pair."""
+    return [(len(load_vertices(p.prediction)), len(load_vertices(p.truth))) for p in pairs]
+
+
+def check_lengths(pairs: Sequence[Pair], step: Fraction) -> None:
+    """Raise `UserError` for a prediction that is not as long as its truth.
+
+    step: frames of the truth for each predicted frame, the ratio of the two frame rates.
+    """
+    for pair, (n_pred, n_truth) in zip(pairs, _counts(pairs), strict=True):
         if step > LARGEST_STEP and n_truth > LARGEST_STEP * n_pred:
             raise UserError(
                 f"{pair.prediction}: {n_pred} frames, its truth has {n_truth}: cut short, or of "
                 "another frame rate; expected the truth's rate or half of it"
             )
-        expected = -(-n_truth // step)
+        expected = resampled_frames(n_truth, step, 1)
+        every = f"{float(step):.4g}"
         reason = (
-            "as in its truth" if step == 1 else f"one for every {step} of the truth's {n_truth}"
+            "as in its truth" if step == 1 else f"one for every {every} of the truth's {n_truth}"
         )
         if abs(n_pred - expected) > max(2, LENGTH_TOLERANCE * expected):
             raise UserError(
                 f"{pair.prediction}: {n_pred} frames, expected {expected}, {reason}; is it another "
                 "clip or another frame rate?"
             )
-    return step
 
 
-def check_step(pairs: Sequence[Pair], step: int) -> str:
+def check_step(pairs: Sequence[Pair], step: Fraction) -> str:
     """A warning if the motion does not confirm the ratio `step` of frame rates, else "".
 
     Predictions of half as many frames as the truth have half its frame rate, or were cut short.
@@ -130,13 +160,13 @@ def check_step(pairs: Sequence[Pair], step: int) -> str:
     computed. There is a warning if they hardly differ (a face that never moves). Raises `UserError`
     if the second one is clearly higher.
     """
-    if step == 1:
+    if step != LARGEST_STEP:
         return ""
     sums = np.zeros((2, 3))  # (decimated, cut) × (covariance, variance, true variance)
     for pair in pairs:
         prediction, truth = load_vertices(pair.prediction), load_vertices(pair.truth)
         every = -(-truth.shape[1] // FIT_VERTICES)
-        decimated = truth[::step, ::every]
+        decimated = truth[::LARGEST_STEP, ::every]
         frames = min(len(prediction), len(decimated))
         motion = _motion(prediction[:frames, ::every])
         for row, meshes in zip(sums, (decimated, truth[:, ::every]), strict=True):
@@ -200,14 +230,16 @@ class Clip:
 
 
 def read_pair(
-    pair: Pair, step: int, regions: dict[str, str], templates: dict[str, NDArray]
+    pair: Pair, step: Fraction, regions: dict[str, str], templates: dict[str, NDArray]
 ) -> Clip:
-    """The clip of a pair, with one frame in `step` of the truth.
+    """The clip of a pair, with one frame in `step` of the truth; resampled if `step` is no integer.
 
     Raises `UserError` if the two differ in number of vertices or in scale, contain NaN or infinite
     coordinates, or if a region or template does not fit them.
     """
-    prediction, truth = load_vertices(pair.prediction), load_vertices(pair.truth)[::step]
+    prediction, truth = load_vertices(pair.prediction), load_vertices(pair.truth)
+    is_whole = step.denominator == 1
+    truth = truth[:: step.numerator] if is_whole else resample_in_time(truth, step, 1)
     n_vertices = truth.shape[1]
     if prediction.shape[1] != n_vertices:
         raise UserError(

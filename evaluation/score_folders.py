@@ -5,10 +5,19 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 
 from common.errors import Parser, UserError
-from evaluation.predictions import check_step, find_pairs, is_far, read_pair, truth_step
+from common.frame_rates import parse_rate
+from evaluation.predictions import (
+    check_lengths,
+    check_step,
+    find_pairs,
+    is_far,
+    read_pair,
+    truth_step,
+)
 from files.meshes import load_templates
 from metrics import Scores, pool, score_clip
 
@@ -24,6 +33,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     region_help = "lips=FILE for LVE, upper=FILE for FDD (.txt, .npy, .npz, .pkl or .mat)"
     add("--regions", nargs="+", default=[], metavar="NAME=FILE", help=region_help)
     add("--templates", metavar="FILE", help="neutral faces of the subjects, for FDD (.pkl, .npz)")
+    add("--pred_fps", metavar="RATE", help="frames a second of the predictions, such as 30")
+    truth_help = "frames a second of the truth, such as 29.97; it is resampled in time"
+    add("--truth_fps", metavar="RATE", help=truth_help)
     add("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(argv)
 
@@ -39,13 +51,25 @@ def parse_regions(given: Sequence[str]) -> dict[str, str]:
     return regions
 
 
+def given_step(args: argparse.Namespace) -> Fraction | None:
+    """Frames of the truth for each predicted frame, from the rates; None without them."""
+    if (args.pred_fps is None) != (args.truth_fps is None):
+        raise UserError("--pred_fps and --truth_fps: expected both or neither; add the other one")
+    if args.pred_fps is None:
+        return None
+    return parse_rate(args.truth_fps, "--truth_fps") / parse_rate(args.pred_fps, "--pred_fps")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Pair the files of two folders, score every pair, print the pooled scores."""
     args = parse_arguments(argv)
     regions = parse_regions(args.regions)
     templates = load_templates(args.templates) if args.templates else {}
     pairs = find_pairs(Path(args.pred), Path(args.truth))
-    step = truth_step(pairs)
+    given = given_step(args)
+    if given is not None:
+        check_lengths(pairs, given)
+    step = given or truth_step(pairs)
     clips, far, unscored = [], [], 0
     for pair in pairs:
         clip = read_pair(pair, step, regions, templates)
@@ -53,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         unscored += clip.unscored
         if is_far(clips[-1].mve, clip.truth):
             far.append(pair.prediction)
-    _warn(check_step(pairs, step), far, len(pairs))
+    _warn("" if given else check_step(pairs, step), far, len(pairs))
     scores = pool(clips)
     if args.json:
         print(json.dumps(asdict(scores)))
@@ -78,7 +102,7 @@ def _warn(step_warning: str, far: list[Path], n_pairs: int) -> None:
         )
 
 
-def _table(scores: Scores, regions: dict[str, str], step: int, has_templates: bool) -> str:
+def _table(scores: Scores, regions: dict[str, str], step: Fraction, has_templates: bool) -> str:
     """The scores as text lines, each with its unit and the vertices that it uses."""
     lips, upper = (
         f"vertices of {regions[name]}" if name in regions else f"needs --regions {name}=FILE"
@@ -95,6 +119,9 @@ def _table(scores: Scores, regions: dict[str, str], step: int, has_templates: bo
         f"{name:6}{'-' if value is None else format(value, '.4e'):>12} {unit:6} {region}"
         for name, value, unit, region in rows
     ]
-    sampling = "every frame" if step == 1 else f"one frame in {step}"
-    lines.append(f"{scores.clips} clips, {scores.frames} frames; {sampling} of the truth is used")
+    if step.denominator > 1:
+        sampling = "the truth is resampled to the predictions' rate"
+    else:
+        sampling = f"{'every frame' if step == 1 else f'one frame in {step}'} of the truth is used"
+    lines.append(f"{scores.clips} clips, {scores.frames} frames; {sampling}")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -295,3 +296,33 @@ def test_wrong_flags_are_reported_in_one_line(folders: Path, tmp_path: Path) -> 
     np.savez(folders / "few.npz", M9=np.zeros((V, 3)))
     with pytest.raises(UserError, match="no template for its subject, --templates has M9; exp"):
         main([*good, "--templates", f"{folders}/few.npz"])
+
+
+def write_moving(folder: Path, rate: Fraction, seconds: tuple[float, ...]) -> None:
+    """Clips of one sine motion at `rate` frames a second, (T, V, 3)."""
+    folder.mkdir(exist_ok=True)
+    for i, duration in enumerate(seconds):
+        instants = np.arange(int(duration * rate)) / float(rate)
+        meshes = np.tile(np.arange(3.0 * V).reshape(V, 3), (len(instants), 1, 1))
+        meshes[:, :, 1] += np.sin(2 * np.pi * 1.5 * instants)[:, None]
+        np.save(folder / f"c_{i}.npy", meshes.astype(np.float32))
+
+
+def test_truth_of_another_rate_is_resampled_in_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """One motion at 30 and 28 frames a second: no error but that of resampling."""
+    write_moving(tmp_path / "pred", Fraction(30), (3.0, 4.1, 5.3))
+    write_moving(tmp_path / "truth", Fraction(28), (3.0, 4.1, 5.3))
+    flags = ["--pred", f"{tmp_path}/pred", "--truth", f"{tmp_path}/truth"]
+    with pytest.raises(UserError, match=r"--pred: 1.07\d times .* every clip .* give --pred_fps"):
+        main(flags)
+    main([*flags, "--pred_fps", "30", "--truth_fps", "28", "--json"])
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["mve"] < 2e-3 and scores["clips"] == 3
+    main([*flags, "--pred_fps", "30", "--truth_fps", "28"])
+    assert "the truth is resampled to the predictions' rate" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--pred_fps and --truth_fps: expected both or neither"):
+        main([*flags, "--pred_fps", "30"])
+    with pytest.raises(UserError, match="c_0.npy: 90 frames, expected 45, one for every 1.867 of"):
+        main([*flags, "--pred_fps", "15", "--truth_fps", "28"])
