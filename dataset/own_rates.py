@@ -2,8 +2,9 @@
 
 N captured frames at r frames a second last N / r seconds, computed with fractions. The rate of a
 folder is the standard rate with which the sound of every clip lasts as long, within one frame. If
-several rates fit (short clips fit 29.97 and 30), the likelihood of the differences decides; 29.97
-and its like have to be clearly more likely than 30. A clip that differs by more than a frame is an
+several rates fit, the one nearest to all frames over all seconds is taken. Short clips fit 29.97
+and 30: there the likelihood of the differences decides, and 29.97 and its like have to be clearly
+more likely than 30. A clip that differs by more than a frame is an
 error, because its motion would drift away from its sound.
 """
 
@@ -53,7 +54,7 @@ def frame_rates(folder: Path, names: list[str], settings: dict[str, Any]) -> Rat
         how = "as in dataset.json"
     else:
         source = inferred_rate(lengths, fps)
-        how = "by the clips' lengths"
+        how = f"by the clips' lengths{_also_fits(lengths, source)}"
     _check_rate(folder, lengths, source, "source_fps" in settings)
     fps = fps or network_fps(source)
     allowed_s = max(_frame_s(source, fps), Fraction(settings.get("max_drift_s", 0)))
@@ -78,15 +79,21 @@ def drift_s(length: ClipLength, rate: Fraction) -> Fraction:
 
 
 def inferred_rate(lengths: Lengths, fps: int | None = None) -> Fraction:
-    """The standard rate that fits most clips within a frame, the likeliest if there are several."""
-    fitting = {rate: _fitting(lengths, rate, fps) for rate in STANDARD_RATES}
-    most = max(map(len, fitting.values()))
-    misfits = {r: misfit(clips or lengths, r) for r, clips in fitting.items() if len(clips) == most}
-    best = min(misfits, key=misfits.__getitem__)
-    whole = best / NTSC
-    if whole in misfits and misfits[best] > misfits[whole] - EVIDENCE:
-        return whole
-    return best
+    """The standard rate that fits most clips within a frame; see above if there are several."""
+    n_fitting = {rate: len(_fitting(lengths, rate, fps)) for rate in STANDARD_RATES}
+    rates = [rate for rate, n in n_fitting.items() if n == max(n_fitting.values())]
+    seconds = sum(length.sound_s for length in lengths.values())
+    mean = sum(length.frames for length in lengths.values()) / seconds
+    nearest = min(rates, key=lambda rate: abs(rate - mean))
+    for whole in (nearest, nearest / NTSC):
+        if whole in rates and (ntsc := whole * NTSC) in rates:
+            return ntsc if ntsc_evidence(lengths, whole) > EVIDENCE else whole
+    return nearest
+
+
+def ntsc_evidence(lengths: Lengths, whole: Fraction) -> float:
+    """By how much the clips' lengths speak for whole·1000/1001 (> 0) or for `whole` (< 0)."""
+    return misfit(lengths, whole) - misfit(lengths, whole * NTSC)
 
 
 def misfit(lengths: Lengths, rate: Fraction) -> float:
@@ -100,6 +107,15 @@ def misfit(lengths: Lengths, rate: Fraction) -> float:
     squares = float(np.square(drifts - offset).sum() + (offset / SPREAD_OFFSET) ** 2)
     variance = max(squares / len(drifts), LEAST_SPREAD**2)
     return len(drifts) * math.log(variance) + squares / variance
+
+
+def _also_fits(lengths: Lengths, rate: Fraction) -> str:
+    """A remark if clips at a whole rate may be at its NTSC rate as well; else ""."""
+    ntsc = rate * NTSC
+    fits = ntsc in STANDARD_RATES and len(_fitting(lengths, ntsc)) == len(lengths)
+    if not fits or abs(ntsc_evidence(lengths, rate)) > EVIDENCE:
+        return ""
+    return f"; {float(ntsc):.5g} fits as well"
 
 
 def _frame_s(source: Fraction, fps: int | None) -> Fraction:

@@ -72,6 +72,8 @@ def test_motion_of_a_capture_is_resampled_to_the_analytic_sine(
             assert item["frames"] == min(n, mesh_frames(round(frames / rate * 16_000), spec.fps))
             expected = sine(np.arange(item["frames"]) / spec.fps)
             np.testing.assert_allclose(item["vertices"], expected, atol=0.01 * AMPLITUDE)
+            inner = slice(16, -16)
+            np.testing.assert_allclose(item["vertices"][inner], expected[inner], atol=3e-5)
             still = item["vertices"][:, 0]
             np.testing.assert_array_equal(still, np.tile(item["template"][0], (len(still), 1)))
 
@@ -156,6 +158,21 @@ def test_whole_rates_stay_where_29_97_would_fit_as_well(rate: int, tmp_path: Pat
     assert read_folder(folder)[0].dataset.source_fps == rate
     short = capture(tmp_path / "short", Fraction(rate), (rate, rate + 1, rate + 2))
     assert read_folder(short)[0].dataset.source_fps == rate
+
+
+def test_lengths_that_fit_two_rates_are_said_to(tmp_path: Path) -> None:
+    """Sound in blocks of 20 ms: clips of 2 to 5 s are within a frame of 30 and of 29.97."""
+
+    def blocks(samples: Fraction) -> int:
+        return int(samples / 320) * 320
+
+    recipe, facts = read_folder(
+        capture(tmp_path / "mine", Fraction(30), (62, 95, 130, 151), blocks)
+    )
+    assert recipe.dataset.source_fps == 30
+    assert "(by the clips' lengths; 29.97 fits as well, at most 0.0" in facts["frames"]
+    exact = capture(tmp_path / "exact", Fraction(30), (62, 95, 130, 151))
+    assert "fits as well" not in read_folder(exact)[1]["frames"]
 
 
 def test_a_rate_that_is_not_standard_is_taken_from_dataset_json(tmp_path: Path) -> None:
