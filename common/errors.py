@@ -6,7 +6,6 @@ other exception is a bug in this project and keeps its traceback.
 """
 
 import argparse
-import errno
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.stop_signals import EXIT_INTERRUPTED, EndedBySignal, ending_on_signals
+from common.whole_file import FULL_DISK
 
 EXIT_BAD_INPUT = 2
-# no space left; the quota of the user is used up; larger than the file system or a limit allows
-FULL_DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 class UserError(Exception):

@@ -6,6 +6,7 @@ So writers of one file never share a temporary one, and what a killed process ha
 the next process that writes into the folder.
 """
 
+import errno
 import os
 import platform
 import re
@@ -16,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+# no space left; the quota of the user is used up; larger than the file system or a limit allows
+FULL_DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 LEFTOVERS = ".*.partial*"  # glob pattern of temporary files
 OWNER = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.partial[^/]*$")
 STEM_BYTES, SUFFIX_BYTES = 96, 12  # of a temporary name, which has at most 143 bytes (eCryptfs)
@@ -48,8 +51,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
         _flush_folder(path.parent)
     except OSError as error:
-        if error.filename is None or str(error.filename) == str(partial):
-            error.filename = str(path)
+        names = str(error.filename), str(error.filename2)  # a copy names source and target
+        if error.filename is None or str(partial) in names:
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
         with suppress(OSError):  # gone if all went well

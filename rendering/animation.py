@@ -14,6 +14,7 @@ from common.errors import UserError, reason_of, writable_folder
 from common.whole_file import whole_file
 from config import DatasetSpec
 from dataset.faces import missing_faces
+from files.arrays import stream_npy
 
 if TYPE_CHECKING:
     from speech.recording import Recording
@@ -54,7 +55,7 @@ class Animation:
                 self._save_video(path)
             else:
                 with whole_file(path) as partial:
-                    np.save(partial, self.vertices)
+                    stream_npy(partial, self.vertices.shape, [self.vertices])
         except OSError as error:
             raise UserError(f"output {path}: cannot be written ({reason_of(error)})") from error
         return path

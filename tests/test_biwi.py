@@ -16,10 +16,10 @@ from BIWI.prepared import default_root, place, prepared_templates
 from BIWI.process_biwi_data import main, process
 from BIWI.raw import find_raw
 from common import whole_file
-from common.errors import UserError
+from common.errors import UserError, run_cli
 from config import BIWI, BIWI_6, PROJECT_ROOT
 from files.meshes import load_mesh, load_region
-from tests.toy import leftover
+from tests.toy import full_disk, leftover
 
 # A pyramid on a square: V = 5, F = 6.
 SCAN = np.array([[0, 0, 0], [60, 0, 0], [60, 60, 0], [0, 60, 0], [30, 30, 50]], np.float32)
@@ -350,3 +350,19 @@ def test_the_command_runs_as_a_script_and_as_a_module(
     errors = [line for line in broken.stderr.splitlines() if "clip/s" not in line]
     assert errors[-1].startswith("error: 0 clips written, 1 not: ") and "e01.tar" in errors[-1]
     assert "Traceback" not in broken.stderr
+
+
+@pytest.mark.parametrize("n_bytes, name", [(50, "out/templates.pkl"), (2_000, "out")])
+def test_a_full_disk_is_reported_in_one_line_and_nothing_is_lost(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], n_bytes: int, name: str
+) -> None:
+    out = tmp_path / "out"
+    process(raw, out)
+    (out / "wav/F2_e01.wav").unlink()
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    with full_disk(n_bytes):
+        assert run_cli(main, ["--raw", str(raw), "--out", str(out), "--workers", "1"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and f"{tmp_path / name}: " in error
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert process(raw, out) == 1

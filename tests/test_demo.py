@@ -14,7 +14,7 @@ from common.errors import EXIT_BAD_INPUT, UserError, run_cli
 from config import SAMPLE_RATE
 from jambatalk import Checkpoint, JambaTalk, load_checkpoint
 from synthetic.head import load_head
-from tests.toy import synthetic_checkpoint
+from tests.toy import full_disk, synthetic_checkpoint
 
 FPS = 30
 
@@ -336,3 +336,45 @@ def test_two_runs_into_one_folder_at_the_same_time_do_not_mix(checkpoint, tmp_pa
     assert speak("ada") == 0
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "a.npy"), alone)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "a.npy"]
+
+
+def files_of(out):
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_the_same_recording_gives_the_same_bytes_also_while_another_demo_writes_them(
+    run, tmp_path, monkeypatch
+):
+    wav = noise(tmp_path / "a.wav", 0.2)
+    code, _, error, out = run("--wav_path", wav)
+    assert code == 0, error
+    expected, draw, n_drawn = files_of(out), demo.draw, []
+    assert expected.keys() == {"a.mp4", "a.npy"}
+
+    def draw_after_another_demo(*arguments):
+        n_drawn.append(1)
+        if len(n_drawn) == 1:
+            assert run("--wav_path", wav)[0] == 0
+            assert expected.items() <= files_of(out).items()
+        draw(*arguments)
+
+    monkeypatch.setattr(demo, "draw", draw_after_another_demo)
+    assert run("--wav_path", wav)[0] == 0 and len(n_drawn) == 2
+    assert files_of(out) == expected
+
+
+def test_a_recording_with_a_name_of_the_largest_length_is_written(run, tmp_path):
+    stem = "か" * 83  # 249 bytes; with .wav 253 of the 255 that a name may have
+    code, _, error, out = run("--wav_path", noise(tmp_path / f"{stem}.wav", 0.2))
+    assert code == 0, error
+    assert {path.name for path in out.iterdir()} == {f"{stem}.npy", f"{stem}.mp4"}
+
+
+def test_a_full_disk_leaves_the_files_of_an_earlier_demo(run, tmp_path):
+    wav = noise(tmp_path / "a.wav", 0.2)
+    out = run("--wav_path", wav, "--no_video")[3]
+    before = files_of(out)
+    with full_disk(100_000):
+        code, _, error, _ = run("--wav_path", wav, "--no_video")
+    assert code == EXIT_BAD_INPUT and f"--out {out}: cannot be written (File too large)" in error
+    assert files_of(out) == before

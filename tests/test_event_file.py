@@ -1,12 +1,12 @@
 """TensorBoard reads what a run writes, and a full disk is an `OSError` of the call."""
 
-import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.toy import full_disk
 from training.event_file import EventFile
 
 
@@ -37,11 +37,6 @@ def test_steps_after_the_resumed_state_are_hidden(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_records_before(tmp_path: Path) -> None:
     events = EventFile(tmp_path, first_step=1)
     events.add_scalars({"loss": 0.5}, 1)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (events.path.stat().st_size + 10, before[1]))
-    try:
-        with pytest.raises(OSError):
-            events.add_scalars({"loss": 0.25}, 2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with full_disk(events.path.stat().st_size + 10), pytest.raises(OSError):
+        events.add_scalars({"loss": 0.25}, 2)
     assert [e.value for e in read(tmp_path).Scalars("loss")] == [0.5]

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from common.errors import UserError
+from common.errors import UserError, run_cli
 from config import PROJECT_ROOT
+from tests.toy import full_disk
 from vocaset import process_voca_data
 from vocaset.process_voca_data import main, process
 from vocaset.streamed_pickle import StreamingUnpickler
@@ -241,3 +242,19 @@ def test_streaming_needs_the_memory_of_about_one_clip(protocol: int, tmp_path: P
         assert loaded[n_clips - 1]["audio"].read()[-1] == n_clips - 1
     # At protocol 0 a byte is written as \x00: three copies of a line four times the clip.
     assert peak < (14 if protocol == 0 else 5) * clip_bytes < n_clips * clip_bytes
+
+
+@pytest.mark.parametrize("n_bytes, name", [(10, "out/templates.pkl"), (9_000, "out")])
+def test_a_full_disk_is_reported_in_one_line_and_nothing_is_lost(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], n_bytes: int, name: str
+) -> None:
+    out = tmp_path / "out"
+    process(raw, out)
+    (out / "vertices_npy" / f"{SUBJECTS[0]}_sentence01.npy").unlink()
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    with full_disk(n_bytes):
+        assert run_cli(main, ["--raw", str(raw), "--out", str(out)]) == 2
+    line = f"error: {tmp_path / name}: cannot be written (File too large); free some space\n"
+    assert capsys.readouterr().err.endswith(line)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert process(raw, out) == 1

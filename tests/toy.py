@@ -3,8 +3,11 @@
 import csv
 import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +219,17 @@ def leftover(path: str, pid: int | None = None) -> str:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "getpid", lambda: pid)
         return str(Path(path).with_name(whole_file._temporary_name(Path(path))))
+
+
+@contextmanager
+def full_disk(n_bytes: int) -> Iterator[None]:
+    """Inside, no file can grow beyond `n_bytes`: EFBIG takes the place of ENOSPC."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def synthetic_checkpoint(folder: Path) -> Path:

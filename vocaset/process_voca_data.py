@@ -15,9 +15,10 @@ stopped.
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also run as a plain script
 
@@ -195,7 +196,7 @@ def _write_clips(
     report: Callable[[str], None],
 ) -> int:
     written = 0
-    with tempfile.TemporaryFile(dir=out) as scratch:
+    with _scratch_file(out) as scratch:
         print(f"reading {raw / AUDIO} ...")
         audio = load_pickle(raw / AUDIO, "audio", lambda file: StreamingUnpickler(file, scratch))
         if not isinstance(audio, dict):
@@ -212,6 +213,17 @@ def _write_clips(
         if sentence not in index.get(subject, {}):
             report(f"{subject}_{sentence}: left out, no frames in {INDEX}")
     return written
+
+
+@contextmanager
+def _scratch_file(folder: Path) -> Iterator[BinaryIO]:
+    """A nameless file on the disk of `folder`, which a write that the disk refuses names."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as scratch:
+            yield scratch
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
 
 
 def _write_clip(
