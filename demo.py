@@ -29,6 +29,7 @@ from dataset.faces import choose_face, faces_of
 from files.arrays import check_file, stream_npy
 from rendering.animation import FPS_LIMITS, RENDER_THREADS
 from rendering.face import appearance
+from speech.encoder_backend import check_backend
 from speech.timing import covering_frames
 from synthetic.head import HEAD_FILE, channel_basis, load_head
 
@@ -56,6 +57,7 @@ class Plan:
     size: int
     yaw: int  # degrees, see `rendering.renderer.Camera`
     background: str
+    encoder_backend: str  # of `speech.encoder_backend.BACKENDS`
     renderer: str  # a key of `rendering.renderer.RENDERERS`
     video: bool
     blink: bool
@@ -88,6 +90,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
              "default: 0")
     add("--background", metavar="COLOUR", default="white",
         help="a name, #rrggbb or r,g,b; default: white")
+    add("--encoder_backend", default="torch", metavar="NAME",
+        help="torch, or onnx: onnxruntime with 8-bit products, for the included encoder on a "
+             "processor; default: torch")
     add("--renderer", default="auto", metavar="NAME",
         help="software, gpu, pyrender; default: auto, which is gpu if moderngl is installed and a "
              "hardware GPU draws, else software")
@@ -111,6 +116,7 @@ def check(args: argparse.Namespace) -> Plan:
     from rendering.renderer import check_size, choose_renderer, parse_colour
 
     check_size(args.size)
+    check_backend(args.encoder_backend)
     parse_colour(args.background)
     for flag, value, (low, high) in (
         ("--fps", args.fps, FPS_LIMITS),
@@ -140,6 +146,7 @@ def check(args: argparse.Namespace) -> Plan:
         size=args.size,
         yaw=args.yaw,
         background=args.background,
+        encoder_backend=args.encoder_backend,
         renderer="software" if args.no_video else choose_renderer(args.renderer),
         video=not args.no_video,
         blink=args.blink,
@@ -225,7 +232,7 @@ def run(plan: Plan) -> Path:
     from jambatalk import load_checkpoint
 
     audio = load_wav(plan.wav_path)
-    checkpoint = load_checkpoint(plan.checkpoint, plan.dataset)
+    checkpoint = load_checkpoint(plan.checkpoint, plan.dataset, plan.encoder_backend)
     spec = checkpoint.spec
     if plan.blink and spec.path(spec.topology) != HEAD_FILE:
         raise UserError(

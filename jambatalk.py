@@ -35,6 +35,7 @@ from layers.mamba import MambaLayer
 from layers.moe import MoEMambaLayer
 from layers.transformer import TransformerLayer
 from rendering.animation import Animation, check_fps, resample_motion
+from speech.encoder_backend import check_backend
 from speech.features import fold, length_mask
 from speech.recording import check_clip, check_speech, load_recording
 from speech.timing import covering_frames, mesh_frames, samples_for
@@ -289,25 +290,34 @@ def save_checkpoint(
     save_model_file(path, weights, HEADER, header)
 
 
-def load_checkpoint(path: str | Path | None = None, dataset: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path | None = None, dataset: str | None = None, encoder_backend: str = "torch"
+) -> Checkpoint:
     """The model and data set of a checkpoint, in evaluation mode on the CPU.
 
     path: a file that `save_checkpoint` wrote, or the authors' published weights (vocaset.pth,
     biwi.pth, or what release.py makes of them); None loads the bundled model. dataset: a key of
-    `config.RECIPES`, needed only where published weights fit several data sets. Nothing is
-    downloaded or unpickled. Raises `UserError` for a file that is missing, damaged or of another
-    kind, and for a `dataset` that the model is not for.
+    `config.RECIPES`, needed only where published weights fit several data sets. encoder_backend:
+    of `speech.encoder_backend.BACKENDS`. Nothing is downloaded or unpickled. Raises
+    `UserError` for a file that is missing, damaged or of another kind, for a `dataset` that the
+    model is not for, and for a backend that the model cannot have or that is not installed.
     """
     from released.topology import published_dataset
     from released.weights import is_release, load_release
 
+    check_backend(encoder_backend)
     path = BUNDLED_MODEL if path is None else Path(path)
     if is_release(path):
+        if encoder_backend != "torch":
+            raise UserError(f"{path}: published weights need --encoder_backend torch")
         model = load_release(path)
         return Checkpoint(model, published_dataset(path, dataset, model.config))
     checkpoint = _load_own(path)
     if dataset not in (None, checkpoint.spec.name):
         raise UserError(f"dataset {dataset}: {path} is a model for {checkpoint.spec.name}")
+    if encoder_backend == "onnx":
+        encoder = checkpoint.model.encoder
+        encoder.kind.use_onnx(encoder.body)
     return checkpoint
 
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Score the model and the references on both halves; print the tables and JSON."""
     args = parse(argv)
     head = load_head()
-    predict, template = model_predictor(args.checkpoint, args.subject, head)
+    predict, template = model_predictor(args.checkpoint, args.subject, head, args.encoder_backend)
     row = None
     for half in HALVES if args.half is None else (args.half,):
         clips = load_real_clips(half, args.extra_wav, args.asterisk)
@@ -77,6 +77,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--checkpoint", type=Path, metavar="FILE", default=BUNDLED_MODEL,
         help="default: synthetic/model.safetensors")
     add("--subject", metavar="NAME", help="subject of the head; default: its last")
+    add("--encoder_backend", default="torch", metavar="NAME", help="as of demo.py")
     add("--half", choices=HALVES, help="score this half only; default: both")
     add("--extra_wav", metavar="DIR", default=EXTRA_FOLDER,
         help="folder with voca_test_sentence.wav, selftalk_test.wav, two_cities.wav; absent "
@@ -157,7 +158,9 @@ def print_non_speech(
         print(f"  {f'{decibels} dB':24}{ratio:8.2f}", flush=True)
 
 
-def model_predictor(path: Path, subject: str | None, head: Head) -> tuple[Predict, np.ndarray]:
+def model_predictor(
+    path: Path, subject: str | None, head: Head, encoder_backend: str = "torch"
+) -> tuple[Predict, np.ndarray]:
     """(function of audio (S,) that returns vertices (T, V, 3), template (V, 3)) of a checkpoint.
 
     Raises `UserError` for an unknown subject or a model of another topology or frame rate.
@@ -168,7 +171,7 @@ def model_predictor(path: Path, subject: str | None, head: Head) -> tuple[Predic
     from speech.audio import normalise
 
     subject = _known_subject(subject, head)
-    model, spec = load_checkpoint(path)
+    model, spec = load_checkpoint(path, encoder_backend=encoder_backend)
     template = head.templates[subject]
     if spec.n_vertices != len(template) or spec.fps != FPS:
         raise UserError(

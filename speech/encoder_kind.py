@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from speech.features import resample
 from speech.timing import HOP, Count, frame_lengths
 from speech.windows import WHOLE_CLIPS, Windows
@@ -70,6 +71,16 @@ class EncoderKind(nn.Module):
     @staticmethod
     def use_attention(body: nn.Module) -> None:
         """Let the body use the attention kernel of `layers.attention` where that is possible."""
+
+    def use_onnx(self, body: nn.Module) -> None:
+        """Compute the frozen part by onnxruntime from now on, with the body's present weights.
+
+        Raises `UserError` where the kind cannot, or where packages are missing.
+        """
+        raise UserError(
+            "--encoder_backend onnx: expected a model on a Moonshine encoder, "
+            f"got {self.transformers_prefix}; use --encoder_backend torch"
+        )
 
     @staticmethod
     def frozen_part(body: nn.Module) -> nn.Module | None:

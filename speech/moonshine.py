@@ -12,6 +12,7 @@ encoder frames per mesh frame, L states, C width.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from config import SAMPLE_RATE
 from files.packed_weights import unpack_weights
 from speech.encoder_kind import EncoderKind
 from speech.level import even_level
+from speech.onnx_encoder import OnnxEncoder
 from speech.phone_head import PHONE_HEAD_FILE, PhoneHead, phone_head_of
 from speech.timing import HOP, WINDOW, Count, audio_frames, mesh_frames
 from speech.windows import SHORT
@@ -38,6 +40,8 @@ WINDOW_FRAMES = 3 * HOP_FRAMES  # frames of a window
 WINDOW_SAMPLES = SHORTEST + STRIDE * (WINDOW_FRAMES - 1)
 TOGETHER = 4  # windows that are encoded in one call
 PHASES = (0, STRIDE // 2)  # samples at which the encodings that a prediction averages begin
+
+Encode = Callable[[Tensor], Tensor]  # of windows (B, WINDOW_SAMPLES), see `window_states`
 
 
 class Moonshine(EncoderKind):
@@ -60,6 +64,10 @@ class Moonshine(EncoderKind):
     windows = SHORT
     stride = STRIDE
     transformer_is_trained = False
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.onnx: OnnxEncoder | None = None  # of `use_onnx`
 
     @classmethod
     def transformers_class(cls, ending: str) -> type:
@@ -101,6 +109,14 @@ class Moonshine(EncoderKind):
         """As `EncoderKind`: strides are fixed and there are no adapters."""
         return ""
 
+    def use_onnx(self, body: nn.Module) -> None:
+        """As `EncoderKind`."""
+        self.onnx = OnnxEncoder(body, WINDOW_SAMPLES)
+
+    def encode(self, body: nn.Module) -> Encode:
+        """The function of windows that `window_states` needs, by torch or onnxruntime."""
+        return partial(encoder_states, body) if self.onnx is None else self.onnx
+
     @staticmethod
     def frozen_part(body: nn.Module) -> nn.Module:
         """The whole body."""
@@ -114,7 +130,8 @@ class Moonshine(EncoderKind):
 
     def convolve_batch(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
         """As `EncoderKind`, in float32 and without gradient: (B, N, L·C)."""
-        clips = [torch.cat(list(window_states(body, clip))) for clip in audio]
+        encode = self.encode(body)
+        clips = [torch.cat(list(window_states(encode, clip))) for clip in audio]
         return torch.stack(clips)
 
     def at_audio_rate(self, conv: Tensor, n_samples: int, lengths: Tensor | None) -> Tensor:
@@ -144,7 +161,8 @@ class Moonshine(EncoderKind):
         states of a few windows are in memory at a time.
         """
         phases = [phase for phase in PHASES if audio.shape[1] - phase >= WINDOW]
-        readers = [StateReader(body, audio, fps, k, phase) for phase in phases]
+        encode = self.encode(body)
+        readers = [StateReader(encode, audio, fps, k, phase) for phase in phases]
         return lambda start, stop: sum(read(start, stop) for read in readers) / len(readers)
 
     def transform(self, body: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -172,12 +190,13 @@ class Moonshine(EncoderKind):
 class StateReader:
     """Reads the states of one clip at the mesh's rate, range after range.
 
-    audio: (1, S); phase: first sample that is encoded. Call it with ranges that move forwards.
+    encode: as of `window_states`; audio: (1, S); phase: first sample that is encoded. Call it with
+    ranges that move forwards.
     """
 
-    def __init__(self, body: nn.Module, audio: Tensor, fps: int, k: int, phase: int = 0) -> None:
+    def __init__(self, encode: Encode, audio: Tensor, fps: int, k: int, phase: int = 0) -> None:
         self.fps, self.k, self.phase = fps, k, phase
-        self.parts = window_states(body, audio[0, phase:])
+        self.parts = window_states(encode, audio[0, phase:])
         self.states = audio.new_zeros(0, 0)  # (n, L·C) from frame `first` on
         self.first, self.is_complete = 0, False
 
@@ -226,11 +245,12 @@ def frame_position(instants: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def window_states(encoder: nn.Module, audio: Tensor) -> Iterator[Tensor]:
+def window_states(encode: Encode, audio: Tensor) -> Iterator[Tensor]:
     """Yield the states of a clip (S,) in order, (n, L·C) at a time, N frames in all.
 
-    encoder: a MoonshineEncoder of transformers; audio: zero mean, unit variance. Computed in
-    float32 and without gradient. Raises `ValueError` where S < 400.
+    encode: states (B, WINDOW_FRAMES, L·C) of windows (B, WINDOW_SAMPLES), such as `encoder_states`
+    of an encoder; audio: zero mean, unit variance. Computed without gradient. Raises `ValueError`
+    where S < 400.
     """
     audio_frames(len(audio))  # raises `ValueError` for a clip that is too short
     n_frames = Moonshine.native_lengths(len(audio))
@@ -242,7 +262,7 @@ def window_states(encoder: nn.Module, audio: Tensor) -> Iterator[Tensor]:
     windows = padded.unfold(0, WINDOW_SAMPLES, HOP_FRAMES * STRIDE)  # (n_windows, WINDOW_SAMPLES)
     tail, half = None, FADE_FRAMES // 2
     for first in range(0, n_windows, TOGETHER):
-        for states in encoder_states(encoder, windows[first : first + TOGETHER]):
+        for states in encode(windows[first : first + TOGETHER]):
             begin = HOP_FRAMES if tail is None else HOP_FRAMES - half
             part = states[begin : 2 * HOP_FRAMES + half]
             if tail is not None:
@@ -261,7 +281,8 @@ def window_states(encoder: nn.Module, audio: Tensor) -> Iterator[Tensor]:
 def encoder_states(encoder: nn.Module, audio: Tensor) -> Tensor:
     """States (B, N, L·C) of audio (B, S), S >= 895: the convolutions', then those of each layer.
 
-    The last one is normalised by the encoder's own layer norm.
+    encoder: a MoonshineEncoder of transformers. The last state is normalised by its layer norm.
+    Computed in float32.
     """
     with torch.autocast(audio.device.type, enabled=False):
         output: Any = encoder(audio.float(), output_hidden_states=True)

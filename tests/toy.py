@@ -25,12 +25,13 @@ from files.models import save_model_file
 from jambatalk import JambaTalk, save_checkpoint
 from lip_reader import LipReader
 from speech.bodies import build_body, build_ctc, transformers_config
+from speech.pretrained import encoder_of, load_body
 from speech.timing import mesh_frames
 from synthetic.head import load_head
 from synthetic.phones import PHONE_INDEX, PHONES
 from training.networks import Networks
 from training.step import TrainingStep
-from wav2vec import TextTeacher
+from wav2vec import SpeechEncoder, TextTeacher
 
 V = 11
 DECODER = dict(  # fields of ModelConfig
@@ -268,3 +269,11 @@ def moonshine_folder(folder: Path) -> str:
     save_model_file(folder / "model.safetensors", body.state_dict(), "source", {})
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
+
+
+def loaded_encoder(source: str, mix_layers: bool = False) -> SpeechEncoder:
+    """A frozen encoder for 30 fps, two frames folded, with the weights of the folder `source`."""
+    encoder = SpeechEncoder(encoder_of(source, {}), 30, 2, mix_layers).eval()
+    encoder.body.load_state_dict(load_body(source).state_dict())
+    encoder.freeze_features()
+    return encoder
