@@ -206,7 +206,7 @@ class MeshSpeechDataset(Dataset):
                 f"templates {path}: {subject} has {len(template)} vertices, expected "
                 f"{self.spec.n_vertices} as in {self.spec.name}"
             )
-        size_m = np.ptp(template, axis=0).max() * self.spec.metres_per_unit
+        size_m = float(np.ptp(template, axis=0).max()) * self.spec.metres_per_unit
         if not FACE_M[0] < size_m < FACE_M[1]:
             raise UserError(
                 f"templates {path}: {subject} is {size_m:.3g} m across with "

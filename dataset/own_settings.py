@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import json
-import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,18 @@ KEYS = {  # of dataset.json -> what the value is
 TYPES = {"fps": int, "source_fps": int | float | str, "max_drift_s": float | int,
          "metres_per_unit": float | int, "splits": dict, "regions": dict, "model": dict,
          "train": dict}  # fmt: skip
+PATHS = ("templates", "topology", "wav2vec2")  # keys whose value is a file name, as in regions
 MAX_FPS = 240  # of the network
+MAX_NUMBER = 10**9
+SPLIT_NAME = re.compile(r"[^\W_][\w. -]{0,49}")  # part of the file names of results
+MAX_NAME = 255  # bytes of a file name on all systems
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The content of dataset.json, {} if there is no such file.
 
-    Raises `UserError` for an unknown key, a value of the wrong type or a number <= 0.
+    Raises `UserError` for an unknown key, a value of the wrong type or out of range, or a name that
+    no file can have.
     """
     if not path.is_file():
         return {}
@@ -44,16 +49,33 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UserError(f"{path}: expected an object with keys among {', '.join(KEYS)}")
     for key, value in settings.items():
-        if key not in KEYS:
-            close = difflib.get_close_matches(key, KEYS)
-            hint = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(KEYS)}"
-            raise UserError(f'{path}: unknown key "{key}"; {hint}')
-        if not isinstance(value, TYPES.get(key, str)) or isinstance(value, bool):
-            raise UserError(f'{path}: "{key}": expected {KEYS[key]}, got {json.dumps(value)}')
-        if isinstance(value, int | float) and not 0 < value < math.inf:  # NaN, too
-            raise UserError(f'{path}: "{key}": expected more than 0, got {value}')
+        _check_value(path, key, value)
+    files = {key: settings[key] for key in PATHS if key in settings}
+    for key, name in (files | settings.get("regions", {})).items():
+        if not _is_file_name(name):
+            raise UserError(f'{path}: "{key}": expected the name of a file, got {str(name)[:40]!r}')
     _check_rates(path, settings)
     return settings
+
+
+def _check_value(path: Path, key: str, value: Any) -> None:
+    if key not in KEYS:
+        close = difflib.get_close_matches(key, KEYS)
+        hint = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(KEYS)}"
+        raise UserError(f'{path}: unknown key "{key}"; {hint}')
+    if not isinstance(value, TYPES.get(key, str)) or isinstance(value, bool):
+        raise UserError(f'{path}: "{key}": expected {KEYS[key]}, got {json.dumps(value)}')
+    if isinstance(value, int | float) and not 0 < value <= MAX_NUMBER:  # NaN, too
+        expected = f"at most {MAX_NUMBER}" if value > 0 else "more than 0"
+        raise UserError(f'{path}: "{key}": expected {expected}, got {str(value)[:40]}')
+
+
+def _is_file_name(name: Any) -> bool:
+    try:
+        parts = name.encode().split(b"/")
+    except (AttributeError, UnicodeError):  # no text, or half of a UTF-16 pair
+        return False
+    return b"\0" not in name.encode() and max(map(len, parts)) <= MAX_NAME and len(parts) < 99
 
 
 def _check_rates(path: Path, settings: dict[str, Any]) -> None:
@@ -81,6 +103,11 @@ def clips_of_splits(subjects: dict[str, str], splits: dict[str, Any]) -> dict[st
         if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
             raise UserError(
                 f'dataset.json: split "{split}": expected a list of clips, patterns or subjects'
+            )
+        if not SPLIT_NAME.fullmatch(split):
+            raise UserError(
+                f"dataset.json: split {split[:40]!r}: expected a name of at most 50 letters, "
+                "digits, _ and -"
             )
         chosen[split] = []
         for entry in entries:

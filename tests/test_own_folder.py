@@ -220,6 +220,13 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (json_of(fps=0), '"fps": expected more than 0, got 0'),
     (json_of(fps=500), '"fps": expected 1 to 240, got 500'),
     (json_of(source_fps="1e9"), '"source_fps": expected frames a second from 1 to 1000'),
+    (json_of(metres_per_unit=10**400), '"metres_per_unit": expected at most 1000000000, got 1000'),
+    (json_of(regions={"lips": 3}), "\"lips\": expected the name of a file, got '3'"),
+    (json_of(templates="x" * 300), '"templates": expected the name of a file, got \'xxx'),
+    (
+        json_of(splits={"train": ["anna"], "val": ["carl"], "../x": ["carl"]}),
+        "split '../x': expected a name of at most 50 letters",
+    ),
     (json_of(max_drift_s=1), '"max_drift_s" needs "source_fps"'),
     (json_of(metres_per_unit=float("nan")), '"metres_per_unit": expected more than 0, got nan'),
     (json_of(source_fps=30), "source_fps 30, but the clips have 60.0 frames"),
