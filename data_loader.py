@@ -35,12 +35,12 @@ from speech.decoded_audio import DecodedAudio
 from speech.timing import MIN_SAMPLES, mesh_frames, samples_for
 
 
-def load_wav(path: str | Path) -> NDArray[np.float32]:
+def load_wav(path: str | Path, audio_track: int | None = None) -> NDArray[np.float32]:
     """Speech (S,) float32 at 16 kHz, normalised to zero mean and unit variance over the clip.
 
-    See `read_audio` for formats and errors. A silent file gives zeros.
+    See `read_audio` for formats, tracks and errors. A silent file gives zeros.
     """
-    return normalise(read_audio(path))
+    return normalise(read_audio(path, audio_track))
 
 
 class MeshSpeechDataset(Dataset):

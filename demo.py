@@ -41,6 +41,7 @@ BLINK_CLOSE_S, BLINK_HOLD_S, BLINK_OPEN_S = 0.08, 0.03, 0.16
 BLINK_PAUSE_S = (2.0, 5.5)  # between the blinks of a relaxed person
 BLINK_SEED = 1
 YAW_LIMITS = -90, 90  # degrees
+TRACK_LIMITS = 1, 999
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Plan:
     """The checked flags of a run."""
 
     wav_path: Path
+    audio_track: int | None  # from 1, see `speech.sound_file.open_sound`
     checkpoint: Path
     dataset: str | None  # a key of config.RECIPES
     out: Path
@@ -69,7 +71,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description="Make a 3D head speak a recording.")
     add = parser.add_argument
     add("--wav_path", type=Path, metavar="FILE",
-        help="speech in wav, flac, mp3 or ogg, any rate and channels; default: the one in demo/wav")
+        help="speech in wav, flac, mp3, ogg, m4a, mp4 and others, any rate and channels; default: "
+             "the one in demo/wav")
+    add("--audio_track", type=int_argument, metavar="N",
+        help="which audio track of a video speaks, from 1; default: the one flagged default, else "
+             "that with the most channels, else the first")
     add("--subject", metavar="NAME",
         help="whose neutral face speaks; default: the model's first; a wrong name lists them all")
     add("--checkpoint", type=Path, metavar="FILE", default=BUNDLED_MODEL,
@@ -121,6 +127,7 @@ def check(args: argparse.Namespace) -> Plan:
     for flag, value, (low, high) in (
         ("--fps", args.fps, FPS_LIMITS),
         ("--yaw", args.yaw, YAW_LIMITS),
+        ("--audio_track", args.audio_track, TRACK_LIMITS),
     ):
         if value is not None and not low <= value <= high:
             raise UserError(f"{flag} {value}: expected {low} to {high}")
@@ -137,6 +144,7 @@ def check(args: argparse.Namespace) -> Plan:
     check_out(args.out, wav_path)
     return Plan(
         wav_path=wav_path,
+        audio_track=args.audio_track,
         checkpoint=args.checkpoint,
         dataset=args.dataset,
         out=args.out,
@@ -223,7 +231,7 @@ def draw(plan: Plan, renderer: "Renderer", vertices: NDArray, fps: int) -> None:
     frames = renderer.frames(vertices, workers=min(RENDER_THREADS, os.cpu_count() or 1))
     progress = tqdm(frames, total=len(vertices), desc=f"drawing ({plan.renderer})", unit="frame")
     path = plan.out / f"{plan.wav_path.stem}.mp4"
-    write_video(path, progress, len(vertices), fps, plan.wav_path)
+    write_video(path, progress, len(vertices), fps, plan.wav_path, plan.audio_track)
 
 
 def run(plan: Plan) -> Path:
@@ -231,7 +239,7 @@ def run(plan: Plan) -> Path:
     from data_loader import load_wav
     from jambatalk import load_checkpoint
 
-    audio = load_wav(plan.wav_path)
+    audio = load_wav(plan.wav_path, plan.audio_track)
     checkpoint = load_checkpoint(plan.checkpoint, plan.dataset, plan.encoder_backend)
     spec = checkpoint.spec
     if plan.blink and spec.path(spec.topology) != HEAD_FILE:

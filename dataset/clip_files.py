@@ -14,7 +14,11 @@ from common.errors import UserError, reason_of
 from common.whole_file import whole_file
 from files.arrays import stream_npy
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+# Formats of sound that libsndfile or ffmpeg reads, without those of video.
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aif", ".aiff",
+    ".aifc", ".au", ".caf", ".w64", ".rf64", ".amr", ".mka", ".weba", ".wv", ".ac3",
+)  # fmt: skip
 
 Frames = TypeVar("Frames", NDArray, list[NDArray])
 
@@ -46,9 +50,25 @@ def mesh_files(folder: Path) -> dict[str, Path]:
 
 
 def audio_files(folder: Path) -> dict[str, Path]:
-    """Name of a clip -> its audio file, for all of wav/, sorted by name."""
-    paths = _visible(folder / "wav")
-    return {path.stem: path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES}
+    """Name of a clip -> its audio file, for all of wav/, sorted by name.
+
+    Raises `UserError` for two files of one clip.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in _visible(folder / "wav"):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            files.setdefault(path.stem, []).append(path)
+    return {name: _only(paths) for name, paths in files.items()}
+
+
+def _only(paths: list[Path]) -> Path:
+    """The path of a list of one; `UserError` for the recordings of one clip in two formats."""
+    if len(paths) > 1:
+        raise UserError(
+            f"audio {paths[0]}: {paths[1].name} is a recording of the same clip; delete or rename "
+            "one of them"
+        )
+    return paths[0]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -57,11 +77,15 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def find_audio(folder: Path, name: str) -> Path:
-    """The audio file of a clip in a prepared folder; raises `UserError` if there is none."""
-    for suffix in AUDIO_SUFFIXES:
-        if (path := folder / "wav" / f"{name}{suffix}").exists():
-            return path
-    raise UserError(f"{wav_path(folder, name)}: missing")
+    """The audio file of a clip in a prepared folder; `UserError` if there is none or two."""
+    suffixes = [variant for suffix in AUDIO_SUFFIXES for variant in (suffix, suffix.upper())]
+    paths = [path for s in suffixes if (path := folder / "wav" / f"{name}{s}").exists()]
+    if not paths:
+        raise UserError(f"{wav_path(folder, name)}: missing")
+    different = [
+        path for path in paths[1:] if not path.samefile(paths[0])
+    ]  # x.wav is x.WAV on macOS
+    return _only([paths[0], *different])
 
 
 def write_clip(

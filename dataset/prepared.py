@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import UserError, reason_of
+from common.errors import UserError
 from common.frame_rates import parse_rate, rate_text, stored_rate
 from common.paths import relative_to_project
 from config import DatasetSpec, Split
 from dataset.clip_files import audio_files, find_audio, mesh_files, npy_path, wav_path
 from files.arrays import load_npy
 from files.meshes import split_key
+from speech.audio import length_of
 
 SUBFOLDERS = ("", "templates", "regions", "masks")  # of a root, searched for files
 CLIPS_TIMED = 40  # clips that the frame rate of a data set is measured on
@@ -128,21 +129,15 @@ class ClipLength:
 
 def clip_length(root: Path, name: str) -> ClipLength:
     """The length of both files of a clip; `UserError` if one is empty or cannot be read."""
-    import soundfile
-
-    audio = find_audio(root, name)
-    try:
-        info = soundfile.info(audio)
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"audio {audio}: cannot be read ({reason_of(error)})") from error
-    path = npy_path(root, name)
+    audio, path = find_audio(root, name), npy_path(root, name)
+    sound_s = length_of(audio)
     frames = len(load_npy(path, "vertices", mapped=True))
-    if frames == 0 or info.frames == 0:
+    if frames == 0 or sound_s == 0:
         raise UserError(
-            f"clip {name}: {frames} frames in {path}, {info.frames} samples in {audio}; "
-            "expected at least one of each"
+            f"clip {name}: {frames} frames in {path}, {float(sound_s):.2f} s of sound in {audio}; "
+            "expected some of each"
         )
-    return ClipLength(frames, Fraction(info.frames, info.samplerate))
+    return ClipLength(frames, sound_s)
 
 
 def clip_rates(root: Path, names: list[str]) -> dict[str, float]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from common.errors import UserError
 from common.whole_file import whole_file
+from rendering.sound_track import write_samples
+from speech import ffmpeg
 
 
 def write_video(
@@ -20,20 +22,30 @@ def write_video(
     n_frames: int,
     fps: float,
     audio_path: Path | None = None,
+    audio_track: int | None = None,
 ) -> None:
-    """Write an mp4 of H.264 video and AAC sound in one pass.
+    """Write an mp4 of H.264 video and AAC sound.
 
-    frames: `n_frames` pictures (H, W, 3) uint8 with even H and W; audio_path: anything that ffmpeg
-    reads, or None for no sound. Sound is cut to the length of the video, and more than two channels
-    are mixed down to two. `path` is created or replaced only when the video is complete. Raises
-    `UserError` with ffmpeg's own message where ffmpeg fails.
+    frames: `n_frames` pictures (H, W, 3) uint8 with even H and W; audio_path: anything that
+    `speech.audio.read_audio` reads, or None for no sound; audio_track: as there. Sound is cut to
+    the length of the video, and more than two channels are mixed down to one. The same frames and
+    sound give the same bytes. `path` is created or replaced only when the video is complete. Raises
+    `UserError` for sound that cannot be read, and with ffmpeg's own message where ffmpeg fails.
     """
     frames = iter(frames)
     first = next(frames)
-    with whole_file(path) as partial, tempfile.TemporaryFile() as errors:
+    with (
+        whole_file(path) as partial,
+        tempfile.TemporaryFile() as errors,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        sound = []
+        if audio_path is not None:
+            samples = Path(folder) / "samples"
+            sound = write_samples(audio_path, audio_track, n_frames / fps, samples)
         # stderr goes to a file because a pipe that nobody reads fills up and blocks ffmpeg.
-        process = subprocess.Popen(
-            _ffmpeg_command(partial, first.shape, n_frames, fps, audio_path),
+        process = ffmpeg.start(
+            _arguments(partial, first.shape, n_frames, fps, sound),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -71,28 +83,22 @@ def _feed(pipe: BinaryIO, first: NDArray, frames: Iterator[NDArray]) -> int:
     return n_written
 
 
-def _ffmpeg_command(
-    partial: Path, shape: tuple[int, ...], n_frames: int, fps: float, audio_path: Path | None
+def _arguments(
+    partial: Path, shape: tuple[int, ...], n_frames: int, fps: float, sound: list[str]
 ) -> list[str]:
-    import imageio_ffmpeg
-
-    try:
-        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise UserError(
-            "no ffmpeg: pip install imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE"
-        ) from error
+    """ffmpeg's arguments; sound: those of its second input, empty for none."""
     height, width = shape[:2]
-    command = [ffmpeg, "-hide_banner", "-loglevel", "error", "-y"]
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}"]
-    command += ["-i", "pipe:0"]
-    if audio_path is not None:
-        command += ["-i", str(Path(audio_path).resolve()), "-map", "0:v:0", "-map", "1:a:0"]
-        command += ["-c:a", "aac", "-b:a", "160k", "-ac", "2"]
+    arguments = ["-loglevel", "error", "-y"]
+    arguments += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+    arguments += ["-r", f"{fps:g}", "-i", "pipe:0"]
+    if sound:
+        arguments += [*sound, "-map", "0:v:0", "-map", "1:a:0", "-c:a", "aac", "-b:a", "160k"]
     # BT.709 is what players assume for HD video; yuv420p is what all of them decode.
     hd = "scale=out_color_matrix=bt709:out_range=tv,setparams=color_primaries=bt709:color_trc=bt709"
-    command += ["-vf", hd, "-pix_fmt", "yuv420p"]
-    command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18"]
+    arguments += ["-vf", hd, "-pix_fmt", "yuv420p"]
+    arguments += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18"]
+    # Without bitexact the muxer may write times and versions into the file.
+    arguments += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"]
     # -t instead of -shortest, which misses the end by up to one packet of sound.
-    command += ["-t", f"{n_frames / fps:.6f}", "-movflags", "+faststart", "-f", "mp4"]
-    return [*command, str(partial.resolve())]
+    arguments += ["-t", f"{n_frames / fps:.6f}", "-movflags", "+faststart", "-f", "mp4"]
+    return [*arguments, f"file:{partial.absolute()}"]

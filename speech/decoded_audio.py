@@ -21,11 +21,12 @@ from config import SAMPLE_RATE
 from files.arrays import check_file
 from files.cache import Cache
 from files.content_index import hash_file
-from speech import audio
+from speech import audio, downmix, ffmpeg, headers, resampling, sound_file
 from speech.audio import read_audio
 
 PLAIN_FORMATS = (1, 3, 0xFFFE)  # format codes of a wav: integers, floats, extensible (either)
-DECODERS = ("soundfile", "scipy", "numpy", "imageio-ffmpeg")  # packages that decide the samples
+CODE = audio, downmix, ffmpeg, headers, resampling, sound_file  # modules that decide the samples
+DECODERS = ("soundfile", "scipy", "numpy", "imageio-ffmpeg")  # packages that do
 
 
 class DecodedAudio:
@@ -74,7 +75,7 @@ def _made_by() -> dict[str, str]:
 
     return {
         "what": "decoded audio",
-        "code": hash_file(Path(audio.__file__)),
+        "code": " ".join(hash_file(Path(module.__file__)) for module in CODE),
         "libsndfile": soundfile.__libsndfile_version__,
         "ffmpeg": os.environ.get("IMAGEIO_FFMPEG_EXE", ""),
         **{name: version(name) for name in DECODERS},

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from config import SAMPLE_RATE
-from speech.audio import RATES, normalise, read_audio, resample_audio
+from speech.audio import normalise, read_audio
 from speech.features import PCM_SCALE
+from speech.resampling import RATES, resample_audio
 from speech.timing import MIN_SAMPLES
 
 EXPECTED = "16 kHz, zero mean and unit variance over the clip"

@@ -133,6 +133,13 @@ def test_other_code_or_packages_decode_again(
     assert len(entries(tmp_path / "cache")) == 3
 
 
+def test_all_modules_that_decode_are_part_of_the_key() -> None:
+    code = {module.__name__ for module in decoded_audio.CODE}
+    values = [value for module in decoded_audio.CODE for value in vars(module).values()]
+    used = {getattr(value, "__module__", None) or "" for value in values}
+    assert {name for name in used if name.startswith("speech.")} <= code
+
+
 @pytest.fixture
 def spec(tmp_path: Path, rng: np.random.Generator) -> DatasetSpec:
     """One subject, 6 clips of 0.6 to 1.1 s at 22 kHz, as VOCASET's."""

@@ -61,8 +61,10 @@ def test_a_video_may_have_no_sound(tmp_path):
 def test_a_failed_video_leaves_no_file(tmp_path):
     path, bad = tmp_path / "a.mp4", tmp_path / "bad.wav"
     bad.write_bytes(b"not audio")
-    with pytest.raises(UserError, match="ffmpeg cannot write"):
+    with pytest.raises(UserError, match=r"bad\.wav: it is text"):
         write_video(path, pictures(9), 9, 30, bad)
+    with pytest.raises(UserError, match="ffmpeg cannot write .*a.mp4"):
+        write_video(path, pictures(9, size=63), 9, 30)  # odd
     with pytest.raises(ValueError, match="expected 5 frames, got 3"):
         write_video(path, pictures(3), 5, 30)
     with pytest.raises(ValueError, match="frame"):
