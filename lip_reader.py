@@ -9,7 +9,6 @@ B batch, T mesh frames, A audio frames at 50 Hz, L lip vertices, K characters.
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError, reason_of
 from files.models import load_model_file, save_model_file
+from files.texts import read_json
 from layers.transformer import TransformerLayer
 from speech.features import length_mask, resample
 from speech.timing import AUDIO_FPS
@@ -156,7 +156,7 @@ def load_characters(source: str | Path) -> tuple[str, ...]:
     if path is None or not path.is_file():
         return ()
     try:
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = read_json(path, "characters")
         return tuple(sorted(vocabulary, key=vocabulary.__getitem__))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(

@@ -64,32 +64,53 @@ def writable_folder(path: str | Path) -> Path:
     return path
 
 
+def report(message: str) -> None:
+    """Print a message for the person who ran the command: one line on stderr, of its own.
+
+    Progress bars are closed first, as they end without a line feed. Control characters, which a
+    name from a file may have, are escaped.
+    """
+    if "tqdm" in sys.modules:
+        for bar in list(sys.modules["tqdm"].tqdm._instances):
+            bar.close()
+    line = " ".join(message.split())
+    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
+
+
+def print_any_text() -> None:
+    """Let stdout and stderr escape what their encoding lacks, as ASCII does most letters."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_cli(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run a script's `main(argv)` and return its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C.
 
-    128 + n for SIGTERM and SIGHUP. A full disk is reported like a `UserError`; other exceptions
-    pass.
+    128 + n for SIGTERM and SIGHUP. What the system refuses (`OSError`) is reported like a
+    `UserError`; other exceptions pass.
 
     Call as `sys.exit(run_cli(main))`.
     """
+    print_any_text()
     try:
         with ending_on_signals():
             main(argv)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        report(f"error: {error}")
         return EXIT_BAD_INPUT
     except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
         what = error.filename or "a file"
-        print(f"error: {what}: cannot be written ({reason_of(error)}); free some space",
-              file=sys.stderr)  # fmt: skip
+        if error.errno in FULL_DISK:
+            report(f"error: {what}: cannot be written ({reason_of(error)}); free some space")
+        else:
+            report(f"error: {what}: {reason_of(error)}")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        report("interrupted")
         return EXIT_INTERRUPTED
     except EndedBySignal as end:
         with suppress(OSError):  # the terminal may be gone
-            print(f"ended by {end.name}", file=sys.stderr)
+            report(f"ended by {end.name}")
         return end.code
     return 0

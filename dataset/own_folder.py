@@ -34,7 +34,7 @@ from dataset.own_inference import (
     unit_of,
 )
 from dataset.own_rates import frame_rates
-from dataset.own_settings import read_json, recipe_settings
+from dataset.own_settings import read_settings, recipe_settings
 from dataset.regions import Region, look_up
 from files.arrays import load_npy
 from files.meshes import MESH_SUFFIXES, load_mesh, load_templates
@@ -55,7 +55,7 @@ def read_folder(folder: Path, base: str | None = None) -> tuple[Recipe, dict[str
     base: name of a recipe; takes precedence over that of dataset.json. Raises `UserError` naming
     the file that does not fit.
     """
-    settings = read_json(folder / "dataset.json")
+    settings = read_settings(folder / "dataset.json")
     base = base or settings.get("base", DEFAULT_BASE)
     if base not in RECIPES:
         raise UserError(f"base {base}: no such recipe; config.py has {', '.join(RECIPES)}")

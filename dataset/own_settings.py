@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, reason_of
+from common.errors import UserError
 from common.frame_rates import parse_rate
+from files.texts import read_json
 
 KEYS = {  # of dataset.json -> what the value is
     "fps": "frames a second that the network predicts",
@@ -34,7 +35,7 @@ SPLIT_NAME = re.compile(r"[^\W_][\w. -]{0,49}")  # part of the file names of res
 MAX_NAME = 255  # bytes of a file name on all systems
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """The content of dataset.json, {} if there is no such file.
 
     Raises `UserError` for an unknown key, a value of the wrong type or out of range, or a name that
@@ -42,10 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {reason_of(error)}") from error
+    settings = read_json(path, "settings")
     if not isinstance(settings, dict):
         raise UserError(f"{path}: expected an object with keys among {', '.join(KEYS)}")
     for key, value in settings.items():

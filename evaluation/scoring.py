@@ -7,7 +7,6 @@ VOCASET and BIWI, published scores. Splits other than the test splits get files 
 (results_val.md). Clips are predicted and scored one at a time, and their meshes are then freed.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from config import DatasetSpec
 from data_loader import OpenDataset
 from dataset.regions import Region
 from evaluation.results import UNITS, published_rows, results_name, summarise, table, write_results
+from files.texts import parse_json, read_text
 from jambatalk import JambaTalk
 from lip_reader import READER_FILE, LipReadingScorer, edit_distance, load_reader
 from metrics import (
@@ -197,11 +197,11 @@ def load_phones(spec: DatasetSpec) -> dict[str, list]:
     if not path.exists():
         raise UserError(f"{path}: no such file; make the data: python -m synthetic.make_corpus")
     segments = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, "phones").splitlines(), start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             segments[row["name"]] = row["segments"]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}, line {number}: expected a JSON object with name and segments; "
                 "make the file again"

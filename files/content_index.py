@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from files.texts import parse_json
+
 FRESH_NS = 2 * 10**9  # a file changed this recently may change again without a new time stamp
 READ_BYTES = 2**20
 
@@ -59,7 +61,7 @@ class ContentIndex:
         self._read_to += len(lines)
         for line in lines.splitlines():
             with suppress(ValueError, TypeError):
-                name, size, mtime_ns, ctime_ns, content = json.loads(line)
+                name, size, mtime_ns, ctime_ns, content = parse_json(line)
                 self._hashes[name, size, mtime_ns, ctime_ns] = str(content)
 
     def _append(self, place: Place, content: str) -> None:

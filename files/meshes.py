@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from common.errors import UserError, reason_of
 from files.arrays import check_file, load_npy, load_npz, load_pickle
+from files.ply import parse_ply
+from files.texts import read_text
 
 MESH_SUFFIXES = (".ply", ".obj")
+MAX_INDEX = 2**31  # of a vertex in an .obj
 
 
 def load_mesh(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -27,63 +30,49 @@ def load_mesh(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]
     suffix = path.suffix.lower()
     if suffix not in MESH_SUFFIXES:
         raise UserError(f"mesh {path}: expected .ply or .obj, got {suffix or 'no suffix'}")
-    read = _read_ply if suffix == ".ply" else _read_obj
     try:
-        vertices, faces = read(path)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError) as error:
+        if suffix == ".ply":
+            vertices, faces = parse_ply(path.read_bytes())
+        else:
+            vertices, faces = _parse_obj(read_text(path, "mesh", "replace"))
+    except (OSError, ValueError) as error:
         raise UserError(f"mesh {path}: broken {suffix} file: {reason_of(error)}") from error
     if len(vertices) == 0:
         raise UserError(f"mesh {path}: no vertices; is it a mesh?")
+    with np.errstate(over="ignore"):
+        vertices = vertices.astype(np.float32)
     if not np.isfinite(vertices).all():
         raise UserError(f"mesh {path}: {_count_bad(vertices)} coordinates are NaN or infinite")
     if len(faces) and (faces.min() < 0 or faces.max() >= len(vertices)):
+        worst = faces.min() if faces.min() < 0 else faces.max()
         raise UserError(
-            f"mesh {path}: a face has vertex {faces.max()}, expected less than {len(vertices)}"
+            f"mesh {path}: a face has vertex {worst}, expected less than {len(vertices)}"
         )
-    return vertices, faces
+    return vertices, faces.astype(np.int32)
 
 
 def _count_bad(values: NDArray) -> int:
     return int(np.size(values) - np.isfinite(values).sum())
 
 
-def _read_ply(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    from trimesh.exchange.ply import load_ply
-    from trimesh.geometry import triangulate_quads
-
-    with path.open("rb") as file:
-        declared = re.search(rb"element vertex (\d+)", file.read(65536))
-        file.seek(0)
-        # fix_texture would split vertices at texture seams.
-        content = load_ply(file, fix_texture=False)
-    vertices = np.asarray(content["vertices"], dtype=np.float32)
-    if declared is None or vertices.shape != (int(declared[1]), 3):
-        raise ValueError(f"header and content differ in the number of vertices ({len(vertices)})")
-    faces = content.get("faces")
-    if faces is None or len(faces) == 0:
-        return vertices, np.zeros((0, 3), np.int32)
-    return vertices, np.asarray(triangulate_quads(faces), dtype=np.int32)
-
-
-def _read_obj(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def _parse_obj(text: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(vertices (V, 3), faces (F, 3)) of the text of an .obj; raises `ValueError`."""
     vertices: list[list[float]] = []
     faces: list[tuple[int, int, int]] = []
-    text = path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
-    for line in text.splitlines():
-        kind, *words = line.split() or [""]
+    for line in text.replace("\\\n", " ").splitlines():
+        kind, *words = line.partition("#")[0].split() or [""]
         if kind == "v":
             if len(words) < 3:
-                raise ValueError(f"the line '{line.strip()}' has fewer than 3 coordinates")
+                raise ValueError(f"the line '{line.strip()[:60]}' has fewer than 3 coordinates")
             vertices.append([float(word) for word in words[:3]])
         elif kind == "f":
             numbers = [int(word.split("/")[0]) for word in words]
+            if not all(0 < abs(n) <= MAX_INDEX for n in numbers):
+                raise ValueError(f"the line '{line.strip()[:60]}' has no vertex numbers from 1")
             # 1 is the first vertex, -1 the most recent one.
             corners = [n - 1 if n > 0 else len(vertices) + n for n in numbers]
             faces += [(corners[0], a, b) for a, b in zip(corners[1:], corners[2:], strict=False)]
-    return (
-        np.array(vertices, dtype=np.float32).reshape(-1, 3),
-        np.array(faces, dtype=np.int32).reshape(-1, 3),
-    )
+    return np.array(vertices).reshape(-1, 3), np.array(faces, dtype=np.int64).reshape(-1, 3)
 
 
 def load_faces(path: str | Path) -> NDArray[np.int32]:
@@ -202,10 +191,10 @@ def split_key(path: Path) -> tuple[Path, str | None]:
 def _read_region(path: Path, key: str | None) -> Any:
     suffix = path.suffix.lower()
     if suffix in (".txt", ".csv"):
-        words = re.split(r"[\s,;]+", path.read_text(encoding="utf-8", errors="replace").strip())
+        words = re.split(r"[\s,;]+", read_text(path, "region").strip())
         try:
             return np.array([int(word) for word in words if word], dtype=np.int64)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise UserError(f"region {path}: expected integers: {reason_of(error)}") from error
     if suffix == ".npy":
         return load_npy(path, "region")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from common.errors import UserError, reason_of
 from common.whole_file import whole_file
 from config import SAMPLE_RATE
+from files.texts import parse_json, read_text
 from synthetic.pauses import trim_before_pauses
 from synthetic.phones import Segment
 from synthetic.sentences import draw_text
@@ -37,17 +38,15 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
     Raises UserError where another line is not a JSON object with a name.
     """
     path = folder / INDEX_NAME
-    if not path.exists():
+    if not path.exists() or path.stat().st_size == 0:
         return {}
     clips: dict[str, dict[str, Any]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = read_text(path, "index").split("\n")[:-1]  # a last line without its end is incomplete
     for number, line in enumerate(lines, start=1):
-        if number == len(lines) and not line.endswith("\n"):
-            break
         try:
-            clip = json.loads(line)
+            clip = parse_json(line)
             clips[clip["name"]] = clip
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}, line {number}: expected a JSON object with a name, "
                 f"got an error ({reason_of(error)}); delete the line and run again"

@@ -4,7 +4,6 @@ Reads run.json and log.csv of run folders, also of runs that are still training.
 mm² here, whatever unit the data set has; losses are as trained.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from numpy.typing import NDArray
 
 from common.errors import UserError, reason_of
 from common.whole_file import whole_file
+from files.texts import read_json
 from training.run_log import LOG_FILE, RECORD_FILE, read_log
 
+MAX_NUMBER = 1e9  # of metres in a unit, and of steps in an epoch
 HERO = ("val_lve", "validation LVE, mm² (ring: saved model)")
 PANELS = (  # column of log.csv, title; losses before their weights, but for the first
     ("loss", "loss, weighted sum"),
@@ -99,6 +100,16 @@ def plot_runs(folders: Sequence[str | Path], out: str | Path) -> Path:
     return out
 
 
+def _check_record(record: Any) -> None:
+    """Raise an error unless the parts of a run.json that are used here have their types."""
+    train = record["recipe"].get("train", {})
+    numbers = record["recipe"]["dataset"]["metres_per_unit"], train.get("steps_per_epoch", 0)
+    if not all(isinstance(n, int | float) and 0 <= n < MAX_NUMBER for n in numbers):
+        raise ValueError("metres_per_unit or steps_per_epoch is not a number")
+    if not isinstance(record.get("changed_files", []), list):
+        raise ValueError("changed_files is not a list")
+
+
 def read_run(folder: str | Path) -> RunLog:
     """The record and the log of a run folder.
 
@@ -111,9 +122,9 @@ def read_run(folder: str | Path) -> RunLog:
                 f"run {folder}: no {name}; expected a folder that main.py has trained into"
             )
     try:
-        record = json.loads((folder / RECORD_FILE).read_text())
-        float(record["recipe"]["dataset"]["metres_per_unit"])
-    except (ValueError, KeyError, TypeError) as error:
+        record = read_json(folder / RECORD_FILE, "run")
+        _check_record(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"run {folder}: {RECORD_FILE} is not a run's record ({reason_of(error)})"
         ) from error

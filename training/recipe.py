@@ -5,9 +5,9 @@ Nothing here needs torch, so that a wrong flag is reported at once.
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError, reason_of
 from common.overrides import from_dict, override, parse_settings
@@ -16,6 +16,7 @@ from dataset.base_recipe import with_base
 from dataset.own_folder import lines_of, read_folder
 from dataset.prepared import locate
 from dataset.regions import Region, find_regions
+from files.texts import read_json
 from speech.pretrained import find_source, source_for_record
 from training.run_log import DIFF_FILE, RECORD_FILE, git
 
@@ -92,22 +93,28 @@ def recipe_of_run(args: argparse.Namespace) -> tuple[Recipe, list[str], str]:
     if not args.out or Path(args.out).resolve() == Path(args.source).resolve():
         raise UserError(f"--from {args.source}: name another folder for the new run with --out")
     file = Path(args.source) / RECORD_FILE
+    if not file.is_file():
+        raise UserError(f"--from {file}: no such file; expected the folder of a training run")
     try:
-        record = json.loads(file.read_text())
-        recipe, arguments = from_dict(Recipe, record["recipe"]), list(record["arguments"])
-        commit, changed = record["commit"], record["changed_files"]
+        record = read_json(file, "--from")
+        recipe, arguments = from_dict(Recipe, record["recipe"]), _texts(record, "arguments")
+        commit, changed = str(record["commit"]), _texts(record, "changed_files")
         precision = PRECISIONS[record["precision"]]
-    except OSError as error:
-        raise UserError(
-            f"--from {file}: {reason_of(error)}; expected the folder of a training run"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--from {file}: not the record of a run ({reason_of(error)})") from error
     if changed or commit != git("rev-parse", "HEAD"):
         with_diff = f" and {len(changed)} changed files ({DIFF_FILE})" if changed else ""
         print(f"warning: {args.source} was trained with commit {commit[:10]}{with_diff}; "
               "the code at hand differs")  # fmt: skip
     return recipe, arguments, precision
+
+
+def _texts(record: dict[str, Any], name: str) -> list[str]:
+    """A list of texts in the record of a run; `ValueError` for anything else."""
+    values = record[name]
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f'"{name}" is not a list of texts')
+    return values
 
 
 def locate_data(

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import platform
 import shlex
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from common.errors import UserError, reason_of
 from common.whole_file import whole_file, write_whole
 from config import PROJECT_ROOT, Recipe
+from files.texts import decode
 from training.event_file import EventFile
 
 if TYPE_CHECKING:  # logs are read without torch
@@ -84,7 +87,12 @@ class Log:
 
     def __init__(self, folder: Path, done: int = 0) -> None:
         self.path = folder / LOG_FILE
-        self.rows = [row for row in read_log(self.path) if int(row["epoch"]) <= done]
+        try:
+            self.rows = [row for row in read_log(self.path) if int(row["epoch"]) <= done]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path}: not a run's log ({reason_of(error)}); move it away to continue"
+            ) from error
         self.events = EventFile(folder, first_step=done + 1)
         self._write()
 
@@ -161,8 +169,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(decode(path.read_bytes()), newline="")))
     except csv.Error as error:  # Python 3.10: a zero byte
         raise ValueError(str(error)) from error
     return [{OLD_COLUMNS.get(name, name): value for name, value in row.items()} for row in rows]
