@@ -228,7 +228,7 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
         "split '../x': expected a name of at most 50 letters",
     ),
     (json_of(max_drift_s=1), '"max_drift_s" needs "source_fps"'),
-    (json_of(metres_per_unit=float("nan")), '"metres_per_unit": expected more than 0, got nan'),
+    (json_of(metres_per_unit=float("nan")), "not JSON: NaN is not a number of JSON"),
     (json_of(source_fps=30), "source_fps 30, but the clips have 60.0 frames"),
     (json_of(base="mine"), "base mine: no such recipe; config.py has synthetic, vocaset"),
     (json_of(model={"d_modle": 3}), "dataset.json model.d_modle: no such field; did you mean"),

@@ -153,7 +153,7 @@ def test_a_folder_that_holds_no_run_is_reported_in_one_line(
         ([broken("wide", "log.csv", "epoch,seconds\n1,2,3\n")], "not a run's log"),
         ([broken("other", "log.csv", "epoch,seconds\n1,2\n")], "has no column val_lve"),
         ([broken("binary", "log.csv", "\0\0")], "binary"),
-        ([broken("half", "run.json", '{"recipe":')], "run.json is not a run's record"),
+        ([broken("half", "run.json", '{"recipe":')], "run.json: not JSON"),
         ([broken("list", "run.json", "[]")], "run.json is not a run's record"),
     ):
         assert run_cli(lambda _, folders=folders: plot_runs(folders, tmp_path / "x.png")) == 2
