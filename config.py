@@ -57,6 +57,7 @@ class DatasetSpec:
     speech_pool: str = ""  # extra training speech kept as audio + phones (synthetic only)
     other_roots: tuple[str, ...] = ()  # where other projects keep the same prepared folders
     boxes: dict[str, Box] = field(default_factory=dict)  # "lips", "upper": where there is no file
+    max_drift_s: float = 0.0  # by which sound and motion of own data may differ; 0: one frame
     source: str = ""  # where to get the data and how to prepare them, for error messages
 
     def path(self, relative: str) -> Path:

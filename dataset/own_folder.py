@@ -100,6 +100,7 @@ def _read_data(folder: Path, settings: dict[str, Any]) -> tuple[DatasetSpec, dic
         root=relative_to_project(folder),
         fps=rates.fps,
         source_fps=stored_rate(rates.source),
+        max_drift_s=rates.max_drift_s,
         n_vertices=len(mean),
         metres_per_unit=metres,
         templates=relative_to_project(path),

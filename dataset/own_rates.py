@@ -9,7 +9,6 @@ error, because its motion would drift away from its sound.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,8 +18,14 @@ import numpy as np
 
 from common.errors import UserError
 from common.frame_rates import NTSC, NTSC_RATES, parse_rate, rate_text
-from dataset.clip_files import find_audio, npy_path
-from dataset.prepared import ClipLength, clip_length
+from dataset.prepared import (
+    Lengths,
+    allowed_drift_s,
+    check_drift,
+    clip_length,
+    drift_s,
+    measured_text,
+)
 
 WHOLE_RATES = (10, 12, 15, 20, 24, 25, 28, 30, 48, 50, 60, 90, 100, 120)
 STANDARD_RATES = sorted([*map(Fraction, WHOLE_RATES), *(n * NTSC for n in NTSC_RATES)])
@@ -29,15 +34,14 @@ SPREAD_OFFSET = 2.0  # expected size of the mean difference, in spreads of the d
 LEAST_SPREAD = 0.003  # frames: sound that is cut to the sample
 EVIDENCE = 9.0  # of -2·log likelihood, by which 29.97 has to fit better than 30; 3 sigma
 
-Lengths = Mapping[str, ClipLength]  # of the clips, by name
-
 
 @dataclass(frozen=True)
 class Rates:
-    """Frames a second of the network and of the capture, and both in words."""
+    """Frames a second of the network and of the capture, the drift allowed, and all in words."""
 
     fps: int
     source: Fraction
+    max_drift_s: float
     text: str
 
 
@@ -56,11 +60,12 @@ def frame_rates(folder: Path, names: list[str], settings: dict[str, Any]) -> Rat
         source = inferred_rate(lengths, fps)
         how = f"by the clips' lengths{_also_fits(lengths, source)}"
     _check_rate(folder, lengths, source, "source_fps" in settings)
-    fps = fps or network_fps(source)
-    allowed_s = max(_frame_s(source, fps), Fraction(settings.get("max_drift_s", 0)))
-    _check_clips(folder, lengths, source, allowed_s)
+    fps, max_drift_s = fps or network_fps(source), settings.get("max_drift_s", 0.0)
+    allowed_s = allowed_drift_s(source, fps, max_drift_s)
+    check_drift(folder, lengths, source, allowed_s)
     worst_s = float(max(abs(drift_s(length, source)) for length in lengths.values()))
-    return Rates(fps, source, _text(source, fps, f"{how}, at most {worst_s:.3f} s of drift"))
+    text = _text(source, fps, f"{how}, at most {worst_s:.3f} s of drift")
+    return Rates(fps, source, float(max_drift_s), text)
 
 
 def network_fps(source: Fraction) -> int:
@@ -71,11 +76,6 @@ def network_fps(source: Fraction) -> int:
     nominal = next((n for n in NTSC_RATES if n * NTSC == source), round(source))
     fps = nominal // math.ceil(nominal / NETWORK_FPS)
     return fps if nominal % fps == 0 else NETWORK_FPS
-
-
-def drift_s(length: ClipLength, rate: Fraction) -> Fraction:
-    """Seconds by which the motion of a clip at `rate` is longer than its sound (< 0: shorter)."""
-    return length.frames / rate - length.sound_s
 
 
 def inferred_rate(lengths: Lengths, fps: int | None = None) -> Fraction:
@@ -118,13 +118,8 @@ def _also_fits(lengths: Lengths, rate: Fraction) -> str:
     return f"; {float(ntsc):.5g} fits as well"
 
 
-def _frame_s(source: Fraction, fps: int | None) -> Fraction:
-    """Seconds of a frame, of the slower of capture and network."""
-    return 1 / min(source, Fraction(fps or network_fps(source)))
-
-
 def _fitting(lengths: Lengths, rate: Fraction, fps: int | None = None) -> Lengths:
-    allowed_s = _frame_s(rate, fps)
+    allowed_s = allowed_drift_s(rate, fps or network_fps(rate))
     return {name: n for name, n in lengths.items() if abs(drift_s(n, rate)) <= allowed_s}
 
 
@@ -136,46 +131,20 @@ def _check_rate(folder: Path, lengths: Lengths, source: Fraction, is_given: bool
     is_constant = len(_fitting(lengths, measured)) == len(lengths)
     if len(_fitting(lengths, source)) == len(lengths) or not is_constant:
         return
-    standard = ", ".join(f"{float(rate):.5g}" for rate in STANDARD_RATES)
+    rate = measured_text(measured, source)
+    standard = ", ".join(f"{float(r):.5g}" for r in STANDARD_RATES)
     if not is_given:
         raise UserError(
-            f"{folder}: {_measured(measured, source)} frames per second of audio, expected a rate "
+            f"{folder}: {rate} frames per second of audio, expected a rate "
             f'near one of {standard}; set "source_fps" in dataset.json'
         )
-    if any(len(_fitting(lengths, rate)) == len(lengths) for rate in STANDARD_RATES):
+    if any(len(_fitting(lengths, r)) == len(lengths) for r in STANDARD_RATES):
         name, n = max(lengths.items(), key=lambda item: item[1].frames)
         raise UserError(
             f"{folder}/dataset.json: source_fps {rate_text(source)}, but the clips have "
-            f"{_measured(measured, source)} frames per second of audio ({name}: {n.frames} frames, "
+            f"{rate} frames per second of audio ({name}: {n.frames} frames, "
             f"{float(n.sound_s):.2f} s); correct it, or check the audio"
         )
-
-
-def _check_clips(folder: Path, lengths: Lengths, source: Fraction, allowed_s: Fraction) -> None:
-    """Raise `UserError` naming the clip whose sound and motion differ most, if by too much."""
-    drifting = {
-        name: abs(drift_s(length, source))
-        for name, length in lengths.items()
-        if abs(drift_s(length, source)) > allowed_s
-    }
-    if not drifting:
-        return
-    name = max(drifting, key=drifting.__getitem__)
-    length = lengths[name]
-    others = f" ({len(drifting)} clips differ by too much)" if len(drifting) > 1 else ""
-    raise UserError(
-        f"{npy_path(folder, name)}: {_measured(length.rate, source)} frames per second of its "
-        f"audio, expected {rate_text(source)}: {length.frames} frames last "
-        f"{float(length.frames / source):.3f} s, wav/{find_audio(folder, name).name} lasts "
-        f"{float(length.sound_s):.3f} s; {float(drifting[name]):.3f} s apart, expected at most "
-        f"{float(allowed_s):.3f} s{others}; cut both to one take; if the lengths may differ, set "
-        '"source_fps" and "max_drift_s" in dataset.json'
-    )
-
-
-def _measured(rate: Fraction, expected: Fraction) -> str:
-    """A measured rate, with the digits that tell it from the expected one."""
-    return f"{float(rate):.{1 if abs(rate - expected) >= 0.1 else 3}f}"
 
 
 def _text(source: Fraction, fps: int, how: str) -> str:

@@ -7,6 +7,7 @@ by name, so such a folder is used as it is.
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +26,6 @@ from speech.audio import length_of
 SUBFOLDERS = ("", "templates", "regions", "masks")  # of a root, searched for files
 CLIPS_TIMED = 40  # clips that the frame rate of a data set is measured on
 RATE_TOLERANCE = 0.1  # relative: accepted difference of the measured frame rate
-DRIFT_WARNING = 0.02  # relative: larger differences are a warning
 
 
 def find_file(spec: DatasetSpec, named: str) -> Path | None:
@@ -58,7 +58,8 @@ def locate(spec: DatasetSpec) -> tuple[DatasetSpec, list[str]]:
     """`spec` as it is on disk, and one line for each difference from the recipe.
 
     The clips are in `root` or one of `other_roots`. The frame rate is measured on the clips'
-    lengths. If no clip has the prefix of the splits, clips of any prefix are used.
+    lengths; of own data (splits that list their clips), it has to fit every clip. If no clip has
+    the prefix of the splits, clips of any prefix are used.
     Raises `UserError` naming what is missing and its source.
     """
     root = _find_root(spec)
@@ -79,18 +80,19 @@ def locate(spec: DatasetSpec) -> tuple[DatasetSpec, list[str]]:
             f"using the others ({names[0]}, ...)"
         )
     expected = parse_rate(spec.source_fps, f"{spec.name}: source_fps")
+    own = {clip for split in spec.splits.values() for clip in split.clips}
+    if own:
+        present = own & audio_files(root).keys() & set(names)
+        lengths = {name: clip_length(root, name) for name in sorted(present)}
+        allowed_s = allowed_drift_s(expected, spec.fps, spec.max_drift_s)
+        check_drift(root, lengths, expected, allowed_s)
+        return spec, remarks
     rate = disk_fps(root, names, spec.fps, expected)
     if rate != expected:
         remarks.append(
             f"vertices are stored at {rate_text(rate)} fps (by length), not {rate_text(expected)}"
         )
         spec = dataclasses.replace(spec, source_fps=stored_rate(rate))
-    measured = float(np.median(list(clip_rates(root, names).values()) or [rate]))
-    if abs(measured - rate) > DRIFT_WARNING * rate:
-        remarks.append(
-            f"warning: the clips have {measured:.1f} frames per second of audio, source_fps is "
-            f"{rate_text(rate)}: sound and motion drift apart; set dataset.source_fps to their rate"
-        )
     return spec, remarks
 
 
@@ -127,6 +129,9 @@ class ClipLength:
         return self.frames / self.sound_s
 
 
+Lengths = Mapping[str, ClipLength]  # of clips, by name
+
+
 def clip_length(root: Path, name: str) -> ClipLength:
     """The length of both files of a clip; `UserError` if one is empty or cannot be read."""
     audio, path = find_audio(root, name), npy_path(root, name)
@@ -140,12 +145,38 @@ def clip_length(root: Path, name: str) -> ClipLength:
     return ClipLength(frames, sound_s)
 
 
-def clip_rates(root: Path, names: list[str]) -> dict[str, float]:
-    """Clip -> frames per second of audio, for at most `CLIPS_TIMED` or so of `names`."""
-    audio = audio_files(root)
-    with_audio = [name for name in names if name in audio]
-    timed = with_audio[:: max(len(with_audio) // CLIPS_TIMED, 1)]
-    return {name: float(clip_length(root, name).rate) for name in timed}
+def drift_s(length: ClipLength, rate: Fraction) -> Fraction:
+    """Seconds by which the motion of a clip at `rate` is longer than its sound (< 0: shorter)."""
+    return length.frames / rate - length.sound_s
+
+
+def allowed_drift_s(source: Fraction, fps: int, max_drift_s: float = 0.0) -> Fraction:
+    """`max_drift_s`, but at least a frame of the slower of capture and network."""
+    return max(1 / min(source, Fraction(fps)), Fraction(max_drift_s))
+
+
+def check_drift(root: Path, lengths: Lengths, source: Fraction, allowed_s: Fraction) -> None:
+    """Raise `UserError` naming the clip whose sound and motion differ most, if by too much."""
+    drifts = {name: abs(drift_s(length, source)) for name, length in lengths.items()}
+    n_drifting = sum(drift > allowed_s for drift in drifts.values())
+    if not n_drifting:
+        return
+    name = max(drifts, key=drifts.__getitem__)
+    length = lengths[name]
+    others = f" ({n_drifting} clips differ by too much)" if n_drifting > 1 else ""
+    raise UserError(
+        f"{npy_path(root, name)}: {measured_text(length.rate, source)} frames per second of its "
+        f"audio, expected {rate_text(source)}: {length.frames} frames last "
+        f"{float(length.frames / source):.3f} s, wav/{find_audio(root, name).name} lasts "
+        f"{float(length.sound_s):.3f} s; {float(drifts[name]):.3f} s apart, expected at most "
+        f"{float(allowed_s):.3f} s{others}; cut both to one take; if the lengths may differ, set "
+        '"source_fps" and "max_drift_s" in dataset.json'
+    )
+
+
+def measured_text(rate: Fraction, expected: Fraction) -> str:
+    """A measured rate, with the digits that tell it from the expected one."""
+    return f"{float(rate):.{1 if abs(rate - expected) >= 0.1 else 3}f}"
 
 
 def disk_fps(root: Path, names: list[str], fps: int, expected: Fraction | int) -> Fraction:
@@ -154,9 +185,12 @@ def disk_fps(root: Path, names: list[str], fps: int, expected: Fraction | int) -
     `expected` where that fits, else the nearest multiple. Audio and frames of real clips differ a
     little in length: 59 to 61 frames a second in VOCASET. Raises `UserError` if none fits.
     """
-    rates = clip_rates(root, names)
-    if not rates:
+    audio = audio_files(root)
+    with_audio = [name for name in names if name in audio]
+    timed = with_audio[:: max(len(with_audio) // CLIPS_TIMED, 1)]
+    if not timed:
         return Fraction(expected)
+    rates = {name: float(clip_length(root, name).rate) for name in timed}
     rate = float(np.median(list(rates.values())))
     nearest = Fraction(max(round(rate / fps), 1) * fps)
     if abs(rate - expected) <= RATE_TOLERANCE * expected:

@@ -1,5 +1,6 @@
 """Captures at 28, 29.97, 59.94 frames a second: their rates, and motion resampled in time."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from fractions import Fraction
@@ -11,8 +12,7 @@ import soundfile
 
 from common.errors import UserError
 from common.frame_rates import parse_rate, rate_text, stored_rate
-from common.overrides import from_dict
-from config import RECIPES, DatasetSpec
+from config import RECIPES
 from data_loader import MeshSpeechDataset
 from dataset.motion import resample_in_time, resampled_frames
 from dataset.own_folder import read_folder
@@ -223,12 +223,18 @@ def test_a_drift_that_is_allowed_hides_no_wrong_rate(tmp_path: Path) -> None:
         read_folder(folder)
 
 
-def test_a_recorded_rate_that_contradicts_the_clips_is_a_warning(tmp_path: Path) -> None:
-    spec = read_folder(capture(tmp_path / "mine", Fraction(28), (140, 280, 200)))[0].dataset
-    assert locate(spec)[1] == []
-    values = {**vars(spec), "source_fps": 30, "splits": {}}
-    (remark,) = locate(from_dict(DatasetSpec, values))[1]
-    assert remark.startswith("warning: the clips have 28.0 frames per second of audio, source_fps")
+def test_a_recorded_rate_that_contradicts_the_clips_is_refused(tmp_path: Path) -> None:
+    """A checkpoint's own data set, and --set dataset.source_fps."""
+    folder = capture(tmp_path / "mine", Fraction(28), (140, 280, 200))
+    spec = read_folder(folder)[0].dataset
+    assert locate(spec) == (spec, [])
+    with pytest.raises(
+        UserError, match=r"c1.npy: 28.0 frames .*, expected 30: .* \(3 clips differ"
+    ):
+        locate(dataclasses.replace(spec, source_fps=30))
+    settings(folder, source_fps=28, max_drift_s=0.7)
+    located, _ = locate(dataclasses.replace(read_folder(folder)[0].dataset, source_fps=30))
+    assert located.source_fps == 30
 
 
 def test_the_network_runs_at_a_rate_near_the_capture_and_at_most_30() -> None:

@@ -21,8 +21,8 @@ from training.run_log import BEST_FILE
 from training.state_file import STATE_FILE, load_state
 
 MAY_CHANGE = (  # where files lie, what only monitors, what computes the same in another way
-    "dataset.root", "dataset.templates", "dataset.topology", "train.preview_every",
-    "train.checkpointing", *RETIRED_FIELDS,
+    "dataset.root", "dataset.templates", "dataset.topology", "dataset.max_drift_s",
+    "train.preview_every", "train.checkpointing", *RETIRED_FIELDS,
 )  # fmt: skip
 OTHER_VERSION = (
     "another version of this code saved it: continue with that version (its commit is in "
