@@ -1,6 +1,7 @@
 # make demo   a head speaks the bundled recording; ends with the path of the video
 # make test   lint, then the whole test suite
 # make lint   style and format only
+# make audit  known vulnerabilities of the installed packages; asks services on the network
 # make bench  every benchmark; each prints its figures as one line of JSON, last
 #
 # Each of them first sets up .venv, and again when the requirements change. Another interpreter:
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RECORDING := demo/wav/sense_and_sensibility.wav
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint audit bench
 
 demo: $(READY)
 	$(BIN)/python demo.py --wav_path $(RECORDING)
@@ -25,6 +26,10 @@ test: lint
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+audit: $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet pip-audit
+	$(BIN)/python -m pip_audit --local
 
 bench: $(READY)
 	for file in benchmarks/bench_*.py; do \

@@ -29,6 +29,7 @@ from common.overrides import from_dict
 from config import BUNDLED_MODEL, LAYERS, DatasetSpec, ModelConfig
 from dataset.faces import choose_face, find_faces
 from files.models import load_model_file, save_model_file
+from files.shipped import check_shipped
 from layers import NORM_EPS
 from layers.lean_linear import CoarseBackward
 from layers.mamba import MambaLayer
@@ -323,6 +324,7 @@ def load_checkpoint(
 
 def _load_own(path: Path) -> Checkpoint:
     """The content of a file that `save_checkpoint` wrote."""
+    check_shipped(path)
     weights, header = load_model_file(path, HEADER)
     try:
         model = JambaTalk(from_dict(ModelConfig, header["model"]))

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from config import SAMPLE_RATE
 from files.packed_weights import unpack_weights
+from files.shipped import check_shipped
 from speech.encoder_kind import EncoderKind
 from speech.level import even_level
 from speech.onnx_encoder import OnnxEncoder
@@ -86,7 +87,9 @@ class Moonshine(EncoderKind):
 
     @staticmethod
     def own_weights(config: Any, folder: Path) -> dict[str, Tensor]:
-        """As `EncoderKind`."""
+        """As `EncoderKind`; `UserError` for a damaged file of the shipped encoder."""
+        for name in ("model.safetensors", PHONE_HEAD_FILE):
+            check_shipped(folder / name)
         weights = unpack_weights(load_file(folder / "model.safetensors"))
         others = ("model.decoder.", "proj_out.")
         body = {

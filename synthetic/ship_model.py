@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in RECORD_FILES:
         write_whole(RECORDS / name, (run / name).read_bytes())
     plot_runs([run], RECORDS / "losses.png")
-    print(f"{BUNDLED_MODEL}: {size_mb:.1f} MB; record in {RECORDS}")
+    print(
+        f"{BUNDLED_MODEL}: {size_mb:.1f} MB; record in {RECORDS}; "
+        "python -m files.shipped records its hash"
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ README = ROOT / "README.md"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 TABLES = [TROUBLESHOOTING, ROOT / "vocaset/README.md", ROOT / "BIWI/README.md"]  # of messages
 FOLDERS = ("docs", "vocaset", "BIWI", "synthetic", "demo/wav")
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 PAGES += [page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md"))]
 # In a message of a table: what stands for a name or number that varies.
 PLACEHOLDER = re.compile(r"\.\.\.|\b(?:N|M|X|CLIPS?|DIR|NAME|FILE|RUN|HOST)\b|\b\d+\b")
