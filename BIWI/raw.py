@@ -7,6 +7,7 @@ from pathlib import Path
 from BIWI.prepared import has_prepared_layout
 from common.errors import UserError
 from config import PROJECT_ROOT
+from files.names import check_name
 
 RAW_FOLDERS = ("BIWI/data/raw", "BIWI/data", "BIWI")  # searched without --raw
 FACES, SCANS = "faces", "rigid_scans"
@@ -60,12 +61,12 @@ def _missing(folder: Path) -> list[str]:
 def list_clips(raw: Path, sentences: str = "emotional") -> list[Clip]:
     """The clips of `sentences` (a key of SENTENCES), sorted by name.
 
-    Raises `UserError` if there are none or a subject has no neutral scan.
+    Raises `UserError` if there are none, or if a subject has no neutral scan or a bad name.
     """
     pattern = re.compile(SENTENCES[sentences])
     clips = []
     for folder in sorted(path for path in (raw / FACES).iterdir() if path.is_dir()):
-        subject = folder.name
+        subject = check_name(folder.name, str(folder.parent))
         scan = raw / SCANS / f"{subject}.obj"
         sources: dict[str, list[Path]] = {}
         for path in sorted(folder.iterdir(), key=_priority):

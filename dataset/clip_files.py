@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from common.errors import UserError, reason_of
 from common.whole_file import whole_file
 from files.arrays import stream_npy
+from files.names import check_name
 
 # Formats of sound that libsndfile or ffmpeg reads, without those of video.
 AUDIO_SUFFIXES = (
@@ -94,10 +95,12 @@ def write_clip(
     """Write both files of a clip, both whole or neither.
 
     vertices: T frames, (V, 3) or (V*3,) each, converted to float32 one at a time to save memory;
-    audio: (S,) at `rate` Hz, written as 16 bit. Raises `UserError` if a file cannot be written.
+    audio: (S,) at `rate` Hz, written as 16 bit. Raises `UserError` if a file cannot be written, or
+    if `name` is no file name.
     """
     import soundfile
 
+    check_name(name, str(folder))
     try:
         with whole_file(npy_path(folder, name)) as npy, whole_file(wav_path(folder, name)) as wav:
             stream_npy(npy, (len(vertices), vertices[0].size), vertices)

@@ -11,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError, reason_of
-from files.arrays import check_file, load_npy, load_npz, load_pickle
+from files.arrays import check_file, load_npy, load_npz
+from files.matlab import load_mat
+from files.names import check_name, text_of
+from files.pickled_values import as_numbers
+from files.pickles import load_pickle
 from files.ply import parse_ply
 from files.texts import read_text
 
@@ -127,7 +131,8 @@ def _templates_of_file(path: Path) -> dict[str, NDArray[np.float32]]:
         raise UserError(f"templates {path}: expected .pkl, .npz, .ply, .obj or a folder of meshes")
     if not isinstance(content, dict) or not content:
         raise UserError(f"templates {path}: expected a dict of subject -> mesh")
-    return {_text(k): _template_array(path, _text(k), v) for k, v in content.items()}
+    named = {check_name(name, f"templates {path}"): v for name, v in content.items()}
+    return {subject: _template_array(path, subject, v) for subject, v in named.items()}
 
 
 def _templates_of_npz(path: Path, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
@@ -147,32 +152,23 @@ def _templates_of_npz(path: Path, arrays: dict[str, NDArray]) -> dict[str, NDArr
 
 
 def _template_array(path: Path, subject: str, value: Any) -> NDArray[np.float32]:
-    array = _plain_array(value)
+    try:
+        array = as_numbers(value)
+    except ValueError:
+        array = np.zeros(0)
     if array.dtype.kind not in "fiu" or array.size == 0 or array.size % 3:
         raise UserError(f"templates {path}: {subject}: expected a (V, 3) array of numbers")
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array.reshape(-1, 3), dtype=np.float32)
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):  # beyond float32 is infinite
+        vertices = np.ascontiguousarray(array.reshape(-1, 3), dtype=np.float32)
+    if not np.isfinite(vertices).all():
         raise UserError(
-            f"templates {path}: {subject}: {_count_bad(array)} coordinates are NaN or infinite"
+            f"templates {path}: {subject}: {_count_bad(vertices)} coordinates are NaN or infinite"
         )
-    return array
-
-
-def _plain_array(value: Any) -> NDArray:
-    """`value` as an array; one of objects where it is a list of lists of different lengths."""
-    try:
-        return np.asarray(value)
-    except ValueError:
-        return np.array(None)
-
-
-def _text(key: Any) -> str:
-    return key.decode("latin1") if isinstance(key, bytes) else str(key)
+    return vertices
 
 
 def _names(mapping: dict[Any, Any]) -> str:
-    return ", ".join(sorted(map(_text, mapping)))
+    return ", ".join(sorted(map(text_of, mapping)))
 
 
 def load_region(path: str | Path, n_vertices: int, key: str | None = None) -> NDArray[np.int64]:
@@ -185,7 +181,7 @@ def load_region(path: str | Path, n_vertices: int, key: str | None = None) -> ND
     """
     path, named_key = split_key(Path(path))
     path, key = check_file(path, "region"), named_key or key
-    array = _plain_array(_read_region(path, key)).ravel()
+    array = _read_region(path, key).ravel()
     if array.dtype.kind not in "biuf":
         raise UserError(f"region {path}: expected vertex indices, got {array.dtype}")
     if array.size == n_vertices > 2 and np.isin(array, (0, 1)).all():
@@ -212,7 +208,7 @@ def split_key(path: Path) -> tuple[Path, str | None]:
     return path, None
 
 
-def _read_region(path: Path, key: str | None) -> Any:
+def _read_region(path: Path, key: str | None) -> NDArray:
     suffix = path.suffix.lower()
     if suffix in (".txt", ".csv"):
         words = re.split(r"[\s,;]+", read_text(path, "region").strip())
@@ -224,26 +220,29 @@ def _read_region(path: Path, key: str | None) -> Any:
         return load_npy(path, "region")
     if suffix == ".pkl":
         content = load_pickle(path, "region")
-        return _pick(content, path, key) if isinstance(content, dict) else content
+        try:
+            return as_numbers(_pick(content, path, key) if isinstance(content, dict) else content)
+        except ValueError as error:
+            raise UserError(
+                f"region {path}: expected vertex indices: {reason_of(error)}"
+            ) from error
     if suffix == ".npz":
         return _pick(load_npz(path, "region"), path, key)
     if suffix == ".mat":
-        return _pick(_load_mat(path), path, key).astype(np.int64) - 1
+        return _from_one(path, _pick(load_mat(path, "region"), path, key))
     raise UserError(f"region {path}: expected .txt, .csv, .npy, .npz, .pkl or .mat")
 
 
-def _load_mat(path: Path) -> dict[str, NDArray]:
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path)
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
-        raise UserError(f"region {path}: not a readable .mat: {reason_of(error)}") from error
-    return {name: value for name, value in content.items() if not name.startswith("__")}
+def _from_one(path: Path, matrix: NDArray) -> NDArray[np.int64]:
+    """The indices of a matrix that MATLAB counts from 1, counted from 0."""
+    values = matrix.astype(np.float64)
+    if not ((values == np.round(values)) & (np.abs(values) < 2**53)).all():  # false for NaN
+        raise UserError(f"region {path}: expected integers, the numbers of vertices from 1")
+    return matrix.astype(np.int64) - 1
 
 
 def _pick(content: dict[Any, Any], path: Path, key: str | None) -> Any:
-    named = {_text(name): value for name, value in content.items()}
+    named = {text_of(name): value for name, value in content.items()}
     if key in named:
         return named[key]
     if len(named) == 1:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from files.arrays import RestrictedUnpickler, load_npy, load_pickle
+from files.arrays import load_npy
 from files.meshes import load_faces, load_mesh, load_region, load_templates
+from files.pickles import PickleReader, load_pickle
 
 V = 7
 
@@ -45,7 +46,7 @@ def test_both_module_names_of_numpy_are_known(core: str) -> None:
     other = {"numpy.core": "numpy._core", "numpy._core": "numpy.core"}[core]
     renamed = dumped.replace(f"c{other}.".encode(), f"c{core}.".encode())
     assert f"c{core}.".encode() in renamed
-    np.testing.assert_array_equal(RestrictedUnpickler(io.BytesIO(renamed)).load(), array)
+    np.testing.assert_array_equal(PickleReader(io.BytesIO(renamed)).load(), array)
 
 
 def test_python_2_pickles_are_read_as_latin_1() -> None:
@@ -55,7 +56,7 @@ def test_python_2_pickles_are_read_as_latin_1() -> None:
         b"\nS'b'\np5\ntp6\nRp7\n(I1\n(I2\ntp8\ncnumpy\ndtype\np9\n(S'i2'\np10\nI0\nI1\ntp11\nRp12\n"
         b"(I3\nS'<'\np13\nNNNI-1\nI-1\nI0\ntp14\nbI00\nS'\\x01\\x00\\x80\\x00'\np15\ntp16\nbs."
     )
-    loaded = RestrictedUnpickler(io.BytesIO(dumped)).load()
+    loaded = PickleReader(io.BytesIO(dumped)).load()
     np.testing.assert_array_equal(loaded["a"], [1, 128])
 
 

@@ -18,7 +18,7 @@ from config import PROJECT_ROOT
 from tests.toy import full_disk
 from vocaset import process_voca_data
 from vocaset.process_voca_data import main, process
-from vocaset.streamed_pickle import StreamingUnpickler
+from vocaset.streamed_pickle import StreamedPickleReader
 
 V, RATE, FPS = 7, 22_000, 60
 SUBJECTS = ("FaceTalk_170725_00137_TA", "FaceTalk_170728_03272_TA")
@@ -211,7 +211,7 @@ def test_streamed_arrays_equal_those_of_pickle(protocol: int, rng: np.random.Gen
     clips["a again"] = clips["a"]
     dumped = io.BytesIO(pickle.dumps({"s": clips, "rate": np.int64(22_000)}, protocol=protocol))
     with tempfile.TemporaryFile() as scratch:
-        loaded = StreamingUnpickler(dumped, scratch).load()
+        loaded = StreamedPickleReader(dumped, scratch).load()
         assert loaded["rate"] == 22_000
         for name, array in clips.items():
             np.testing.assert_array_equal(loaded["s"][name].read(), array, err_msg=name)
@@ -236,7 +236,7 @@ def test_streaming_needs_the_memory_of_about_one_clip(protocol: int, tmp_path: P
     del audio
     with (tmp_path / "x.pkl").open("rb") as file, tempfile.TemporaryFile() as scratch:
         tracemalloc.start()
-        loaded = StreamingUnpickler(file, scratch).load()
+        loaded = StreamedPickleReader(file, scratch).load()
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert loaded[n_clips - 1]["audio"].read()[-1] == n_clips - 1

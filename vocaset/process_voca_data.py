@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from common.errors import Parser, UserError, reason_of, run_cli, writable_folder
+from common.errors import Parser, UserError, run_cli, writable_folder
 from common.whole_file import whole_file
 from config import PROJECT_ROOT, VOCASET
 from dataset.clip_files import (
@@ -39,9 +39,12 @@ from dataset.clip_files import (
     write_clip,
 )
 from dataset.prepared import has_clips
-from files.arrays import load_npy, load_pickle
+from files.arrays import load_npy
 from files.meshes import load_templates
-from vocaset.streamed_pickle import SpilledArray, StreamingUnpickler
+from files.names import check_name
+from files.pickles import load_pickle
+from speech.resampling import RATES
+from vocaset.streamed_pickle import SpilledArray, StreamedPickleReader
 
 SOURCE_FPS = VOCASET.source_fps  # 60, the capture rate
 VERTS, INDEX, AUDIO, TEMPLATES = RAW_FILES = (
@@ -52,6 +55,7 @@ VERTS, INDEX, AUDIO, TEMPLATES = RAW_FILES = (
 )
 SOURCE = 'sign in at https://voca.is.tue.mpg.de and download "Training Data (8 GB)"'
 RAW_FOLDERS = ("vocaset/data/raw", "vocaset/data", "vocaset")  # searched without --raw
+MAX_INDEX = 2**31 - 1  # of a frame or row
 MAX_GAP = 6  # consecutive missing frames (0.1 s) that are interpolated
 PCM_MAX = 2**15 - 1
 
@@ -67,10 +71,21 @@ def clip_vertices(verts: Path, frame_rows: dict[int, int], name: str) -> tuple[N
     numbers = np.array(sorted(frame_rows))
     rows = np.array([frame_rows[number] for number in numbers.tolist()])
     stored = _open_verts(verts)  # opened for each clip, so that its pages leave memory
-    if rows.min() < 0 or rows.max() >= len(stored):
+    if rows.max() >= len(stored):
         raise UserError(
             f"{INDEX}: {name} refers to row {rows.max()} of {verts}, expected less than "
             f"{len(stored)}; download both again"
+        )
+    if len(rows) > len(stored):
+        raise UserError(
+            f"{INDEX}: {name} has {len(rows)} frames, {verts} only {len(stored)}; "
+            "download both again"
+        )
+    gap = int(np.diff(numbers, prepend=numbers[0]).max()) - 1
+    if gap > MAX_GAP:
+        raise UserError(
+            f"{INDEX}: {name} lacks {gap} frames in a row, expected at most {MAX_GAP}; "
+            "download it again"
         )
     vertices = np.array(stored[rows], dtype=np.float32).reshape(len(rows), -1)
     del stored
@@ -79,12 +94,6 @@ def clip_vertices(verts: Path, frame_rows: dict[int, int], name: str) -> tuple[N
     all_numbers = np.arange(numbers[0], numbers[-1] + 1)
     n_filled = len(all_numbers) - len(numbers)
     if n_filled:
-        gap = int(np.diff(numbers).max()) - 1
-        if gap > MAX_GAP:
-            raise UserError(
-                f"{INDEX}: {name} lacks {gap} frames in a row, expected at most {MAX_GAP}; "
-                "download it again"
-            )
         vertices = _interpolate(vertices, numbers, all_numbers)
     return vertices, int(numbers[0]), n_filled
 
@@ -98,22 +107,42 @@ def _interpolate(vertices: NDArray, numbers: NDArray, target: NDArray) -> NDArra
     return vertices[left] * (1 - weight) + vertices[right] * weight
 
 
-def clip_audio(clip: Any, name: str) -> tuple[NDArray[np.int16], int]:
+def clip_audio(clip: dict[str, Any], name: str) -> tuple[NDArray[np.int16], int]:
     """(samples (S,) int16 mono, rate in Hz) of one entry of raw_audio_fixed.pkl."""
-    if not isinstance(clip, dict) or not isinstance(clip.get("audio"), SpilledArray):
+    if not isinstance(clip.get("audio"), SpilledArray):
         raise UserError(f'{AUDIO}: {name}: expected {{"audio": array, "sample_rate": number}}')
-    rate = int(clip.get("sample_rate", 0))
-    if rate <= 0:
-        raise UserError(f"{AUDIO}: {name}: sample rate {rate} Hz, expected more than 0")
-    audio = clip["audio"].read()
-    if audio.ndim == 2:  # the shorter axis is the channels
-        audio = audio.mean(axis=int(np.argmin(audio.shape)))
-    if audio.ndim != 1 or audio.size == 0 or not np.isfinite(audio).all():
-        raise UserError(f"{AUDIO}: {name}: expected finite samples, shape {audio.shape}")
+    rate = clip.get("sample_rate", 0)
+    low, high = RATES
+    if not isinstance(rate, int | float | np.generic) or not low <= rate <= high:
+        raise UserError(
+            f"{AUDIO}: {name}: sample rate {_shown(rate)}, expected {low:,} to {high:,} Hz; "
+            "download it again"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is reported here
+        audio = _mono(clip["audio"].read())
+        if audio.ndim != 1 or audio.size == 0 or not np.isfinite(audio).all():
+            raise UserError(f"{AUDIO}: {name}: expected finite samples, shape {audio.shape}")
+    return _as_pcm(audio), int(rate)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float | np.generic) else type(value).__name__
+
+
+def _mono(audio: NDArray) -> NDArray:
+    """The mean over the shorter axis, the channels, of samples with two axes."""
+    if audio.dtype == np.float16:
+        audio = audio.astype(np.float32)
+    return audio.mean(axis=int(np.argmin(audio.shape))) if audio.ndim == 2 else audio
+
+
+def _as_pcm(audio: NDArray) -> NDArray[np.int16]:
+    """Samples (S,) as 16 bit; the full scale of floats is 1, or already that of 16 bit."""
+    low, high = -PCM_MAX - 1, PCM_MAX
     if audio.dtype.kind == "f":
-        scale = PCM_MAX if np.abs(audio).max() <= 1 else 1  # full scale is 1, or already 16 bit
-        audio = np.round(audio * scale)
-    return audio.clip(-PCM_MAX - 1, PCM_MAX).astype(np.int16), rate
+        scale = PCM_MAX if np.abs(audio).max() <= 1 else 1
+        return np.round(audio * scale).clip(low, high).astype(np.int16)
+    return audio.astype(np.float64).clip(low, high).astype(np.int16)  # all integers fit in it
 
 
 def _open_verts(verts: Path) -> NDArray:
@@ -142,20 +171,51 @@ def find_prepared() -> Path | None:
 
 
 def read_index(path: Path) -> dict[str, dict[str, dict[int, int]]]:
-    """Subject -> sentence -> frame -> row of data_verts.npy, as plain ints."""
-    content = load_pickle(path, "index")
-    try:
-        return {
-            str(subject): {
-                str(sentence): {int(frame): int(row) for frame, row in rows.items()}
-                for sentence, rows in sentences.items()
-            }
-            for subject, sentences in content.items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: expected subject -> sentence -> frame -> row: {reason_of(error)}"
-        ) from error
+    """Subject -> sentence -> frame -> row of data_verts.npy, as plain ints.
+
+    Raises `UserError` for another layout, a name that is no file name, or a number out of range.
+    """
+    index = _clips_by_name(load_pickle(path, "index"), path, "frame -> row")
+    numbers: dict[str, dict[str, dict[int, int]]] = {}
+    for subject, sentences in index.items():
+        for sentence, rows in sentences.items():
+            if not all(_is_index(number) for pair in rows.items() for number in pair):
+                raise UserError(
+                    f"{path}: {subject}_{sentence}: expected frame -> row, integers from 0; "
+                    "download it again"
+                )
+            plain = {int(frame): int(row) for frame, row in rows.items()}
+            numbers.setdefault(subject, {})[sentence] = plain
+    return numbers
+
+
+def _is_index(number: Any) -> bool:
+    return isinstance(number, int | np.integer) and 0 <= number <= MAX_INDEX
+
+
+def read_audio(path: Path, scratch: BinaryIO) -> dict[str, dict[str, Any]]:
+    """Subject -> sentence -> entry of raw_audio_fixed.pkl, its arrays in the file `scratch`.
+
+    Raises `UserError` for another layout, or for a name that is no file name.
+    """
+    content = load_pickle(path, "audio", lambda file: StreamedPickleReader(file, scratch))
+    return _clips_by_name(content, path, '{"audio": array, "sample_rate": number}')
+
+
+def _clips_by_name(content: Any, path: Path, entry: str) -> dict[str, dict[str, Any]]:
+    """Subject -> sentence -> entry of a pickle, with checked names and only dicts as entries."""
+    subjects = content.values() if isinstance(content, dict) else [None]
+    if not all(isinstance(sentences, dict) for sentences in subjects) or not all(
+        isinstance(clip, dict) for sentences in subjects for clip in sentences.values()
+    ):
+        raise UserError(f"{path}: expected subject -> sentence -> {entry}; download it again")
+    clips = {
+        check_name(subject, str(path)): {check_name(q, str(path)): clip for q, clip in part.items()}
+        for subject, part in content.items()
+    }
+    for name in (f"{subject}_{sentence}" for subject, part in clips.items() for sentence in part):
+        check_name(name, str(path))
+    return clips
 
 
 def process(raw: Path, out: Path, report: Callable[[str], None] = tqdm.write) -> int:
@@ -198,9 +258,7 @@ def _write_clips(
     written = 0
     with _scratch_file(out) as scratch:
         print(f"reading {raw / AUDIO} ...")
-        audio = load_pickle(raw / AUDIO, "audio", lambda file: StreamingUnpickler(file, scratch))
-        if not isinstance(audio, dict):
-            raise UserError(f"{raw / AUDIO}: expected subject -> sentence -> audio")
+        audio = read_audio(raw / AUDIO, scratch)
         for subject, sentence in tqdm(todo, unit="clip", disable=None):
             name = f"{subject}_{sentence}"
             if sentence not in audio.get(subject, {}):
