@@ -54,7 +54,10 @@ def read_audio(path: str | Path, audio_track: int | None = None) -> NDArray[np.f
 
 
 def _resampled(mono: Iterable[NDArray[np.float32]], sound: Sound) -> NDArray[np.float32]:
-    return np.concatenate([np.zeros(0, np.float32), *resample_blocks(mono, sound.rate)])
+    samples = bytearray()  # grows in place, so that a long recording is in memory only once
+    for block in resample_blocks(mono, sound.rate):
+        samples += block.data
+    return np.frombuffer(samples, np.float32)
 
 
 def speech_mix(path: str | Path, audio_track: int | None = None) -> Mix:

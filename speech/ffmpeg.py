@@ -188,7 +188,9 @@ def decode(path: Path, track: Track, rate: int) -> Generator[NDArray[np.float32]
     Without the silence before `track.start_s`. Raises `UserError` where ffmpeg fails or stalls.
     """
     arguments = ["-v", "error", *_input(path), "-map", f"0:{track.stream}"]
-    arguments += ["-ar", str(rate), "-c:a", "pcm_f32le", "-f", "f32le", "pipe:1"]
+    # asetpts: samples are consecutive, whatever the times of their packets say
+    arguments += ["-af", "asetpts=N/SR/TB", "-ar", str(rate)]
+    arguments += ["-c:a", "pcm_f32le", "-f", "f32le", "pipe:1"]
     frame_bytes, n_frames = 4 * track.channels, 0
     with _decoder(path, arguments) as (process, messages):
         n_bytes = max(BLOCK_FRAMES // track.channels, 1) * frame_bytes

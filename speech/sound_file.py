@@ -25,7 +25,7 @@ from speech.resampling import RATES
 
 BLOCK_VALUES = 1 << 20  # samples of all channels decoded at once
 MAX_HOURS = 6
-FREE_VALUES, VALUES_PER_BYTE = 1 << 24, 512  # samples of all channels that a file may unfold to
+FREE_VALUES, VALUES_PER_BYTE = 1 << 24, 256  # samples of all channels that a file may unfold to
 UNKNOWN_FRAMES = 2**62  # libsndfile has larger numbers for lengths that it does not know
 MAX_LEVEL = 2.0**32  # of a float file, whose samples may be integers of 32 bits
 MISSING_S = 0.1  # less than this at the end of a file is a warning, more an error
@@ -37,7 +37,8 @@ class Sound:
     """A sound file that can be decoded. declared: sample frames, None where unknown.
 
     read: yields blocks (n, channels) float32 at `rate` Hz; before: frames of silence before them.
-    tracks: descriptions of the audio tracks, if the format has tracks.
+    stored_rate: Hz of the sound in the file, where the decoder resamples it. tracks: descriptions
+    of the audio tracks, if the format has tracks.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Sound:
     read: Callable[[], Iterator[NDArray[np.float32]]]
     before: int = 0
     declared: int | None = None
+    stored_rate: int | None = None
     tracks: tuple[str, ...] = ()
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
@@ -70,7 +72,8 @@ class Sound:
 
     def check_amount(self, n_frames: int) -> None:
         """Raise `UserError` where `n_frames` sample frames are too many for a file of this size."""
-        hours, n_values = n_frames / self.rate / 3600, n_frames * self.channels
+        hours = n_frames / self.rate / 3600
+        n_values = n_frames * (self.stored_rate or self.rate) // self.rate * self.channels
         if hours > MAX_HOURS:
             raise UserError(
                 f"audio {self.path}: {hours:.1f} hours of sound, expected at most {MAX_HOURS}; cut "
@@ -88,8 +91,9 @@ class Sound:
             return
         index, channel = np.argwhere(~(np.abs(block) <= MAX_LEVEL))[0]  # NaN as well
         at_s = (end - len(block) + index) / self.rate
+        value = f"{block[index, channel]:g}".replace("nan", "NaN")
         raise UserError(
-            f"audio {self.path}: a sample is {block[index, channel]:g} at {at_s:.3f} s, expected "
+            f"audio {self.path}: a sample is {value} at {at_s:.3f} s, expected "
             "-1 to 1, or integers of 32 bits; export it again"
         )
 
@@ -273,10 +277,17 @@ def _open_ffmpeg(path: Path, number: int | None, rate: int | None) -> Sound:
             f"{ffmpeg.listed(track.tracks)}; demo.py --audio_track N takes another"
         )
     rate = rate or track.rate
-    read = functools.partial(_read_ffmpeg, path, track, rate)
-    return Sound(
-        path, rate, track.channels, read, before=round(track.start_s * rate), tracks=track.tracks
+    sound = Sound(
+        path=path,
+        rate=rate,
+        channels=track.channels,
+        read=functools.partial(_read_ffmpeg, path, track, rate),
+        before=round(track.start_s * rate),
+        stored_rate=track.rate,
+        tracks=track.tracks,
     )
+    sound.check_amount(round((track.duration_s or 0.0) * rate))
+    return sound
 
 
 def _read_ffmpeg(path: Path, track: ffmpeg.Track, rate: int) -> Iterator[NDArray[np.float32]]:

@@ -135,7 +135,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "header.wav": (lambda path: path.write_bytes(b"RIFF\0\0\0\0WAVE"), "header without sound"),
     "truncated.wav": (_truncated_wav, "truncated: 4956 bytes of sound, expected 32000"),
     "truncated.flac": (_truncated_flac, "truncated|damaged after"),
-    "nan.wav": (_with_nan, "a sample is nan at 0.006 s"),
+    "nan.wav": (_with_nan, "a sample is NaN at 0.006 s"),
     "short.wav": (
         lambda path: soundfile.write(path, tone(300, 0.02, 16_000), 16_000),
         "20 ms long, expected at least 45 ms",
