@@ -28,6 +28,7 @@ from benchmarks.lip_tables import COLUMNS
 from benchmarks.lips import LipScores, score_curves_on_head
 from benchmarks.phone_tables import FPS
 from benchmarks.real_speech import EXTRA_FOLDER, load_real_clips
+from benchmarks.speech_crops import N_CHANNELS, Crop, CropBatches, FrozenStates, draw_crop
 from common.errors import Parser, UserError, run_cli
 from config import BUNDLED_MODEL, PROJECT_ROOT, SAMPLE_RATE
 from speech.audio import normalise
@@ -45,14 +46,8 @@ from speech.pretrained import find_source
 from speech.timing import AUDIO_FPS, audio_frames
 from synthetic.head import load_head
 from synthetic.phones import PHONES
-from synthetic.pretrain_encoder import (
-    CropBatches,
-    FrozenStates,
-    Plan,
-    fit,
-    load_frozen,
-)
-from synthetic.speech import N_CHANNELS, Crop, SpeechPool
+from synthetic.pretrain_encoder import Plan, fit, load_frozen
+from synthetic.speech import SpeechPool
 
 WIDTH, N_LAYERS = 192, 5
 W_PHONE, W_CURVE, W_CURVE_VELOCITY = 0.7, 1.0, 1.0
@@ -133,7 +128,7 @@ def curve_statistics(pool: SpeechPool) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each curve over the pool: (channels,), (channels,)."""
     rng = np.random.default_rng(0)
     sample = np.concatenate(
-        [pool.crop(rng, 3.0, AUDIO_FPS, clean=True).curves for _ in range(STATISTICS_CROPS)]
+        [draw_crop(pool, rng, 3.0, AUDIO_FPS, clean=True).curves for _ in range(STATISTICS_CROPS)]
     )
     return torch.from_numpy(sample.mean(0)), torch.from_numpy(sample.std(0))
 

@@ -87,6 +87,14 @@ class EncoderKind(nn.Module):
         """The part of the body that computes `convolve` and is not trained; None without one."""
         return None
 
+    @classmethod
+    def changed_settings(cls) -> dict[str, float]:
+        """The constants of `convolve` that differ from those of the features that were stored.
+
+        Part of the key of a `FeatureStore`, beside the weights.
+        """
+        return {}
+
     @staticmethod
     def native_lengths(n_samples: Count) -> Count:
         """N, the frames that `convolve` computes of S samples; an integer or an integer tensor."""

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from config import SAMPLE_RATE
 from files.packed_weights import unpack_weights
 from files.shipped import check_shipped
+from speech import level
 from speech.encoder_kind import EncoderKind
-from speech.level import even_level
 from speech.onnx_encoder import OnnxEncoder
 from speech.phone_head import PHONE_HEAD_FILE, PhoneHead, phone_head_of
 from speech.timing import HOP, WINDOW, Count, audio_frames, mesh_frames
@@ -40,6 +40,10 @@ FADE_FRAMES = 20  # frames over which two windows are cross-faded
 WINDOW_FRAMES = 3 * HOP_FRAMES  # frames of a window
 WINDOW_SAMPLES = SHORTEST + STRIDE * (WINDOW_FRAMES - 1)
 TOGETHER = 4  # windows that are encoded in one call
+STORED_SETTINGS = {  # constants of the features that a store has under a key without them
+    "level": 0.064, "hop_frames": 84, "window_frames": 252, "fade_frames": 20,
+    "level_block": 160, "level_reach": 200, "level_floor": 1e-3,
+}  # fmt: skip
 PHASES = (0, STRIDE // 2)  # samples at which the encodings that a prediction averages begin
 
 Encode = Callable[[Tensor], Tensor]  # of windows (B, WINDOW_SAMPLES), see `window_states`
@@ -124,6 +128,16 @@ class Moonshine(EncoderKind):
     def frozen_part(body: nn.Module) -> nn.Module:
         """The whole body."""
         return body
+
+    @classmethod
+    def changed_settings(cls) -> dict[str, float]:
+        """As `EncoderKind`."""
+        now = {
+            "level": LEVEL, "hop_frames": HOP_FRAMES, "window_frames": WINDOW_FRAMES,
+            "fade_frames": FADE_FRAMES, "level_block": level.BLOCK, "level_reach": level.REACH,
+            "level_floor": level.FLOOR,
+        }  # fmt: skip
+        return {name: value for name, value in now.items() if value != STORED_SETTINGS[name]}
 
     @staticmethod
     def native_lengths(n_samples: Count) -> Count:
@@ -258,7 +272,7 @@ def window_states(encode: Encode, audio: Tensor) -> Iterator[Tensor]:
     audio_frames(len(audio))  # raises `ValueError` for a clip that is too short
     n_frames = Moonshine.native_lengths(len(audio))
     n_windows = -(-n_frames // HOP_FRAMES)
-    even = even_level(audio[None])[0] * LEVEL
+    even = level.even_level(audio[None])[0] * LEVEL
     before = HOP_FRAMES * STRIDE
     total = (n_windows - 1) * HOP_FRAMES * STRIDE + WINDOW_SAMPLES
     padded = F.pad(even, (before, total - before - len(even)))

@@ -5,6 +5,7 @@ drawn training subject in that subject's style.
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -126,3 +127,11 @@ class TakeBatches(PlannedLoader):
             steps=config.steps_per_epoch, names=[store.cache.folder.name],
         )  # fmt: skip
         super().__init__(crops, plan, collate, workers)
+        self.is_checked = False
+
+    def __iter__(self) -> Iterator[Any]:
+        """As of `PlannedLoader`; the takes are checked once, before its workers start."""
+        if not self.is_checked:  # not at the start: other processes may compute takes until now
+            self.items.store.check(range(len(self.items)))
+        self.is_checked = True
+        return super().__iter__()

@@ -37,7 +37,7 @@ from synthetic.speech_pool import index_digest
 from synthetic.takes import Take, draw_take
 
 TAKE_S = 40.0
-VERSION = 1  # raise it when takes, level or windows change: all takes are computed again
+VERSION = 1  # raise it when takes change: all of them are computed again
 SEED = 1  # of the takes, whatever the seed of a training
 
 
@@ -72,6 +72,7 @@ class FeatureStore:
         self.cache = Cache(pool.parent / f"{pool.name}_features", {
             "what": "features of takes", "version": VERSION, "seconds": TAKE_S, "seed": SEED,
             "pool": index_digest(pool), "encoder": model_key(frozen),
+            **self.kind.changed_settings(),
         })  # fmt: skip
 
     @property
@@ -110,6 +111,14 @@ class FeatureStore:
         """Whether take `number` is in the folder: its loudness is written last."""
         return f"{number} loudness" in self.cache
 
+    def check(self, numbers: Sequence[int]) -> None:
+        """Verify the checksums of takes; a damaged one is computed again.
+
+        Processes that are started afterwards do not read whole takes to verify them once more.
+        """
+        for number in tqdm(numbers, desc="checking takes", unit="take", leave=False):
+            self[number]
+
     @torch.no_grad()
     def _states(self, audio: NDArray[np.float32]) -> NDArray[np.float16]:
         tensor = torch.from_numpy(normalise(audio))[None]
@@ -117,10 +126,11 @@ class FeatureStore:
 
 
 def fill(store: FeatureStore, numbers: Sequence[int], jobs: int) -> None:
-    """Compute the takes of `numbers` that `store` lacks, in `jobs` processes."""
+    """Compute the takes of `numbers` that `store` lacks, in at most `jobs` processes."""
     missing = [number for number in numbers if not store.is_cached(number)]
     if not missing:
         return
+    jobs = min(jobs, len(missing))
     with tqdm(total=len(numbers), initial=len(numbers) - len(missing), unit="take",
               desc="features of takes") as bar:  # fmt: skip
         if jobs == 1:

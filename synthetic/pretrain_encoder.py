@@ -14,10 +14,10 @@ import shlex
 import shutil
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,15 @@ from files.models import save_model_file
 from speech.kinds import kind_of
 from speech.phone_head import PHONE_HEAD_FILE, PhoneHead
 from speech.pretrained import find_source, load_body, load_config
-from speech.timing import AUDIO_FPS, HOP, WINDOW, audio_frames
+from speech.timing import HOP, WINDOW, audio_frames
 from synthetic.feature_store import TAKE_S, FeatureStore, fill
 from synthetic.phones import PHONE_INDEX, PHONES, SILENCE
-from synthetic.speech import Crop, SpeechPool, phones_at
+from synthetic.speech import phones_at
 
 HEAD = {"width": 160, "n_layers": 3}
 LABEL_SMOOTHING = 0.05
 EMA_DECAY = 0.998
 WARMUP_STEPS, LOG_EVERY = 100, 100
-USES = 6  # batches that contain a crop, since encoding it costs far more than a step with it
-BUFFER = 256  # crops that batches are drawn from
 HELD_OUT_PERIOD, HELD_OUT_BATCHES = 20, 8  # one take in 20 measures the result
 
 Loss = Callable[..., tuple[Tensor, dict[str, float]]]  # of a network and a batch: loss, parts
@@ -75,34 +73,6 @@ class Plan:
         return self.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
 
 
-class CropBatches(IterableDataset):
-    """Infinite random batches of augmented crops.
-
-    encode: the tensors of one crop; those of a batch are stacked. uses: number of batches in which
-    a crop is drawn, on average.
-    """
-
-    def __init__(
-        self,
-        pool: SpeechPool,
-        encode: Callable[[Crop], tuple[Tensor, ...]],
-        plan: Plan,
-        uses: int = USES,
-    ) -> None:
-        self.pool, self.encode, self.plan, self.uses = pool, encode, plan, uses
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        rng, batch_size = np.random.default_rng(self.plan.seed), self.plan.batch_size
-        buffer: deque = deque(maxlen=batch_size if self.uses == 1 else BUFFER)
-        n_encoded = 0
-        for step in count(1):
-            while n_encoded * self.uses < step * batch_size or len(buffer) < batch_size:
-                buffer.append(self.encode(self.pool.crop(rng, self.plan.crop_s, AUDIO_FPS)))
-                n_encoded += 1
-            chosen = rng.permutation(len(buffer))[:batch_size]
-            yield tuple(map(torch.stack, zip(*(buffer[i] for i in chosen), strict=True)))
-
-
 class StoredTakes(IterableDataset):
     """Infinite random batches of a store's takes: states (B, A, L, C) float16, phones (B, A).
 
@@ -128,20 +98,6 @@ class StoredTakes(IterableDataset):
         frames = np.arange(audio_frames(n_samples)) * HOP + WINDOW // 2
         instants = start_s + frames / SAMPLE_RATE
         return states.half(), torch.from_numpy(phones_at(take.segments, instants))
-
-
-class FrozenStates:
-    """The states of a frozen encoder's body as a function of audio."""
-
-    def __init__(self, body: nn.Module) -> None:
-        self.body, self.kind = body, kind_of(body.config.model_type)(body.config)
-
-    @torch.no_grad()
-    def __call__(self, audio: np.ndarray) -> Tensor:
-        """States (A, L, C) float16 of audio (S,) with zero mean and unit variance."""
-        conv = self.kind.convolve(self.body, torch.from_numpy(audio)[None])
-        features = self.kind.at_audio_rate(conv, len(audio), None)
-        return self.kind.states(self.body, features)[0].half()
 
 
 def phone_loss(head: PhoneHead, states: Tensor, phones: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -232,8 +188,20 @@ def save(source: Path, out: Path, head: PhoneHead, record: dict[str, Any]) -> No
     save_model_file(partial / PHONE_HEAD_FILE, weights, "training", record)
     (partial / "vocab.json").write_text(json.dumps(PHONE_INDEX) + "\n")
     (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    replace_folder(partial, out)
+
+
+def replace_folder(new: Path, out: Path) -> None:
+    """Rename `new` to `out`; a folder that is there is deleted after that.
+
+    Where the process is killed between the two renames, the older one is `<out>.replaced`.
+    """
+    older = out.with_name(out.name + ".replaced")
+    if out.exists():
+        shutil.rmtree(older, ignore_errors=True)
+        out.rename(older)
+    new.rename(out)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

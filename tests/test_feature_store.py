@@ -1,7 +1,10 @@
 """Cached features of takes, and the crops that training reads from them."""
 
 import dataclasses
+import os
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ from tests.toy import moonshine_folder
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """The synthetic recipe with takes of 8 s, a tiny encoder and a pool of one clip."""
     monkeypatch.setattr(feature_store, "TAKE_S", 8.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     (tmp_path / "moon").mkdir()
     encoder = moonshine_folder(tmp_path / "moon")
     synthetic = RECIPES["synthetic"]
@@ -60,6 +64,50 @@ def test_another_pool_has_takes_of_its_own(recipe: Recipe) -> None:
     index = Path(recipe.dataset.speech_pool) / "index.jsonl"
     index.write_text(index.read_text().replace('"aa"', '"ae"'))
     assert store_of(recipe).cache.folder != first.cache.folder
+
+
+@pytest.mark.parametrize("constant", ["moonshine.LEVEL", "moonshine.HOP_FRAMES", "level.REACH"])
+def test_other_windows_or_another_level_have_takes_of_their_own(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, constant: str
+) -> None:
+    first = store_of(recipe).cache
+    assert "level" not in first.made_by  # so stores of before these were in the key stay valid
+    monkeypatch.setattr(f"speech.{constant}", 2)
+    assert store_of(recipe).cache.folder != first.folder
+
+
+def test_no_more_processes_are_started_than_takes_are_missing(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store, "ProcessPoolExecutor", lambda *_: pytest.fail("started"))
+    store = store_of(recipe)
+    fill(store, range(1), jobs=64)
+    assert store.is_cached(0)
+
+
+def test_loading_processes_do_not_check_a_take_again(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that starts them has checked all takes, and a damaged one is computed again."""
+    fill(store_of(recipe), range(3), jobs=1)
+    checked: list[int] = []
+
+    def crc32(data: np.ndarray) -> int:
+        checked.append(len(data))
+        return zlib.crc32(data)
+
+    monkeypatch.setattr("files.cache.zlib", SimpleNamespace(crc32=crc32))
+    batches = TakeBatches(recipe, 0, 0, 1)
+    damaged = max(batches.items.store.cache.folder.glob("*.npy"), key=lambda f: f.stat().st_size)
+    content = bytearray(damaged.read_bytes())
+    content[-100] ^= 1
+    damaged.write_bytes(content)
+    source = iter(batches)
+    assert len(checked) >= 9  # states, phones and loudness of three takes
+    assert damaged.read_bytes() != bytes(content)
+    checked.clear()
+    assert len(list(source)) == 4 and len(list(iter(batches))) == 4
+    assert not checked
 
 
 def test_a_crop_depends_only_on_seed_epoch_and_index(recipe: Recipe) -> None:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +16,10 @@ from speech.phone_head import PhoneHead
 from speech.pretrained import load_pretrained
 from synthetic import feature_store, pretrain_encoder
 from synthetic.phones import PHONE_INDEX, PHONES
-from synthetic.pretrain_encoder import HEAD, CropBatches, Plan, measure, phone_loss
+from synthetic.pretrain_encoder import HEAD, Plan, measure, phone_loss
 from synthetic.speech import phones_at
 from tests.spoken import write_pool
-from tests.toy import ctc_folder, moonshine_folder
+from tests.toy import Killed, ctc_folder, moonshine_folder
 from wav2vec import TextTeacher
 
 N_FRAMES, N_STATES, WIDTH = 13, 3, 16
@@ -29,26 +28,6 @@ N_FRAMES, N_STATES, WIDTH = 13, 3, 16
 def head_of(n_phones: int) -> PhoneHead:
     torch.manual_seed(0)
     return PhoneHead(N_STATES, WIDTH, n_phones, **HEAD)
-
-
-class Crops:
-    """A pool whose crops are numbered."""
-
-    clips = ("one",)
-
-    def __init__(self) -> None:
-        self.n_drawn = 0
-
-    def crop(self, rng: np.random.Generator, seconds: float, fps: int) -> SimpleNamespace:
-        self.n_drawn += 1
-        return SimpleNamespace(number=self.n_drawn)
-
-
-def drawn(uses: int, n_batches: int, batch_size: int) -> tuple[list[int], int]:
-    """The numbers of the crops in some batches, and how many crops were made for them."""
-    pool, plan = Crops(), Plan(1, batch_size=batch_size)
-    batches = iter(CropBatches(pool, lambda crop: (torch.tensor(crop.number),), plan, uses))
-    return [n for _ in range(n_batches) for n in next(batches)[0].tolist()], pool.n_drawn
 
 
 def test_the_loss_is_the_cross_entropy_of_smoothed_targets() -> None:
@@ -60,13 +39,6 @@ def test_the_loss_is_the_cross_entropy_of_smoothed_targets() -> None:
     expected = -(targets * logits.log_softmax(-1)).sum(-1).mean()
     torch.testing.assert_close(loss, expected)
     assert parts["right"] == pytest.approx((logits.argmax(-1) == phones).float().mean().item())
-
-
-def test_a_crop_is_in_as_many_batches_as_asked_for() -> None:
-    """In 60 batches of 8 are 480 places; with one use, no crop is in two batches."""
-    assert drawn(6, 60, 8)[1] == 80
-    numbers, n_drawn = drawn(1, 5, 4)
-    assert sorted(numbers) == list(range(1, 21)) and n_drawn == 20
 
 
 def test_the_loss_falls_in_training() -> None:
@@ -136,6 +108,35 @@ def test_training_saves_a_folder_that_loads_as_teacher(
     assert features.shape == (1, 24, 16) and logits.shape == (1, 24, len(PHONES))
     assert (teacher.width, teacher.n_characters, teacher.blank) == (16, len(PHONES), 0)
     assert run_cli(pretrain_encoder.main, [*flags, "--out", "/proc/nowhere/x"]) == 2
+
+
+def test_a_folder_that_is_replaced_is_never_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two renames: the older folder is whole under another name."""
+    new, out = tmp_path / "out.partial", tmp_path / "out"
+
+    def write(folder: Path, content: str) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text(content)
+
+    write(out, "older")
+    write(new, "new")
+    real = Path.rename
+
+    def rename(path: Path, to: Path) -> None:
+        if path == new:
+            raise Killed
+        real(path, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", rename)
+        with pytest.raises(Killed):
+            pretrain_encoder.replace_folder(new, out)
+    assert (tmp_path / "out.replaced/config.json").read_text() == "older"
+    pretrain_encoder.replace_folder(new, out)
+    assert (out / "config.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_encoder_that_is_trained_with_its_head_is_refused(
