@@ -133,6 +133,46 @@ def test_the_same_command_continues_a_stopped_run(raw: Path, tmp_path: Path) -> 
     assert process(raw, out, [].append) == 0
 
 
+def test_clips_are_made_again_when_the_raw_files_change(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    process(raw, out, [].append)
+    verts = np.load(raw / "data_verts.npy") + 1
+    np.save(raw / "data_verts.npy", verts)  # of the same size
+    real, n_written = process_voca_data.write_clip, 0
+
+    def write_clip(*args) -> None:
+        nonlocal n_written
+        n_written += 1
+        if n_written > 1:
+            raise KeyboardInterrupt
+        real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(process_voca_data, "write_clip", write_clip)
+        with pytest.raises(KeyboardInterrupt):  # stopped after the first clip
+            process(raw, out, [].append)
+    assert process(raw, out, [].append) == 4
+    rows = content(raw / "subj_seq_to_idx.pkl")[SUBJECTS[1]]["sentence02"]
+    stored = np.load(out / "vertices_npy" / f"{SUBJECTS[1]}_sentence02.npy")
+    np.testing.assert_array_equal(
+        stored.reshape(-1, V, 3), verts[[row for _, row in sorted(rows.items())]]
+    )
+    assert process(raw, out, [].append) == 0
+
+
+def test_clips_without_a_record_are_used_as_they_are(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process(raw, out, [].append)
+    (out / "raw_files.json").unlink()
+    np.save(raw / "data_verts.npy", np.load(raw / "data_verts.npy") + 1)
+    assert process(raw, out, [].append) == 0
+    for damaged in ("{", "[]", "\xff"):
+        (out / "raw_files.json").write_text(damaged, encoding="latin-1")
+        assert process(raw, out, [].append) == 4
+
+
 def test_clips_with_half_of_their_data_are_left_out_and_named(raw: Path, tmp_path: Path) -> None:
     audio, index = content(raw / "raw_audio_fixed.pkl"), content(raw / "subj_seq_to_idx.pkl")
     del audio[SUBJECTS[0]]["sentence01"], index[SUBJECTS[1]]["sentence02"]

@@ -9,9 +9,11 @@ templates.pkl. Out: wav/<subject>_<sentence>.wav, vertices_npy/<subject>_<senten
 
 Memory stays low: meshes are read clip by clip, and the arrays of the audio pickle go to a scratch
 file. Every file is written whole or not at all, so the same command continues a run that was
-stopped.
+stopped. raw_files.json records size and time of the raw files; when they change, all clips are made
+again.
 """
 
+import json
 import shutil
 import sys
 import tempfile
@@ -29,7 +31,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.errors import Parser, UserError, run_cli, writable_folder
-from common.whole_file import whole_file
+from common.whole_file import whole_file, write_whole
 from config import PROJECT_ROOT, VOCASET
 from dataset.clip_files import (
     cut_report,
@@ -53,6 +55,7 @@ VERTS, INDEX, AUDIO, TEMPLATES = RAW_FILES = (
     "raw_audio_fixed.pkl",
     "templates.pkl",
 )
+RECORD = "raw_files.json"  # in the prepared folder
 SOURCE = 'sign in at https://voca.is.tue.mpg.de and download "Training Data (8 GB)"'
 RAW_FOLDERS = ("vocaset/data/raw", "vocaset/data", "vocaset")  # searched without --raw
 MAX_INDEX = 2**31 - 1  # of a frame or row
@@ -221,18 +224,50 @@ def _clips_by_name(content: Any, path: Path, entry: str) -> dict[str, dict[str, 
 def process(raw: Path, out: Path, report: Callable[[str], None] = tqdm.write) -> int:
     """Write every clip of `raw` that is missing in `out`; returns how many were written.
 
-    report: gets one line for each clip that was cut by a frame or more, interpolated or left out.
+    Where the raw files have changed since the clips were made, all are written. report: gets one
+    line for each clip that was cut by a frame or more, interpolated or left out.
     """
     index = read_index(raw / INDEX)
     n_vertices = _check_templates(raw, index)
     clips = [(subject, s) for subject in sorted(index) for s in sorted(index[subject])]
-    todo = [clip for clip in clips if not is_prepared(out, "_".join(clip))]
-    print(f"{len(clips)} clips, {n_vertices} vertices; {len(clips) - len(todo)} already prepared")
     make_folders(writable_folder(out))
+    files, all_again = _compare_record(raw, out)
+    todo = [clip for clip in clips if all_again or not is_prepared(out, "_".join(clip))]
+    print(f"{len(clips)} clips, {n_vertices} vertices; {len(clips) - len(todo)} already prepared")
+    _write_record(out, files, all_again)
     if raw.resolve() != out.resolve():
         with whole_file(out / TEMPLATES) as partial:
             shutil.copyfile(raw / TEMPLATES, partial)
-    return _write_clips(raw, out, index, todo, report) if todo else 0
+    n_written = _write_clips(raw, out, index, todo, report) if todo else 0
+    _write_record(out, files, all_again=False)
+    return n_written
+
+
+def _compare_record(raw: Path, out: Path) -> tuple[dict[str, list[int]], bool]:
+    """Size and time of each raw file, and whether clips of other raw files may be in `out`.
+
+    Clips without a record, such as those of another project, are used as they are.
+    """
+    stats = {name: (raw / name).stat() for name in (VERTS, INDEX, AUDIO)}
+    files = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    try:
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return files, False
+    except (ValueError, RecursionError):  # damaged: nothing is known about the clips
+        return files, True
+    record = record if isinstance(record, dict) else {}
+    changed = record.get("files") != files
+    if changed:
+        print(f"{raw}: the raw files have changed since the clips were made; all are made again")
+    return files, changed or record.get("all_again") is not False
+
+
+def _write_record(out: Path, files: dict[str, list[int]], all_again: bool) -> None:
+    """Record the raw files; all_again: clips of others may be left if the run stops now."""
+    path, content = out / RECORD, json.dumps({"files": files, "all_again": all_again}) + "\n"
+    if not path.exists() or path.read_bytes() != content.encode():
+        write_whole(path, content)
 
 
 def _check_templates(raw: Path, index: dict[str, Any]) -> int:
