@@ -15,7 +15,7 @@ WINGS = (  # left to right; a module of the root is a wing of its own
     ("rendering", "released"),
     ("jambatalk", "metrics"),
     ("evaluation", "synthetic"),
-    ("training",),
+    ("training", "export"),
 )
 LEVEL = {wing: level for level, wings in enumerate(WINGS) for wing in wings}
 

@@ -1,0 +1,1 @@
+"""Animations as files that other programs open: curves, glTF, mesh sequences."""
