@@ -25,10 +25,10 @@ from torch.utils.checkpoint import checkpoint
 
 from common.device import pick_device
 from common.errors import UserError, reason_of
-from common.overrides import from_dict
-from config import BUNDLED_MODEL, LAYERS, DatasetSpec, ModelConfig
+from common.overrides import check, from_dict
+from config import BUNDLED_MODEL, LAYERS, DatasetSpec, ModelConfig, Recipe, TrainConfig
 from dataset.faces import choose_face, find_faces
-from files.models import load_model_file, save_model_file
+from files.models import load_model_file, misfits, save_model_file
 from files.shipped import check_shipped
 from layers import NORM_EPS
 from layers.lean_linear import CoarseBackward
@@ -327,18 +327,18 @@ def _load_own(path: Path) -> Checkpoint:
     check_shipped(path)
     weights, header = load_model_file(path, HEADER)
     try:
-        model = JambaTalk(from_dict(ModelConfig, header["model"]))
+        config = from_dict(ModelConfig, header["model"])
         spec = from_dict(DatasetSpec, header["dataset"])
+        check(Recipe(spec, config, TrainConfig(), ""))
+        wrong = misfits(lambda: JambaTalk(config), weights)
     except UserError as error:
         raise UserError(f"checkpoint {path}: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise UserError(
             f"checkpoint {path}: its header does not describe a model ({reason_of(error)})"
         ) from error
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(
-            f"checkpoint {path}: weights do not fit its config ({reason_of(error, 200)})"
-        ) from error
+    if wrong:
+        raise UserError(f"checkpoint {path}: weights do not fit its config ({wrong[0]})")
+    model = JambaTalk(config)
+    model.load_state_dict(weights)
     return Checkpoint(model.eval(), spec)

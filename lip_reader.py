@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.errors import UserError, reason_of
-from files.models import load_model_file, save_model_file
+from files.models import load_model_file, misfits, save_model_file
 from files.texts import read_json
 from layers.transformer import TransformerLayer
 from speech.features import length_mask, resample
@@ -28,6 +28,7 @@ from wav2vec import TextTeacher
 
 CENTIMETRES = 100.0  # in a metre; lip offsets in centimetres are near 1, a good scale for layers
 READER_FILE = "reader.safetensors"  # beside the run's best.safetensors
+MAX_DIMENSION, MAX_LAYERS = 10**6, 64  # of a reader from a file
 HEADER = "lip_reader"  # key of the JSON in that file's header
 
 
@@ -132,16 +133,33 @@ def load_reader(path: str | Path) -> SavedReader:
     remedy = f"give the {READER_FILE} of a training run"
     weights, header = load_model_file(path, HEADER, "lip reader", remedy)
     try:
-        reader = LipReader(**header["dims"])
+        dims = _checked_dims(header["dims"])
+        if wrong := misfits(lambda: LipReader(**dims), weights):
+            raise ValueError(wrong[0])
+        reader = LipReader(**dims)
         reader.load_state_dict(weights)
         lips = np.array(header["lips"], dtype=np.int64)
-        characters = tuple(header["characters"])
-        return SavedReader(reader.eval(), lips, header["region"], header["teacher"], characters)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        if lips.shape != (dims["n_lips"],) or (lips < 0).any():
+            raise ValueError("lips are not the indices of n_lips vertices")
+        region, teacher = str(header["region"]), str(header["teacher"])
+        characters = tuple(map(str, header["characters"]))
+        return SavedReader(reader.eval(), lips, region, teacher, characters)
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise UserError(
             f"lip reader {path}: its header does not fit its weights ({reason_of(error, 200)}); "
             f"{remedy}"
         ) from error
+
+
+def _checked_dims(dims: dict[str, float]) -> dict[str, float]:
+    """The arguments of a `LipReader`; raises `ValueError` for one that it cannot have."""
+    for name, value in dims.items():
+        kind = int | float if name == "metres_per_unit" else int
+        if not isinstance(value, kind) or not 0 < value <= MAX_DIMENSION:
+            raise ValueError(f"{name} is {str(value)[:40]}")
+    if dims.get("n_layers", 0) > MAX_LAYERS:
+        raise ValueError(f"n_layers is {dims['n_layers']}, expected at most {MAX_LAYERS}")
+    return dims
 
 
 def load_characters(source: str | Path) -> tuple[str, ...]:

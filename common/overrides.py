@@ -8,6 +8,7 @@ for single fields (--epochs) are parsed the same way.
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from common.frame_rates import parse_rate, stored_rate
 from config import (
     LAYERS,
     LAYOUTS,
+    RECIPES,
     RETIRED_FIELDS,
     Box,
     DatasetSpec,
@@ -27,6 +29,7 @@ from config import (
     TrainConfig,
 )
 
+MAX_LAYERS, MAX_FPS = 256, 240  # of a model from outside
 PARTS: dict[str, type] = {"dataset": DatasetSpec, "model": ModelConfig, "train": TrainConfig}
 POSITIVE = (  # integers >= 1
     "dataset.fps", "dataset.n_vertices", "model.fps", "model.n_vertices",
@@ -54,9 +57,11 @@ FRACTIONS = (  # 0 <= number < 1
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """Rebuild a (nested) frozen dataclass from `dataclasses.asdict` stored as JSON.
 
-    Ignores `RETIRED_FIELDS`. Raises `UserError` for unknown or missing fields: the file comes from
-    another version.
+    Ignores `RETIRED_FIELDS`. Raises `UserError` for a value of another type than the field's, and
+    for unknown or missing fields: the file comes from another version.
     """
+    if not isinstance(values, dict):
+        raise UserError(f"{cls.__name__}: expected a JSON object, got {str(values)[:40]!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     part = next((part for part, kind in PARTS.items() if kind is cls), "")
     values = {k: value for k, value in values.items() if f"{part}.{k}" not in RETIRED_FIELDS}
@@ -66,6 +71,12 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
             f"{cls.__name__}: unknown field(s) {', '.join(unknown)}; "
             "the file was written by another version of this project"
         )
+    for name, value in values.items():
+        kind = fields[name].type
+        if not _is_of(value, kind):
+            raise UserError(
+                f"{cls.__name__}: {name}: expected {_name(kind)}, got {str(value)[:40]!r}"
+            )
     kwargs = {name: _from_json(fields[name].type, value) for name, value in values.items()}
     try:
         return cls(**kwargs)
@@ -85,6 +96,23 @@ def _from_json(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value)
     return value
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value from JSON can be one of the annotated type `kind`."""
+    if isinstance(kind, types.UnionType):
+        return any(_is_of(value, part) for part in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, list | tuple):
+            return False
+        kinds = (kinds[0],) * len(value) if kinds[-1] is Ellipsis else kinds
+        return len(value) == len(kinds) and all(map(_is_of, value, kinds))
+    if typing.get_origin(kind) is dict or dataclasses.is_dataclass(kind):
+        return isinstance(value, dict)
+    if kind in (int, float):
+        return _is_a(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def override(recipe: Recipe, settings: Iterable[tuple[str, str, str]]) -> Recipe:
@@ -230,6 +258,14 @@ def _name(kind: Any) -> str:
     return "a JSON object" if origin is dict or isinstance(kind, types.GenericAlias) else str(kind)
 
 
+def check_model(config: ModelConfig) -> None:
+    """`check` for a network alone."""
+    spec = dataclasses.replace(
+        RECIPES[next(iter(RECIPES))].dataset, fps=config.fps, n_vertices=config.n_vertices
+    )
+    check(Recipe(spec, config, TrainConfig(), ""))
+
+
 def check(recipe: Recipe, typed: dict[str, str] | None = None) -> None:
     """Raise `UserError` for values out of range or values that contradict each other.
 
@@ -256,6 +292,9 @@ def check(recipe: Recipe, typed: dict[str, str] | None = None) -> None:
                 raise wrong(path, expected)
     c, spec = recipe.model, recipe.dataset
     faults = (
+        ("model.layout", len(c.layout) > MAX_LAYERS, f"at most {MAX_LAYERS} letters"),
+        ("model.n_experts", c.n_experts > MAX_LAYERS, f"at most {MAX_LAYERS}"),
+        ("model.fps", c.fps > MAX_FPS, f"at most {MAX_FPS}"),
         ("model.layout", not c.layout or set(c.layout) - set(LAYERS),
          f"letters {', '.join(f'{letter} ({name})' for letter, name in LAYERS.items())}, or an "
          f"ablation {', '.join(LAYOUTS)}"),

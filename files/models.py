@@ -1,16 +1,19 @@
 """Model files: one .safetensors with its config as JSON in the header."""
 
 import json
-import zipfile
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError, reason_of
 from common.whole_file import whole_file
+from files.archives import open_zip, read_member
 from files.arrays import check_file
+from files.texts import parse_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 MODEL_FILES = {  # key in the header of a .safetensors written by this project -> what it holds
     "jambatalk": "a model of this project; demo.py takes it as it is",
@@ -22,7 +25,12 @@ TYPE_NAMES = {  # torch's names of types -> those of .safetensors
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
     "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
-MAX_HEADER = 100_000_000  # bytes; safetensors' own limit for its header
+FLOATS = ("F64", "F32", "F16", "BF16")  # types of weights that are read
+MAX_HEADER = 2**24  # bytes that are parsed to name another kind of file
+BUILD_ERRORS = (  # of networks whose numbers contradict each other
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 def save_model_file(
@@ -66,18 +74,78 @@ def load_model_file(
     path = check_file(path, what)
     try:
         with safe_open(path, framework="pt") as file:
+            names = file.keys()
             header = (file.metadata() or {}).get(key)
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            types = {file.get_slice(name).get_dtype() for name in names}
+            if types - set(FLOATS):
+                raise UserError(
+                    f"{what} {path}: weights of type {min(types - set(FLOATS))}, expected "
+                    f"{', '.join(FLOATS)}; {other_model_file(path, key, remedy) or remedy}"
+                )
+            weights = {name: file.get_tensor(name).float() for name in names}
     except (SafetensorError, OSError) as error:
         damage = f"not a whole .safetensors file ({reason_of(error)}); {remedy}"
         raise UserError(
             f"{what} {path}: {other_model_file(path, key, remedy) or damage}"
         ) from error
     try:
-        return weights, json.loads(header or "")
+        content = parse_json(header or "")
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        return weights, content
     except ValueError as error:
         lack = f"no {key} header; {remedy}"
         raise UserError(f"{what} {path}: {other_model_file(path, key, remedy) or lack}") from error
+
+
+def load_torch_file(path: Path, mmap: bool) -> Any:
+    """What torch.save wrote, on the CPU, of tensors and plain containers; nothing runs code.
+
+    mmap: read tensors when they are used. Raises `pickle.UnpicklingError` for other objects,
+    `ValueError` for a file that is damaged or that expands to much more than it has.
+    """
+    import torch
+
+    open_zip(path).close()  # checks the sizes of its members
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # of zip, pickle and torch, without a common class
+        raise ValueError(reason_of(error)) from error
+
+
+def check_sizes(weights: "dict[str, Tensor]", n_bytes: int) -> None:
+    """Raise `ValueError` where tensors have more values than their file of `n_bytes` can hold.
+
+    The elements of a tensor may share one place in memory. Copies would not.
+    """
+    needed = sum(value.numel() * value.element_size() for value in weights.values())
+    if needed > n_bytes:
+        raise ValueError(f"its weights claim {needed} bytes, the file has {n_bytes}")
+
+
+def misfits(build: "Callable[[], nn.Module]", weights: "dict[str, Tensor]") -> list[str]:
+    """The weights whose shapes differ from those of the network that `build` makes, in words.
+
+    The network is built on torch's device "meta", without memory: the numbers of a header are only
+    allocated where tensors of these sizes are there. Raises `ValueError` where they make no
+    network.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            network = build()
+    except BUILD_ERRORS as error:
+        raise ValueError(f"its numbers make no network: {reason_of(error)}") from error
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    return [
+        f"{name}: {given.get(name, 'none')}, expected {expected.get(name, 'none')}"
+        for name in sorted(expected | given)
+        if expected.get(name) != given.get(name)
+    ]
 
 
 def other_model_file(path: Path, key: str = "", remedy: str = MODEL_SOURCE) -> str:
@@ -92,9 +160,11 @@ def other_model_file(path: Path, key: str = "", remedy: str = MODEL_SOURCE) -> s
         if head[8:] == b"{":
             length = min(int.from_bytes(head[:8], "little"), MAX_HEADER)
             try:
-                metadata = json.loads(b"{" + file.read(length - 1)).get("__metadata__", {})
+                metadata = parse_json(b"{" + file.read(length - 1)).get("__metadata__", {})
             except ValueError:
                 return ""  # truncated
+            if not isinstance(metadata, dict):
+                return ""
             others = (
                 text for name, text in MODEL_FILES.items() if name != key and name in metadata
             )
@@ -102,11 +172,11 @@ def other_model_file(path: Path, key: str = "", remedy: str = MODEL_SOURCE) -> s
     if not head.startswith(b"PK"):
         return f"not a model file; {remedy}"
     try:
-        with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if pickles and b"generators" in archive.read(pickles[0]):
+        with open_zip(path) as archive:
+            pickles = [m for m in archive.infolist() if m.filename.endswith("/data.pkl")]
+            if pickles and b"generators" in read_member(archive, pickles[0]):
                 return "a training state; give best.safetensors from the same folder"
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (OSError, ValueError):
         return ""
     if pickles:
         return f"a file of torch.save (demo.py takes published weights); {remedy}"

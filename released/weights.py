@@ -16,10 +16,17 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError, reason_of, writable_folder
-from common.overrides import from_dict
+from common.overrides import check_model, from_dict
 from config import XLSR_LARGE, ModelConfig
 from files.arrays import check_file
-from files.models import load_model_file, other_model_file, save_model_file
+from files.models import (
+    check_sizes,
+    load_model_file,
+    load_torch_file,
+    misfits,
+    other_model_file,
+    save_model_file,
+)
 from released.network import ReleasedJambaTalk
 
 HEADER = "jambatalk-release"  # key of the JSON in a converted file's header
@@ -47,7 +54,7 @@ def load_release(
     weights, config = read(path)
     try:
         return _build(weights, encoder_config, config)
-    except ValueError as error:
+    except (ValueError, UserError) as error:
         raise UserError(f"checkpoint {path}: {error}") from error
 
 
@@ -81,13 +88,13 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], None]:
             "instead of the file, download it again"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = load_torch_file(path, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path}: contains objects other than weights, which could run code and are "
             "never loaded; download the published file again"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except ValueError as error:
         size = path.stat().st_size / 1e6
         raise UserError(
             f"checkpoint {path}: damaged or truncated at {size:.0f} MB (the published files have "
@@ -101,7 +108,9 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], None]:
             "JambaTalk release"
         )
     try:
-        return select_weights(state), None
+        weights = select_weights(state)
+        check_sizes(weights, path.stat().st_size)
+        return weights, None
     except ValueError as error:
         raise UserError(f"checkpoint {path}: {error}") from error
 
@@ -111,7 +120,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
     weights, header = load_model_file(path, HEADER, remedy=SOURCES)
     try:
         return weights, from_dict(ModelConfig, header["model"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, UserError) as error:
         raise UserError(
             f"checkpoint {path}: its header does not describe a model ({reason_of(error)}); "
             "convert the published file again"
@@ -148,17 +157,11 @@ def _build(
 ) -> ReleasedJambaTalk:
     """The network with `weights` as its parameters; `ValueError` where they do not fit."""
     config = config or read_config(weights, encoder_config)
+    check_model(config)
+    if wrong := misfits(lambda: ReleasedJambaTalk(config), weights):
+        raise ValueError(f"{len(wrong)} weights do not fit the release's network, first {wrong[0]}")
     with torch.device("meta"):
         model = ReleasedJambaTalk(config)
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in expected | given if expected.get(name) != given.get(name))
-    if wrong:
-        name = wrong[0]
-        raise ValueError(
-            f"{len(wrong)} weights do not fit the release's network, first {name}: "
-            f"{given.get(name, 'none')}, expected {expected.get(name, 'none')}"
-        )
     model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
     return model.eval()
 
@@ -207,6 +210,8 @@ def read_config(weights: Mapping[str, Tensor], encoder_config: Any = None) -> Mo
         ) from error
     except IndexError as error:
         raise ValueError("a weight has too few dimensions for the release's network") from error
+    except ZeroDivisionError as error:
+        raise ValueError("a weight is empty") from error
 
 
 def as_dict(encoder_config: Any) -> dict[str, Any]:

@@ -4,19 +4,24 @@ from typing import Any
 
 from torch import nn
 
-from common.errors import UserError
+from common.errors import UserError, reason_of
+from speech.encoder_fields import checked_fields
 from speech.kinds import kind_of
 
 
 def transformers_config(encoder: dict[str, Any]) -> Any:
     """The transformers config of an encoder given as a dict with its `model_type`.
 
-    Raises `UserError` for an unknown `model_type`, or an encoder that cannot be used.
+    Raises `UserError` for an unknown `model_type`, a field whose value no encoder has, or an
+    encoder that cannot be used.
     """
     kind = kind_of(encoder.get("model_type"))
-    config = kind.transformers_class("Config")(
-        **{key: value for key, value in encoder.items() if key != "model_type"}
-    )
+    config_class = kind.transformers_class("Config")
+    fields = checked_fields(encoder, config_class().to_dict())
+    try:
+        config = config_class(**fields)
+    except Exception as error:  # of transformers and its libraries, without a common class
+        raise UserError(f"speech encoder: not a usable config ({reason_of(error)})") from error
     if mismatch := kind.mismatch(config):
         raise UserError(f"speech encoder: {mismatch}")
     return config

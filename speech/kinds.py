@@ -138,7 +138,7 @@ KINDS: dict[str, type[EncoderKind]] = {
 
 def kind_of(model_type: str | None) -> type[EncoderKind]:
     """The class of an encoder's kind; `UserError` for an unknown `model_type`."""
-    if model_type not in KINDS:
+    if not isinstance(model_type, str) or model_type not in KINDS:
         known = " or ".join(KINDS)
         raise UserError(f"speech encoder: model_type is {model_type!r}, expected {known}")
     return KINDS[model_type]

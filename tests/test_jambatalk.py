@@ -16,6 +16,7 @@ from speech.windows import Windows
 from tests.toy import DECODER, ENCODER
 
 V = 7
+SPEC = dataclasses.replace(SYNTHETIC, n_vertices=V)
 
 
 def config(**changes: object) -> ModelConfig:
@@ -110,9 +111,9 @@ def test_the_vertex_head_under_bfloat16_gives_equal_offsets_and_close_gradients(
 
 def test_a_loaded_checkpoint_predicts_as_the_saved_model(tmp_path: Path) -> None:
     model = moving(JambaTalk(config(vertex_rank=3)))
-    save_checkpoint(tmp_path / "m.safetensors", model, SYNTHETIC)
+    save_checkpoint(tmp_path / "m.safetensors", model, SPEC)
     loaded, spec = load_checkpoint(tmp_path / "m.safetensors")
-    assert spec == SYNTHETIC and loaded.config == model.config
+    assert spec == SPEC and loaded.config == model.config
     audio, template = torch.randn(4_000), torch.zeros(V, 3)
     torch.testing.assert_close(loaded.predict(audio, template), model.predict(audio, template))
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
@@ -120,8 +121,8 @@ def test_a_loaded_checkpoint_predicts_as_the_saved_model(tmp_path: Path) -> None
 
 def test_half_precision_file_is_half_the_size(tmp_path: Path) -> None:
     model = JambaTalk(config())
-    save_checkpoint(tmp_path / "full", model, SYNTHETIC)
-    save_checkpoint(tmp_path / "half", model, SYNTHETIC, half=True)
+    save_checkpoint(tmp_path / "full", model, SPEC)
+    save_checkpoint(tmp_path / "half", model, SPEC, half=True)
     sizes = [(tmp_path / name).stat().st_size for name in ("full", "half")]
     assert sizes[1] < 0.62 * sizes[0]
     assert next(load_checkpoint(tmp_path / "half")[0].parameters()).dtype == torch.float32
@@ -130,7 +131,7 @@ def test_half_precision_file_is_half_the_size(tmp_path: Path) -> None:
 def test_a_model_with_the_removed_small_encoder_is_reported_in_one_line(tmp_path: Path) -> None:
     old = {"model_type": "wav2vec2", "context_layers": 5, "hand_set_layers": 3}
     model = dataclasses.asdict(dataclasses.replace(config(), encoder=old))
-    header = json.dumps({"model": model, "dataset": dataclasses.asdict(SYNTHETIC)})
+    header = json.dumps({"model": model, "dataset": dataclasses.asdict(SPEC)})
     save_file({"x": torch.zeros(1)}, tmp_path / "old", metadata={"jambatalk": header})
     with pytest.raises(UserError, match="old: .*small encoder of an earlier version.*commit") as e:
         load_checkpoint(tmp_path / "old")

@@ -90,7 +90,7 @@ def test_characters_come_in_the_order_of_their_indices(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text('{"b": 2, "<pad>": 0, "a": 1}')
     assert load_characters(tmp_path) == ("<pad>", "a", "b")
     (tmp_path / "vocab.json").write_text("[1, 2")
-    with pytest.raises(UserError, match="vocab.json: expected a JSON object"):
+    with pytest.raises(UserError, match="vocab.json: not JSON"):
         load_characters(tmp_path)
 
 

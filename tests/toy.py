@@ -249,7 +249,7 @@ def synthetic_checkpoint(folder: Path) -> Path:
     torch.manual_seed(0)
     config = ModelConfig(
         encoder=encoder, n_vertices=n_vertices, fps=30, fold=1, layout="M", d_model=8, d_ff=8,
-        vertex_rank=3,
+        n_heads=2, n_kv_heads=1, vertex_rank=3,
     )  # fmt: skip
     model = JambaTalk(config)
     torch.nn.init.normal_(model.head.offsets.weight, std=1e-3)

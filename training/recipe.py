@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, reason_of
-from common.overrides import from_dict, override, parse_settings
+from common.overrides import check, from_dict, override, parse_settings
 from config import RECIPES, DatasetSpec, Recipe
 from dataset.base_recipe import with_base
 from dataset.own_folder import lines_of, read_folder
@@ -95,12 +95,15 @@ def recipe_of_run(args: argparse.Namespace) -> tuple[Recipe, list[str], str]:
     file = Path(args.source) / RECORD_FILE
     if not file.is_file():
         raise UserError(f"--from {file}: no such file; expected the folder of a training run")
+    record = read_json(file, "--from")
     try:
-        record = read_json(file, "--from")
         recipe, arguments = from_dict(Recipe, record["recipe"]), _texts(record, "arguments")
         commit, changed = str(record["commit"]), _texts(record, "changed_files")
         precision = PRECISIONS[record["precision"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        check(recipe)
+    except UserError as error:
+        raise UserError(f"--from {file}: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"--from {file}: not the record of a run ({reason_of(error)})") from error
     if changed or commit != git("rev-parse", "HEAD"):
         with_diff = f" and {len(changed)} changed files ({DIFF_FILE})" if changed else ""

@@ -46,7 +46,7 @@ def find_state(folder: Path, recipe: Recipe, group: Group) -> dict[str, Any] | N
     if lacking:
         return None
     state = load_state(file)
-    if changed := differences(state["recipe"], dataclasses.asdict(recipe)):
+    if changed := differences(state.get("recipe", {}), dataclasses.asdict(recipe)):
         if [name for name, _ in changed] == ["train.epochs"]:
             fix = longer_run_hint(folder, recipe.train.epochs)
         else:
@@ -116,7 +116,7 @@ def unpack(
         nets.reader.load_state_dict(state["reader"])
         if nets.average is not None:
             nets.average.load_state_dict(state["average"])
-    except RuntimeError as error:
+    except (RuntimeError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"--resume: the weights do not fit ({reason_of(error)}); {OTHER_VERSION}"
         ) from error

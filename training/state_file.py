@@ -4,6 +4,7 @@ It holds weights, optimizer, schedule, generators, epoch, position and best scor
 plain containers only, so that it loads with `weights_only=True` and runs no code.
 """
 
+import pickle
 import random
 import shutil
 import time
@@ -17,7 +18,9 @@ import torch
 
 from common.errors import UserError, reason_of
 from common.whole_file import whole_file
+from files.models import load_torch_file
 
+OBJECTS = ("recipe", "model", "reader", "moments", "schedule", "batches")  # parts of a state
 STATE_FILE, LOCK_FILE = "last.pt", ".lock"
 PATIENCE_S = 20.0  # that a process waits for an earlier one that is still saving
 
@@ -105,12 +108,13 @@ def load_state(path: Path) -> dict[str, Any]:
     """What `save_state` wrote, on the CPU. Raises `UserError` for any other file."""
     remedy = "start again without --resume, or from the run's best model with --init"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch errors have no other common class
+        state = load_torch_file(path, mmap=False)
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(
             f"--resume {path}: not a training state ({reason_of(error)}); {remedy}"
         ) from error
-    if not isinstance(state, dict) or "generators" not in state:
+    is_state = isinstance(state, dict) and "generators" in state
+    if not is_state or not all(isinstance(state.get(name, {}), dict) for name in OBJECTS):
         raise UserError(f"--resume {path}: not a training state; {remedy}")
     return state
 
