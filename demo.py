@@ -173,6 +173,16 @@ def check_out(out: Path, wav_path: Path) -> None:
         writable_folder(nearest)
     except UserError as error:
         raise UserError(f"--out {out}: {error}") from error
+    for suffix in (".npy", ".mp4"):
+        try:
+            os.lstat(nearest / f"{wav_path.stem}{suffix}")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise UserError(
+                f"--wav_path {wav_path}: its results cannot have this name "
+                f"({reason_of(error)}); rename the recording"
+            ) from error
     video = out / f"{wav_path.stem}.mp4"
     if video.exists() and video.samefile(wav_path):
         raise UserError(f"--out {out}: the video would replace the recording {wav_path}; "

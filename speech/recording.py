@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.errors import reason_of
 from config import SAMPLE_RATE
 from speech.audio import normalise, read_audio
 from speech.features import PCM_SCALE
@@ -43,7 +44,10 @@ class Recording:
 
     @contextmanager
     def file(self) -> Iterator[Path]:
-        """The file itself; for samples a temporary .wav that lasts as long as the context."""
+        """The file itself; for samples a temporary .wav that lasts as long as the context.
+
+        Raises `OSError` where that cannot be written.
+        """
         if isinstance(self.source, Path):
             yield self.source
             return
@@ -51,7 +55,10 @@ class Recording:
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "recording.wav"
-            soundfile.write(path, self.source, self.sample_rate, subtype="FLOAT")
+            try:
+                soundfile.write(path, self.source, self.sample_rate, subtype="FLOAT")
+            except soundfile.LibsndfileError as error:  # it does not say which error
+                raise OSError(f"{path}: {reason_of(error)}") from error
             yield path
 
 

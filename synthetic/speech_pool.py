@@ -6,6 +6,7 @@ complete, and an interrupted run can continue.
 """
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ import soundfile
 from tqdm import tqdm
 
 from common.errors import UserError, reason_of
-from common.whole_file import whole_file
+from common.whole_file import write_whole
 from config import SAMPLE_RATE
 from files.texts import parse_json, read_text
 from synthetic.pauses import trim_before_pauses
@@ -64,8 +65,9 @@ def index_digest(folder: Path) -> str:
 def append_clip(folder: Path, name: str, utterance: Utterance) -> dict[str, Any]:
     """Write `<name>.flac` (16 kHz, 16 bit), then its index line; returns the line."""
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / f"{name}.flac") as partial:
-        soundfile.write(partial, utterance.audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    flac = io.BytesIO()  # of a full disk, libsndfile reports "System error."
+    soundfile.write(flac, utterance.audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    write_whole(folder / f"{name}.flac", flac.getvalue())
     clip = {
         "name": name,
         "text": utterance.text,

@@ -378,3 +378,10 @@ def test_a_full_disk_leaves_the_files_of_an_earlier_demo(run, tmp_path):
         code, _, error, _ = run("--wav_path", wav, "--no_video")
     assert code == EXIT_BAD_INPUT and f"--out {out}: cannot be written (File too large)" in error
     assert files_of(out) == before
+
+
+def test_a_recording_whose_results_would_have_too_long_names_is_refused_at_once(tmp_path):
+    wav = tmp_path / f"{'x' * 252}.au"  # 255 bytes
+    wav.write_bytes(b"sound")
+    with pytest.raises(UserError, match="its results cannot have this name .*rename"):
+        demo.check_out(tmp_path / "out", wav)

@@ -14,6 +14,7 @@ from evaluation.results import write_results
 from files.models import save_model_file
 from rendering.animation import Animation
 from rendering.video import write_video
+from speech.recording import Recording
 from tests.toy import full_disk
 from training.run_log import Log
 from training.state_file import disk_errors
@@ -68,6 +69,12 @@ WRITERS = {
     ),
     "a.safetensors": a_model,
 }
+
+
+def test_a_full_disk_for_the_sound_of_a_video_of_samples_is_an_error_of_the_system() -> None:
+    recording = Recording(np.zeros(99, np.float32), np.zeros(99, np.float32), SAMPLE_RATE)
+    with full_disk(N_BYTES), pytest.raises(OSError, match="recording.wav"), recording.file():
+        pass
 
 
 @pytest.mark.parametrize("name", WRITERS)
