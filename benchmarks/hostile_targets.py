@@ -287,20 +287,20 @@ def audio(folder: Path) -> Attempt:
 
 
 def _npy(name: str, make: Callable[[], list[bytes]], place: str, prepare: Callable) -> Target:
-    return Target(name, place, make, prepare, (mutate_npy,), 0.5, (".npy",), keeps_names=False)
+    return Target(name, place, make, prepare, (mutate_npy,), 0.3, (".npy",), keeps_names=False)
 
 
 def _sounds() -> list[Target]:
-    """A target for each format of audio; those that only ffmpeg decodes are slow."""
+    """A target for each format of audio. Whatever libsndfile refuses goes to ffmpeg: 50 ms."""
     kinds: list[tuple[str, Callable[[], list[bytes]], float]] = [
-        ("flac", seeds.sounds("FLAC"), 2), ("ogg", seeds.sounds("OGG"), 1),
-        ("mp3", seeds.sounds("MP3"), 1), ("aiff", seeds.sounds("AIFF"), 0.3),
-        ("au", seeds.sounds("AU"), 0.3), ("caf", seeds.sounds("CAF"), 0.3),
-        ("w64", seeds.sounds("W64"), 0.3), ("rf64", seeds.sounds("RF64"), 0.3),
-        ("m4a", seeds.encoded(suffix=".m4a"), 0.03), ("mkv", seeds.encoded(suffix=".mkv"), 0.03),
-        ("flv", seeds.encoded("-ar", "22050", suffix=".flv"), 0.03),
+        ("flac", seeds.sounds("FLAC"), 2), ("ogg", seeds.sounds("OGG"), 0.1),
+        ("mp3", seeds.sounds("MP3"), 0.15), ("aiff", seeds.sounds("AIFF"), 0.1),
+        ("au", seeds.sounds("AU"), 0.3), ("caf", seeds.sounds("CAF"), 0.05),
+        ("w64", seeds.sounds("W64"), 0.1), ("rf64", seeds.sounds("RF64"), 0.1),
+        ("m4a", seeds.encoded(suffix=".m4a"), 0.02), ("mkv", seeds.encoded(suffix=".mkv"), 0.02),
+        ("flv", seeds.encoded("-ar", "22050", suffix=".flv"), 0.02),
     ]  # fmt: skip
-    wav = Target("audio wav", "x.wav", seeds.wavs, audio, (mutate_chunks,), 2.5, AUDIO_SUFFIXES)
+    wav = Target("audio wav", "x.wav", seeds.wavs, audio, (mutate_chunks,), 0.3, AUDIO_SUFFIXES)
     return [wav] + [
         Target(f"audio {kind}", f"x.{kind}", make, audio, share=share)
         for kind, make, share in kinds
@@ -309,14 +309,14 @@ def _sounds() -> list[Target]:
 
 PICKLE, TEXT = (mutate_pickle,), (mutate_lines,)
 DATA_TARGETS: Sequence[Target] = (
-    Target("templates pickle", "x.pkl", seeds.template_pickles, templates, PICKLE, 3, (".pkl",)),
-    Target("region pickle", "x.pkl", seeds.region_pickles, region, PICKLE, 3, (".pkl",)),
-    Target("index pickle", "raw/subj_seq_to_idx.pkl", seeds.index_pickles, vocaset, PICKLE, 2,
+    Target("templates pickle", "x.pkl", seeds.template_pickles, templates, PICKLE, 6, (".pkl",)),
+    Target("region pickle", "x.pkl", seeds.region_pickles, region, PICKLE, 6, (".pkl",)),
+    Target("index pickle", "raw/subj_seq_to_idx.pkl", seeds.index_pickles, vocaset, PICKLE, 3,
            (".pkl",), keeps_names=False),
-    Target("streamed pickle", "raw/raw_audio_fixed.pkl", seeds.audio_pickles, vocaset, PICKLE, 2,
+    Target("streamed pickle", "raw/raw_audio_fixed.pkl", seeds.audio_pickles, vocaset, PICKLE, 3,
            (".pkl",), keeps_names=False),
     _npy("raw meshes", seeds.raw_meshes, "raw/data_verts.npy", vocaset),
-    Target("npy", "x.npy", seeds.motion_npys, array, (mutate_npy,), 3, (".npy",)),
+    Target("npy", "x.npy", seeds.motion_npys, array, (mutate_npy,), 6, (".npy",)),
     Target("region npy", "x.npy", seeds.region_npys, region, (mutate_npy,), 1, (".npy",)),
     _npy("prediction", seeds.motion_npys, f"pred/{CLIP}.npy", predictions),
     _npy("own clip", seeds.motion_npys, "own/vertices_npy/a_1.npy", own_folder),
@@ -324,18 +324,18 @@ DATA_TARGETS: Sequence[Target] = (
     Target("faces npz", "x.npz", seeds.template_npzs, faces, OF_NPZ, 1, (".npz",)),
     Target("region npz", "x.npz", seeds.region_npzs, region, OF_NPZ, 1, (".npz",)),
     Target("region mat", "x.mat", seeds.mats, region, share=3, takes=(".mat",)),
-    Target("region txt", "x.txt", seeds.region_texts, region, TEXT, 1, (".txt", ".csv")),
-    Target("obj", "x.obj", seeds.objs, mesh, TEXT, 2, (".obj",)),
-    Target("ply", "x.ply", seeds.plys, mesh, TEXT, 3, (".ply",)),
-    Target("dataset.json", "own/dataset.json", seeds.own_settings, own_folder, (mutate_json,), 0.5,
+    Target("region txt", "x.txt", seeds.region_texts, region, TEXT, 4, (".txt", ".csv")),
+    Target("obj", "x.obj", seeds.objs, mesh, TEXT, 5, (".obj",)),
+    Target("ply", "x.ply", seeds.plys, mesh, TEXT, 4, (".ply",)),
+    Target("dataset.json", "own/dataset.json", seeds.own_settings, own_folder, (mutate_json,), 1,
            (".json",), keeps_names=False),
-    Target("own clip wav", "own/wav/a_2.wav", seeds.wavs, own_folder, (mutate_chunks,), 0.4,
+    Target("own clip wav", "own/wav/a_2.wav", seeds.wavs, own_folder, (mutate_chunks,), 0.1,
            (".wav",), keeps_names=False),
     Target("own names", "name", seeds.names, own_names,
-           (lambda data, rng: rng.choice(NAMES).encode("utf-8", "surrogatepass"),), 0.2),
+           (lambda data, rng: rng.choice(NAMES).encode("utf-8", "surrogatepass"),), 0.1),
     Target("vocaset names", "raw/name", seeds.names, vocaset_names,
-           (lambda data, rng: rng.choice(NAMES).encode("utf-8", "surrogatepass"),), 0.3),
-    Target("biwi vl", "x.vl", seeds.vls, frames, share=1, takes=(".vl",)),
+           (lambda data, rng: rng.choice(NAMES).encode("utf-8", "surrogatepass"),), 0.2),
+    Target("biwi vl", "x.vl", seeds.vls, frames, share=3, takes=(".vl",)),
     Target("biwi archive", "x.tar", seeds.frame_archives, frames, share=1, takes=(".tar", ".tgz")),
     *_sounds(),
 )  # fmt: skip
