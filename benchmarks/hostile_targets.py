@@ -300,7 +300,7 @@ def _sounds() -> list[Target]:
         ("m4a", seeds.encoded(suffix=".m4a"), 0.02), ("mkv", seeds.encoded(suffix=".mkv"), 0.02),
         ("flv", seeds.encoded("-ar", "22050", suffix=".flv"), 0.02),
     ]  # fmt: skip
-    wav = Target("audio wav", "x.wav", seeds.wavs, audio, (mutate_chunks,), 0.3, AUDIO_SUFFIXES)
+    wav = Target("audio wav", "x.wav", seeds.wavs, audio, (mutate_chunks,), 0.6, AUDIO_SUFFIXES)
     return [wav] + [
         Target(f"audio {kind}", f"x.{kind}", make, audio, share=share)
         for kind, make, share in kinds
