@@ -94,10 +94,10 @@ def _place(target: Target, folder: Path, content: bytes) -> Path:
     return path
 
 
-def mutants(n_inputs: int, seed: int) -> list[Inputs]:
-    """At least `n_inputs` mutants over all targets, as their shares say."""
-    total = sum(target.share for target in TARGETS)
-    return [Mutants(t, seed, int(n_inputs * t.share / total) + 1) for t in TARGETS]
+def mutants(n_inputs: int, seed: int, targets: Sequence[Target] = TARGETS) -> list[Inputs]:
+    """At least `n_inputs` mutants over the targets, as their shares say."""
+    total = sum(target.share for target in targets)
+    return [Mutants(t, seed, int(n_inputs * t.share / total) + 1) for t in targets]
 
 
 def pickle_inputs() -> list[Inputs]:
@@ -235,9 +235,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--inputs {args.inputs}, --jobs {args.jobs}: expected 1 or more each, on a system "
             "that can fork"
         )
-    work = given_files(args.files) if args.files else mutants(args.inputs, args.seed)
+    targets = [target for target in TARGETS if args.targets in target.name]
+    if not targets:
+        names = ", ".join(target.name for target in TARGETS)
+        raise UserError(f"--targets {args.targets}: none of {names}")
+    work = given_files(args.files) if args.files else mutants(args.inputs, args.seed, targets)
     work = [inputs for inputs in work + pickle_inputs() if args.targets in inputs.target.name]
-    for target in (target for target in TARGETS if args.targets in target.name):
+    for target in targets:
         if refusal := warm_up(target):
             print(f"{target.name}: the valid file is refused: {refusal}")
     tried, faults = run(work, args.jobs, args.save.absolute())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.hostile_seeds import V
-from config import RECIPES, XLSR_LARGE, DatasetSpec, ModelConfig
+from config import XLSR_LARGE, DatasetSpec, ModelConfig, Recipe, TrainConfig
 
 ENCODER: dict[str, Any] = dict(
     model_type="wav2vec2", hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -124,7 +124,7 @@ def toy_run() -> SimpleNamespace:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     plan = BucketedBatches([10, 20, 30], 1, 1)
     step = SimpleNamespace(optimizer=optimizer, schedule=schedule)
-    recipe = dataclasses.replace(RECIPES["synthetic"], dataset=SPEC, model=NETWORK)
+    recipe = Recipe(SPEC, NETWORK, TrainConfig(), "synthetic/encoder")
     return SimpleNamespace(
         nets=nets,
         step=step,
@@ -162,7 +162,7 @@ def state_files() -> list[bytes]:
 @functools.cache
 def record_files() -> list[bytes]:
     """run.json."""
-    recipe = dataclasses.replace(RECIPES["synthetic"], dataset=SPEC, model=NETWORK)
+    recipe = Recipe(SPEC, NETWORK, TrainConfig(), "synthetic/encoder")
     record = {"arguments": ["--dataset", "toy"], "commit": "0" * 40, "changed_files": ["a.py"],
               "precision": "float32", "recipe": dataclasses.asdict(recipe)}  # fmt: skip
     return [json.dumps(record).encode()]
