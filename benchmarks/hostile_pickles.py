@@ -10,7 +10,7 @@ import struct
 STOP, MARK, EMPTY_TUPLE, EMPTY_LIST, EMPTY_DICT = b".", b"(", b")", b"]", b"}"
 REDUCE, BUILD, NEWOBJ, NEWOBJ_EX, OBJ = b"R", b"b", b"\x81", b"\x92", b"o"
 EIGHT = b"A" * 8  # the bytes of a pointer
-DEEP = 100_000
+DEEP = 30_000
 
 
 def name(module: str, attribute: str) -> bytes:

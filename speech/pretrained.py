@@ -85,7 +85,6 @@ def load_config(source: str) -> Any:
 
     Raises `UserError` when it cannot be loaded, is of an unknown kind or of another frame rate.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.utils import logging
 
@@ -97,7 +96,7 @@ def load_config(source: str) -> Any:
     source = find_source(source)
     try:
         config = _local_first(AutoConfig.from_pretrained, source)
-    except (OSError, ValueError, RuntimeError, StrictDataclassError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise _load_error(source, error) from error
     mismatch = kind_of(config.model_type).mismatch(config)
     if mismatch:

@@ -10,11 +10,22 @@ import numpy as np
 import pytest
 
 from benchmarks import hostile_pool
-from benchmarks.bench_hostile import TARGETS, Given, Mutants, figures, given_files, warm_up
-from benchmarks.hostile_pool import run_all
+from benchmarks.bench_hostile import (
+    TARGETS,
+    Given,
+    Mutants,
+    figures,
+    given_files,
+    mutants,
+    pickle_inputs,
+    warm_up,
+)
+from benchmarks.hostile_pool import run_all, try_file
 from benchmarks.hostile_targets import Attempt, Target
 from common.errors import UserError
 
+N_MUTANTS, SEED = 3_000, 1
+SAMPLE = mutants(N_MUTANTS, SEED)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 
@@ -77,8 +88,26 @@ def test_files_of_a_folder_are_tried_with_every_loader_that_could_take_them(
     assert "npy" not in tried
 
 
-@pytest.mark.parametrize(
-    "target", [t for t in TARGETS if t.name != "obj"], ids=lambda target: target.name
-)
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_a_valid_file_is_accepted(target: Target) -> None:
     assert warm_up(target) == ""
+
+
+@pytest.mark.parametrize("inputs", SAMPLE, ids=lambda inputs: inputs.target.name)
+def test_a_mutant_ends_in_a_result_or_in_one_line(inputs: Mutants, tmp_path: Path) -> None:
+    attempt = inputs.target.prepare(tmp_path)
+    for index in range(len(inputs)):
+        started = time.monotonic()
+        fault = try_file(attempt, inputs.write(index, tmp_path))
+        assert fault == ("", ""), f"mutant {index}"
+        assert time.monotonic() - started < hostile_pool.HANG_S, f"mutant {index}"
+
+
+@pytest.mark.parametrize("inputs", pickle_inputs(), ids=lambda inputs: inputs.target.name)
+def test_every_reader_of_pickles_refuses_every_hostile_pickle(
+    inputs: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where code that runs would leave a file
+    attempt = inputs.target.prepare(tmp_path)
+    for index, (name, _) in enumerate(inputs.files):
+        assert try_file(attempt, inputs.write(index, tmp_path)) == ("", ""), name
