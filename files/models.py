@@ -10,7 +10,9 @@ from common.errors import UserError, reason_of
 from common.whole_file import whole_file
 from files.archives import open_zip, read_member
 from files.arrays import check_file
+from files.pickled_values import PickleError
 from files.texts import parse_json
+from files.torch_files import BROKEN_ARCHIVE, read_tensor_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,7 +108,12 @@ def load_torch_file(path: Path, mmap: bool) -> Any:
     """
     import torch
 
-    open_zip(path).close()  # checks the sizes of its members
+    try:
+        read_tensor_sizes(path)
+    except PickleError as error:
+        raise pickle.UnpicklingError(str(error)) from error
+    except BROKEN_ARCHIVE as error:
+        raise ValueError(reason_of(error)) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:

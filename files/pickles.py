@@ -49,6 +49,8 @@ class PickleReader:
     """Reads one pickle from a file that can seek; see `load`."""
 
     array_type: type = np.ndarray
+    functions = FUNCTIONS
+    arrays = "numpy arrays"
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -82,6 +84,24 @@ class PickleReader:
     def make_array(self, content: bytes | bytearray, layout: Layout) -> Any:
         """The array of these bytes."""
         return layout.array_of(content).copy(order="K")
+
+    def call(self, name: str, arguments: tuple) -> Any:
+        """The value of one of `functions`; raises `PickleError` for unknown arguments."""
+        return call(name, arguments, self.make_array, self._copied)
+
+    def build(self, target: Any, state: Any) -> Any:
+        """What an object is after its state was set; raises `PickleError` for other objects."""
+        if type(target) is PickledDtype:
+            target.set_state(state)
+            return target
+        if type(target) is not PendingArray:
+            raise PickleError("a state of something else than an array")
+        content, layout = array_with_state(state)
+        return self.make_array(self._copied(content), layout)
+
+    def persistent(self, key: Any) -> Any:
+        """What a reference to something outside of the pickle stands for."""
+        raise PickleError("a reference to something outside of the pickle")
 
     # Input
 
@@ -199,10 +219,10 @@ class PickleReader:
         self._push_integer(booleans[line] if line in booleans else int(line))
 
     def _global(self, module: str, name: str) -> None:
-        if (module, name) not in FUNCTIONS:
+        if (module, name) not in self.functions:
             wanted = ascii(f"{module}.{name}"[:80])[1:-1]
             raise PickleError(
-                f"it refers to {wanted}; only numpy arrays and plain containers are read"
+                f"it refers to {wanted}; only {self.arrays} and plain containers are read"
             )
         self._push(Function(name))
 
@@ -234,24 +254,18 @@ class PickleReader:
         arguments, function = self._pop(), self._pop()
         if type(function) is not Function or type(arguments) is not tuple:
             raise PickleError("a call of something that is not a function")
-        value = call(function.name, arguments, self.make_array, self._copied)
+        value = self.call(function.name, arguments)
         if isinstance(value, np.generic):
             self._push(value)
         else:
             self._push_container(value)
 
     def _build(self) -> None:
-        state = self._pop()
-        target = self._top(PickledDtype, PendingArray)
-        if type(target) is PickledDtype:
-            target.set_state(state)
-            return
-        content, layout = array_with_state(state)
-        array = self.make_array(self._copied(content), layout)
-        self._stack[-1] = array
-        for key in target.memo_keys:
+        state, target = self._pop(), self._top()
+        built = self._stack[-1] = self.build(target, state)
+        for key in target.memo_keys if type(target) is PendingArray else ():
             if self._memo[key] is target:
-                self._memo[key] = array
+                self._memo[key] = built
 
 
 HANDLERS: dict[bytes, Callable[[PickleReader], Any]] = {
@@ -308,6 +322,7 @@ HANDLERS: dict[bytes, Callable[[PickleReader], Any]] = {
     b"j": lambda r: r._get(int.from_bytes(r._read(4), "little")),
     b"c": lambda r: r._global(r._line().decode(), r._line().decode()),
     b"\x93": PickleReader._stack_global,
+    b"Q": lambda r: r._push(r.persistent(r._pop())),
     b"R": PickleReader._reduce,
     b"b": PickleReader._build,
 }

@@ -171,9 +171,11 @@ def read_config(weights: Mapping[str, Tensor], encoder_config: Any = None) -> Mo
 
     One encoder frame per mesh frame means the network for VOCASET (30 fps, 8 heads), two mean that
     for BIWI (25 fps, 4 heads). encoder_config: as `load_release`. Raises `ValueError` where a
-    weight is missing or has too few dimensions.
+    weight is missing, empty or has too few dimensions.
     """
     shape = {name: tuple(value.shape) for name, value in weights.items()}
+    if empty := next((name for name, sizes in shape.items() if 0 in sizes), None):
+        raise ValueError(f"weight '{empty}' is empty, expected those of the JambaTalk release")
     try:
         encoder = read_encoder(shape) if encoder_config is None else as_dict(encoder_config)
         d_model, width = shape["audio_feature_map.weight"]

@@ -9,6 +9,7 @@ folder is reported at once.
 """
 
 import logging as stdlib_logging
+import pickle
 import re
 import sys
 from collections.abc import Callable
@@ -19,12 +20,15 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError, reason_of
 from common.paths import relative_to_project
 from config import PROJECT_ROOT
+from files.torch_files import check_state_dict
 
 if TYPE_CHECKING:
     from torch import nn
 
 HUB_LOGGERS = ("huggingface_hub", "transformers", "httpx")  # they log every retry
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# of transformers and torch, which check little; RuntimeError has RecursionError
+BROKEN_CONFIG = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 MAY_BE_MISSING = ("lm_head.", "masked_spec_embed")  # a weight file may lack these
 
 
@@ -95,8 +99,9 @@ def load_config(source: str) -> Any:
         stdlib_logging.getLogger(name).setLevel(stdlib_logging.ERROR)
     source = find_source(source)
     try:
-        config = _local_first(AutoConfig.from_pretrained, source)
-    except (OSError, ValueError, RuntimeError) as error:
+        load = partial(AutoConfig.from_pretrained, trust_remote_code=False)
+        config = _local_first(load, source)
+    except BROKEN_CONFIG as error:
         raise _load_error(source, error) from error
     mismatch = kind_of(config.model_type).mismatch(config)
     if mismatch:
@@ -178,14 +183,22 @@ def _load(source: str) -> "nn.Module":
             model.load_state_dict(weights)
         else:
             model = _from_transformers(source, kind.transformers_class("ForCTC"))
-    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (*BROKEN_CONFIG, SafetensorError, pickle.UnpicklingError) as error:
         raise _load_error(source, error) from error
     return model.float()
 
 
 def _from_transformers(source: str, ctc_class: Any) -> "nn.Module":
     """The CTC model of a folder or hub name, loaded by transformers; see `load_pretrained`."""
-    load = partial(ctc_class.from_pretrained, output_loading_info=True)
+    if not list(Path(source).glob("*.safetensors")):
+        for file in sorted(Path(source).glob("*.bin")):
+            check_state_dict(file, "--encoder")
+    load = partial(
+        ctc_class.from_pretrained,
+        output_loading_info=True,
+        trust_remote_code=False,
+        weights_only=True,
+    )
     model, report = _local_first(load, source)
     missing = sorted(report["missing_keys"])
     needed = [name for name in missing if not any(part in name for part in MAY_BE_MISSING)]

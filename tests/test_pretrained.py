@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from common.errors import UserError
 from config import MOONSHINE_TINY, XLSR_LARGE
@@ -152,6 +153,33 @@ def test_a_folder_that_is_no_encoder_is_reported_in_one_line(
     with pytest.raises(UserError) as caught:
         load_pretrained(source)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_of_torch_save_are_those_of_safetensors(source: str) -> None:
+    expected = load_pretrained(source).state_dict()
+    weights = load_file(f"{source}/model.safetensors")
+    Path(f"{source}/model.safetensors").unlink()
+    torch.save(weights, f"{source}/pytorch_model.bin")
+    loaded = load_pretrained(source).state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], expected[name]) for name in loaded)
+    torch.save([weights], f"{source}/pytorch_model.bin")
+    with pytest.raises(UserError, match="pytorch_model.bin: not a whole state dict"):
+        load_pretrained(source)
+
+
+def test_code_beside_an_encoder_is_neither_run_nor_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run code"))
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    classes = {"AutoConfig": "code.Config", "AutoModelForCTC": "code.Model"}
+    for kind in ("unknown", "wav2vec2"):
+        config = {"model_type": kind, "auto_map": classes, "architectures": ["Model"]}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match="cannot be loaded"):
+            load_pretrained(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_hub_name_without_a_network_says_what_to_download(
