@@ -120,6 +120,7 @@ def int_argument(text: str) -> int:
 def check(args: argparse.Namespace) -> Plan:
     """The plan of a run. Raises `UserError` for all errors that show before a model is loaded."""
     from rendering.renderer import check_size, choose_renderer, parse_colour
+    from speech.ffmpeg import find_ffmpeg
 
     check_size(args.size)
     check_backend(args.encoder_backend)
@@ -142,6 +143,8 @@ def check(args: argparse.Namespace) -> Plan:
         if path is not None:
             check_file(path, flag)
     check_out(args.out, wav_path)
+    if not args.no_video:
+        find_ffmpeg()
     return Plan(
         wav_path=wav_path,
         audio_track=args.audio_track,

@@ -7,6 +7,7 @@ format: no playlists, no network, one block of memory of at most 256 MB, and a t
 import ctypes
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,11 +65,17 @@ def find_ffmpeg() -> str:
     import imageio_ffmpeg
 
     try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
+        path = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise UserError(
             "no ffmpeg: pip install imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE"
         ) from error
+    if shutil.which(path) is None:
+        raise UserError(
+            f"no ffmpeg: {path} is no program; pip install imageio-ffmpeg, or correct "
+            "IMAGEIO_FFMPEG_EXE"
+        )
+    return path
 
 
 def start(arguments: list[str], limits: bool = False, **pipes: Any) -> subprocess.Popen:
@@ -82,8 +89,8 @@ def start(arguments: list[str], limits: bool = False, **pipes: Any) -> subproces
         return subprocess.Popen(command, preexec_fn=_before_ffmpeg(limits), **pipes)
     except OSError as error:
         raise UserError(
-            f"ffmpeg {command[0]}: cannot be started ({reason_of(error)}); pip install "
-            "imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE"
+            f"ffmpeg {command[0]}: cannot be started ({reason_of(error)}); is it for another "
+            "system?"
         ) from error
 
 
@@ -130,7 +137,7 @@ def find_track(path: Path, number: int | None) -> Track:
     if not streams:
         raise _unreadable(path, text, process)
     audio = [(int(index), about) for index, kind, about in streams if kind == "Audio"]
-    tracks = tuple(about for _, about in audio)
+    tracks = tuple(re.sub(r" \([^()]* / 0x\w+\)", "", about) for _, about in audio)
     if not audio:
         raise UserError(
             f"audio {path}: no sound track in it, only {', '.join(k for _, k, _ in streams)}; give "
@@ -208,8 +215,9 @@ def decode(path: Path, track: Track, rate: int) -> Generator[NDArray[np.float32]
 
 
 def _reason(path: Path, text: str) -> str:
-    """The last line of ffmpeg's messages without what names its parts and the file; "" for none."""
-    lines = text.strip().splitlines() or [""]
+    """The last of ffmpeg's messages without what names its parts and the file; "" for none."""
+    lines = [line for line in text.strip().splitlines() if "Last message repeated" not in line]
+    lines = lines or [""]
     return re.sub(r"^(\[[^]]*\] )+", "", lines[-1]).removeprefix(f"file:{path.absolute()}: ")[:160]
 
 

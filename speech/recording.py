@@ -21,8 +21,10 @@ from torch import Tensor
 from common.errors import reason_of
 from config import SAMPLE_RATE
 from speech.audio import normalise, read_audio
+from speech.downmix import Levels
 from speech.features import PCM_SCALE
 from speech.resampling import RATES, resample_audio
+from speech.sound_file import MAX_LEVEL, say
 from speech.timing import MIN_SAMPLES
 
 EXPECTED = "16 kHz, zero mean and unit variance over the clip"
@@ -67,7 +69,8 @@ def load_recording(
 ) -> Recording:
     """A file of any audio format, or samples (N,) or (N, channels) at `sample_rate` Hz.
 
-    Samples are int16 or floating, in arrays or tensors on any device. Channels are averaged.
+    Samples are int16 or floating, in arrays or tensors on any device. Channels are mixed down as
+    those of a file.
     Raises `UserError` for a file that cannot be used (see `speech.audio.read_audio`), and
     `ValueError` for samples or a rate that cannot be used.
     """
@@ -77,13 +80,23 @@ def load_recording(
         return Recording(normalise(read_audio(source)), Path(source))
     samples = as_samples(source)
     rate = check_rate(sample_rate)
-    audio = resample_audio(samples if samples.ndim == 1 else samples.mean(axis=1), rate)
+    audio = resample_audio(samples if samples.ndim == 1 else _mono(samples), rate)
     if len(audio) < MIN_SAMPLES:
         raise ValueError(
             f"samples: {len(samples)} at {rate} Hz are {1000 * len(samples) / rate:.1f} ms, "
             f"expected at least {1000 * MIN_SAMPLES // SAMPLE_RATE} ms"
         )
     return Recording(normalise(audio), samples, rate)
+
+
+def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Samples (N, channels) mixed down to (N,)."""
+    levels = Levels(samples.shape[1])
+    mean, mix = levels.mean(samples), levels.mix()
+    if not mix.reason:
+        return mean
+    say(f"warning: samples: {mix.reason}")
+    return mix.apply(samples)
 
 
 def as_samples(source: NDArray | Tensor) -> NDArray[np.float32]:
@@ -105,9 +118,11 @@ def as_samples(source: NDArray | Tensor) -> NDArray[np.float32]:
         )
     scale = PCM_SCALE if source.dtype == np.int16 else 1.0
     samples = source.astype(np.float32) / np.float32(scale)
-    n_bad = samples.size - int(np.isfinite(samples).sum())
+    n_bad = int((~(np.abs(samples) <= MAX_LEVEL)).sum())  # NaN as well
     if n_bad:
-        raise ValueError(f"samples: {n_bad} of {samples.size} are NaN or infinite")
+        raise ValueError(
+            f"samples: {n_bad} of {samples.size} are NaN or infinite, or beyond {MAX_LEVEL:g}"
+        )
     return samples
 
 

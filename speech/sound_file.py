@@ -117,7 +117,7 @@ class Sound:
 @functools.cache
 def say(line: str) -> None:
     """Print a line on stderr, once in a process: files are decoded more than once."""
-    print(line, file=sys.stderr)
+    print(" ".join(line.split()), file=sys.stderr)
 
 
 def open_sound(path: str | Path, track: int | None = None, ffmpeg_rate: int | None = None) -> Sound:

@@ -28,7 +28,18 @@ def unknown_format(folder: Path) -> Path:
 
 def test_a_missing_ffmpeg_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
-    with pytest.raises(UserError, match="ffmpeg .*none: cannot be started .*IMAGEIO_FFMPEG_EXE"):
+    with pytest.raises(UserError, match="no ffmpeg: .*none is no program; .*IMAGEIO_FFMPEG_EXE"):
+        read_audio(unknown_format(tmp_path))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a text file is no program elsewhere")
+def test_an_ffmpeg_that_is_no_program_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ffmpeg").write_bytes(b"\x7fELF of another system")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "ffmpeg"))
+    with pytest.raises(UserError, match="ffmpeg .*: cannot be started .* another system"):
         read_audio(unknown_format(tmp_path))
 
 

@@ -1,15 +1,18 @@
 """Prepared folders in the layouts of others: their place, files, frame rate, kinds of clips."""
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
 
 from common.errors import UserError
 from config import BIWI, BIWI_6, RECIPES, VOCASET, DatasetSpec, Split
-from dataset.prepared import disk_fps, find_clips, find_file, locate, subject_of
+from dataset.clip_files import audio_files, find_audio
+from dataset.prepared import clip_length, disk_fps, find_clips, find_file, locate, subject_of
 
 V = 5
 
@@ -163,3 +166,21 @@ def test_the_splits_of_the_paper_have_their_published_sizes() -> None:
     for recipe in RECIPES.values():
         people = [set(s.subjects) for k, s in recipe.dataset.splits.items() if k != "test_a"]
         assert recipe.dataset.name.startswith("BIWI") or not set.intersection(*people)
+
+
+def test_a_clip_may_be_compressed_sound(tmp_path: Path) -> None:
+    write_clip(tmp_path, "ada_01", fps=30)
+    wav = tmp_path / "wav/ada_01.wav"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(wav)]
+    subprocess.run([*command, str(wav.with_suffix(".M4A"))], check=True)
+    wav.unlink()
+    assert find_audio(tmp_path, "ada_01") == audio_files(tmp_path)["ada_01"]
+    assert clip_length(tmp_path, "ada_01").rate == pytest.approx(30, rel=0.1)
+
+
+def test_two_recordings_of_one_clip_are_refused(tmp_path: Path) -> None:
+    write_clip(tmp_path, "ada_01")
+    soundfile.write(tmp_path / "wav/ada_01.flac", np.zeros(99), 16_000)
+    for read in (lambda: find_audio(tmp_path, "ada_01"), lambda: audio_files(tmp_path)):
+        with pytest.raises(UserError, match=r"ada_01\.\w+: ada_01\.\w+ is a recording of the same"):
+            read()
