@@ -27,6 +27,7 @@ from common.whole_file import whole_file
 from config import BUNDLED_MODEL, PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
 from files.arrays import check_file, stream_npy
+from files.listing import list_files
 from rendering.animation import FPS_LIMITS, RENDER_THREADS
 from rendering.face import appearance
 from speech.encoder_backend import check_backend
@@ -169,7 +170,10 @@ def check_out(out: Path, wav_path: Path) -> None:
 
     `out` itself is not created yet: that would leave an empty folder behind a failed run.
     """
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    folders = out, *out.absolute().parents
+    if link := next((path for path in folders if path.is_symlink() and not path.exists()), None):
+        raise UserError(f"--out {out}: {link} is a link that leads nowhere; name another folder")
+    nearest = next(folder for folder in folders if folder.exists())
     if not nearest.is_dir():
         raise UserError(f"--out {out}: {nearest} is not a folder; name another")
     try:
@@ -194,7 +198,7 @@ def check_out(out: Path, wav_path: Path) -> None:
 
 def bundled_recording() -> Path:
     """The first recording in demo/wav."""
-    recordings = sorted(DEMO_FOLDER.glob("*.wav")) + sorted(DEMO_FOLDER.glob("*.flac"))
+    recordings = list_files(DEMO_FOLDER, (".wav",)) + list_files(DEMO_FOLDER, (".flac",))
     if not recordings:
         raise UserError(f"no recording in {DEMO_FOLDER}; give one with --wav_path FILE")
     return recordings[0]

@@ -26,10 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError, reason_of
+from files.archives import open_tar
+from files.listing import list_files
 
 BYTES_PER_VERTEX = 12
 COUNT_TYPES = {0: None, 4: "<u4", 8: "<u8"}  # bytes before the coordinates -> their dtype
-BROKEN_ARCHIVE = (tarfile.TarError, EOFError, OSError, zlib.error)
+BROKEN_ARCHIVE = (tarfile.TarError, EOFError, OSError, OverflowError, ValueError, zlib.error)
 HALF_TURN = np.array([1.0, -1.0, -1.0])  # diagonal of the rotation about x by pi
 
 
@@ -67,7 +69,7 @@ def read_frames(source: Path, n_vertices: int) -> Iterator[tuple[int, NDArray[np
     entries = _read_folder(source) if source.is_dir() else _read_archive(source, largest)
     for path, content in entries:
         name = f"{source}: {Path(path).name}"
-        number = re.search(r"(\d+)\.vl$", path)
+        number = re.search(r"(\d+)\.vl$", path, re.IGNORECASE)
         if number is None:
             raise UserError(f"{name}: expected a frame number in the name, as in frame_001.vl")
         vertices = parse_vl(content, name)
@@ -79,17 +81,16 @@ def read_frames(source: Path, n_vertices: int) -> Iterator[tuple[int, NDArray[np
 
 
 def _read_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(folder.rglob("*.vl")):
-        if not path.name.startswith("."):  # macOS leaves ._frame_001.vl beside frame_001.vl
-            yield str(path), path.read_bytes()
+    for path in list_files(folder, (".vl",), deep=True):
+        yield str(path), path.read_bytes()
 
 
 def _read_archive(path: Path, largest: int) -> Iterator[tuple[str, bytes]]:
     try:
-        with tarfile.open(path) as archive:
+        with open_tar(path) as archive:
             for member in archive:
                 hidden = Path(member.name).name.startswith(".")
-                if not member.isfile() or hidden or not member.name.endswith(".vl"):
+                if not member.isfile() or hidden or not member.name.lower().endswith(".vl"):
                     continue
                 if member.size > largest:
                     raise UserError(
@@ -134,6 +135,6 @@ def normalise(vertices: NDArray, faces: NDArray) -> NDArray[np.float32]:
     rotated = vertices * HALF_TURN
     centred = rotated - rotated.mean(axis=0)
     area = surface_area(centred, faces)
-    if not area > 0:
+    if not 0 < area < np.inf:
         raise ValueError(f"surface area {area}, expected more than 0")
     return (centred / np.sqrt(area)).astype(np.float32)

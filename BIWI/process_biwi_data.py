@@ -24,6 +24,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def convert(clip: Clip, out: Path) -> str:
     if not vertices:
         return f"{clip.name}: left out, no .vl in {', '.join(map(str, clip.sources))}"
     scan, faces = _load_scan(clip.scan)
-    offset = float(np.linalg.norm(vertices[0] - normalise(scan, faces), axis=1).mean())
+    neutral = _normalised(scan, faces, clip.scan)
+    offset = float(np.linalg.norm(vertices[0] - neutral, axis=1).mean())
     if offset > LARGEST_OFFSET:
         raise UserError(
             f"{source}: the first frame is {offset:.2f} units from {clip.scan} on average, "
@@ -79,11 +81,22 @@ def _load_scan(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     return vertices, faces
 
 
+def _normalised(vertices: NDArray, faces: NDArray, where: object) -> NDArray[np.float32]:
+    """`normalise`, with a `UserError` that begins with `where` for a mesh without area."""
+    try:
+        return normalise(vertices, faces)
+    except ValueError as error:
+        raise UserError(f"{where}: no mesh of a face ({error}); download it again") from error
+
+
 def _normalised_frames(clip: Clip) -> tuple[Path, list[NDArray[np.float32]]]:
     """The source that holds the .vl files, and its frames, (V, 3) each, in order."""
     scan, faces = _load_scan(clip.scan)
     for source in clip.sources:
-        frames = [(number, normalise(v, faces)) for number, v in read_frames(source, len(scan))]
+        frames = [
+            (number, _normalised(v, faces, f"{source}: frame {number}"))
+            for number, v in read_frames(source, len(scan))
+        ]
         if frames:
             return source, in_order(frames, source)
     return clip.sources[0], []
@@ -103,10 +116,13 @@ def process(
     """
     clips = list_clips(raw, sentences)
     make_folders(writable_folder(out))
-    _write_templates(clips, out)
-    todo = [clip for clip in clips if not is_prepared(out, clip.name)]
-    print(f"{len(clips)} clips; {len(clips) - len(todo)} already prepared")
-    broken = []
+    bad_scans = _write_templates(clips, out)
+    usable = [clip for clip in clips if clip.scan not in bad_scans]
+    todo = [clip for clip in usable if not is_prepared(out, clip.name)]
+    print(f"{len(clips)} clips; {len(usable) - len(todo)} already prepared")
+    broken = [str(error) for error in bad_scans.values()]
+    for error in broken:
+        report(f"no clip of this subject is written: {error}")
     for outcome in _run_all(todo, out, workers):
         if isinstance(outcome, UserError):
             broken.append(str(outcome))
@@ -114,9 +130,10 @@ def process(
         elif outcome:
             report(outcome)
     written = sum(is_prepared(out, clip.name) for clip in todo)
+    n_broken = len(broken) - len(bad_scans) + len(clips) - len(usable)
     if broken:
         others = f" and {len(broken) - 1} more, see above" if len(broken) > 1 else ""
-        raise UserError(f"{written} clips written, {len(broken)} not: {broken[0]}{others}")
+        raise UserError(f"{written} clips written, {n_broken} not: {broken[0]}{others}")
     return written
 
 
@@ -172,22 +189,42 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _write_templates(clips: list[Clip], out: Path) -> None:
-    """Write templates.pkl with every subject, and BIWI.ply with the triangles if it is missing."""
+def _write_templates(clips: list[Clip], out: Path) -> dict[Path, UserError]:
+    """Write templates.pkl with every subject, and BIWI.ply with the triangles if it is missing.
+
+    Returns the scans that cannot be used, each with its error; raises one where no scan can.
+    """
     templates: dict[str, NDArray[np.float32]] = {}
+    bad: dict[Path, UserError] = {}
     for scan in sorted({clip.scan for clip in clips}):
-        vertices, faces = _load_scan(scan)
-        templates[scan.stem] = normalise(vertices, faces)
-        expected = len(next(iter(templates.values())))
-        if len(vertices) != expected:
-            raise UserError(
-                f"{scan}: {len(vertices)} vertices, expected {expected} as in the other scans"
-            )
+        try:
+            vertices, triangles = _load_scan(scan)
+            expected = len(next(iter(templates.values()), vertices))
+            if len(vertices) != expected:
+                raise UserError(
+                    f"{scan}: {len(vertices)} vertices, expected {expected} as in the other scans"
+                )
+            templates[scan.stem] = _normalised(vertices, triangles, scan)
+            faces = triangles
+        except UserError as error:
+            bad[scan] = error
+    if not templates:
+        raise next(iter(bad.values()))
     write_templates(out, templates)
     topology = out / Path(BIWI.topology).name
     if not topology.is_file():
         with whole_file(topology) as partial:
-            write_ply(partial, templates[scan.stem], faces)
+            write_ply(partial, next(iter(templates.values())), faces)
+    return bad
+
+
+def _count_vertices(clips: list[Clip]) -> int:
+    """The number of vertices of the first scan that is a mesh; raises `UserError` if none is."""
+    scans = sorted({clip.scan for clip in clips})
+    for scan in scans[:-1]:
+        with suppress(UserError):  # reported when the templates are written
+            return len(_load_scan(scan)[0])
+    return len(_load_scan(scans[-1])[0])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -221,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--workers {workers}: expected 1 or more")
     raw = find_raw(args.raw)
     if is_raw(raw):
-        n_vertices = len(_load_scan(list_clips(raw, args.sentences)[0].scan)[0])
+        n_vertices = _count_vertices(list_clips(raw, args.sentences))
         out = Path(args.out) if args.out else default_root(n_vertices)
         done = f"{process(raw, out, args.sentences, workers)} clips written to"
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from BIWI.prepared import has_prepared_layout
 from common.errors import UserError
 from config import PROJECT_ROOT
+from files.listing import on_disk
 from files.names import check_name
 
 RAW_FOLDERS = ("BIWI/data/raw", "BIWI/data", "BIWI")  # searched without --raw
@@ -65,15 +66,18 @@ def list_clips(raw: Path, sentences: str = "emotional") -> list[Clip]:
     """
     pattern = re.compile(SENTENCES[sentences])
     clips = []
-    for folder in sorted(path for path in (raw / FACES).iterdir() if path.is_dir()):
+    folders = sorted(path for path in (raw / FACES).iterdir() if path.is_dir())
+    for folder in (path for path in folders if not path.name.startswith(".")):
         subject = check_name(folder.name, str(folder.parent))
-        scan = raw / SCANS / f"{subject}.obj"
+        scan = on_disk(raw / SCANS / f"{subject}.obj")
+        scan = scan if scan.is_file() else on_disk(scan.with_suffix(".OBJ"))
         sources: dict[str, list[Path]] = {}
         for path in sorted(folder.iterdir(), key=_priority):
             sentence = path.name if path.is_dir() else _stem(path.name)
             if sentence is not None and pattern.fullmatch(sentence):
                 sources.setdefault(sentence, []).append(path)
         if sources and not scan.is_file():
+            scan = scan.with_suffix(".obj")
             raise UserError(f"{scan}: missing, the neutral scan of {subject}; {SOURCE}")
         for sentence in sorted(sources):
             name = f"{subject}_{sentence}"

@@ -4,7 +4,7 @@ Used by the readers of prepared data and by the scripts that prepare it. Hidden 
 ._name, temporary files) are not clips.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from common.errors import UserError, reason_of
 from common.whole_file import whole_file
 from files.arrays import stream_npy
+from files.listing import list_files, on_disk, plain_name
 from files.names import check_name
 
 # Formats of sound that libsndfile or ffmpeg reads, without those of video.
@@ -21,12 +22,17 @@ AUDIO_SUFFIXES = (
     ".aifc", ".au", ".caf", ".w64", ".rf64", ".amr", ".mka", ".weba", ".wv", ".ac3",
 )  # fmt: skip
 
+SAME_RECORDING = "is a recording of the same clip; delete or rename one of them"
+SAME_VERTICES = "holds vertices of the same clip; delete or rename one of them"
+
 Frames = TypeVar("Frames", NDArray, list[NDArray])
 
 
 def npy_path(folder: Path, name: str) -> Path:
     """The vertices of a clip in a prepared folder."""
-    return folder / "vertices_npy" / f"{name}.npy"
+    path = on_disk(folder / "vertices_npy" / f"{name}.npy")
+    capital = path.with_suffix(".NPY")
+    return capital if capital.exists() and not path.exists() else path
 
 
 def wav_path(folder: Path, name: str) -> Path:
@@ -46,47 +52,48 @@ def is_prepared(folder: Path, name: str) -> bool:
 
 
 def mesh_files(folder: Path) -> dict[str, Path]:
-    """Name of a clip -> its .npy, for all of vertices_npy/, sorted by name."""
-    return {path.stem: path for path in _visible(folder / "vertices_npy") if path.suffix == ".npy"}
+    """Name of a clip -> its .npy, for all of vertices_npy/, sorted by name.
+
+    Names are in NFC. Raises `UserError` for two files of one clip.
+    """
+    return _by_name(folder / "vertices_npy", (".npy",), SAME_VERTICES)
 
 
 def audio_files(folder: Path) -> dict[str, Path]:
     """Name of a clip -> its audio file, for all of wav/, sorted by name.
 
-    Raises `UserError` for two files of one clip.
+    Names are in NFC. Raises `UserError` for two files of one clip.
     """
+    return _by_name(folder / "wav", AUDIO_SUFFIXES, SAME_RECORDING)
+
+
+def _by_name(folder: Path, suffixes: Collection[str], same: str) -> dict[str, Path]:
     files: dict[str, list[Path]] = {}
-    for path in _visible(folder / "wav"):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            files.setdefault(path.stem, []).append(path)
-    return {name: _only(paths) for name, paths in files.items()}
+    for path in list_files(folder, suffixes):
+        files.setdefault(plain_name(path.stem), []).append(path)
+    return {name: _only(files[name], same) for name in sorted(files)}
 
 
-def _only(paths: list[Path]) -> Path:
-    """The path of a list of one; `UserError` for the recordings of one clip in two formats."""
+def _only(paths: list[Path], same: str) -> Path:
+    """The path of a list of one; `UserError` for several files of one clip. same: in words."""
     if len(paths) > 1:
-        raise UserError(
-            f"audio {paths[0]}: {paths[1].name} is a recording of the same clip; delete or rename "
-            "one of them"
-        )
+        raise UserError(f"{paths[0]}: {paths[1].name} {same}")
     return paths[0]
-
-
-def _visible(folder: Path) -> list[Path]:
-    paths = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def find_audio(folder: Path, name: str) -> Path:
     """The audio file of a clip in a prepared folder; `UserError` if there is none or two."""
     suffixes = [variant for suffix in AUDIO_SUFFIXES for variant in (suffix, suffix.upper())]
-    paths = [path for s in suffixes if (path := folder / "wav" / f"{name}{s}").exists()]
+    places = (on_disk(folder / "wav" / f"{name}{suffix}") for suffix in suffixes)
+    paths = [path for path in places if path.exists()]
+    if not paths:
+        paths = list(filter(None, [audio_files(folder).get(plain_name(name))]))  # a.Wav
     if not paths:
         raise UserError(f"{wav_path(folder, name)}: missing")
     different = [
         path for path in paths[1:] if not path.samefile(paths[0])
     ]  # x.wav is x.WAV on macOS
-    return _only([paths[0], *different])
+    return _only([paths[0], *different], SAME_RECORDING)
 
 
 def write_clip(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from config import DatasetSpec
 from dataset.prepared import find_file
+from files.listing import plain_name
 from files.meshes import MESH_SUFFIXES, load_faces, load_mesh, load_templates
 from synthetic.head import HEAD_FILE, load_head
 
@@ -35,7 +36,7 @@ def choose_face(
     if own is not None:
         return own_face(spec, own)
     templates = templates_of(spec)
-    name = subject or next(iter(templates))
+    name = plain_name(subject or next(iter(templates)))
     if name not in templates:
         raise UserError(f"subject {name}: not in the model's templates: {', '.join(templates)}")
     if len(templates[name]) != spec.n_vertices:
@@ -151,7 +152,13 @@ def find_faces(
     """Triangles (F, 3): the data set's; else those of `own` if it is a mesh file; else None."""
     path = find_file(spec, spec.topology) if spec.topology else None
     if path is not None:
-        return load_faces(path)
+        faces = load_faces(path)
+        if faces.max() >= spec.n_vertices:
+            raise UserError(
+                f"topology {path}: a face has vertex {faces.max()}, expected less than "
+                f"{spec.n_vertices}; does it belong to another data set?"
+            )
+        return faces
     if isinstance(own, str | Path) and Path(own).suffix.lower() in MESH_SUFFIXES:
         faces = load_mesh(own)[1]
         if len(faces):

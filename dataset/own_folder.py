@@ -14,6 +14,7 @@ y is up and faces look along +z.
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ from dataset.own_inference import (
 from dataset.own_rates import frame_rates
 from dataset.own_settings import read_settings, recipe_settings
 from dataset.regions import Region, look_up
-from files.arrays import load_npy
+from files.arrays import load_npy, load_npz
+from files.listing import list_files, on_disk
 from files.meshes import MESH_SUFFIXES, load_mesh, load_templates
 
 DEFAULT_BASE = "vocaset"  # the paper's network
@@ -147,14 +149,19 @@ def clip_names(folder: Path) -> list[str]:
 
 def _templates_path(folder: Path, settings: dict[str, Any]) -> Path:
     if "templates" in settings:
-        return folder / settings["templates"]
-    for name in TEMPLATES:
-        if (folder / name).exists():
-            return folder / name
+        return on_disk(folder / settings["templates"])
+    if (path := _first_of(folder, TEMPLATES)) is not None:
+        return path
     raise UserError(
         f"{folder}: no neutral faces, expected templates.pkl or .npz, a folder templates/ of "
         "<subject>.ply or .obj, or one template.ply or .obj for all clips"
     )
+
+
+def _first_of(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first of these files or folders that is there, with small or capital letters."""
+    there = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True)}
+    return next((there[name] for name in names if name in there), None)
 
 
 def _region_files(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
@@ -167,8 +174,8 @@ def _region_files(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
         )
     fields = {"lips_region": "", "upper_region": ""}
     for which, field in REGION_FILES.items():
-        files = [folder / f"{which}{suffix}" for suffix in REGION_SUFFIXES]
-        path = folder / named[which] if which in named else next(filter(Path.exists, files), None)
+        file = _first_of(folder, [f"{which}{suffix}" for suffix in REGION_SUFFIXES])
+        path = on_disk(folder / named[which]) if which in named else file
         if path is not None:
             fields[field] = relative_to_project(path)
     return fields
@@ -177,14 +184,13 @@ def _region_files(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
 def _topology(folder: Path, templates: Path, n_vertices: int, settings: dict[str, Any]) -> str:
     """A mesh with triangles: of dataset.json, topology.ply/.obj, or a template; "" if none."""
     if "topology" in settings:
-        return relative_to_project(folder / settings["topology"])
-    if templates.suffix == ".npz":
-        with np.load(templates) as archive:
-            if "faces" in archive:
-                return relative_to_project(templates)
-    meshes = [folder / f"topology{suffix}" for suffix in MESH_SUFFIXES]
-    meshes += sorted(templates.iterdir()) if templates.is_dir() else [templates]
-    meshes += sorted(folder.iterdir())
+        return relative_to_project(on_disk(folder / settings["topology"]))
+    if templates.suffix.lower() == ".npz" and "faces" in load_npz(templates, "templates"):
+        return relative_to_project(templates)
+    topology = _first_of(folder, [f"topology{suffix}" for suffix in MESH_SUFFIXES])
+    meshes = [topology] if topology else []
+    meshes += list_files(templates, MESH_SUFFIXES) if templates.is_dir() else [templates]
+    meshes += list_files(folder, MESH_SUFFIXES)
     for path in meshes:
         if path.suffix.lower() in MESH_SUFFIXES and path.is_file():
             vertices, faces = load_mesh(path)

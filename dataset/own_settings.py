@@ -9,6 +9,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.frame_rates import parse_rate
+from files.listing import plain_name
 from files.texts import read_json
 
 KEYS = {  # of dataset.json -> what the value is
@@ -109,7 +110,8 @@ def clips_of_splits(subjects: dict[str, str], splits: dict[str, Any]) -> dict[st
             )
         chosen[split] = []
         for entry in entries:
-            clips = [n for n, s in subjects.items() if s == entry or fnmatch.fnmatch(n, entry)]
+            name = plain_name(entry)
+            clips = [n for n, s in subjects.items() if s == name or fnmatch.fnmatch(n, name)]
             if not clips:
                 raise UserError(f'dataset.json: split "{split}": no clip or subject "{entry}"')
             for clip in clips:

@@ -20,6 +20,7 @@ from common.paths import relative_to_project
 from config import DatasetSpec, Split
 from dataset.clip_files import audio_files, find_audio, mesh_files, npy_path, wav_path
 from files.arrays import load_npy
+from files.listing import on_disk, plain_name
 from files.meshes import split_key
 from speech.audio import length_of
 
@@ -37,7 +38,7 @@ def find_file(spec: DatasetSpec, named: str) -> Path | None:
     file, key = split_key(path)
     roots = [spec.path(root) for root in (spec.root, *spec.other_roots)]
     places = [file, *(root / sub / file.name for root in roots for sub in SUBFOLDERS)]
-    existing = next((place for place in places if place.exists()), None)
+    existing = next((place for place in map(on_disk, places) if place.exists()), None)
     if existing is None or key is None:
         return existing
     return existing.with_name(f"{existing.name}:{key}")
@@ -215,7 +216,7 @@ def find_clips(root: Path, split: Split) -> list[tuple[str, str]]:
     """
     audio, meshes = audio_files(root), mesh_files(root)
     clips = []
-    for name in sorted(set(split.clips) or audio.keys() | meshes.keys()):
+    for name in sorted(set(map(plain_name, split.clips)) or audio.keys() | meshes.keys()):
         subject = subject_of(name, split.subjects) if split.clips else _subject_in(name, split)
         if subject is None:
             continue

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from dataset.motion import resample_in_time, resampled_frames
 from files.arrays import load_npy
+from files.listing import list_files, plain_name
 from files.meshes import load_region
 
 LENGTH_TOLERANCE = 0.15  # relative difference in length of prediction and decimated truth, at most
@@ -45,7 +46,7 @@ def find_pairs(pred: Path, truth: Path) -> list[Pair]:
     CodeTalker; otherwise all are. Raises `UserError` for a prediction without truth, and for two
     predictions of one clip and style.
     """
-    truths = {path.stem: path for path in _list_npy(truth, "--truth")}
+    truths = {plain_name(path.stem): path for path in _list_npy(truth, "--truth")}
     pairs = [_pair(path, truths) for path in _list_npy(pred, "--pred")]
     own = {pair.name for pair in pairs if _is_own_style(pair)}
     pairs = [pair for pair in pairs if pair.name not in own or _is_own_style(pair)]
@@ -63,14 +64,14 @@ def find_pairs(pred: Path, truth: Path) -> list[Pair]:
 def _list_npy(folder: Path, flag: str) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{flag} {folder}: no such folder, expected one of (T, V*3) .npy files")
-    paths = sorted(folder.rglob("*.npy"))
+    paths = list_files(folder, (".npy",), deep=True)
     if not paths:
         raise UserError(f"{flag} {folder}: no .npy files in it, expected (T, V*3) arrays")
     return paths
 
 
 def _pair(path: Path, truths: dict[str, Path]) -> Pair:
-    name = path.stem.partition("_condition_")[0]
+    name = plain_name(path.stem).partition("_condition_")[0]
     if name not in truths:
         as_word = r"(?<![A-Za-z0-9]){}(?![A-Za-z0-9])"
         contained = [stem for stem in truths if re.search(as_word.format(re.escape(stem)), name)]
@@ -83,7 +84,7 @@ def _pair(path: Path, truths: dict[str, Path]) -> Pair:
 
 
 def _style(pair: Pair) -> str:
-    return pair.prediction.stem.partition("_condition_")[2]
+    return plain_name(pair.prediction.stem).partition("_condition_")[2]
 
 
 def _is_own_style(pair: Pair) -> bool:

@@ -18,6 +18,7 @@ from evaluation.predictions import (
     read_pair,
     truth_step,
 )
+from files.listing import list_files
 from files.meshes import load_templates
 from metrics import Scores, pool, score_clip
 
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(_table(scores, regions, step, bool(templates)))
     if unscored:
         print(f"frames of the truth after the end of their prediction, not scored: {unscored}")
-    rest = set(Path(args.truth).rglob("*.npy")) - {pair.truth for pair in pairs}
+    rest = set(list_files(Path(args.truth), (".npy",), deep=True)) - {pair.truth for pair in pairs}
     if rest:
         print(f"clips of --truth without a prediction: {len(rest)} ({min(rest).stem}, ...)")
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from common.errors import UserError, reason_of
 from files.arrays import check_file, load_npy, load_npz
+from files.listing import list_files, plain_name
 from files.matlab import load_mat
 from files.names import check_name, text_of
 from files.pickled_values import as_numbers
@@ -107,10 +108,12 @@ def load_templates(path: str | Path) -> dict[str, NDArray[np.float32]]:
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in MESH_SUFFIXES)
+        files = list_files(path, MESH_SUFFIXES)
         if not files:
             raise UserError(f"templates {path}: no .ply or .obj in the folder")
-        templates = {file.stem: load_mesh(file)[0] for file in files}
+        templates = {
+            check_name(file.stem, f"templates {path}"): load_mesh(file)[0] for file in files
+        }
     else:
         templates = _templates_of_file(check_file(path, "templates"))
     counts = {name: len(vertices) for name, vertices in templates.items()}
@@ -122,7 +125,7 @@ def load_templates(path: str | Path) -> dict[str, NDArray[np.float32]]:
 def _templates_of_file(path: Path) -> dict[str, NDArray[np.float32]]:
     suffix = path.suffix.lower()
     if suffix in MESH_SUFFIXES:
-        return {path.stem: load_mesh(path)[0]}
+        return {plain_name(path.stem): load_mesh(path)[0]}
     if suffix == ".npz":
         content: Any = _templates_of_npz(path, load_npz(path, "templates"))
     elif suffix == ".pkl":

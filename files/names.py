@@ -4,6 +4,7 @@ import unicodedata
 from typing import Any
 
 from common.errors import UserError
+from files.listing import plain_name
 
 LONGEST_NAME = 200  # bytes of UTF-8; file systems allow 255, and suffixes are added
 RESERVED = '/\\:*?"<>|'  # they separate folders, or Windows allows them in no file name
@@ -16,11 +17,11 @@ def text_of(key: Any) -> str:
 
 
 def check_name(key: Any, where: str) -> str:
-    """`key` as text if it can be part of a file name on every system; raises `UserError` otherwise.
+    """`key` in NFC if it can be part of a file name on every system; raises `UserError` otherwise.
 
     where: what the message begins with, the file that has the name.
     """
-    name = text_of(key)
+    name = plain_name(text_of(key))
     if problem := _problem(name):
         shown = ascii(name if len(name) <= 30 else f"{name[:30]}...")
         raise UserError(

@@ -39,7 +39,7 @@ def write_example(folder: Path, n_clips: int) -> None:
         with whole_file(folder / "templates" / f"{subject}.ply") as partial:
             mesh.export(partial)
     pieces = []
-    for path in sorted((PROJECT_ROOT / "demo/wav").glob("*.*")):
+    for path in sorted((PROJECT_ROOT / "demo/wav").glob("[!.]*.*")):
         if path.suffix in (".wav", ".flac"):
             audio, step = read_audio(path), round(CLIP_S * SAMPLE_RATE)
             pieces += [audio[i : i + step] for i in range(0, len(audio) - step + 1, step)]

@@ -157,7 +157,7 @@ def _check(options: argparse.Namespace) -> None:
         if value < least:
             raise UserError(f"--{name}: expected at least {least}, got {value:g}")
     folder = options.kokoro_voices
-    if folder and not any(Path(folder).glob("*.bin")):
+    if folder and not any(Path(folder).glob("[!.]*.bin")):
         raise UserError(
             f"--kokoro_voices {folder}: expected *.bin files, got none; see synthetic/README.md"
         )

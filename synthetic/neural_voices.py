@@ -129,7 +129,7 @@ class KokoroVoices:
         folder = os.environ.get(KOKORO_VOICES_VARIABLE, "")
         if not folder:
             return f"no voices; set {KOKORO_VOICES_VARIABLE} or --kokoro_voices to their folder"
-        if not any(Path(folder).glob("*.bin")):
+        if not any(Path(folder).glob("[!.]*.bin")):
             return f"no voices (*.bin) in {folder}; see synthetic/README.md"
         return ""
 
@@ -208,7 +208,7 @@ def read_styles(folder: Path) -> dict[str, np.ndarray]:
     Raises `UserError` for a file of another size or a folder without English voices.
     """
     styles = {}
-    for path in sorted(folder.glob("*.bin")):
+    for path in sorted(folder.glob("[!.]*.bin")):
         table = np.fromfile(path, np.float32)
         if table.size == 0 or table.size % STYLE_WIDTH:
             raise UserError(

@@ -18,6 +18,7 @@ from BIWI.raw import find_raw
 from common import whole_file
 from common.errors import UserError, run_cli
 from config import BIWI, BIWI_6, PROJECT_ROOT
+from files import archives
 from files.meshes import load_mesh, load_region
 from tests.toy import full_disk, leftover
 
@@ -366,3 +367,44 @@ def test_a_full_disk_is_reported_in_one_line_and_nothing_is_lost(
     assert error.startswith("error: ") and f"{tmp_path / name}: " in error
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
     assert process(raw, out) == 1
+
+
+def test_a_flat_scan_ends_the_clips_of_its_subject_alone(raw: Path, tmp_path: Path) -> None:
+    scan = raw / "rigid_scans/F2.obj"
+    flat = [f"v {i} 0 0" if line.startswith("v ") else line
+            for i, line in enumerate(scan.read_text().splitlines())]  # fmt: skip
+    scan.write_text("\n".join(flat))
+    reports: list[str] = []
+    with pytest.raises(UserError, match=r"^1 clips written, 2 not: \S*F2.obj: no mesh of a face"):
+        process(raw, tmp_path / "out", report=reports.append)
+    assert len(reports) == 1 and "no clip of this subject is written" in reports[0]
+    with pytest.raises(UserError, match="1 clips written|0 clips written, 2 not"):
+        main(["--raw", str(raw), "--out", str(tmp_path / "out")])
+
+
+def test_a_flat_frame_is_named_and_the_others_are_made(raw: Path, tmp_path: Path) -> None:
+    (raw / "faces/M3/e01.tar").unlink()
+    frames = members("M3_e01")
+    first = min(frames)
+    flat = np.zeros((len(parse_vl(frames[first], first)), 3), np.float32)
+    write_tar(raw / "faces/M3/e01.tar", frames | {first: vl(flat)})
+    with pytest.raises(UserError, match=r"^2 clips written, 1 not: .*M3/e01.tar: frame 1: no mesh"):
+        process(raw, tmp_path / "out", report=[].append)
+
+
+def test_an_archive_that_expands_too_much_is_not_read_to_its_end(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (raw / "faces/M3/e01.tar").unlink()
+    write_tar(raw / "faces/M3/e01.tgz", {"x" * 10**6: b"", **members("M3_e01")}, "w:gz")
+    monkeypatch.setattr(archives, "FREE_BYTES", 10**5)
+    with pytest.raises(UserError, match=r"2 clips written, 1 not: .*expands to much more than"):
+        process(raw, tmp_path / "out", report=[].append)
+
+
+def test_scans_and_frames_may_end_in_capitals(raw: Path, tmp_path: Path) -> None:
+    (raw / "faces/.AppleDouble").mkdir()
+    (raw / "rigid_scans/M3.obj").rename(raw / "rigid_scans/M3.OBJ")
+    capitals = {name.replace(".vl", ".VL"): content for name, content in members("M3_e01").items()}
+    write_tar(raw / "faces/M3/e01.tar", capitals)
+    assert process(raw, tmp_path / "out", report=[].append) == 3

@@ -5,6 +5,7 @@ Nothing here needs torch, so that a wrong flag is reported at once.
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def recipe_of_run(args: argparse.Namespace) -> tuple[Recipe, list[str], str]:
             f"--from {args.source}: repeats a run with its own settings; "
             f"remove {', '.join(conflicting)}"
         )
-    if not args.out or Path(args.out).resolve() == Path(args.source).resolve():
+    if not args.out or os.path.realpath(args.out) == os.path.realpath(args.source):
         raise UserError(f"--from {args.source}: name another folder for the new run with --out")
     file = Path(args.source) / RECORD_FILE
     if not file.is_file():
