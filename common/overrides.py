@@ -242,7 +242,7 @@ def _json(text: str) -> Any:
     """`text` parsed as JSON, or `text` itself if it is not JSON."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
