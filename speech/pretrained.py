@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 HUB_LOGGERS = ("huggingface_hub", "transformers", "httpx")  # they log every retry
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # of transformers and torch, which check little; RuntimeError has RecursionError
-BROKEN_CONFIG = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError)
+BROKEN_CONFIG = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+SPARE_WEIGHTS = 2**24  # that a network may have beyond those in its files: a new CTC head
 MAY_BE_MISSING = ("lm_head.", "masked_spec_embed")  # a weight file may lack these
 
 
@@ -89,9 +90,11 @@ def load_config(source: str) -> Any:
 
     Raises `UserError` when it cannot be loaded, is of an unknown kind or of another frame rate.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.utils import logging
 
+    from speech.encoder_fields import checked_fields
     from speech.kinds import kind_of
 
     logging.disable_progress_bar()  # of "Loading weights"
@@ -101,7 +104,9 @@ def load_config(source: str) -> Any:
     try:
         load = partial(AutoConfig.from_pretrained, trust_remote_code=False)
         config = _local_first(load, source)
-    except BROKEN_CONFIG as error:
+        fields = {k: v for k, v in config.to_dict().items() if not isinstance(v, dict)}
+        checked_fields(fields, type(config)().to_dict())
+    except (*BROKEN_CONFIG, StrictDataclassError, UserError) as error:
         raise _load_error(source, error) from error
     mismatch = kind_of(config.model_type).mismatch(config)
     if mismatch:
@@ -177,6 +182,8 @@ def _load(source: str) -> "nn.Module":
     config = load_config(source)
     kind = kind_of(config.model_type)
     try:
+        if Path(source).is_dir():
+            _check_size(Path(source), config)
         weights = kind.own_weights(config, Path(source))
         if weights is not None:
             model = build_ctc(config)
@@ -186,6 +193,25 @@ def _load(source: str) -> "nn.Module":
     except (*BROKEN_CONFIG, SafetensorError, pickle.UnpicklingError) as error:
         raise _load_error(source, error) from error
     return model.float()
+
+
+def _check_size(folder: Path, config: Any) -> None:
+    """Raise `ValueError` where a config asks for more weights than the files of a folder hold.
+
+    Weights that are missing would be allocated and drawn at random, however large they are.
+    """
+    import torch
+
+    from speech.bodies import build_ctc
+
+    with torch.device("meta"):  # no memory
+        needed = sum(weight.numel() for weight in build_ctc(config).parameters())
+    files = [path for suffix in ("safetensors", "bin") for path in folder.glob(f"*.{suffix}")]
+    stored = sum(path.stat().st_size for path in files)  # a byte or more for each weight
+    if needed > stored + SPARE_WEIGHTS:
+        raise ValueError(
+            f"config.json describes {needed:,} weights, the files have {stored:,} bytes"
+        )
 
 
 def _from_transformers(source: str, ctc_class: Any) -> "nn.Module":

@@ -204,3 +204,24 @@ def test_sources_are_folders_here_or_in_the_project_or_names_of_the_hub(
     for wrong in ("models/none", "../nothing/here", "a b", "/no/such/folder"):
         with pytest.raises(UserError, match="no such folder; expected one with config.json"):
             find_source(wrong)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("num_hidden_layers", 2**63, "num_hidden_layers is '9223372036854775808'"),
+        ("hidden_size", 2**15, "config.json describes [0-9,]+ weights, the files have"),
+        ("conv_kernel", [], "cannot be loaded"),
+        ("add_adapter", "yes", "cannot be loaded"),
+    ],
+)
+def test_a_config_that_no_encoder_has_is_refused_before_memory_is_taken(
+    field: str, value: int | list | str, reason: str, tmp_path: Path
+) -> None:
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    Wav2Vec2ForCTC(Wav2Vec2Config(**SMALL)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(UserError, match=reason):
+        load_pretrained(str(tmp_path))
