@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -46,8 +47,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     _open[own] = os.getpid()
     try:
         yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
+        _flush(partial)
         os.replace(partial, path)
         _flush_folder(path.parent)
     except OSError as error:
@@ -58,6 +58,40 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # gone if all went well
             partial.unlink()
+        del _open[own]
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it becomes `path` when the block succeeds.
+
+    A folder that is at `path` is replaced with all that it holds, by two renames between which
+    there is none. Where the block raises, it stays as it was and the temporary folder is deleted.
+    Raises `OSError` of the disk, which names `path`.
+    """
+    path = Path(path)
+    folder = path.parent.absolute()
+    delete_stale(folder)
+    partial, old = (path.with_name(_temporary_name(path)) for _ in range(2))
+    own = partial.absolute()
+    _open[own] = os.getpid()
+    try:
+        partial.mkdir()
+        yield partial
+        for file in partial.iterdir():
+            _flush(file)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(partial, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        with suppress(OSError):
+            _delete(partial)
+        with suppress(OSError):
+            _delete(old)
         del _open[own]
 
 
@@ -83,7 +117,7 @@ def delete_stale(folder: Path) -> None:
         for path in folder.glob(LEFTOVERS):
             with suppress(OSError):  # another process may delete it first
                 if _is_stale(path):
-                    path.unlink()
+                    _delete(path)
 
 
 def delete_own() -> None:
@@ -91,7 +125,15 @@ def delete_own() -> None:
     for path, pid in list(_open.items()):
         if pid == os.getpid():  # else inherited from the process that forked this one
             with suppress(OSError):
-                path.unlink()
+                _delete(path)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, or a folder with all that it holds."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _temporary_name(path: Path) -> str:
@@ -130,6 +172,11 @@ def _is_running(pid: int) -> bool:
     except (PermissionError, OverflowError):  # of another user; no process id at all
         return True
     return True
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _flush_folder(folder: Path) -> None:

@@ -10,7 +10,14 @@ import pytest
 
 from common import whole_file as module
 from common.errors import reason_of
-from common.whole_file import LEFTOVERS, delete_own, whole_file, write_together, write_whole
+from common.whole_file import (
+    LEFTOVERS,
+    delete_own,
+    whole_file,
+    whole_folder,
+    write_together,
+    write_whole,
+)
 from tests.toy import leftover
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +40,32 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         partial.write_text("half")
         _ = 1 / 0
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_replaces_an_older_one_with_all_it_held(tmp_path: Path) -> None:
+    target = tmp_path / "clip_obj"
+    for name in ("old", "new"):
+        with whole_folder(target) as partial:
+            (partial / name).write_text(name)
+            assert partial.match(LEFTOVERS) and partial.parent == tmp_path
+    assert [p.name for p in target.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_whose_block_fails_stays_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "clip_obj"
+    target.mkdir()
+    with pytest.raises(ZeroDivisionError), whole_folder(target) as partial:
+        (partial / "half").write_text("half")
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == [target] and not list(target.iterdir())
+
+
+def test_a_folder_that_a_killed_process_left_is_deleted(tmp_path: Path) -> None:
+    left = Path(leftover(tmp_path / "clip_obj"))
+    left.mkdir()
+    (left / "clip_0001.obj").write_text("half")
+    with whole_folder(tmp_path / "other"):
+        assert not left.exists()
 
 
 def test_writers_of_one_file_have_temporary_names_of_their_own(tmp_path: Path) -> None:

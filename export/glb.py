@@ -1,0 +1,137 @@
+"""Heads as glTF 2.0 binary files, .glb: a mesh with morph targets and the animation of its weights.
+
+Metres, y up, the face towards +z. The mesh is the neutral face, in the clip's order of vertices,
+with normals and vertex colours. T frames, V vertices, F faces, K targets.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.clip import Clip
+from export.frames import template_of
+from export.gltf import ATTRIBUTES, INDICES, Binary, index_type
+from export.morph_targets import MorphTargets, principal_targets
+from rendering.raster import srgb_to_linear, surface_normals
+
+TURNED = 0.01  # length of the change of a unit normal (0.6°); less is left out of a target
+SKIN = {"metallicFactor": 0.0, "roughnessFactor": 0.6}
+GREY = 0.6  # linear, for meshes without colours
+ASSET = {"version": "2.0", "generator": "JambaTalk"}
+
+
+def write_glb(clip: Clip, folder: Path) -> list[Path]:
+    """Write `<folder>/<name>.glb`, whose morph targets are the clip's principal components.
+
+    No vertex is further than 0.1 mm from where the clip has it (`principal_targets`). Raises
+    `UserError` for NaN, `OSError` of the disk.
+    """
+    path = folder / f"{clip.name}.glb"
+    save_animation(path, clip, principal_targets(clip))
+    return [path]
+
+
+def save_animation(path: Path, clip: Clip, targets: MorphTargets) -> None:
+    """Write a clip's mesh with morph targets and the animation of their weights.
+
+    Keys are at the instants of the frames, t / fps, with linear interpolation.
+    """
+    binary, template = Binary(), template_of(clip)
+    mesh = _mesh(binary, template, clip.faces, clip.colors)
+    extras = {"fps": str(clip.fps), "largest_error_mm": round(1e3 * targets.error, 6)}
+    _add_targets(binary, mesh, template, clip.faces, targets)
+    animation = _animation(binary, targets.weights, key_times(clip))
+    content = {"asset": ASSET | {"extras": extras}, "animations": [animation]}
+    binary.save(path, _document(clip.name, mesh) | content)
+
+
+def save_mesh(
+    path: Path,
+    vertices: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    colors: NDArray[np.float32] | None = None,
+) -> None:
+    """Write a mesh at rest: vertices (V, 3), metres; faces (F, 3); colors (V, 3) sRGB 0 to 1."""
+    binary = Binary()
+    binary.save(path, _document(path.stem, _mesh(binary, vertices, faces, colors)))
+
+
+def key_times(clip: Clip) -> NDArray[np.float32]:
+    """(T,) seconds, of float32 the nearest to t / fps."""
+    numbers = np.arange(len(clip.vertices), dtype=np.int64)
+    return (numbers * clip.fps.denominator / clip.fps.numerator).astype(np.float32)
+
+
+def vertex_normals(vertices: NDArray, faces: NDArray) -> NDArray[np.float32]:
+    """(V, 3) unit normals of vertices (V, 3); (0, 0, 1) where no face of any area has a vertex."""
+    of_faces, normals = np.empty((len(faces), 3)), np.empty((len(vertices), 3))
+    surface_normals(
+        np.asarray(vertices, np.float64), np.asarray(faces, np.int32), of_faces, normals
+    )
+    normals[~normals.any(axis=1)] = 0.0, 0.0, 1.0
+    return normals.astype(np.float32)
+
+
+def _mesh(
+    binary: Binary, vertices: NDArray, faces: NDArray, colors: NDArray | None
+) -> dict[str, Any]:
+    """The description of a mesh of one primitive, whose values are added to `binary`."""
+    attributes = {
+        "POSITION": binary.add(vertices.astype(np.float32), ATTRIBUTES, bounds=True),
+        "NORMAL": binary.add(vertex_normals(vertices, faces), ATTRIBUTES),
+    }
+    if colors is not None:  # 16 bits, as 8 bits of linear light show steps in dark hair
+        opaque = np.full((len(colors), 4), 0xFFFF, np.uint16)
+        opaque[:, :3] = np.round(0xFFFF * srgb_to_linear(np.clip(colors, 0.0, 1.0)))
+        attributes["COLOR_0"] = binary.add(opaque, ATTRIBUTES, normalized=True)
+    corners = faces.ravel().astype(index_type(len(vertices)))
+    primitive = {"attributes": attributes, "indices": binary.add(corners, INDICES), "material": 0}
+    return {"primitives": [primitive]}
+
+
+def _add_targets(
+    binary: Binary, mesh: dict, template: NDArray, faces: NDArray, targets: MorphTargets
+) -> None:
+    """Give a mesh its morph targets; their normals are those of each target alone."""
+    at_rest = vertex_normals(template, faces)
+    moved = targets.deltas.any(axis=2)  # (K, V)
+    accessors = []
+    for delta, here in zip(targets.deltas, moved, strict=True):
+        turn = vertex_normals(template + delta, faces) - at_rest
+        accessors.append(
+            {
+                "POSITION": binary.add_sparse(delta, here),
+                "NORMAL": binary.add_sparse(turn, np.linalg.norm(turn, axis=1) > TURNED),
+            }
+        )
+    mesh["primitives"][0]["targets"] = accessors
+    mesh["weights"] = [0.0] * len(targets.names)
+    mesh["extras"] = {"targetNames": list(targets.names)}  # where readers look for names
+
+
+def _animation(binary: Binary, weights: NDArray, times: NDArray) -> dict[str, Any]:
+    """An animation of the weights (T, K) of node 0."""
+    sampler = {
+        "input": binary.add(times, bounds=True),
+        "output": binary.add(weights.astype(np.float32).ravel()),
+        "interpolation": "LINEAR",
+    }
+    channel = {"sampler": 0, "target": {"node": 0, "path": "weights"}}
+    return {"name": "speech", "samplers": [sampler], "channels": [channel]}
+
+
+def _document(name: str, mesh: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a file with one node that shows one mesh."""
+    has_colors = "COLOR_0" in mesh["primitives"][0]["attributes"]
+    surface = SKIN | ({} if has_colors else {"baseColorFactor": [GREY, GREY, GREY, 1.0]})
+    return {
+        "asset": ASSET,
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"name": name, "mesh": 0}],
+        "meshes": [{"name": name} | mesh],
+        # Seen from both sides: a mouth is open at the back, and a neck from below.
+        "materials": [{"name": "head", "pbrMetallicRoughness": surface, "doubleSided": True}],
+    }
