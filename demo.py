@@ -2,7 +2,8 @@
 
 Writes `<out>/<name>.mp4`, the head speaking the recording, and `<out>/<name>.npy`, its vertices
 (T, V, 3) float32 in the unit of the model's training data; <name> is that of the recording. Frame t
-is the instant t / fps, and the frames cover the whole recording.
+is the instant t / fps, and the frames cover the whole recording. `--export` adds files that other
+programs open.
 
 `--checkpoint` also takes the weights that the paper's authors published (vocaset.pth, biwi.pth);
 `--dataset` names the data set whose templates and topology they are for.
@@ -13,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,8 @@ from common.errors import Parser, UserError, reason_of, run_cli, writable_folder
 from common.whole_file import whole_file
 from config import BUNDLED_MODEL, PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
+from export.clip import SYNTHETIC, Clip
+from export.formats import FORMATS, check_formats, write_formats
 from files.arrays import check_file, stream_npy
 from files.listing import list_files
 from rendering.animation import FPS_LIMITS, RENDER_THREADS
@@ -64,6 +68,7 @@ class Plan:
     renderer: str  # a key of `rendering.renderer.RENDERERS`
     video: bool
     blink: bool
+    export: tuple[str, ...]  # keys of `export.formats.FORMATS`
 
 
 # fmt: off
@@ -106,6 +111,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--no_video", action="store_true", help="write the vertices only")
     add("--blink", action="store_true",
         help="add blinks at random times (bundled synthetic head only)")
+    add("--export", nargs="+", choices=list(FORMATS), default=[], metavar="FORMAT",
+        help=f"also write files for other programs: {', '.join(FORMATS)}")
     return parser.parse_args(argv)
 # fmt: on
 
@@ -162,6 +169,7 @@ def check(args: argparse.Namespace) -> Plan:
         renderer="software" if args.no_video else choose_renderer(args.renderer),
         video=not args.no_video,
         blink=args.blink,
+        export=tuple(args.export),
     )
 
 
@@ -251,6 +259,26 @@ def draw(plan: Plan, renderer: "Renderer", vertices: NDArray, fps: int) -> None:
     write_video(path, progress, len(vertices), fps, plan.wav_path, plan.audio_track)
 
 
+def topology_of(spec: DatasetSpec) -> str:
+    """The topology of a data set, by the names of `export.clip.Clip`."""
+    return SYNTHETIC if spec.path(spec.topology) == HEAD_FILE else spec.name
+
+
+def clip_of(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray], vertices: NDArray) -> Clip:
+    """What `--export` writes; face: name and template (V, 3); vertices: (T, V, 3)."""
+    return Clip(
+        vertices=vertices,
+        template=face[1],
+        faces=faces_of(spec, plan.template),
+        fps=Fraction(plan.fps or spec.fps),
+        metres_per_unit=spec.metres_per_unit,
+        name=plan.wav_path.stem,
+        colors=appearance(spec, face[0]).get("colors"),
+        topology=topology_of(spec),
+        audio=plan.wav_path,
+    )
+
+
 def run(plan: Plan) -> Path:
     """Read, predict, draw, write; the path of the video, or of the vertices with --no_video."""
     from data_loader import load_wav
@@ -265,6 +293,9 @@ def run(plan: Plan) -> Path:
             f"{spec.name}; leave it out"
         )
     name, template = choose_face(spec, plan.subject, plan.template)
+    if plan.export:
+        check_formats(plan.export, topology_of(spec))
+        faces_of(spec, plan.template)  # its error comes before the prediction
     fps = plan.fps or spec.fps
     n_frames = covering_frames(len(audio), fps)
     seconds = len(audio) / SAMPLE_RATE
@@ -289,8 +320,12 @@ def write(
         with whole_file(target) as partial:
             progress = tqdm(meshes, total=n_frames, desc="predicting", unit="frame")
             stream_npy(partial, (n_frames, *face[1].shape), progress)
+            vertices = np.load(partial, mmap_mode="r")
+            if plan.export:
+                clip = clip_of(plan, spec, face, vertices)
+                print(*write_formats(clip, plan.export, plan.out), sep="\n")
             if renderer is not None:
-                draw(plan, renderer, np.load(partial, mmap_mode="r"), plan.fps or spec.fps)
+                draw(plan, renderer, vertices, plan.fps or spec.fps)
     except OSError as error:
         raise UserError(f"--out {plan.out}: cannot be written ({reason_of(error)})") from error
     return result

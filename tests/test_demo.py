@@ -13,6 +13,7 @@ import demo
 from common.errors import EXIT_BAD_INPUT, UserError, run_cli
 from config import SAMPLE_RATE
 from jambatalk import Checkpoint, JambaTalk, load_checkpoint
+from speech.timing import covering_frames
 from synthetic.head import load_head
 from tests.toy import full_disk, synthetic_checkpoint
 
@@ -134,6 +135,39 @@ def test_a_file_of_an_earlier_run_is_replaced_and_named(checkpoint, tmp_path, ca
         demo.main([str(flag) for flag in flags])
         line = f"{tmp_path / 'a.npy'} exists and will be replaced"
         assert (line in capsys.readouterr().out) is printed
+
+
+@pytest.fixture
+def jaw_opens(monkeypatch):
+    """The network predicts a jaw that is half open."""
+    opened = 0.5 * load_head().units["jawOpen"]
+
+    def meshes(self, audio, template, fps):
+        return iter([template + opened] * covering_frames(len(audio), fps))
+
+    monkeypatch.setattr(Checkpoint, "meshes", meshes)
+
+
+def test_exports_stand_beside_the_vertices(run, jaw_opens, tmp_path):
+    wav = noise(tmp_path / "a.wav", 0.2)
+    code, last, error, out = run("--wav_path", wav, "--no_video", "--export", "arkit", "vrm")
+    assert code == 0, error
+    assert sorted(p.name for p in out.iterdir()) == ["a.csv", "a.json", "a.npy", "a.vrm.json"]
+    assert last == str(out / "a.npy")
+    rows = (out / "a.csv").read_text().splitlines()
+    assert len(rows) == 1 + 6
+    assert float(rows[1].split(",")[rows[0].split(",").index("JawOpen")]) == pytest.approx(0.5)
+
+
+def test_motion_that_the_units_cannot_hold_is_not_exported(run, monkeypatch, tmp_path):
+    def meshes(self, audio, template, fps):
+        return iter([template * 1.1] * covering_frames(len(audio), fps))
+
+    monkeypatch.setattr(Checkpoint, "meshes", meshes)
+    result = run("--wav_path", noise(tmp_path / "a.wav", 0.2), "--no_video", "--export", "arkit")
+    assert "clip a: curves miss its vertices by " in error_line(result)
+    result = run("--wav_path", tmp_path / "a.wav", "--no_video", "--export", "maya")
+    assert "argument --export: invalid choice: 'maya'" in error_line(result)
 
 
 def test_blinks_move_the_eyelids_only(run, tmp_path):

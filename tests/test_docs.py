@@ -106,7 +106,8 @@ def test_commands_name_scripts_that_exist_and_flags_that_they_know(page: Path) -
         if script in ("venv", "pip", "pytest"):
             continue
         module = script if script.endswith(".py") else f"{script.replace('.', '/')}.py"
-        assert (ROOT / module).is_file(), " ".join(words)
+        package = ROOT / script / "__main__.py"
+        assert (ROOT / module).is_file() or package.is_file(), " ".join(words)
         flags = [word for word in arguments if word.startswith("--") and word != "--help"]
         subcommand = arguments[:1] if script == "release.py" else ()
         text = help_of(script, *subcommand) if flags else ""
