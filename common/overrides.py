@@ -8,7 +8,6 @@ for single fields (--epochs) are parsed the same way.
 import dataclasses
 import difflib
 import json
-import math
 import types
 import typing
 from collections.abc import Iterable
@@ -30,6 +29,7 @@ from config import (
 )
 
 MAX_LAYERS, MAX_FPS = 256, 240  # of a model from outside
+MAX_NUMBER = 1e30  # of any field; a longer integer is no float
 PARTS: dict[str, type] = {"dataset": DatasetSpec, "model": ModelConfig, "train": TrainConfig}
 POSITIVE = (  # integers >= 1
     "dataset.fps", "dataset.n_vertices", "model.fps", "model.n_vertices",
@@ -111,7 +111,7 @@ def _is_of(value: Any, kind: Any) -> bool:
     if typing.get_origin(kind) is dict or dataclasses.is_dataclass(kind):
         return isinstance(value, dict)
     if kind in (int, float):
-        return _is_a(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+        return _is_a(value, kind) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
     return isinstance(value, kind)
 
 

@@ -64,6 +64,7 @@ def model_file(path: Path, saved: tuple, **changes: object) -> Path:
         ("model__fold", 10**9, "weights do not fit its config"),
         ("model__n_vertices", 2**31, "expected dataset.n_vertices, 7"),
         ("model__d_model", "24", "d_model: expected an integer, got '24'"),
+        ("dataset__metres_per_unit", 10**400, "metres_per_unit: expected a number"),
         ("model__d_model", 0, "model.d_model 0: expected 1 or more"),
         ("model__n_heads", 0, "model.n_heads 0: expected 1 or more"),
         ("model__dropout", True, "dropout: expected a number, got 'True'"),
