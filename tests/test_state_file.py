@@ -97,3 +97,23 @@ def test_a_model_file_is_no_state(tmp_path):
     torch.save({"weights": torch.ones(2)}, tmp_path / "last.pt")
     with pytest.raises(UserError, match="not a training state"):
         load_state(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("torch", torch.zeros(5, dtype=torch.uint8)),
+        ("torch", None),
+        ("numpy", [1, 2]),
+        ("numpy", ["MT19937", torch.zeros(3, dtype=torch.int64), 0, 0, 0.0]),
+        ("python", [3, [-1] * 625, None]),
+        ("python", [3, [2**40] * 625, None]),
+    ],
+)
+def test_damaged_generators_are_reported_in_one_line(name, value):
+    before = generators()
+    try:
+        with pytest.raises(UserError, match="last.pt: its random generators are damaged"):
+            set_generators(before | {name: value})
+    finally:
+        set_generators(before)

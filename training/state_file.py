@@ -134,11 +134,18 @@ def generators() -> dict[str, Any]:
 
 
 def set_generators(states: dict[str, Any]) -> None:
-    """Restore what `generators` returned."""
-    torch.set_rng_state(states["torch"])
-    kind, keys, position, has_gauss, gauss = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    version, numbers, gauss_next = states["python"]
-    random.setstate((version, tuple(numbers), gauss_next))
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    """Restore what `generators` returned; raises `UserError` for states that are damaged."""
+    try:
+        torch.set_rng_state(states["torch"])
+        kind, keys, position, has_gauss, gauss = states["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+        version, numbers, gauss_next = states["python"]
+        random.setstate((version, tuple(numbers), gauss_next))
+        if "cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states["cuda"])
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError,
+            RuntimeError) as error:  # fmt: skip
+        raise UserError(
+            f"{STATE_FILE}: its random generators are damaged ({reason_of(error)}); start again "
+            "without --resume, or from the run's best model with --init"
+        ) from error
