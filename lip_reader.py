@@ -12,6 +12,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,8 +152,10 @@ def load_reader(path: str | Path) -> SavedReader:
         ) from error
 
 
-def _checked_dims(dims: dict[str, float]) -> dict[str, float]:
+def _checked_dims(dims: Any) -> dict[str, float]:
     """The arguments of a `LipReader`; raises `ValueError` for one that it cannot have."""
+    if not isinstance(dims, dict):
+        raise ValueError(f"dims are {str(dims)[:40]}")
     for name, value in dims.items():
         kind = int | float if name == "metres_per_unit" else int
         if not isinstance(value, kind) or not 0 < value <= MAX_DIMENSION:

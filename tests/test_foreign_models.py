@@ -135,6 +135,15 @@ def test_a_lip_reader_of_impossible_size_is_refused(
         load_reader(tmp_path / "r.safetensors")
 
 
+@pytest.mark.parametrize("dims", [[], "x", None, {"unknown": 1}])
+def test_a_lip_reader_without_its_sizes_is_refused(dims: object, tmp_path: Path) -> None:
+    header = {"dims": dims, "lips": [], "region": "", "teacher": "", "characters": []}
+    path = tmp_path / "r.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"lip_reader": json.dumps(header)})
+    with pytest.raises(UserError, match="its header does not fit its weights"):
+        load_reader(path)
+
+
 def torch_file(path: Path, pickled: bytes, compressed: bool = False, storage: int = 64) -> Path:
     """A file as of torch.save with this pickle."""
     method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
