@@ -1,6 +1,7 @@
 """Predictions to files for other programs: `python -m export out/speech.npy --formats arkit`.
 
-FILE.npy holds vertices (T, V, 3) as demo.py writes them, or (T, V * 3).
+FILE.npy holds vertices (T, V, 3) as demo.py writes them, or (T, V * 3). Without it, --template
+names a subject whose neutral face is written, to sculpt on.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from common.frame_rates import parse_rate
 from config import RECIPES, DatasetSpec
 from dataset.faces import find_faces
 from export.clip import SYNTHETIC, Clip
-from export.formats import FORMATS, check_formats, write_formats
+from export.formats import FORMATS, GLB_TARGETS, write_formats
+from export.neutral import write_neutral
 from files.arrays import load_npy
 from files.meshes import MESH_SUFFIXES, load_faces, load_mesh, load_templates
 from rendering.face import appearance
@@ -32,18 +34,27 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags as given. Raises `UserError` for unknown flags and values of a wrong type."""
     parser = Parser(prog="python -m export", description="Write a prediction for other programs.")
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE.npy", help="vertices (T, V, 3), as demo.py writes them")
-    add("--formats", nargs="+", choices=list(FORMATS), default=["arkit"], metavar="FORMAT",
+    add("file", type=Path, nargs="?", metavar="FILE.npy",
+        help="vertices (T, V, 3), as demo.py writes them")
+    add("--formats", nargs="+", choices=list(FORMATS), metavar="FORMAT",
         help=f"{', '.join(FORMATS)}; default: arkit")
+    add("--glb_targets", choices=GLB_TARGETS, metavar="TARGETS",
+        help="morph targets of a .glb: pca, the fewest within 0.1 mm, or arkit, ARKit's units by "
+             "name; default: pca")
     add("--subject", metavar="NAME",
         help="whose face it is; default: the one of the synthetic head that fits the first frame")
     add("--template", type=Path, metavar="FILE",
-        help="the neutral face: .ply, .obj, or the first face of a .pkl or .npz")
+        help="the neutral face: .ply, .obj, or the first face of a .pkl or .npz; without FILE.npy "
+             "the name of a subject, or all, whose neutral face is written")
+    add("--format", choices=("obj", "glb"), help="of a neutral face; default: obj")
+    add("--scale", type=float, metavar="X",
+        help="of a neutral face, whose unit is the metre: 100 for centimetres; default: 1")
     add("--faces", type=Path, metavar="FILE",
         help="triangles: .ply, .obj or .npz; default: those of the data set with as many vertices")
     add("--fps", metavar="N", help="frames a second of FILE.npy, such as 30 or 30000/1001; "
                                    "default: those of the data set, else 30")
-    add("--out", type=Path, metavar="FOLDER", help="default: the folder of FILE.npy")
+    add("--out", type=Path, metavar="FOLDER",
+        help="default: the folder of FILE.npy; of a neutral face: out")
     return parser.parse_args(argv)
 # fmt: on
 
@@ -134,12 +145,32 @@ def triangles(
     return faces
 
 
+def neutral_paths(args: argparse.Namespace) -> list[Path]:
+    """Write the neutral face that --template names; the paths of its files."""
+    given = ("formats", "glb_targets", "subject", "faces", "fps")
+    if args.template is None:
+        raise UserError("no FILE.npy; give one, or --template NAME for a neutral face")
+    for flag in given:
+        if getattr(args, flag) is not None:
+            raise UserError(f"--{flag}: needs a FILE.npy")
+    folder, scale = args.out or Path("out"), 1.0 if args.scale is None else args.scale
+    return write_neutral(str(args.template), args.format or "obj", scale, folder)
+
+
+def clip_paths(args: argparse.Namespace) -> list[Path]:
+    """Write FILE.npy in the formats; the paths of all files."""
+    for flag in ("format", "scale"):
+        if getattr(args, flag) is not None:
+            raise UserError(f"--{flag}: of a neutral face only; leave out FILE.npy")
+    formats = args.formats or ["arkit"]
+    clip = load_clip(args)
+    return write_formats(clip, formats, args.out or args.file.parent, args.glb_targets)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the formats; prints the path of every file, one a line, last."""
     args = parse(argv)
-    clip = load_clip(args)
-    check_formats(args.formats, clip.topology)
-    for path in write_formats(clip, args.formats, args.out or args.file.parent):
+    for path in neutral_paths(args) if args.file is None else clip_paths(args):
         print(path)
 
 

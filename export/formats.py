@@ -25,33 +25,86 @@ def _vrm(clip: Clip, folder: Path) -> list[Path]:
     return write_vrm(clip, folder)
 
 
+def _glb(clip: Clip, folder: Path) -> list[Path]:
+    from export.glb import write_glb
+
+    return write_glb(clip, folder)
+
+
+def _obj(clip: Clip, folder: Path) -> list[Path]:
+    from export.sequences import write_obj
+
+    return write_obj(clip, folder)
+
+
+def _ply(clip: Clip, folder: Path) -> list[Path]:
+    from export.sequences import write_ply
+
+    return write_ply(clip, folder)
+
+
+def _usd(clip: Clip, folder: Path) -> list[Path]:
+    from export.usd import write_usd
+
+    return write_usd(clip, folder)
+
+
+def _npz(clip: Clip, folder: Path) -> list[Path]:
+    from export.sequences import write_npz
+
+    return write_npz(clip, folder)
+
+
 # Each writer writes a clip's files into a folder and returns their paths; they appear when whole.
+# Of a sequence the path is its folder.
 FORMATS: dict[str, Callable[[Clip, Path], list[Path]]] = {
     "arkit": _arkit,
     "visemes": _visemes,
     "vrm": _vrm,
+    "glb": _glb,
+    "obj": _obj,
+    "ply": _ply,
+    "usd": _usd,
+    "npz": _npz,
 }
 OF_UNITS = ("arkit", "visemes", "vrm")  # formats that need a topology with known units
+GLB_TARGETS = ("pca", "arkit")  # what the morph targets of a .glb are
 
 
-def check_formats(formats: Sequence[str], topology: str) -> None:
-    """Raise `UserError` if a format cannot hold faces of this topology (`Clip.topology`)."""
+def check_formats(formats: Sequence[str], topology: str, glb_targets: str | None = None) -> None:
+    """Raise `UserError` if a format cannot hold faces of this topology (`Clip.topology`).
+
+    Also if the package of a format is missing, or `glb_targets` are given without "glb".
+    """
     from export.curves import check_topology
 
-    if set(formats) & set(OF_UNITS):
+    if glb_targets and "glb" not in formats:
+        raise UserError(f"--glb_targets {glb_targets}: works with the format glb only")
+    if set(formats) & set(OF_UNITS) or glb_targets == "arkit":
         check_topology(topology)
+    if "usd" in formats:
+        from export.usd import import_pxr
+
+        import_pxr()
 
 
-def write_formats(clip: Clip, formats: Sequence[str], folder: Path) -> list[Path]:
+def write_formats(
+    clip: Clip, formats: Sequence[str], folder: Path, glb_targets: str | None = None
+) -> list[Path]:
     """Write a clip in several formats; returns the paths of all files.
 
-    Raises `UserError` for a format that cannot hold the clip and for a folder or file that cannot
-    be written.
+    glb_targets: one of `GLB_TARGETS`; None is "pca". Raises `UserError` for a format that cannot
+    hold the clip and for a folder or file that cannot be written.
     """
-    check_formats(formats, clip.topology)
+    check_formats(formats, clip.topology, glb_targets)
+    writers = dict(FORMATS)
+    if glb_targets == "arkit":
+        from export.glb import write_arkit_glb
+
+        writers["glb"] = write_arkit_glb
     writable_folder(folder)
     try:
-        return [path for name in dict.fromkeys(formats) for path in FORMATS[name](clip, folder)]
+        return [path for name in dict.fromkeys(formats) for path in writers[name](clip, folder)]
     except OSError as error:
         raise UserError(
             f"export {error.filename or folder}: cannot be written ({reason_of(error)})"

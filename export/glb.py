@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.clip import Clip
 from export.frames import template_of
 from export.gltf import ATTRIBUTES, INDICES, Binary, index_type
-from export.morph_targets import MorphTargets, principal_targets
+from export.morph_targets import MorphTargets, arkit_targets, principal_targets
 from rendering.raster import srgb_to_linear, surface_normals
 
 TURNED = 0.01  # length of the change of a unit normal (0.6°); less is left out of a target
@@ -30,6 +30,17 @@ def write_glb(clip: Clip, folder: Path) -> list[Path]:
     """
     path = folder / f"{clip.name}.glb"
     save_animation(path, clip, principal_targets(clip))
+    return [path]
+
+
+def write_arkit_glb(clip: Clip, folder: Path) -> list[Path]:
+    """Write `<folder>/<name>.glb`, whose morph targets are ARKit's units (`arkit_targets`).
+
+    For tools that drive or read shapes by name. Raises as `write_glb`, and `UserError` for
+    topologies without known units and curves that miss the vertices.
+    """
+    path = folder / f"{clip.name}.glb"
+    save_animation(path, clip, arkit_targets(clip))
     return [path]
 
 

@@ -1,6 +1,7 @@
 """Motion as morph targets: a clip is its neutral face plus a weighted sum of a few displacements.
 
-`principal_targets` finds the fewest that come near enough. T frames, V vertices, K targets.
+`principal_targets` finds the fewest that come near enough. `arkit_targets` takes those that
+animation software knows by name. T frames, V vertices, K targets.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.clip import Clip
+from export.curves import curves_of, unit_basis
 from export.frames import blocks, template_of, vertices_at
 
 TOLERANCE = 9.9e-5  # metres, just below 0.1 mm: largest distance of any vertex in any frame
@@ -63,6 +65,23 @@ def principal_targets(clip: Clip) -> MorphTargets:
                                 (weights - low) / (high - low)], axis=1),
         error=float(errors.max()),
     )  # fmt: skip
+
+
+def arkit_targets(clip: Clip) -> MorphTargets:
+    """The units of the synthetic head as targets, with a clip's curves as their weights.
+
+    A unit whose curve exceeds 1 ("tongueUp") is enlarged, so that weights are between 0 and 1.
+    Raises `UserError` as `curves_of`.
+    """
+    curves = curves_of(clip)
+    names, basis_mm = unit_basis()
+    largest = np.maximum(curves.values.max(axis=0), np.float32(1))
+    return MorphTargets(
+        names=names,
+        deltas=(1e-3 * basis_mm * largest[:, None, None]).astype(np.float32),
+        weights=curves.values / largest,
+        error=1e-3 * curves.worst_mm,
+    )
 
 
 def _flat(offsets: NDArray[np.float32]) -> NDArray[np.float32]:

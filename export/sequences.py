@@ -118,8 +118,8 @@ def _ply_writer(faces: NDArray, colors: NDArray | None) -> MeshWriter:
 def _write_sequence(clip: Clip, folder: Path, suffix: str, write: MeshWriter) -> list[Path]:
     """Write `<folder>/<name>_<suffix>/`, a mesh for each frame; the folder appears when complete.
 
-    It replaces an earlier sequence. Raises `UserError` for NaN, or where that folder has files of
-    other names; `OSError` of the disk.
+    Returns the folder. It replaces an earlier sequence. Raises `UserError` for NaN, or where that
+    folder has files of other names; `OSError` of the disk.
     """
     target = folder / f"{clip.name}_{suffix}"
     _check_replaceable(target, clip.name, suffix)
@@ -130,7 +130,7 @@ def _write_sequence(clip: Clip, folder: Path, suffix: str, write: MeshWriter) ->
         for block in blocks(clip):
             for vertices in block:
                 (partial / next(remaining)).write_bytes(write(vertices))
-    return [target / name for name in names]
+    return [target]
 
 
 def _check_replaceable(target: Path, name: str, suffix: str) -> None:

@@ -23,7 +23,7 @@ def write_usd(clip: Clip, folder: Path) -> list[Path]:
     The sound is referenced by a path relative to the folder, not copied. Raises `UserError` where
     usd-core is missing or cannot write the file, or for NaN; `OSError` of the disk.
     """
-    pxr = _import_pxr()
+    pxr = import_pxr()
     path = folder / f"{clip.name}.usd"
     with whole_file(path) as partial:
         try:
@@ -40,7 +40,8 @@ def write_usd(clip: Clip, folder: Path) -> list[Path]:
     return [path]
 
 
-def _import_pxr() -> Any:
+def import_pxr() -> Any:
+    """The package pxr with the modules used here; raises `UserError` if it is not installed."""
     try:
         import pxr
         from pxr import Gf, Sdf, Tf, Usd, UsdGeom, UsdMedia, Vt  # noqa: F401  makes them attributes

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from export.glb import key_times, save_mesh, vertex_normals, write_glb
+from export.clip import SYNTHETIC, Clip
+from export.curves import unit_basis
+from export.glb import key_times, save_mesh, vertex_normals, write_arkit_glb, write_glb
 from export.gltf import Binary, index_type
 from export.morph_targets import SAMPLE, principal_targets
+from synthetic.head import load_head
 from tests.glb import Glb, small_clip
 
 READERS = Path(__file__).resolve().parents[1] / "benchmarks/readers"
@@ -155,6 +158,26 @@ def test_nan_is_refused_and_no_file_is_left(rng: np.random.Generator, tmp_path: 
     with pytest.raises(UserError, match="clip clip: NaN or infinite coordinates in frame 11"):
         write_glb(clip, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_named_targets_have_the_curves_as_weights(tmp_path: Path) -> None:
+    """Of the jaw at 0.6 and the raised tongue at 1.2, which exceeds a weight of 1."""
+    names, basis_mm = unit_basis()
+    values = np.zeros((3, len(names)))
+    values[1, names.index("jawOpen")] = 0.6
+    values[1, names.index("tongueUp")] = 1.2
+    template = load_head().templates["mei"]
+    vertices = (template + np.tensordot(values, 1e-3 * basis_mm, 1)).astype(np.float32)
+    clip = Clip(
+        vertices=vertices, template=template, faces=load_head().faces, fps=Fraction(30),
+        metres_per_unit=1.0, name="clip", topology=SYNTHETIC,
+    )  # fmt: skip
+    glb = Glb(write_arkit_glb(clip, tmp_path)[0])
+    assert glb.json["meshes"][0]["extras"]["targetNames"] == list(names)
+    weights = glb.animation()[1]
+    assert weights[1, names.index("jawOpen")] == pytest.approx(0.6, abs=1e-3)
+    assert weights.max() <= 1.0
+    assert farthest(glb.vertices_at(1 / 30), vertices[1]) < NEAR
 
 
 def run_reader(name: str, package: str, *arguments: object) -> dict:

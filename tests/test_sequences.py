@@ -21,29 +21,33 @@ def clip(rng: np.random.Generator) -> Clip:
 
 @pytest.mark.parametrize("write, suffix", [(write_obj, "obj"), (write_ply, "ply")])
 def test_every_frame_is_a_mesh(clip: Clip, tmp_path: Path, write, suffix: str) -> None:
-    paths = write(clip, tmp_path)
+    (folder,) = write(clip, tmp_path)
+    paths = sorted(folder.iterdir())
+    assert folder == tmp_path / f"clip_{suffix}"
     assert [p.name for p in (paths[0], paths[-1])] == [f"clip_0001.{suffix}", f"clip_0011.{suffix}"]
-    assert sorted(paths) == sorted((tmp_path / f"clip_{suffix}").iterdir())
     for path, expected in zip(paths, clip.vertices, strict=True):
         vertices, faces = load_mesh(path)
         assert vertices == pytest.approx(expected, abs=1e-6) and (faces == clip.faces).all()
 
 
 def test_colours_of_an_obj_stand_behind_the_coordinates(clip: Clip, tmp_path: Path) -> None:
-    words = write_obj(clip, tmp_path)[0].read_text().split("\n")[0].split()
+    words = (write_obj(clip, tmp_path)[0] / "clip_0001.obj").read_text().split("\n")[0].split()
     assert words[0] == "v" and len(words) == 7
     assert [float(word) for word in words[4:]] == pytest.approx(clip.colors[0], abs=1e-3)
 
 
 def test_colours_of_a_ply_are_bytes(clip: Clip, tmp_path: Path) -> None:
-    header, _, body = write_ply(clip, tmp_path)[0].read_bytes().partition(b"end_header\n")
+    header, _, body = (
+        (write_ply(clip, tmp_path)[0] / "clip_0001.ply").read_bytes().partition(b"end_header\n")
+    )
     assert b"property uchar red\nproperty uchar green\nproperty uchar blue" in header
     assert list(body[12:15]) == np.round(255 * clip.colors[0]).tolist()
 
 
 def test_a_sequence_replaces_an_earlier_longer_one(clip: Clip, tmp_path: Path, rng) -> None:
     write_obj(small_clip(rng, n_frames=17), tmp_path)
-    assert len(write_obj(clip, tmp_path)) == len(list((tmp_path / "clip_obj").iterdir())) == 11
+    (folder,) = write_obj(clip, tmp_path)
+    assert len(list(folder.iterdir())) == 11
 
 
 def test_a_folder_with_other_files_is_not_replaced(clip: Clip, tmp_path: Path) -> None:
