@@ -29,7 +29,7 @@ from common.whole_file import whole_file
 from config import BUNDLED_MODEL, PROJECT_ROOT, RECIPES, SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
 from export.clip import SYNTHETIC, Clip
-from export.formats import FORMATS, check_formats, write_formats
+from export.formats import FORMATS, GLB_TARGETS, check_formats, write_formats
 from files.arrays import check_file, stream_npy
 from files.listing import list_files
 from rendering.animation import FPS_LIMITS, RENDER_THREADS
@@ -69,6 +69,7 @@ class Plan:
     video: bool
     blink: bool
     export: tuple[str, ...]  # keys of `export.formats.FORMATS`
+    glb_targets: str | None  # of `export.formats.GLB_TARGETS`
 
 
 # fmt: off
@@ -113,6 +114,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="add blinks at random times (bundled synthetic head only)")
     add("--export", nargs="+", choices=list(FORMATS), default=[], metavar="FORMAT",
         help=f"also write files for other programs: {', '.join(FORMATS)}")
+    add("--glb_targets", choices=GLB_TARGETS, metavar="TARGETS",
+        help="morph targets of --export glb: pca, the fewest within 0.1 mm, or arkit, ARKit's "
+             "units by name; default: pca")
     return parser.parse_args(argv)
 # fmt: on
 
@@ -170,6 +174,7 @@ def check(args: argparse.Namespace) -> Plan:
         video=not args.no_video,
         blink=args.blink,
         export=tuple(args.export),
+        glb_targets=args.glb_targets,
     )
 
 
@@ -293,8 +298,8 @@ def run(plan: Plan) -> Path:
             f"{spec.name}; leave it out"
         )
     name, template = choose_face(spec, plan.subject, plan.template)
+    check_formats(plan.export, topology_of(spec), plan.glb_targets)
     if plan.export:
-        check_formats(plan.export, topology_of(spec))
         faces_of(spec, plan.template)  # its error comes before the prediction
     fps = plan.fps or spec.fps
     n_frames = covering_frames(len(audio), fps)
@@ -323,7 +328,7 @@ def write(
             vertices = np.load(partial, mmap_mode="r")
             if plan.export:
                 clip = clip_of(plan, spec, face, vertices)
-                print(*write_formats(clip, plan.export, plan.out), sep="\n")
+                print(*write_formats(clip, plan.export, plan.out, plan.glb_targets), sep="\n")
             if renderer is not None:
                 draw(plan, renderer, vertices, plan.fps or spec.fps)
     except OSError as error:

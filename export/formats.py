@@ -76,11 +76,11 @@ def check_formats(formats: Sequence[str], topology: str, glb_targets: str | None
 
     Also if the package of a format is missing, or `glb_targets` are given without "glb".
     """
-    from export.curves import check_topology
-
     if glb_targets and "glb" not in formats:
         raise UserError(f"--glb_targets {glb_targets}: works with the format glb only")
     if set(formats) & set(OF_UNITS) or glb_targets == "arkit":
+        from export.curves import check_topology
+
         check_topology(topology)
     if "usd" in formats:
         from export.usd import import_pxr

@@ -25,10 +25,20 @@ def write_neutral(name: str, suffix: str, scale: float, folder: Path) -> list[Pa
     """
     if not 0 < scale < math.inf:
         raise UserError(f"--scale {scale}: expected a positive number, such as 100 for centimetres")
-    names = list(load_head().templates) if name == ALL else [name]
-    sets = {subject: dataset_of(subject) for subject in names}
+    subjects = load_head().templates
+    spec = RECIPES["synthetic"].dataset if name in (ALL, *subjects) else dataset_of(name)
+    templates, faces = templates_of(spec), faces_of(spec)
     writable_folder(folder)
-    return [_write(sets[subject], subject, suffix, scale, folder) for subject in names]
+    paths = []
+    for subject in subjects if name == ALL else [name]:
+        paths.append(folder / f"{subject}.{suffix}")
+        vertices = templates[subject] * (spec.metres_per_unit * scale)
+        colors = appearance(spec, subject).get("colors")
+        if suffix == "glb":
+            save_mesh(paths[-1], vertices, faces, colors)
+        else:
+            write_whole(paths[-1], obj_writer(len(vertices), faces, colors)(vertices))
+    return paths
 
 
 def dataset_of(subject: str) -> DatasetSpec:
@@ -41,14 +51,3 @@ def dataset_of(subject: str) -> DatasetSpec:
         f"--template {subject}: no subject has this name; expected {ALL}, "
         f"{', '.join(load_head().templates)}, or a subject of a data set that is here"
     )
-
-
-def _write(spec: DatasetSpec, subject: str, suffix: str, scale: float, folder: Path) -> Path:
-    vertices = templates_of(spec)[subject] * (spec.metres_per_unit * scale)
-    faces, colors = faces_of(spec), appearance(spec, subject).get("colors")
-    path = folder / f"{subject}.{suffix}"
-    if suffix == "glb":
-        save_mesh(path, vertices, faces, colors)
-    else:
-        write_whole(path, obj_writer(len(vertices), faces, colors)(vertices))
-    return path
