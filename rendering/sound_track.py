@@ -7,6 +7,7 @@ samples. So a video never has another track, start or channel than the face was 
 from pathlib import Path
 
 from speech.audio import speech_mix
+from speech.downmix import Mix
 from speech.sound_file import open_sound
 
 
@@ -19,8 +20,8 @@ def write_samples(
     the sound is that mix. Samples are float32 of the recording's rate. Raises `UserError` as
     `speech.audio.read_audio`, and `OSError` of a full disk.
     """
-    mix = speech_mix(recording, audio_track)
     sound = open_sound(recording, audio_track)
+    mix = speech_mix(recording, audio_track) if sound.channels > 1 else Mix((0,))
     keep = sound.channels <= 2 and not mix.reason
     missing = round(seconds * sound.rate)
     with target.open("wb") as file:

@@ -64,9 +64,8 @@ def speech_mix(path: str | Path, audio_track: int | None = None) -> Mix:
     """The channels of a file that `read_audio` takes the mean of."""
     sound = open_sound(path, audio_track, ffmpeg_rate=SAMPLE_RATE)
     levels = Levels(sound.channels)
-    if sound.channels > 1:
-        for block in sound.blocks():
-            levels.mean(block)
+    for block in sound.blocks():
+        levels.mean(block)
     return levels.mix()
 
 

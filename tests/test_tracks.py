@@ -62,7 +62,7 @@ def test_the_track_flagged_default_is_heard_and_muxed(
     maps = ["-map", "0:a", "-map", "1:a", "-c:a", "flac", "-disposition:a:1", "default"]
     maps += ["-disposition:a:0", "0"]
     path = make(tmp_path / "x.mkv", *maps, a=bursts(0.3), b=bursts(1.2))
-    for track, expected in ((None, 1.2), (1, 0.3), (2, 1.2)):
+    for track, expected in ((None, 1.2), (1, 0.3)):
         assert onset_s(read_audio(path, track)) == pytest.approx(expected, abs=0.002)
         assert onset_s(muxed(path, track)[:, 0]) == pytest.approx(expected, abs=0.01)
     lines = capsys.readouterr().err.splitlines()
@@ -98,18 +98,15 @@ def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
         read_audio(path)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 6, 8, 9, 11, 13, 32])
+@pytest.mark.parametrize("channels", [2, 6, 11, 32])
 def test_identical_channels_sound_as_loud_as_one(channels: int, tmp_path: Path) -> None:
     """In wav for libsndfile and in mka for ffmpeg, heard and in the video."""
     sound = bursts(0.4, 0.1, channels)
-    paths = [tmp_path / "a.wav"]
-    soundfile.write(paths[0], sound, RATE, subtype="FLOAT")
-    if channels <= 32:
-        paths.append(make(tmp_path / "x.mka", "-c:a", "pcm_f32le", b=sound))
+    paths = [tmp_path / "a.wav", make(tmp_path / "x.mka", "-c:a", "pcm_f32le", a=sound)]
     for path in paths:
         np.testing.assert_allclose(read_audio(path), sound[:, 0], atol=1e-6)
         arguments = write_samples(path, None, 1.0, tmp_path / "samples")
-        n_kept = min(channels, 2) if channels <= 2 else 1
+        n_kept = 2 if channels == 2 else 1
         assert arguments[arguments.index("-ac") + 1] == str(n_kept)
         samples = np.fromfile(tmp_path / "samples", "<f4").reshape(-1, n_kept)
         np.testing.assert_allclose(samples, sound[:RATE, :n_kept], atol=1e-6)
