@@ -22,6 +22,7 @@ from config import BIWI, VOCASET
 from files.models import load_model_file
 from jambatalk import HEADER
 from lip_reader import HEADER as READER_HEADER
+from production.jobs import bundled_recording
 from training.state_file import load_state
 from vocaset import process_voca_data
 
@@ -135,7 +136,7 @@ def write_inputs(folder: Path) -> None:
         small = dataclasses.replace(spec, n_vertices=N_VERTICES)
         fabricate(small, folder / name, SUBJECTS, SENTENCES, SECONDS)
     write_data(folder / "data")
-    audio, rate = soundfile.read(demo.bundled_recording())
+    audio, rate = soundfile.read(bundled_recording())
     soundfile.write(folder / "speech.wav", audio[: round(SOUND_S * rate)], rate)
     (folder / "run").mkdir()
     record = {"recipe": {"dataset": {"metres_per_unit": 1.0}}}

@@ -16,6 +16,7 @@ from typing import NoReturn
 from common.stop_signals import EXIT_INTERRUPTED, EndedBySignal, ending_on_signals
 from common.whole_file import FULL_DISK
 
+EXIT_PARTLY = 1  # some of several inputs failed, the others are done
 EXIT_BAD_INPUT = 2
 
 
@@ -84,8 +85,22 @@ def print_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def run_cli(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
+def message_of(error: UserError | OSError) -> str:
+    """The message for an error of the input or of the system."""
+    if isinstance(error, UserError):
+        return str(error)
+    what = error.filename or "a file"
+    if error.errno in FULL_DISK:
+        return f"{what}: cannot be written ({reason_of(error)}); free some space"
+    return f"{what}: {reason_of(error)}"
+
+
+def run_cli(
+    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
+) -> int:
     """Run a script's `main(argv)` and return its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C.
+
+    A code that `main` returns is returned.
 
     128 + n for SIGTERM and SIGHUP. What the system refuses (`OSError`) is reported like a
     `UserError`; other exceptions pass.
@@ -95,16 +110,9 @@ def run_cli(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | 
     print_any_text()
     try:
         with ending_on_signals():
-            main(argv)
-    except UserError as error:
-        report(f"error: {error}")
-        return EXIT_BAD_INPUT
-    except OSError as error:
-        what = error.filename or "a file"
-        if error.errno in FULL_DISK:
-            report(f"error: {what}: cannot be written ({reason_of(error)}); free some space")
-        else:
-            report(f"error: {what}: {reason_of(error)}")
+            return main(argv) or 0
+    except (UserError, OSError) as error:
+        report(f"error: {message_of(error)}")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         report("interrupted")
@@ -113,4 +121,3 @@ def run_cli(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | 
         with suppress(OSError):  # the terminal may be gone
             report(f"ended by {end.name}")
         return end.code
-    return 0

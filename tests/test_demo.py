@@ -13,6 +13,8 @@ import demo
 from common.errors import EXIT_BAD_INPUT, UserError, run_cli
 from config import SAMPLE_RATE
 from jambatalk import Checkpoint, JambaTalk, load_checkpoint
+from production.blinks import blink_curve
+from production.jobs import Job, bundled_recording, check_job
 from speech.timing import covering_frames
 from synthetic.head import load_head
 from tests.toy import full_disk, synthetic_checkpoint
@@ -96,7 +98,7 @@ def test_other_audio_formats_and_rates_are_read(run, tmp_path, name):
 
 
 def test_the_bundled_recording_is_the_default(run):
-    recording = demo.bundled_recording()
+    recording = bundled_recording()
     code, last, error, out = run("--no_video")
     assert code == 0, error
     assert last == str(out / f"{recording.stem}.npy")
@@ -182,7 +184,7 @@ def test_blinks_move_the_eyelids_only(run, tmp_path):
 
 
 def test_blinks_close_and_open_the_eyes_completely():
-    curve = demo.blink_curve(60 * 100, 100)
+    curve = blink_curve(60 * 100, 100)
     assert curve.max() > 0.99 and curve.min() == 0.0
     starts = np.flatnonzero((curve[1:] > 0) & (curve[:-1] == 0)) / 100
     assert 60 / 6 <= len(starts) <= 60 / 2
@@ -201,7 +203,8 @@ def test_bad_recordings_are_refused_in_one_line(run, tmp_path):
         (tmp_path / name).write_bytes(content)
         assert words in error_line(run("--wav_path", tmp_path / name))
     assert "no such file" in error_line(run("--wav_path", tmp_path / "missing.wav"))
-    assert "is a folder" in error_line(run("--wav_path", tmp_path))
+    (tmp_path / "empty").mkdir()
+    assert "no recording in this folder" in error_line(run("--wav_path", tmp_path / "empty"))
     noise(tmp_path / "short.wav", 0.02)
     assert "20 ms" in error_line(run("--wav_path", tmp_path / "short.wav"))
     wave = np.full(8_000, np.nan)
@@ -418,4 +421,4 @@ def test_a_recording_whose_results_would_have_too_long_names_is_refused_at_once(
     wav = tmp_path / f"{'x' * 252}.au"  # 255 bytes
     wav.write_bytes(b"sound")
     with pytest.raises(UserError, match="its results cannot have this name .*rename"):
-        demo.check_out(tmp_path / "out", wav)
+        check_job(Job(wav, tmp_path / "out" / f"{wav.stem}.npy", None), {})

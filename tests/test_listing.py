@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 
-import demo
 from common.errors import UserError
 from config import Split
 from dataset.clip_files import audio_files, find_audio, mesh_files, npy_path
@@ -16,6 +15,7 @@ from dataset.prepared import find_clips
 from evaluation.predictions import find_pairs
 from files.listing import list_files, on_disk
 from files.meshes import load_templates
+from production.jobs import check_out
 
 NFC = "Zoë_élan"
 NFD = unicodedata.normalize("NFD", NFC)
@@ -97,4 +97,4 @@ def test_files_of_hidden_folders_are_not_listed(tmp_path: Path) -> None:
 def test_a_link_that_leads_nowhere_is_no_folder_for_results(target: str, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / target)
     with pytest.raises(UserError, match=r"--out .*loop/x: .*loop is a link that leads nowhere"):
-        demo.check_out(tmp_path / "loop/x", tmp_path / "a.wav")
+        check_out(tmp_path / "loop/x")

@@ -1,0 +1,227 @@
+"""The flags of demo.py: `check(parse(argv))` is the plan of a run."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import Parser, UserError
+from config import BUNDLED_MODEL, RECIPES
+from export.formats import FORMATS, GLB_TARGETS
+from files.arrays import check_file
+from production.jobs import (
+    Job,
+    bundled_recording,
+    by_inode,
+    check_job,
+    check_out,
+    find_recordings,
+    names_of,
+)
+from rendering.animation import FPS_LIMITS
+from speech.encoder_backend import check_backend
+
+YAW_LIMITS = -90, 90  # degrees
+TRACK_LIMITS = 1, 999
+NOT_OF_RESULTS = ("jobs", "several", "overwrite", "quiet")  # fields of a plan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The checked flags of a run."""
+
+    jobs: tuple[Job, ...]
+    several: bool  # more than one recording, or a folder
+    audio_track: int | None  # from 1, see `speech.sound_file.open_sound`
+    checkpoint: Path
+    dataset: str | None  # a key of config.RECIPES
+    subject: str | None
+    template: Path | None
+    fps: int | None
+    size: int
+    yaw: int  # degrees, see `rendering.renderer.Camera`
+    background: str
+    encoder_backend: str  # of `speech.encoder_backend.BACKENDS`
+    renderer: str  # a key of `rendering.renderer.RENDERERS`
+    video: bool
+    blink: bool
+    export: tuple[str, ...]  # keys of `export.formats.FORMATS`
+    glb_targets: str | None  # of `export.formats.GLB_TARGETS`
+    overwrite: bool
+    quiet: bool
+
+    def flags(self) -> dict[str, Any]:
+        """What the results depend on beside the recording, as JSON has it."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in NOT_OF_RESULTS:
+            del fields[name]
+        for name in ("checkpoint", "template"):
+            if (path := fields[name]) is not None:
+                fields[name] = [str(path.resolve()), path.stat().st_mtime_ns]
+        return {name: _plain(value) for name, value in fields.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return value if value is None or isinstance(value, bool | int | list) else str(value)
+
+
+# fmt: off
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags as given. Raises `UserError` for unknown flags and values of a wrong type."""
+    parser = Parser(description="Make a 3D head speak a recording.")
+    add = parser.add_argument
+    add("--wav_path", type=Path, nargs="+", metavar="FILE",
+        help="speech in wav, flac, mp3, ogg, m4a, mp4 and others, any rate and channels; several "
+             "files, and folders of them; default: the one in demo/wav")
+    add("--audio_track", type=int_argument, metavar="N",
+        help="which audio track of a video speaks, from 1; default: the one flagged default, else "
+             "that with the most channels, else the first")
+    add("--subject", metavar="NAME",
+        help="whose neutral face speaks; default: the model's first; a wrong name lists them all")
+    add("--checkpoint", type=Path, metavar="FILE", default=BUNDLED_MODEL,
+        help="a model that main.py trained, or published weights (vocaset.pth, biwi.pth); "
+             "default: synthetic/model.safetensors")
+    add("--dataset", choices=list(RECIPES),
+        help="data set of published weights; default: the one with their number of vertices")
+    add("--template", type=Path, metavar="FILE",
+        help="a neutral face of your own in the topology and unit of the model: .ply, .obj, or "
+             "the first face of a .pkl or .npz")
+    add("--out", type=Path, metavar="FOLDER", default=Path("out"),
+        help="for one recording also the file: film.mp4, or film.npy with --no_video; "
+             "default: out")
+    add("--overwrite", action="store_true",
+        help="of several recordings, make those again whose results are complete")
+    add("--fps", type=int_argument, metavar="N",
+        help="frames a second, 1 to 240, interpolated linearly; default: the model's own rate")
+    add("--size", type=int_argument, metavar="PIXELS", default=800,
+        help="side of the square picture, even, 64 to 4096; default: 800")
+    add("--yaw", type=int_argument, metavar="DEGREES", default=0,
+        help="turn of the head in the picture, -90 to 90, positive to the viewer's right; "
+             "default: 0")
+    add("--background", metavar="COLOUR", default="white",
+        help="a name, #rrggbb or r,g,b; default: white")
+    add("--encoder_backend", default="torch", metavar="NAME",
+        help="torch, or onnx: onnxruntime with 8-bit products, for the included encoder on a "
+             "processor; default: torch")
+    add("--renderer", default="auto", metavar="NAME",
+        help="software, gpu, pyrender; default: auto, which is gpu if moderngl is installed and a "
+             "hardware GPU draws, else software")
+    add("--no_video", action="store_true", help="write the vertices only")
+    add("--blink", action="store_true",
+        help="add blinks at random times (bundled synthetic head only)")
+    add("--export", nargs="+", choices=list(FORMATS), default=[], metavar="FORMAT",
+        help=f"also write files for other programs: {', '.join(FORMATS)}")
+    add("--glb_targets", choices=GLB_TARGETS, metavar="TARGETS",
+        help="morph targets of --export glb: pca, the fewest within 0.1 mm, or arkit, ARKit's "
+             "units by name; default: pca")
+    add("--quiet", action="store_true",
+        help="print the paths of the results, warnings and errors only")
+    return parser.parse_args(argv)
+# fmt: on
+
+
+def int_argument(text: str) -> int:
+    """The whole number in `text`; argparse adds the flag's name to the error."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number") from None
+
+
+def check(args: argparse.Namespace) -> Plan:
+    """The plan of a run. Raises `UserError` for all errors that show before a model is loaded.
+
+    Of several recordings, those that are no files are left to the run, which goes on without them.
+    """
+    from rendering.renderer import choose_renderer
+    from speech.ffmpeg import find_ffmpeg
+
+    check_values(args)
+    given = args.wav_path or [bundled_recording()]
+    several = len(given) > 1 or given[0].is_dir()
+    recordings = find_recordings(given)
+    jobs = plan_jobs(recordings, several, args)
+    for flag, path in (
+        ("--wav_path", None if several else recordings[0]),
+        ("--checkpoint", args.checkpoint),
+        ("--template", args.template),
+    ):
+        if path is not None:
+            check_file(path, flag)
+    check_out(jobs[0].npy.parent)
+    if not several:
+        check_job(jobs[0], by_inode(recordings))
+    if not args.no_video:
+        find_ffmpeg()
+        for folder in filter(Path.is_dir, given):
+            if args.out.exists() and args.out.samefile(folder):
+                raise UserError(
+                    f"--out {args.out}: its videos would be taken for recordings of --wav_path "
+                    f"{folder} the next time; name another folder"
+                )
+    return Plan(
+        jobs=jobs,
+        several=several,
+        audio_track=args.audio_track,
+        checkpoint=args.checkpoint,
+        dataset=args.dataset,
+        subject=args.subject,
+        template=args.template,
+        fps=args.fps,
+        size=args.size,
+        yaw=args.yaw,
+        background=args.background,
+        encoder_backend=args.encoder_backend,
+        renderer="software" if args.no_video else choose_renderer(args.renderer),
+        video=not args.no_video,
+        blink=args.blink,
+        export=tuple(args.export),
+        glb_targets=args.glb_targets,
+        overwrite=args.overwrite,
+        quiet=args.quiet,
+    )
+
+
+def check_values(args: argparse.Namespace) -> None:
+    """Raise `UserError` for values that no run can have."""
+    from rendering.renderer import check_size, parse_colour
+
+    check_size(args.size)
+    check_backend(args.encoder_backend)
+    parse_colour(args.background)
+    for flag, value, (low, high) in (
+        ("--fps", args.fps, FPS_LIMITS),
+        ("--yaw", args.yaw, YAW_LIMITS),
+        ("--audio_track", args.audio_track, TRACK_LIMITS),
+    ):
+        if value is not None and not low <= value <= high:
+            raise UserError(f"{flag} {value}: expected {low} to {high}")
+    if args.subject is not None and args.template is not None:
+        raise UserError("--subject and --template: both name the face; give one of them")
+
+
+def plan_jobs(
+    recordings: Sequence[Path], several: bool, args: argparse.Namespace
+) -> tuple[Job, ...]:
+    """A job for each recording, with the names that --out and the recordings give its files."""
+    endings = (".npy", ".mp4")
+    ending = args.out.suffix.lower()
+    if ending not in endings or args.out.is_dir():
+        return tuple(
+            Job(path, args.out / f"{name}.npy", None if args.no_video else args.out / f"{name}.mp4")
+            for path, name in zip(recordings, names_of(recordings), strict=True)
+        )
+    if several:
+        raise UserError(
+            f"--out {args.out}: expected a folder for several recordings, got the name of a file"
+        )
+    if ending == ".mp4" and args.no_video:
+        raise UserError(f"--out {args.out}: expected .npy with --no_video")
+    if ending == ".npy" and not args.no_video:
+        raise UserError(f"--out {args.out}: expected .mp4 without --no_video")
+    npy = args.out.with_name(f"{args.out.stem}.npy")
+    return (Job(recordings[0], npy, None if args.no_video else args.out),)
