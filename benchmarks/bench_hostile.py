@@ -5,9 +5,10 @@ Small valid files of every format that the project reads are mutated at random (
 a process that is watched (`hostile_pool`). Hand-made hostile pickles (`hostile_pickles`) go through
 all four readers of pickles. Faults are: an exception other than `UserError`, or a file that was
 accepted but gave something else than promised ("tracebacks"); a process ended by a signal
-("crashes"); more than 10 s for one file ("hangs"); more than 1 GB of memory ("over_1gb"). The
-mutants depend on `--seed` alone. Each kind of fault is printed once, with a file that shows it in
-`--save`. `--kills` also runs `bench_kills`, for the last two figures.
+("crashes"); more than 10 s of processor time for one file, or of 60 s in all ("hangs"); more than
+1 GB of memory ("over_1gb"). The mutants depend on `--seed` alone. Each kind of fault is printed
+once, with a file that shows it in `--save`. `--kills` also runs `bench_kills`, for the last two
+figures.
 
 `--files DIR` tries the files of a folder instead, each with every loader that could take it. The
 last line is JSON; "pickles_refused" is "all" where every hostile pickle was refused.

@@ -28,12 +28,13 @@ from common.errors import UserError
 from config import PROJECT_ROOT
 
 CHUNK = 500  # inputs for one child
-HANG_S = 10.0  # for one input
+HANG_S = 10.0  # of processor time for one input
+WAIT_S = 60.0  # on the clock: other programs may use the machine, too
 PEAK_BYTES = 10**9  # resident memory of a child, what it had at its start included
 SPARE_BYTES = 4 * 10**9  # of address space beyond that at a child's start; protects the machine
 POLL_S = 0.02
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
-SHARED = "qd"  # the index of an input and the time.monotonic of its start
+SHARED = "qdd"  # the index of an input, time.monotonic and processor time at its start
 KINDS = ("tracebacks", "crashes", "hangs", "over_1gb")
 
 
@@ -101,10 +102,13 @@ class Child:
     shared: mmap.mmap
     folder: Path
 
-    def position(self) -> tuple[int, float]:
-        """The index of the input at hand, and the seconds since its start."""
-        index, started = struct.unpack(SHARED, self.shared[: struct.calcsize(SHARED)])
-        return index, time.monotonic() - started
+    def position(self) -> tuple[int, bool]:
+        """The index of the input at hand, and whether it has taken too long."""
+        index, started, used = struct.unpack(SHARED, self.shared[: struct.calcsize(SHARED)])
+        waited = time.monotonic() - started
+        if waited < HANG_S:
+            return index, False
+        return index, waited > WAIT_S or _processor_s(self.pid) - used > HANG_S
 
     def faults(self) -> Iterator[Fault]:
         """What the child has reported, after its end."""
@@ -119,10 +123,26 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
 
+def _report(shared: mmap.mmap, index: int) -> None:
+    """Write into shared memory that an input begins now."""
+    times = os.times()
+    used = times.user + times.system + times.children_user + times.children_system
+    shared[: struct.calcsize(SHARED)] = struct.pack(SHARED, index, time.monotonic(), used)
+
+
+def _processor_s(pid: int) -> float:
+    """Processor time of a process and of its children that have ended; infinite if unknown."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("inf")
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # utime to cstime of proc(5)
+
+
 def start(inputs: Inputs, first: int, stop: int) -> Child:
     """Fork a child for a range of inputs."""
     shared = mmap.mmap(-1, mmap.PAGESIZE)
-    shared[: struct.calcsize(SHARED)] = struct.pack(SHARED, first, time.monotonic())
+    _report(shared, first)
     reader, writer = os.pipe()
     memory = Path("/dev/shm")
     place = memory if os.access(memory, os.W_OK) else None
@@ -157,7 +177,7 @@ def _work(inputs: Inputs, indices: range, folder: Path, writer: int, shared: mma
     attempt = inputs.target.prepare(folder)
     _limit_memory()
     for index in indices:
-        shared[: struct.calcsize(SHARED)] = struct.pack(SHARED, index, time.monotonic())
+        _report(shared, index)
         kind, text = try_file(attempt, inputs.write(index, folder))
         peaks = (resource.getrusage(who).ru_maxrss * RSS_UNIT
                  for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip
@@ -167,7 +187,7 @@ def _work(inputs: Inputs, indices: range, folder: Path, writer: int, shared: mma
             os.write(writer, _line(index, kind, text))
         if kind == "over_1gb":
             break
-    shared[: struct.calcsize(SHARED)] = struct.pack(SHARED, index + 1, time.monotonic())
+    _report(shared, index + 1)
 
 
 def _limit_memory() -> None:
@@ -214,9 +234,9 @@ def _watch(child: Child) -> tuple[int, list[Fault]] | None:
 
     Ends a child that has waited too long for one input.
     """
-    index, seconds = child.position()
+    index, is_late = child.position()
     pid, status = os.waitpid(child.pid, os.WNOHANG)
-    hangs = not pid and index < child.stop and seconds > HANG_S
+    hangs = not pid and index < child.stop and is_late
     if not pid and not hangs:
         return None
     if hangs:

@@ -293,14 +293,14 @@ def _npy(name: str, make: Callable[[], list[bytes]], place: str, prepare: Callab
 def _sounds() -> list[Target]:
     """A target for each format of audio. Whatever libsndfile refuses goes to ffmpeg: 50 ms."""
     kinds: list[tuple[str, Callable[[], list[bytes]], float]] = [
-        ("flac", seeds.sounds("FLAC"), 2), ("ogg", seeds.sounds("OGG"), 0.1),
-        ("mp3", seeds.sounds("MP3"), 0.15), ("aiff", seeds.sounds("AIFF"), 0.1),
-        ("au", seeds.sounds("AU"), 0.3), ("caf", seeds.sounds("CAF"), 0.05),
-        ("w64", seeds.sounds("W64"), 0.1), ("rf64", seeds.sounds("RF64"), 0.1),
-        ("m4a", seeds.encoded(suffix=".m4a"), 0.02), ("mkv", seeds.encoded(suffix=".mkv"), 0.02),
-        ("flv", seeds.encoded("-ar", "22050", suffix=".flv"), 0.02),
+        ("flac", seeds.sounds("FLAC"), 2), ("ogg", seeds.sounds("OGG"), 0.06),
+        ("mp3", seeds.sounds("MP3"), 0.08), ("aiff", seeds.sounds("AIFF"), 0.06),
+        ("au", seeds.sounds("AU"), 0.3), ("caf", seeds.sounds("CAF"), 0.03),
+        ("w64", seeds.sounds("W64"), 0.04), ("rf64", seeds.sounds("RF64"), 0.04),
+        ("m4a", seeds.encoded(suffix=".m4a"), 0.01), ("mkv", seeds.encoded(suffix=".mkv"), 0.01),
+        ("flv", seeds.encoded("-ar", "22050", suffix=".flv"), 0.01),
     ]  # fmt: skip
-    wav = Target("audio wav", "x.wav", seeds.wavs, audio, (mutate_chunks,), 0.6, AUDIO_SUFFIXES)
+    wav = Target("audio wav", "x.wav", seeds.wavs, audio, (mutate_chunks,), 0.3, AUDIO_SUFFIXES)
     return [wav] + [
         Target(f"audio {kind}", f"x.{kind}", make, audio, share=share)
         for kind, make, share in kinds
@@ -329,10 +329,10 @@ DATA_TARGETS: Sequence[Target] = (
     Target("ply", "x.ply", seeds.plys, mesh, TEXT, 4, (".ply",)),
     Target("dataset.json", "own/dataset.json", seeds.own_settings, own_folder, (mutate_json,), 1,
            (".json",), keeps_names=False),
-    Target("own clip wav", "own/wav/a_2.wav", seeds.wavs, own_folder, (mutate_chunks,), 0.1,
+    Target("own clip wav", "own/wav/a_2.wav", seeds.wavs, own_folder, (mutate_chunks,), 0.04,
            (".wav",), keeps_names=False),
     Target("own names", "name", seeds.names, own_names,
-           (lambda data, rng: rng.choice(NAMES).encode("utf-8", "surrogatepass"),), 0.1),
+           (lambda data, rng: rng.choice(NAMES).encode("utf-8", "surrogatepass"),), 0.05),
     Target("vocaset names", "raw/name", seeds.names, vocaset_names,
            (lambda data, rng: rng.choice(NAMES).encode("utf-8", "surrogatepass"),), 0.2),
     Target("biwi vl", "x.vl", seeds.vls, frames, share=3, takes=(".vl",)),

@@ -40,7 +40,7 @@ def load_mesh(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]
             vertices, faces = parse_ply(path.read_bytes())
         else:
             vertices, faces = _parse_obj(read_text(path, "mesh", "replace"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"mesh {path}: broken {suffix} file: {reason_of(error)}") from error
     if len(vertices) == 0:
         raise UserError(f"mesh {path}: no vertices; is it a mesh?")

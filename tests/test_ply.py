@@ -100,6 +100,15 @@ def test_polygons_of_different_lengths_become_fans(order: str) -> None:
             ),
             "4294967295 values, there are fewer",
         ),
+        (
+            ply(
+                "ascii",
+                f"element vertex 1{XYZ}",
+                f"element face 1{LIST}",
+                b"0 0 0 3 0 0 " + b"9" * 20,
+            ),
+            "too large",
+        ),
     ],
 )
 def test_a_header_that_the_bytes_do_not_bear_out_is_refused(
