@@ -178,6 +178,8 @@ def load_characters(source: str | Path) -> tuple[str, ...]:
         return ()
     try:
         vocabulary = read_json(path, "characters")
+        if not isinstance(vocabulary, dict):
+            raise TypeError(f"it is a {type(vocabulary).__name__}")
         return tuple(sorted(vocabulary, key=vocabulary.__getitem__))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(

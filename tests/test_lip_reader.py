@@ -92,6 +92,9 @@ def test_characters_come_in_the_order_of_their_indices(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text("[1, 2")
     with pytest.raises(UserError, match="vocab.json: not JSON"):
         load_characters(tmp_path)
+    (tmp_path / "vocab.json").write_text("[0, 5]")
+    with pytest.raises(UserError, match="JSON object of character -> index .it is a list"):
+        load_characters(tmp_path)
 
 
 @pytest.mark.parametrize(
