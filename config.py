@@ -294,7 +294,7 @@ RECIPES: dict[str, Recipe] = {
             encoder_learning_rate=1e-3, max_clip_s=6.0, takes=1000, ema_decay=0.998,
             # squared metres are small: with the paper's 1000 the other losses would be far larger
             w_vertex=1e5, w_velocity=1e5, w_lips=1e5, w_details=3e4,
-            closure_gain=4.0,
+            closure_gain=3.0,
         ),
         wav2vec2="synthetic/encoder",
     ),

@@ -39,6 +39,7 @@ from synthetic.takes import Take, draw_take
 TAKE_S = 40.0
 VERSION = 1  # raise it when takes change: all of them are computed again
 SEED = 1  # of the takes, whatever the seed of a training
+FIRST_SHARE = 0.15  # of the crops: their sound is the beginning of a recording
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,14 @@ class FeatureStore:
         return CachedTake(states, segments, loudness)
 
     def stretch(self, take: CachedTake, rng: Generator, n_samples: int) -> tuple[NDArray, float]:
-        """States (N, C0) of a random stretch of n_samples of a take, and its start in seconds."""
+        """States (N, C0) of a random stretch of n_samples of a take, and its start in seconds.
+
+        `FIRST_SHARE` of the stretches begin with the take: nothing precedes the first frames of a
+        recording, so their features differ from all others.
+        """
         n = self.kind.native_lengths(n_samples)
-        first = int(rng.integers(len(take.states) - n + 1))
+        is_first = rng.random() < FIRST_SHARE
+        first = 0 if is_first else int(rng.integers(len(take.states) - n + 1))
         return np.array(take.states[first : first + n]), first * self.kind.stride / SAMPLE_RATE
 
     def is_cached(self, number: int) -> bool:

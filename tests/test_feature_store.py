@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from config import RECIPES, Recipe
+from config import RECIPES, SAMPLE_RATE, Recipe
 from speech.audio import normalise
 from speech.timing import mesh_frames
 from synthetic import feature_store
@@ -121,6 +121,15 @@ def test_a_crop_depends_only_on_seed_epoch_and_index(recipe: Recipe) -> None:
         assert np.array_equal(crop[name], same[name])
     other.set_epoch(4)
     assert not np.array_equal(one[5]["conv"], other[5]["conv"])
+
+
+def test_a_share_of_the_crops_begins_with_the_take(recipe: Recipe) -> None:
+    store = store_of(recipe)
+    take, rng = store[0], np.random.default_rng(3)
+    starts = [store.stretch(take, rng, 2 * SAMPLE_RATE)[1] for _ in range(400)]
+    share = np.mean(np.array(starts) == 0)
+    assert feature_store.FIRST_SHARE - 0.05 < share < feature_store.FIRST_SHARE + 0.06
+    assert max(starts) > 5
 
 
 def test_features_and_vertices_of_a_crop_are_of_the_same_instants(recipe: Recipe) -> None:
