@@ -62,6 +62,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="model file whose weights to start from; the topology may differ"
                         )  # fmt: skip
     parser.add_argument("--split", nargs="+", help="splits to test (default: all named test...)")
+    parser.add_argument("--save_predictions", metavar="DIR",
+                        help="with the test: write each clip's vertices as DIR/<clip>.npy, "
+                        "which metrics.py reads")  # fmt: skip
     parser.add_argument("--workers", type=int, help="processes that load data (default 1)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"),
                         help="auto (default): bf16 where the hardware is fast at it")  # fmt: skip
@@ -88,6 +91,8 @@ def check_files(args: argparse.Namespace) -> None:
     """Raise `UserError` for a model file that is named where it has no use, or does not exist."""
     if args.checkpoint and args.mode != "test":
         raise UserError("--checkpoint names the model to test; add --mode test")
+    if args.save_predictions and (args.mode == "train" or args.plot):
+        raise UserError("--save_predictions: the test makes the predictions; add --mode test")
     if args.init and args.mode == "test":
         raise UserError("--init names the model to train further; name one to test by --checkpoint")
     for flag in ("init", "checkpoint"):
@@ -111,6 +116,7 @@ def resolve_flags(args: argparse.Namespace) -> tuple[Recipe, dict[str, str], arg
         args.mode = given.mode or args.mode
         args.source, args.out = given.source, given.out
         args.resume, args.split = given.resume, given.split
+        args.save_predictions = given.save_predictions
     else:
         recipe, facts = recipe_of_flags(args)
     for name, value in DEFAULTS.items():
@@ -134,6 +140,10 @@ def resolve_run(args: argparse.Namespace) -> ResolvedRun:
         spec, regions = locate_data(spec, facts)
         recipe = dataclasses.replace(recipe, dataset=spec)
     out = writable_folder(args.out or f"runs/{spec.name}")
+    if args.save_predictions:
+        from evaluation.saved import check_predictions_folder
+
+        check_predictions_folder(Path(args.save_predictions), spec)
     from data_loader import OpenDataset  # imports torch: not before the flags are checked
 
     dataset = OpenDataset(spec, regions, None if args.cache == "off" else args.cache)
@@ -195,9 +205,16 @@ def test(
                 f"got {spec.name} with {got}{fix}"
             )
     device, splits = pick_device()[0], splits_to_test(spec, args.split)
-    print(evaluate(model.to(device), dataset, splits, device, checkpoint, out, args.encoder))
+    predictions = Path(args.save_predictions) if args.save_predictions else None
+    print(
+        evaluate(
+            model.to(device), dataset, splits, device, checkpoint, out, args.encoder, predictions
+        )
+    )
     name = results_name(spec, splits)
     print(f"results: {out}/{name}.md, {name}.csv, {name}.json")
+    if predictions:
+        print(f"predictions: {predictions}")
 
 
 def run_test(args: argparse.Namespace) -> None:

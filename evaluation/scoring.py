@@ -22,6 +22,7 @@ from config import DatasetSpec
 from data_loader import OpenDataset
 from dataset.regions import Region
 from evaluation.results import UNITS, published_rows, results_name, summarise, table, write_results
+from evaluation.saved import check_predictions_folder, save_prediction
 from files.texts import parse_json, read_text
 from jambatalk import JambaTalk
 from lip_reader import READER_FILE, LipReadingScorer, edit_distance, load_reader
@@ -44,19 +45,24 @@ from wav2vec import TextTeacher
 
 def evaluate(
     model: JambaTalk, dataset: OpenDataset, splits: Sequence[str], device: torch.device,
-    checkpoint: Path, out: Path, teacher: str | None = None,
+    checkpoint: Path, out: Path, teacher: str | None = None, predictions: Path | None = None,
 ) -> str:  # fmt: skip
     """Score a model on splits of a data set, write the results into `out`, return the table.
 
     The lip reader is the file READER_FILE in the folder of `checkpoint`; `teacher` (hub name or
-    folder of a CTC model) replaces the one that this file names. Raises `UserError` for missing
+    folder of a CTC model) replaces the one that this file names. predictions: folder for the
+    predicted vertices of every clip (saved.py), None to keep none. Raises `UserError` for missing
     data and for results that cannot be written.
     """
     spec = dataset.spec
+    if predictions is not None:
+        check_predictions_folder(predictions, spec)
     for split in splits:
         dataset.split(split)  # raises for missing files before the first clip is scored
     scorer, remark = load_lip_scorer(checkpoint.parent / READER_FILE, spec, device, teacher)
-    rows = [row for s in splits for row in score_split(model, dataset, s, device, scorer)]
+    rows = [
+        row for s in splits for row in score_split(model, dataset, s, device, scorer, predictions)
+    ]
     total = {"checkpoint": str(checkpoint), "dataset": spec.name, "split": ", ".join(splits)}
     total |= {"metres_per_unit": spec.metres_per_unit, "units": UNITS}
     total |= {"regions": {which: region_label(region) for which, region in dataset.regions.items()}}
@@ -99,11 +105,14 @@ def region_label(region: Region) -> str:
 
 def score_split(
     model: JambaTalk, dataset: OpenDataset, split: str, device: torch.device,
-    lip_scorer: LipReadingScorer | None = None,
+    lip_scorer: LipReadingScorer | None = None, predictions: Path | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """A row for every clip of a split; lengths are in the data set's unit."""
+    """A row for every clip of a split; lengths are in the data set's unit.
+
+    predictions: folder for the frames that are scored, None to keep none.
+    """
     data = dataset.split(split)
-    scorer = ClipScorer(dataset, lip_scorer)
+    scorer = ClipScorer(dataset, lip_scorer, predictions)
     rows = []
     for index in tqdm(range(len(data)), desc=f"{dataset.spec.name} {split}", mininterval=5):
         rows.append({"split": split} | scorer.row(model, data[index], device))
@@ -114,11 +123,17 @@ class ClipScorer:
     """Predicts and scores clips of a data set.
 
     Metrics of the inner lips need `spec.inner_lips`, closures also `spec.phones`, character error
-    rates a lip scorer.
+    rates a lip scorer. predictions: folder for the frames that are scored, None to keep none.
     """
 
-    def __init__(self, dataset: OpenDataset, lip_scorer: LipReadingScorer | None) -> None:
+    def __init__(
+        self,
+        dataset: OpenDataset,
+        lip_scorer: LipReadingScorer | None,
+        predictions: Path | None = None,
+    ) -> None:
         spec = dataset.spec
+        self.predictions = predictions
         self.spec, self.lip_scorer = spec, lip_scorer
         self.lips, self.upper = (dataset.regions[which].indices for which in ("lips", "upper"))
         inner_lips = dataset.regions.get("inner_lips")
@@ -132,6 +147,8 @@ class ClipScorer:
         predicted = model.predict(audio, template).cpu().numpy()
         frames = min(len(predicted), item["frames"])
         predicted, truth = predicted[:frames], item["vertices"][:frames]
+        if self.predictions is not None:
+            save_prediction(self.predictions, item["name"], predicted)
         row = {"clip": item["name"], "subject": item["subject"], "frames": frames}
         row |= clip_scores(predicted, truth, item["template"], self.lips, self.upper, self.spec.fps)
         if self.inner is not None:

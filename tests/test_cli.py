@@ -58,6 +58,7 @@ def test_bad_input_is_one_line_with_exit_code_2(script: str, tmp_path: Path) -> 
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["--init", "no/such.safetensors"], "--init no/such.safetensors: no such file"),
         (["--from", "nowhere"], "--from nowhere/run.json"),
+        (["--mode", "train", "--save_predictions", "x"], "--save_predictions: the test makes"),
     ],
 )
 def test_main_reports_bad_flags_in_one_line_before_torch_is_imported(

@@ -15,8 +15,10 @@ import torch
 from common.errors import UserError
 from config import DatasetSpec, Split
 from data_loader import OpenDataset
-from evaluation import results, scoring
+from evaluation import results, score_folders, scoring
+from evaluation.saved import check_predictions_folder, save_prediction
 from lip_reader import LipReader, save_reader
+from tests.toy import full_disk
 
 V = 11
 LIPS, UPPER = [3, 4, 5], [0, 1]
@@ -282,3 +284,40 @@ def test_a_split_without_clips_fails_before_anything_is_scored(
     with pytest.raises(UserError, match="no clip of split 'test_b'"):
         evaluate(dataclasses.replace(spec, splits=splits), tmp_path)
     assert not (tmp_path / "results.json").exists()
+
+
+def test_metrics_py_scores_saved_predictions_as_the_test_mode_does(
+    spec: DatasetSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, path = tmp_path / "predictions", tmp_path / "best.safetensors"
+    scoring.evaluate(
+        Shifted(2.5), OpenDataset(spec), list(spec.splits), CPU, path, tmp_path, None, folder
+    )
+    assert np.load(folder / "F2_e01.npy").shape == (25, V * 3)
+    score_folders.main(
+        ["--pred", str(folder), "--truth", f"{spec.root}/vertices_npy", "--json"]
+        + ["--templates", spec.templates, "--regions"]
+        + [f"lips={spec.lips_region}", f"upper={spec.upper_region}"]
+    )
+    scores = json.loads(capsys.readouterr().out)
+    total = json.loads((tmp_path / "results.json").read_text())["total"]
+    for name in ("clips", "frames", "lve", "mve", "fdd", "abs_fdd"):
+        assert scores[name] == pytest.approx(total[name], rel=1e-6), name
+
+
+@pytest.mark.parametrize("place", ["", "vertices_npy"])
+def test_predictions_are_not_written_over_the_captured_vertices(
+    spec: DatasetSpec, place: str
+) -> None:
+    before = {path: path.read_bytes() for path in Path(spec.root).rglob("*.npy")}
+    with pytest.raises(UserError, match="holds the captured vertices of toy .*another folder"):
+        check_predictions_folder(Path(spec.root) / place, spec)
+    assert {path: path.read_bytes() for path in Path(spec.root).rglob("*.npy")} == before
+
+
+def test_a_prediction_that_does_not_fit_on_the_disk_is_reported_in_one_line(
+    tmp_path: Path,
+) -> None:
+    with full_disk(1_000), pytest.raises(UserError, match="prediction .*x.npy: cannot be written"):
+        save_prediction(tmp_path, "x", np.zeros((50, V, 3), np.float32))
+    assert not list(tmp_path.iterdir())
