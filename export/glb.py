@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.clip import Clip
+from export.clip import SYNTHETIC, Clip
 from export.frames import template_of
 from export.gltf import ATTRIBUTES, INDICES, Binary, index_type
 from export.morph_targets import MorphTargets, arkit_targets, principal_targets
@@ -55,7 +55,7 @@ def save_animation(path: Path, clip: Clip, targets: MorphTargets) -> None:
     _add_targets(binary, mesh, template, clip.faces, targets)
     animation = _animation(binary, targets.weights, key_times(clip))
     content = {"asset": ASSET | {"extras": extras}, "animations": [animation]}
-    binary.save(path, _document(clip.name, mesh) | content)
+    binary.save(path, _document(clip.name, mesh, clip.topology) | content)
 
 
 def save_mesh(
@@ -63,10 +63,14 @@ def save_mesh(
     vertices: NDArray[np.float32],
     faces: NDArray[np.int32],
     colors: NDArray[np.float32] | None = None,
+    topology: str = "",
 ) -> None:
-    """Write a mesh at rest: vertices (V, 3), metres; faces (F, 3); colors (V, 3) sRGB 0 to 1."""
+    """Write a mesh at rest: vertices (V, 3), metres; faces (F, 3); colors (V, 3) sRGB 0 to 1.
+
+    topology: as of a `Clip`.
+    """
     binary = Binary()
-    binary.save(path, _document(path.stem, _mesh(binary, vertices, faces, colors)))
+    binary.save(path, _document(path.stem, _mesh(binary, vertices, faces, colors), topology))
 
 
 def key_times(clip: Clip) -> NDArray[np.float32]:
@@ -133,16 +137,22 @@ def _animation(binary: Binary, weights: NDArray, times: NDArray) -> dict[str, An
     return {"name": "speech", "samplers": [sampler], "channels": [channel]}
 
 
-def _document(name: str, mesh: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a file with one node that shows one mesh."""
+def _document(name: str, mesh: dict[str, Any], topology: str) -> dict[str, Any]:
+    """The JSON of a file with one node that shows one mesh.
+
+    The synthetic head is closed behind its mouth. Through the mouth of others one sees the inside
+    of the head, so both sides of their faces are drawn; at edges that gives bright specks.
+    """
     has_colors = "COLOR_0" in mesh["primitives"][0]["attributes"]
     surface = SKIN | ({} if has_colors else {"baseColorFactor": [GREY, GREY, GREY, 1.0]})
+    material = {"name": "head", "pbrMetallicRoughness": surface}
+    if topology != SYNTHETIC:
+        material["doubleSided"] = True
     return {
         "asset": ASSET,
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"name": name, "mesh": 0}],
         "meshes": [{"name": name} | mesh],
-        # Seen from both sides: a mouth is open at the back, and a neck from below.
-        "materials": [{"name": "head", "pbrMetallicRoughness": surface, "doubleSided": True}],
+        "materials": [material],
     }

@@ -8,10 +8,11 @@ from common.whole_file import write_whole
 from config import RECIPES, DatasetSpec
 from dataset.faces import faces_of, templates_of
 from dataset.prepared import find_file
+from export.clip import SYNTHETIC
 from export.glb import save_mesh
 from export.sequences import obj_writer
 from rendering.face import appearance
-from synthetic.head import load_head
+from synthetic.head import HEAD_FILE, load_head
 
 ALL = "all"  # every subject of the synthetic head
 
@@ -28,6 +29,7 @@ def write_neutral(name: str, suffix: str, scale: float, folder: Path) -> list[Pa
     subjects = load_head().templates
     spec = RECIPES["synthetic"].dataset if name in (ALL, *subjects) else dataset_of(name)
     templates, faces = templates_of(spec), faces_of(spec)
+    topology = SYNTHETIC if spec.path(spec.topology) == HEAD_FILE else spec.name
     writable_folder(folder)
     paths = []
     for subject in subjects if name == ALL else [name]:
@@ -35,7 +37,7 @@ def write_neutral(name: str, suffix: str, scale: float, folder: Path) -> list[Pa
         vertices = templates[subject] * (spec.metres_per_unit * scale)
         colors = appearance(spec, subject).get("colors")
         if suffix == "glb":
-            save_mesh(paths[-1], vertices, faces, colors)
+            save_mesh(paths[-1], vertices, faces, colors, topology)
         else:
             write_whole(paths[-1], obj_writer(len(vertices), faces, colors)(vertices))
     return paths

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.read_glb import Glb
 from common.errors import UserError
 from export.clip import SYNTHETIC, Clip
 from export.curves import unit_basis
@@ -18,7 +19,7 @@ from export.glb import key_times, save_mesh, vertex_normals, write_arkit_glb, wr
 from export.gltf import Binary, index_type
 from export.morph_targets import SAMPLE, principal_targets
 from synthetic.head import load_head
-from tests.glb import Glb, small_clip
+from tests.clips import small_clip
 
 READERS = Path(__file__).resolve().parents[1] / "benchmarks/readers"
 NEAR = 1e-4  # metres
@@ -144,6 +145,15 @@ def test_a_large_mesh_has_wide_indices(tmp_path: Path) -> None:
     save_mesh(tmp_path / "head.glb", vertices, np.array([[0, 65_534, 65_535]]))
     glb = Glb(tmp_path / "head.glb")
     assert glb.accessor(glb.primitive["indices"]).ravel().tolist() == [0, 65_534, 65_535]
+
+
+def test_only_heads_that_are_open_behind_the_mouth_are_drawn_from_both_sides(
+    tmp_path: Path,
+) -> None:
+    for topology, both in ((SYNTHETIC, False), ("vocaset", True)):
+        save_mesh(tmp_path / "head.glb", np.eye(3), np.array([[0, 1, 2]]), topology=topology)
+        (material,) = Glb(tmp_path / "head.glb").json["materials"]
+        assert material.get("doubleSided", False) == both
 
 
 def test_a_target_that_moves_everything_is_stored_in_full() -> None:

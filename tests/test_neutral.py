@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.read_glb import Glb
 from common.errors import EXIT_BAD_INPUT, run_cli
 from config import SYNTHETIC
 from dataset.faces import choose_face
 from export.__main__ import main
 from files.meshes import load_mesh
 from synthetic.head import load_head
-from tests.glb import Glb
 
 
 def test_a_neutral_obj_comes_back_as_a_template(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from export.clip import Clip
 from export.sequences import write_npz, write_obj, write_ply
 from export.usd import write_usd
 from files.meshes import load_mesh
-from tests.glb import small_clip
+from tests.clips import small_clip
 
 
 @pytest.fixture

@@ -1,35 +1,19 @@
-"""What tests of .glb files share: a small clip, and a reader that is written from the format alone.
+"""A reader of .glb files, written from the format alone, to check what `export.glb` writes.
 
-https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html
+https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html. It knows files of one mesh with one
+primitive, whose morph weights have one animation. T keys, V vertices, K targets.
 """
 
 import json
 import struct
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.clip import Clip
+from numpy.typing import NDArray
 
 TYPES = {5121: "<u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
-
-
-def small_clip(rng: np.random.Generator, n_frames: int = 23, rank: int = 3, **fields: Any) -> Clip:
-    """A clip of 41 vertices, of which 13 move along `rank` directions by up to some millimetres."""
-    template = rng.normal(size=(41, 3)).astype(np.float32) * 0.1
-    offsets = np.zeros((n_frames, 41, 3), np.float32)
-    offsets[:, 5:18] = np.tensordot(
-        rng.normal(size=(n_frames, rank)), rng.normal(size=(rank, 13, 3)) * 1e-3, 1
-    )
-    faces = np.array([rng.permutation(41)[:3] for _ in range(67)], np.int32)
-    values = dict(
-        vertices=template + offsets, template=template, faces=faces, fps=Fraction(30),
-        metres_per_unit=1.0, name="clip",
-    )  # fmt: skip
-    return Clip(**(values | fields))
 
 
 class Glb:
@@ -38,21 +22,24 @@ class Glb:
     def __init__(self, path: Path) -> None:
         content = path.read_bytes()
         magic, version, length, n_text, kind = struct.unpack("<4sIII4s", content[:20])
-        assert (magic, version, length, kind) == (b"glTF", 2, len(content), b"JSON")
+        if (magic, version, length, kind) != (b"glTF", 2, len(content), b"JSON"):
+            raise ValueError(f"{path}: not the header of a .glb of {len(content)} bytes")
         self.json = json.loads(content[20 : 20 + n_text])
         n_bytes, kind = struct.unpack("<I4s", content[20 + n_text : 28 + n_text])
         self.bytes = content[28 + n_text :]
-        assert kind == b"BIN\0" and len(self.bytes) == n_bytes
+        if kind != b"BIN\0" or len(self.bytes) != n_bytes:
+            raise ValueError(f"{path}: no part of {n_bytes} bytes")
 
-    def _values(self, place: dict, kind: int, count: int, width: int) -> np.ndarray:
+    def _values(self, place: dict, kind: int, count: int, width: int) -> NDArray:
         view = self.json["bufferViews"][place["bufferView"]]
         dtype = np.dtype(TYPES[kind])
-        assert view["byteOffset"] % dtype.itemsize == 0
-        assert view["byteLength"] == count * width * dtype.itemsize
+        n_bytes = count * width * dtype.itemsize
+        if view["byteOffset"] % dtype.itemsize or view["byteLength"] != n_bytes:
+            raise ValueError(f"buffer view {place['bufferView']} is not {n_bytes} aligned bytes")
         values = np.frombuffer(self.bytes, dtype, count * width, view["byteOffset"])
         return values.reshape(count, width)
 
-    def accessor(self, index: int) -> np.ndarray:
+    def accessor(self, index: int) -> NDArray:
         """(count, width), sparse values filled in."""
         accessor = self.json["accessors"][index]
         shape = accessor["count"], WIDTHS[accessor["type"]]
@@ -61,28 +48,31 @@ class Glb:
         values, sparse = np.zeros(shape, np.float32), accessor["sparse"]
         indices = sparse["indices"]
         rows = self._values(indices, indices["componentType"], sparse["count"], 1)[:, 0]
-        assert (np.diff(rows.astype(int)) > 0).all()
+        if (np.diff(rows.astype(int)) <= 0).any():
+            raise ValueError(f"accessor {index}: the indices do not increase")
         values[rows] = self._values(sparse["values"], 5126, sparse["count"], shape[1])
         return values
 
     @property
     def primitive(self) -> dict[str, Any]:
+        """The description of the mesh's only primitive."""
         return self.json["meshes"][0]["primitives"][0]
 
-    def attribute(self, name: str) -> np.ndarray:
+    def attribute(self, name: str) -> NDArray:
+        """(V, width) an attribute of the primitive, such as POSITION."""
         return self.accessor(self.primitive["attributes"][name])
 
-    def targets(self, name: str) -> np.ndarray:
+    def targets(self, name: str) -> NDArray:
         """(K, V, 3) of all morph targets."""
         return np.stack([self.accessor(target[name]) for target in self.primitive["targets"]])
 
-    def animation(self) -> tuple[np.ndarray, np.ndarray]:
+    def animation(self) -> tuple[NDArray, NDArray]:
         """(times (T,), weights (T, K))."""
         sampler = self.json["animations"][0]["samplers"][0]
         times = self.accessor(sampler["input"])[:, 0]
         return times, self.accessor(sampler["output"]).reshape(len(times), -1)
 
-    def vertices_at(self, second: float) -> np.ndarray:
+    def vertices_at(self, second: float) -> NDArray:
         """(V, 3) with weights interpolated linearly between keys."""
         times, weights = self.animation()
         now = [np.interp(second, times, column) for column in weights.T]
