@@ -2,8 +2,8 @@
 
 Writes `<out>/<name>.mp4`, the head speaking the recording, and `<out>/<name>.npy`, its vertices
 (T, V, 3) float32 in the unit of the model's training data; <name> is that of the recording. Frame t
-is the instant t / fps, and the frames cover the whole recording. `--export` adds files that other
-programs open.
+is the instant t / fps after --start, and the frames cover the recording. `--export` adds files that
+other programs open.
 
 `--checkpoint` also takes the weights that the paper's authors published (vocaset.pth, biwi.pth);
 `--dataset` names the data set whose templates and topology they are for.
@@ -12,9 +12,10 @@ programs open.
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import common.interpreter  # noqa: F401  first: explains missing packages
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.errors import EXIT_PARTLY, UserError, message_of, reason_of, report, run_cli
+from common.frame_rates import rate_text
 from common.whole_file import whole_file
 from config import SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
@@ -32,6 +34,7 @@ from export.formats import check_formats, write_formats
 from files.arrays import stream_npy
 from production.blinks import with_blinks
 from production.jobs import Job, by_inode, check_job
+from production.motion import resampled, smoothed, stored, swinging
 from production.plan import Plan, check, parse
 from production.record import check_owner, is_done, note_done
 from rendering.animation import RENDER_THREADS
@@ -89,6 +92,8 @@ def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]) -> "
         background=plan.background,
         renderer=plan.renderer,
         yaw=plan.yaw,
+        zoom=plan.zoom,
+        swing=plan.turn,
         **appearance(spec, face[0]),
     )
 
@@ -104,14 +109,19 @@ def progress(plan: Plan, items: Iterator, total: int, what: str) -> Iterator:
     return tqdm(items, total=total, desc=what, unit="frame", disable=plan.quiet or None)
 
 
-def draw(plan: Plan, job: Job, renderer: "Renderer", vertices: NDArray, fps: int) -> None:
+def draw(
+    plan: Plan, job: Job, renderer: "Renderer", vertices: NDArray, fps: Fraction | int
+) -> None:
     """Draw `vertices` (T, V, 3) and mux them with the recording into the video of a job."""
     from rendering.video import write_video
 
     n_frames = len(vertices)
+    if plan.turn:
+        vertices = swinging(vertices, fps, plan.turn, renderer.camera.centre)
     frames = renderer.frames(vertices, workers=min(RENDER_THREADS, os.cpu_count() or 1))
     frames = progress(plan, frames, n_frames, f"drawing ({plan.renderer})")
-    write_video(job.video, frames, n_frames, fps, job.recording, plan.audio_track)
+    sound = job.recording, plan.audio_track, plan.start_s
+    write_video(job.video, frames, n_frames, fps, *sound)
 
 
 def topology_of(spec: DatasetSpec) -> str:
@@ -131,12 +141,35 @@ def clip_of(plan: Plan, job: Job, speaker: Speaker, vertices: NDArray) -> Clip:
         name=job.name,
         colors=appearance(spec, speaker.name).get("colors"),
         topology=topology_of(spec),
-        audio=job.recording,
+        audio=None if plan.start_s else job.recording,
     )
 
 
+def motion(
+    plan: Plan, speaker: Speaker, audio: NDArray[np.float32], fps: Fraction | int, folder: Path
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the meshes (V, 3) of a recording at `fps`; audio: (S,) at 16 kHz.
+
+    At another rate than the model's, they are kept in a file of `folder` in between.
+    """
+    model_fps, n_frames = speaker.spec.fps, covering_frames(len(audio), fps)
+    n_predicted = covering_frames(len(audio), model_fps)
+    meshes = speaker.checkpoint.meshes(audio, speaker.template, model_fps)
+    meshes = progress(plan, meshes, n_predicted, "predicting")
+    with ExitStack() as stack:
+        if fps != model_fps:
+            shape = n_predicted, *speaker.template.shape
+            predicted = stack.enter_context(stored(meshes, shape, folder))
+            meshes = resampled(predicted, model_fps, fps, n_frames)
+        if plan.smooth_ms:
+            meshes = smoothed(meshes, fps, plan.smooth_ms / 1000)
+        if plan.blink:
+            meshes = with_blinks(meshes, n_frames, float(fps))
+        yield from meshes
+
+
 def make(plan: Plan, job: Job, speaker: Speaker, audio: NDArray[np.float32], part: str) -> None:
-    """Predict, draw and write one recording; audio: (S,) of `load_wav`; part: "[1/9] " or "".
+    """Predict, draw and write one recording; audio: (S,) at 16 kHz; part: "[1/9] " or "".
 
     No result replaces an older file before all are complete.
     """
@@ -145,18 +178,15 @@ def make(plan: Plan, job: Job, speaker: Speaker, audio: NDArray[np.float32], par
     say(
         plan,
         f"{part}{job.recording}: {len(audio) / SAMPLE_RATE:.2f} s for the face {speaker.name}, "
-        f"{n_frames} frames at {fps} fps",
+        f"{n_frames} frames at {rate_text(Fraction(fps))} fps",
     )
     if job.result.exists():
         say(plan, f"{job.result} exists and will be replaced")
-    meshes = speaker.checkpoint.meshes(audio, speaker.template, fps)
-    if plan.blink:
-        meshes = with_blinks(meshes, n_frames, fps)
     out, files = job.npy.parent, [job.npy, job.result]
     try:
         out.mkdir(parents=True, exist_ok=True)
         with whole_file(job.npy) as partial:
-            meshes = progress(plan, meshes, n_frames, "predicting")
+            meshes = motion(plan, speaker, audio, fps, out)
             stream_npy(partial, (n_frames, *speaker.template.shape), meshes)
             vertices = np.load(partial, mmap_mode="r")
             if plan.export:
@@ -185,8 +215,9 @@ def noting_failures(plan: Plan, job: Job, failed: list[Job]) -> Iterator[None]:
 
 def run(plan: Plan) -> list[Job]:
     """Make all recordings of a plan, print their results; the jobs that failed."""
-    from data_loader import load_wav
+    from production.sound import load_speech
 
+    cut = plan.start_s, plan.end_s, plan.lip_offset_ms
     speaker, failed, skipped, kept = None, [], [], by_inode([job.recording for job in plan.jobs])
     for number, job in enumerate(plan.jobs, 1):
         audio, part = None, f"[{number}/{len(plan.jobs)}] " if plan.several else ""
@@ -199,7 +230,7 @@ def run(plan: Plan) -> list[Job]:
                     skipped.append(job)
                     continue
                 check_owner(job)
-            audio = load_wav(job.recording, plan.audio_track)
+            audio = load_speech(job.recording, plan.audio_track, *cut)
         if audio is None:
             continue
         speaker = speaker or load_speaker(plan)

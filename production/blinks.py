@@ -12,7 +12,7 @@ BLINK_PAUSE_S = (2.0, 5.5)  # between the blinks of a relaxed person
 BLINK_SEED = 1
 
 
-def blink_curve(n_frames: int, fps: int) -> NDArray[np.float32]:
+def blink_curve(n_frames: int, fps: float) -> NDArray[np.float32]:
     """(n_frames,) lid closure, 0 open to 1 shut, of a relaxed person who blinks now and then."""
     generator = np.random.default_rng(BLINK_SEED)
     time = np.arange(n_frames) / fps
@@ -27,7 +27,7 @@ def blink_curve(n_frames: int, fps: int) -> NDArray[np.float32]:
     return closure.astype(np.float32)
 
 
-def with_blinks(meshes: Iterator[NDArray], n_frames: int, fps: int) -> Iterator[NDArray]:
+def with_blinks(meshes: Iterator[NDArray], n_frames: int, fps: float) -> Iterator[NDArray]:
     """The meshes of the synthetic head, with blinks added."""
     shut = channel_basis(load_head(), ["eyeBlink"])[0]
     for mesh, closure in zip(meshes, blink_curve(n_frames, fps), strict=True):

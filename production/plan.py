@@ -2,12 +2,15 @@
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from common.errors import Parser, UserError
+from common.frame_rates import parse_rate
 from config import BUNDLED_MODEL, RECIPES
 from export.formats import FORMATS, GLB_TARGETS
 from files.arrays import check_file
@@ -24,6 +27,10 @@ from rendering.animation import FPS_LIMITS
 from speech.encoder_backend import check_backend
 
 YAW_LIMITS = -90, 90  # degrees
+TURN_LIMITS = 0, 90  # degrees
+ZOOM_LIMITS = 0.2, 8
+OFFSET_LIMITS_MS = -500, 500
+SMOOTH_LIMITS_MS = 0, 200
 TRACK_LIMITS = 1, 999
 NOT_OF_RESULTS = ("jobs", "several", "overwrite", "quiet")  # fields of a plan
 
@@ -39,9 +46,15 @@ class Plan:
     dataset: str | None  # a key of config.RECIPES
     subject: str | None
     template: Path | None
-    fps: int | None
-    size: int
+    fps: Fraction | None
+    size: tuple[int, int]  # width, height in pixels
     yaw: int  # degrees, see `rendering.renderer.Camera`
+    turn: int  # degrees, see `production.motion.swinging`
+    zoom: float
+    start_s: float
+    end_s: float | None
+    lip_offset_ms: int
+    smooth_ms: int
     background: str
     encoder_backend: str  # of `speech.encoder_backend.BACKENDS`
     renderer: str  # a key of `rendering.renderer.RENDERERS`
@@ -66,7 +79,7 @@ class Plan:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
-    return value if value is None or isinstance(value, bool | int | list) else str(value)
+    return value if value is None or isinstance(value, int | float | list) else str(value)
 
 
 # fmt: off
@@ -95,13 +108,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
              "default: out")
     add("--overwrite", action="store_true",
         help="of several recordings, make those again whose results are complete")
-    add("--fps", type=int_argument, metavar="N",
-        help="frames a second, 1 to 240, interpolated linearly; default: the model's own rate")
-    add("--size", type=int_argument, metavar="PIXELS", default=800,
-        help="side of the square picture, even, 64 to 4096; default: 800")
+    add("--fps", metavar="N",
+        help="frames a second, 1 to 240, such as 25, 29.97 or 24000/1001; motion is resampled; "
+             "default: the model's own rate")
+    add("--start", type=float_argument, metavar="SECONDS", default=0.0,
+        help="where in the recording to begin; default: 0")
+    add("--end", type=float_argument, metavar="SECONDS",
+        help="where in the recording to end; default: at its end")
+    add("--lip_offset_ms", type=int_argument, metavar="MS", default=0,
+        help="how much later than the sound the lips are, -500 to 500; default: 0")
+    add("--smooth", type=int_argument, metavar="MS", default=0,
+        help="smooth motion in time, standard deviation 0 to 200 ms; default: 0")
+    add("--size", type=size_argument, metavar="PIXELS", default=(800, 800),
+        help="side of the square picture, or WIDTHxHEIGHT, even, 64 to 4096; default: 800")
     add("--yaw", type=int_argument, metavar="DEGREES", default=0,
         help="turn of the head in the picture, -90 to 90, positive to the viewer's right; "
              "default: 0")
+    add("--turn", type=int_argument, metavar="DEGREES", default=0,
+        help="turn the head slowly so far to both sides of --yaw, 0 to 90; default: 0")
+    add("--zoom", type=float_argument, metavar="FACTOR", default=1.0,
+        help="enlarge the head, 0.2 to 8; default: 1, the whole head")
     add("--background", metavar="COLOUR", default="white",
         help="a name, #rrggbb or r,g,b; default: white")
     add("--encoder_backend", default="torch", metavar="NAME",
@@ -130,6 +156,40 @@ def int_argument(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text}: expected a whole number") from None
+
+
+def float_argument(text: str) -> float:
+    """The finite number in `text`; argparse adds the flag's name to the error."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number")
+    return number
+
+
+def size_argument(text: str) -> tuple[int, int]:
+    """(width, height) of "800" or "1920x1080"; argparse adds the flag's name to the error."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text}: expected pixels such as 800 or 1920x1080")
+    return int(parts[0]), int(parts[-1])
+
+
+def rate_of(text: str) -> Fraction:
+    """The exact frame rate of --fps. Raises `UserError`."""
+    low, high = FPS_LIMITS
+    try:
+        rate = parse_rate(text, "--fps")
+    except UserError:
+        rate = Fraction(0)
+    if not low <= rate <= high:
+        raise UserError(
+            f"--fps {text}: expected {low} to {high} frames a second, such as 25, 29.97 or "
+            "24000/1001"
+        )
+    return rate
 
 
 def check(args: argparse.Namespace) -> Plan:
@@ -171,9 +231,15 @@ def check(args: argparse.Namespace) -> Plan:
         dataset=args.dataset,
         subject=args.subject,
         template=args.template,
-        fps=args.fps,
+        fps=None if args.fps is None else rate_of(args.fps),
         size=args.size,
         yaw=args.yaw,
+        turn=args.turn,
+        zoom=args.zoom,
+        start_s=args.start,
+        end_s=args.end,
+        lip_offset_ms=args.lip_offset_ms,
+        smooth_ms=args.smooth,
         background=args.background,
         encoder_backend=args.encoder_backend,
         renderer="software" if args.no_video else choose_renderer(args.renderer),
@@ -193,9 +259,19 @@ def check_values(args: argparse.Namespace) -> None:
     check_size(args.size)
     check_backend(args.encoder_backend)
     parse_colour(args.background)
+    if args.fps is not None:
+        rate_of(args.fps)
+    if args.start < 0 or (args.end is not None and args.end <= args.start):
+        raise UserError(
+            f"--start {args.start:g} --end {args.end}: expected seconds from 0 on, and the end "
+            "after the start"
+        )
     for flag, value, (low, high) in (
-        ("--fps", args.fps, FPS_LIMITS),
         ("--yaw", args.yaw, YAW_LIMITS),
+        ("--turn", args.turn, TURN_LIMITS),
+        ("--zoom", args.zoom, ZOOM_LIMITS),
+        ("--lip_offset_ms", args.lip_offset_ms, OFFSET_LIMITS_MS),
+        ("--smooth", args.smooth, SMOOTH_LIMITS_MS),
         ("--audio_track", args.audio_track, TRACK_LIMITS),
     ):
         if value is not None and not low <= value <= high:

@@ -147,7 +147,7 @@ class GpuBackend:
     def __init__(self, faces: NDArray, camera: "Camera", background: NDArray) -> None:
         self.context = open_context()
         self.faces, self.camera, self.background = faces, camera, background
-        self.size = (camera.size, camera.size)
+        self.size = (camera.width, camera.height)
         self.program = self.context.program(VERTEX_SHADER, FRAGMENT_SHADER % _defines())
         self.program["projection"].write(_projection(camera).T.astype("f4").tobytes())
         self.moving = self.context.buffer(reserve=int(faces.max() + 1) * 11 * 4, dynamic=True)
@@ -181,7 +181,7 @@ class GpuBackend:
         self.mesh.render()
         self.context.copy_framebuffer(self.resolved, self.canvas)
         light = np.frombuffer(self.resolved.read(components=3, dtype="f2", alignment=1), "f2")
-        height, width = self.size
+        width, height = self.size
         light = light.reshape(height, width, 3)[::-1].astype(np.float32)
         steps = shading.ENCODE_STEPS - 1
         return self.encode[(np.clip(light, 0.0, 1.0) * steps + 0.5).astype(np.int32)]
@@ -199,12 +199,12 @@ def _defines() -> str:
 
 def _projection(camera: "Camera") -> NDArray:
     """(4, 4) from view space to OpenGL's clip space, equivalent to `Camera.project`."""
-    scale = 2.0 * camera.focal_px / camera.size
+    scale = 2.0 * camera.focal_px
     near, far = camera.near, 100.0 * camera.distance
     return np.array(
         [
-            [scale, 0.0, 0.0, 0.0],
-            [0.0, scale, 0.0, 0.0],
+            [scale / camera.width, 0.0, 0.0, 0.0],
+            [0.0, scale / camera.height, 0.0, 0.0],
             [0.0, 0.0, -(far + near) / (far - near), -2.0 * far * near / (far - near)],
             [0.0, 0.0, -1.0, 0.0],
         ]
@@ -221,7 +221,7 @@ class PyrenderBackend:
         self.faces, self.camera = faces, camera
         self.background = linear_to_srgb(background)
         try:
-            self.renderer = self.pyrender.OffscreenRenderer(camera.size, camera.size)
+            self.renderer = self.pyrender.OffscreenRenderer(camera.width, camera.height)
         except Exception as error:  # PyOpenGL passes on any exception of its platform module
             raise UserError(
                 f"renderer pyrender: no OpenGL context ({reason_of(error)}); set PYOPENGL_PLATFORM "
@@ -232,10 +232,9 @@ class PyrenderBackend:
         """The picture (H, W, 3) uint8 of vertices (V, 3) in view space; surface as for shading."""
         pyrender, camera = self.pyrender, self.camera
         scene = pyrender.Scene(bg_color=[*self.background, 1.0], ambient_light=[0.25] * 3)
-        middle = camera.size / 2
         scene.add(
             pyrender.IntrinsicsCamera(
-                camera.focal_px, camera.focal_px, middle, middle,
+                camera.focal_px, camera.focal_px, camera.width / 2, camera.height / 2,
                 znear=camera.near, zfar=100.0 * camera.distance,
             )
         )  # fmt: skip

@@ -88,7 +88,7 @@ def _clip_span(x0, y0, x1, y1, area, y, first, last):
 
 @compiled()
 def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray) -> None:
-    """Fill the z-buffer: (N, N) `depth`, the largest w at each sample, and `face_ids`, its face.
+    """Fill the z-buffer: (M, N) `depth`, the largest w at each sample, and `face_ids`, its face.
 
     screen: (V, 3) x, y in samples and w. A vertex with w <= 0 is behind the viewer, and triangles
     with such a vertex are not drawn. Samples that no triangle covers get w = 0 and the face -1.

@@ -24,6 +24,8 @@ from rendering.raster import rasterise, srgb_to_linear
 CLAY = (0.79, 0.66, 0.59)  # sRGB, for meshes without colours
 FIELD_OF_VIEW = math.radians(20.0)  # as of a portrait lens, which distorts a face little
 MARGIN = 1.06  # of the head's size, so that an open jaw stays in the picture
+FLAT = 1e-3  # of its size: a head is taken to be at least so high and wide
+SWING_STEPS = 9  # angles at which a head that turns is measured
 NEAR = 0.02  # near plane, as a share of the camera's distance
 COLOUR_NAMES = {
     "white": "ffffff", "black": "000000", "grey": "808080", "gray": "808080",
@@ -54,33 +56,56 @@ def parse_colour(colour: str | tuple[int, int, int]) -> tuple[int, int, int]:
     return values
 
 
-def check_size(size: int) -> None:
-    """Raise `UserError` unless a square video of `size` pixels a side can be made."""
-    if not 64 <= size <= 4096 or size % 2:
-        raise UserError(f"size {size}: expected an even number of pixels from 64 to 4096")
+def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of a size; an int is the side of a square."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(width, height) in pixels of a size; `UserError` unless such a video can be made."""
+    sides = sides_of(size)
+    for side in sides:
+        if not 64 <= side <= 4096 or side % 2:
+            raise UserError(f"size {side}: expected an even number of pixels from 64 to 4096")
+    return sides
 
 
 class Camera:
     """A perspective camera in front of the face, framed once from the template (V, 3).
 
-    size: pixels a side; yaw: degrees by which the head is turned about its vertical axis, positive
-    to its own left, which is the viewer's right.
+    size: pixels a side, or (width, height); yaw: degrees by which the head is turned about its
+    vertical axis, positive to its own left, which is the viewer's right; zoom: enlarges the picture
+    about its middle; swing: degrees to either side of yaw at which the head stays in the picture.
     """
 
-    def __init__(self, template: NDArray, size: int, yaw: float = 0.0) -> None:
+    def __init__(
+        self,
+        template: NDArray,
+        size: int | tuple[int, int],
+        yaw: float = 0.0,
+        zoom: float = 1.0,
+        swing: float = 0.0,
+    ) -> None:
         low, high = template.min(axis=0), template.max(axis=0)
         self.centre = (low + high) / 2
-        c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
-        self.turn = np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
-        turned = (template - self.centre) @ self.turn.T
+        self.turn = rotation(yaw)
+        points = template - self.centre
         half_height = (high[1] - low[1]) / 2
-        half = MARGIN * max(half_height, float(np.abs(turned[:, 0]).max()))
+        half_width = max(
+            float(np.abs(points @ rotation(angle)[0]).max())
+            for angle in np.linspace(yaw - swing, yaw + swing, SWING_STEPS if swing else 1)
+        )
+        half = max(half_height, half_width)
+        half_height, half_width = max(half_height, FLAT * half), max(half_width, FLAT * half)
         # The head stays inside the cylinder of this radius around its vertical axis.
-        radius = np.hypot(*(template - self.centre)[:, [0, 2]].T).max()
-        self.distance = half / math.tan(FIELD_OF_VIEW / 2) + radius
+        radius = np.hypot(*points[:, [0, 2]].T).max()
+        self.distance = MARGIN * half / math.tan(FIELD_OF_VIEW / 2) + radius
         self.near = NEAR * self.distance
-        self.focal_px = size / 2 / math.tan(FIELD_OF_VIEW / 2)
-        self.size = size
+        self.width, self.height = sides_of(size)
+        # Side of the square that frames the head, the largest for which the head is in the picture.
+        side = min(self.width * (half / half_width), self.height * (half / half_height))
+        self.side_px = zoom * side
+        self.focal_px = self.side_px / 2 / math.tan(FIELD_OF_VIEW / 2)
 
     def view(self, vertices: NDArray) -> NDArray:
         """(V, 3) in view space: the viewer at the origin, looking along -z."""
@@ -91,15 +116,32 @@ class Camera:
 
         w is 0 for vertices nearer than the near plane or behind the viewer.
         """
+        middle = self.width * samples / 2, self.height * samples / 2
+        return self._project(view, self.focal_px * samples, middle)
+
+    def project_square(self, view: NDArray, side: int) -> tuple[NDArray, float]:
+        """As `project`, into a map of side × side samples that frames the head at any zoom.
+
+        Also returns the focal length in samples.
+        """
+        focal = self.focal_px * side / self.side_px
+        return self._project(view, focal, (side / 2, side / 2)), focal
+
+    def _project(self, view: NDArray, focal: float, middle: tuple[float, float]) -> NDArray:
         depth = -view[:, 2]
         visible = depth > self.near
         w = np.where(visible, 1.0, 0.0) / np.where(visible, depth, 1.0)
-        focal, middle = self.focal_px * samples, self.size * samples / 2
         screen = np.empty_like(view)
-        screen[:, 0] = middle + focal * view[:, 0] * w
-        screen[:, 1] = middle - focal * view[:, 1] * w
+        screen[:, 0] = middle[0] + focal * view[:, 0] * w
+        screen[:, 1] = middle[1] - focal * view[:, 1] * w
         screen[:, 2] = w
         return screen
+
+
+def rotation(yaw: float) -> NDArray:
+    """(3, 3) that turns column vectors about the vertical axis by `yaw` degrees, z towards x."""
+    c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
+    return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
 
 
 def _software_backend(*args):
@@ -145,27 +187,29 @@ class Renderer:
     """Draws meshes of one topology with one fixed camera.
 
     faces: (F, 3) int, counter-clockwise seen from outside; template: (V, 3) in any unit, for
-    framing; size: pixels a side; background: as for `parse_colour`; colors: (V, 3) sRGB 0..1
-    or None for clay; gloss: (V,) 0 skin .. 1 wet (eyes) or None; renderer: see `choose_renderer`;
-    yaw: see `Camera`. The lamps stand still, so a turned head catches their light from its side.
+    framing; size, yaw, zoom, swing: see `Camera`; background: as for `parse_colour`; colors: (V, 3)
+    sRGB 0..1 or None for clay; gloss: (V,) 0 skin .. 1 wet (eyes) or None; renderer: see
+    `choose_renderer`. The lamps stand still, so a turned head catches their light from its side.
     """
 
     def __init__(
         self,
         faces: NDArray,
         template: NDArray,
-        size: int = 800,
+        size: int | tuple[int, int] = 800,
         background: str | tuple[int, int, int] = "white",
         colors: NDArray | None = None,
         renderer: str = "software",
         gloss: NDArray | None = None,
         yaw: float = 0.0,
+        zoom: float = 1.0,
+        swing: float = 0.0,
     ) -> None:
         self.template = _check_finite(np.asarray(template, np.float64), "template")
         faces = _check_faces(faces, self.template)
         self.hole_fill = HoleFill(faces, self.template)
         self.faces = self.hole_fill.append_faces(faces, len(self.template))
-        self.camera = Camera(self.template, size, yaw)
+        self.camera = Camera(self.template, size, yaw, zoom, swing)
         self.surface = self._surface(colors, gloss)
         light = srgb_to_linear(np.array(parse_colour(background)) / 255)
         self.backend = RENDERERS[choose_renderer(renderer)](self.faces, self.camera, light)
@@ -199,12 +243,10 @@ class Renderer:
 
     def _frame_surface(self, view: NDArray) -> NDArray:
         """`surface` (N, 6) with the openness of this frame's mouth."""
-        samples = MOUTH_MAP / self.camera.size
-        screen = self.camera.project(view, samples)
+        screen, focal = self.camera.project_square(view, MOUTH_MAP)
         depth = np.empty((MOUTH_MAP, MOUTH_MAP), np.float32)
         rasterise(screen, self.faces, depth, np.empty(depth.shape, np.int32))
         surface = self.surface.copy()
-        focal = self.camera.focal_px * samples
         open_mouth(screen, depth, focal, self.surface[:, 3], surface[:, 3])
         return surface
 

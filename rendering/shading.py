@@ -251,17 +251,17 @@ class SoftwareBackend:
 
     def draw(self, view: NDArray, surface: NDArray) -> NDArray:
         """The picture (H, W, 3) uint8 of vertices (V, 3) in view space; surface as for `shade`."""
-        size = self.camera.size
+        width, height = self.camera.width, self.camera.height
         screen = self.camera.project(view, SAMPLES)
         if not hasattr(self.buffers, "depth"):
-            side = size * SAMPLES
-            self.buffers.depth = np.empty((side, side), np.float32)
-            self.buffers.face_ids = np.empty((side, side), np.int32)
+            samples = height * SAMPLES, width * SAMPLES
+            self.buffers.depth = np.empty(samples, np.float32)
+            self.buffers.face_ids = np.empty(samples, np.int32)
         depth, face_ids = self.buffers.depth, self.buffers.face_ids
         face_normals, normals = np.empty((len(self.faces), 3)), np.empty((len(view), 3))
         surface_normals(view, self.faces, face_normals, normals)
         rasterise(screen, self.faces, depth, face_ids)
-        image = np.empty((size, size, 3), np.uint8)
+        image = np.empty((height, width, 3), np.uint8)
         shade(
             screen, view, self.faces, face_normals, normals, surface,
             depth, face_ids, self.background, self.encode, image,

@@ -12,9 +12,11 @@ from speech.sound_file import open_sound
 
 
 def write_samples(
-    recording: Path, audio_track: int | None, seconds: float, target: Path
+    recording: Path, audio_track: int | None, seconds: float, target: Path, start_s: float = 0.0
 ) -> list[str]:
-    """Write the first `seconds` of a recording to `target`; return ffmpeg's arguments to read it.
+    """Write `seconds` of a recording to `target`; return ffmpeg's arguments to read it.
+
+    They begin `start_s` seconds after its start.
 
     One or two channels stay, more become their mean, and where `speech_mix` leaves channels out
     the sound is that mix. Samples are float32 of the recording's rate. Raises `UserError` as
@@ -23,10 +25,11 @@ def write_samples(
     sound = open_sound(recording, audio_track)
     mix = speech_mix(recording, audio_track) if sound.channels > 1 else Mix((0,))
     keep = sound.channels <= 2 and not mix.reason
-    missing = round(seconds * sound.rate)
+    skipped, missing = round(start_s * sound.rate), round(seconds * sound.rate)
     with target.open("wb") as file:
         for block in sound.blocks():
-            samples = (block if keep else mix.apply(block))[:missing]
+            samples = (block if keep else mix.apply(block))[skipped : skipped + missing]
+            skipped = max(skipped - len(block), 0)
             file.write(samples.astype("<f4").tobytes())
             missing -= len(samples)
             if missing <= 0:

@@ -3,6 +3,7 @@
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -20,14 +21,16 @@ def write_video(
     path: Path,
     frames: Iterable[NDArray],
     n_frames: int,
-    fps: float,
+    fps: Fraction | int,
     audio_path: Path | None = None,
     audio_track: int | None = None,
+    start_s: float = 0.0,
 ) -> None:
     """Write an mp4 of H.264 video and AAC sound.
 
     frames: `n_frames` pictures (H, W, 3) uint8 with even H and W; audio_path: anything that
-    `speech.audio.read_audio` reads, or None for no sound; audio_track: as there. Sound is cut to
+    `speech.audio.read_audio` reads, or None for no sound; audio_track: as there; fps: exact, as
+    Fraction(30000, 1001); start_s: instant of the sound at which the video begins. Sound is cut to
     the length of the video, and more than two channels are mixed down to one. The same frames and
     sound give the same bytes. `path` is created or replaced only when the video is complete. Raises
     `UserError` for sound that cannot be read, and with ffmpeg's own message where ffmpeg fails.
@@ -42,7 +45,7 @@ def write_video(
         sound = []
         if audio_path is not None:
             samples = Path(folder) / "samples"
-            sound = write_samples(audio_path, audio_track, n_frames / fps, samples)
+            sound = write_samples(audio_path, audio_track, float(n_frames / fps), samples, start_s)
         # stderr goes to a file because a pipe that nobody reads fills up and blocks ffmpeg.
         process = ffmpeg.start(
             _arguments(partial, first.shape, n_frames, fps, sound),
@@ -84,13 +87,13 @@ def _feed(pipe: BinaryIO, first: NDArray, frames: Iterator[NDArray]) -> int:
 
 
 def _arguments(
-    partial: Path, shape: tuple[int, ...], n_frames: int, fps: float, sound: list[str]
+    partial: Path, shape: tuple[int, ...], n_frames: int, fps: Fraction | int, sound: list[str]
 ) -> list[str]:
     """ffmpeg's arguments; sound: those of its second input, empty for none."""
     height, width = shape[:2]
     arguments = ["-loglevel", "error", "-y"]
     arguments += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
-    arguments += ["-r", f"{fps:g}", "-i", "pipe:0"]
+    arguments += ["-r", str(fps), "-i", "pipe:0"]
     if sound:
         arguments += [*sound, "-map", "0:v:0", "-map", "1:a:0", "-c:a", "aac", "-b:a", "160k"]
     # BT.709 is what players assume for HD video; yuv420p is what all of them decode.
@@ -100,5 +103,5 @@ def _arguments(
     # Without bitexact the muxer may write times and versions into the file.
     arguments += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"]
     # -t instead of -shortest, which misses the end by up to one packet of sound.
-    arguments += ["-t", f"{n_frames / fps:.6f}", "-movflags", "+faststart", "-f", "mp4"]
+    arguments += ["-t", f"{float(n_frames / fps):.6f}", "-movflags", "+faststart", "-f", "mp4"]
     return [*arguments, f"file:{partial.absolute()}"]
