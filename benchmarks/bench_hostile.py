@@ -249,14 +249,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps(figures(tried, faults) | (kills(args.kills) if args.kills else {})))
 
 
-def figures(tried: int, faults: Iterable[Fault]) -> dict[str, int | str]:
-    """Number of inputs and of faults by kind; kills and lost are those of `bench_kills`."""
+def figures(tried: int, faults: Iterable[Fault]) -> dict[str, int | str | None]:
+    """Number of inputs and of faults by kind; kills and lost are null without `--kills`."""
     faults = list(faults)
     count = Counter(fault.kind for fault in faults)
     accepted = sum(fault.inputs.target.name.startswith("hostile ") for fault in faults)
     refused = f"{accepted} not" if accepted else "all"
     return {"inputs": tried, **{kind: count[kind] for kind in KINDS}, "pickles_refused": refused,
-            "kills": 0, "lost": 0}  # fmt: skip
+            "kills": None, "lost": None}  # fmt: skip
 
 
 if __name__ == "__main__":
