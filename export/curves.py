@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from export.bounded import bounded_solution
 from export.clip import SYNTHETIC, Clip
+from export.transfer import transferred_units
 from synthetic.coarticulation import CHANNELS
 from synthetic.head import SIDES, load_head
 
@@ -29,15 +30,17 @@ NEAR = 1.0  # accepted residue of a frame beyond that of all units, in mean resi
 FLOOR_MM = 1e-4  # rms residue that counts as none; float32 in metres resolves 1e-5 mm
 RIDGE = 1e-9  # of each unit's own square, for a unique solution
 MAX_RMS_MM, MAX_WORST_MM = 0.5, 5.0  # a fit with a larger error is refused
+MAX_SHARE = 0.5  # of the motion's rms, the same on other topologies, whose units are approximate
 BLOCK = 128  # frames read at once
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """names: the 52 ARKit units and "tongueUp" (C); values: (T, C) float32, 0 to 1.
+    """names: of the units (C); values: (T, C) float32, 0 to 1.
 
-    "tongueUp" may reach 1.5. rms_mm, worst_mm: distance between the clip's vertices and those of
-    the curves, over all vertices and frames. motion_mm: rms distance of the clip's vertices from
+    The synthetic head has ARKit's 52 units and "tongueUp", which may reach 1.5. Other topologies
+    lack those of eyes and tongue. rms_mm, worst_mm: distance between the clip's vertices and those
+    of the curves, over all vertices and frames. motion_mm: rms distance of the clip's vertices from
     the neutral face.
     """
 
@@ -76,11 +79,11 @@ class Normal:
 
 
 def check_topology(topology: str) -> None:
-    """Raise `UserError` unless the units of the topology are known."""
+    """Raise `UserError` unless the units of the topology are known exactly."""
     if topology != SYNTHETIC:
         raise UserError(
-            f"curves of {topology or 'this mesh'}: only the bundled synthetic head has ARKit "
-            "units; export meshes (glb, obj, npz) instead"
+            f"--glb_targets arkit: {topology or 'this mesh'} has no ARKit units of its own, only "
+            "the bundled synthetic head has; leave the flag out"
         )
 
 
@@ -90,27 +93,58 @@ def unit_basis() -> tuple[tuple[str, ...], NDArray[np.float64]]:
     return tuple(units), 1000.0 * np.stack(list(units.values())).astype(np.float64)
 
 
-@lru_cache(maxsize=1)  # several formats of one clip need the same curves
-def curves_of(clip: Clip) -> Curves:
-    """The curves of a clip of the synthetic head; raises `UserError` for a bad fit."""
-    check_topology(clip.topology)
-    names, basis = unit_basis()
-    if basis.shape[1] != len(clip.template):
-        raise UserError(
-            f"clip {clip.name}: {len(clip.template)} vertices, expected {basis.shape[1]} as in the "
-            "synthetic head"
+@lru_cache(maxsize=1)  # several formats of one clip need the same units
+def units_of(clip: Clip) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """(names (C), displacement (C, V, 3) mm at 1.0) of the units on a clip's topology.
+
+    Those of the synthetic head, or transferred from it. Raises `UserError` for a mesh that is not
+    a face.
+    """
+    if clip.topology == SYNTHETIC:
+        names, basis = unit_basis()
+        if basis.shape[1] != len(clip.template):
+            raise UserError(
+                f"clip {clip.name}: {len(clip.template)} vertices, expected {basis.shape[1]} as in "
+                "the synthetic head"
+            )
+        return names, basis
+    try:
+        names, units = transferred_units(
+            load_head(), clip.metres_per_unit * clip.template, clip.faces
         )
+    except ValueError as error:
+        raise UserError(
+            f"curves of {clip.topology}: no nose, lips and chin on its neutral face; expected a "
+            "face in metres with closed lips, y up, looking towards +z"
+        ) from error
+    return names, 1000.0 * units
+
+
+@lru_cache(maxsize=1)  # and the same curves
+def curves_of(clip: Clip) -> Curves:
+    """The curves of a clip; raises `UserError` for a bad fit and a mesh that is not a face."""
+    names, basis = units_of(clip)
     normal = normal_equations(clip, basis, limits(names))
     values = fit(normal, names).astype(np.float32)
     rms, worst = error_mm(clip, basis, values)
-    if not (rms <= MAX_RMS_MM and worst <= MAX_WORST_MM):
+    motion = float(np.sqrt(normal.energy.mean() / len(clip.template)))
+    check_fit(clip, rms, worst, motion)
+    return Curves(names, values, rms, worst, motion)
+
+
+def check_fit(clip: Clip, rms: float, worst: float, motion: float) -> None:
+    """Raise `UserError` for a bad fit; rms, worst, motion: mm, as in `Curves`."""
+    if clip.topology == SYNTHETIC:
+        is_good = rms <= MAX_RMS_MM and worst <= MAX_WORST_MM
+        limits = f"{MAX_RMS_MM} and {MAX_WORST_MM:g}"
+    else:
+        is_good = rms <= MAX_SHARE * motion
+        limits = f"{MAX_SHARE * motion:.2f} rms, half of its motion"
+    if not is_good:
         raise UserError(
             f"clip {clip.name}: curves miss its vertices by {rms:.2f} mm rms and {worst:.1f} mm at "
-            f"worst, expected at most {MAX_RMS_MM} and {MAX_WORST_MM:g}; is the neutral face the "
-            "one that it was made with?"
+            f"worst, expected at most {limits}; is the neutral face the one that it was made with?"
         )
-    motion = np.sqrt(normal.energy.mean() / len(clip.template))
-    return Curves(names, values, rms, worst, float(motion))
 
 
 def limits(names: tuple[str, ...]) -> NDArray[np.float64]:

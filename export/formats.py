@@ -67,7 +67,6 @@ FORMATS: dict[str, Callable[[Clip, Path], list[Path]]] = {
     "usd": _usd,
     "npz": _npz,
 }
-OF_UNITS = ("arkit", "visemes", "vrm")  # formats that need a topology with known units
 GLB_TARGETS = ("pca", "arkit")  # what the morph targets of a .glb are
 
 
@@ -78,7 +77,7 @@ def check_formats(formats: Sequence[str], topology: str, glb_targets: str | None
     """
     if glb_targets and "glb" not in formats:
         raise UserError(f"--glb_targets {glb_targets}: works with the format glb only")
-    if set(formats) & set(OF_UNITS) or glb_targets == "arkit":
+    if glb_targets == "arkit":
         from export.curves import check_topology
 
         check_topology(topology)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from common.whole_file import write_whole
 from export.bounded import bounded_solution
 from export.clip import Clip
-from export.curves import curves_of, error_mm, unit_basis
+from export.curves import curves_of, error_mm, units_of
 from export.live_link import curves_json
 from synthetic.head import SIDES
 from synthetic.phones import PHONE_INDEX
@@ -44,7 +44,7 @@ def write_vrm(clip: Clip, folder: Path) -> list[Path]:
 
 
 def _write(clip: Clip, path: Path, phones_of: dict[str, str], with_rest: bool) -> Path:
-    curves, (names, basis) = curves_of(clip), unit_basis()
+    curves, (names, basis) = curves_of(clip), units_of(clip)
     poses = pose_matrix(phones_of, names)
     weights = pose_weights(curves.values, poses, basis)
     rms, worst = error_mm(clip, basis, weights[:, 1:] @ poses)
@@ -62,7 +62,7 @@ def pose_matrix(phones_of: dict[str, str], names: tuple[str, ...]) -> NDArray[np
         target = TARGET[[PHONE_INDEX[phone] for phone in phones.split()]].mean(axis=0)
         for channel, value in zip(MOUTH_CHANNELS, target, strict=True):
             units = [channel] if channel in names else [channel + side for side in SIDES]
-            for unit in units:
+            for unit in set(units) & set(names):
                 row[names.index(unit)] = value
     return poses
 

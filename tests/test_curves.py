@@ -97,13 +97,16 @@ def test_a_clip_that_is_not_finite_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"topology": "FLAME"}, "curves of FLAME: only the bundled synthetic head has ARKit units"),
+        (
+            {"topology": "FLAME", "template": np.zeros_like(HEAD.templates["ada"])},
+            "curves of FLAME: no nose, lips and chin on its neutral face",
+        ),
         (
             {"vertices": np.zeros((1, 4, 3)), "template": np.zeros((4, 3)), "faces": []},
             "4 vertices, expected 6045 as in the synthetic head",
         ),
     ],
 )
-def test_meshes_without_known_units_are_refused(changes, message):
+def test_meshes_that_are_no_faces_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         curves_of(clip_of(speech(1), **changes))

@@ -115,8 +115,8 @@ def test_a_prediction_of_another_mesh_is_refused(tmp_path, capsys):
     assert "7 vertices, expected 3 as in" in error_of(capsys, *flags)
     np.save(tmp_path / "a.npy", np.zeros((2, 3, 3), np.float32))
     line = error_of(capsys, *flags, "--out", tmp_path / "new")
-    assert "only the bundled synthetic head has ARKit units" in line
-    assert not (tmp_path / "new").exists()
+    assert "no nose, lips and chin on its neutral face" in line
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_face_that_no_subject_has_is_refused(tmp_path, capsys):
