@@ -5,6 +5,7 @@ Metres, y up. T frames, V vertices, F faces.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def write_usd(clip: Clip, folder: Path) -> list[Path]:
                 _add_sound(pxr, stage, clip.audio, folder)
             stage.GetRootLayer().Save()
         except pxr.Tf.ErrorException as error:
-            raise UserError(f"usd {path}: cannot be written ({reason_of(error)})") from error
+            raise UserError(f"usd {path}: cannot be written ({_reason(error)})") from error
     return [path]
 
 
@@ -50,6 +51,12 @@ def import_pxr() -> Any:
             f"usd: needs the package usd-core ({reason_of(error)}); pip install usd-core"
         ) from error
     return pxr
+
+
+def _reason(error: Exception) -> str:
+    """What pxr says went wrong, without the places in its sources."""
+    quoted = re.search(r" : '(.+)'", str(error))
+    return quoted[1] if quoted else reason_of(error)
 
 
 def _describe_stage(pxr: Any, stage: Any, clip: Clip) -> None:

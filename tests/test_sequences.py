@@ -8,10 +8,12 @@ import pytest
 
 from common.errors import UserError
 from export.clip import Clip
+from export.formats import write_formats
 from export.sequences import write_npz, write_obj, write_ply
 from export.usd import write_usd
 from files.meshes import load_mesh
 from tests.clips import small_clip
+from tests.toy import full_disk
 
 
 @pytest.fixture
@@ -63,6 +65,15 @@ def test_a_sequence_that_fails_leaves_no_folder(clip: Clip, tmp_path: Path) -> N
     clip.vertices[7, 0, 0] = np.inf
     with pytest.raises(UserError, match="frame 7"):
         write_ply(clip, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["obj", "ply", "npz", "usd"])
+def test_a_full_disk_is_named_and_leaves_nothing(clip: Clip, tmp_path: Path, name: str) -> None:
+    if name == "usd":
+        pytest.importorskip("pxr", reason="usd-core is missing")
+    with full_disk(900), pytest.raises(UserError, match="cannot be written .*File too large"):
+        write_formats(clip, [name], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
