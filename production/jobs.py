@@ -15,6 +15,7 @@ from common.errors import UserError, reason_of, writable_folder
 from config import PROJECT_ROOT
 from files.arrays import check_file
 from files.listing import list_files, plain_name
+from rendering.video_formats import is_picture_folder
 
 DEMO_FOLDER = PROJECT_ROOT / "demo/wav"
 SOUND_SUFFIXES = (
@@ -25,7 +26,10 @@ SOUND_SUFFIXES = (
 
 @dataclass(frozen=True)
 class Job:
-    """A recording, and the files that are made of it; video: None with --no_video."""
+    """A recording, and the files that are made of it.
+
+    video: a file, a folder of pictures if it ends in _png, or None with --no_video.
+    """
 
     recording: Path
     npy: Path
@@ -135,6 +139,11 @@ def check_job(job: Job, kept: dict[tuple[int, int], Path]) -> None:
                 f"--wav_path {job.recording}: its results cannot have this name "
                 f"({reason_of(error)}); rename the recording"
             ) from error
+    if job.result.is_dir() and not (job.video and is_picture_folder(job.result)):
+        raise UserError(
+            f"--out {out}: {job.result} is a folder that holds other things than pictures; "
+            "name another --out"
+        )
     if job.result.exists():
         status = job.result.stat()
         if replaced := kept.get((status.st_dev, status.st_ino)):

@@ -24,6 +24,7 @@ from production.jobs import (
     names_of,
 )
 from rendering.animation import FPS_LIMITS
+from rendering.video_formats import PICTURES, VIDEO_FORMATS, check_video_format
 from speech.encoder_backend import check_backend
 
 YAW_LIMITS = -90, 90  # degrees
@@ -32,6 +33,8 @@ ZOOM_LIMITS = 0.2, 8
 OFFSET_LIMITS_MS = -500, 500
 SMOOTH_LIMITS_MS = 0, 200
 TRACK_LIMITS = 1, 999
+TRANSPARENT = "transparent"  # of --background
+FILE_ENDINGS = (".npy", ".mp4", ".mov", ".webm")  # with which --out names a file
 NOT_OF_RESULTS = ("jobs", "several", "overwrite", "quiet")  # fields of a plan
 
 
@@ -55,7 +58,7 @@ class Plan:
     end_s: float | None
     lip_offset_ms: int
     smooth_ms: int
-    background: str
+    background: str | None  # None: transparent
     encoder_backend: str  # of `speech.encoder_backend.BACKENDS`
     renderer: str  # a key of `rendering.renderer.RENDERERS`
     video: bool
@@ -129,7 +132,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--zoom", type=float_argument, metavar="FACTOR", default=1.0,
         help="enlarge the head, 0.2 to 8; default: 1, the whole head")
     add("--background", metavar="COLOUR", default="white",
-        help="a name, #rrggbb or r,g,b; default: white")
+        help="a name, #rrggbb or r,g,b, or transparent for mov, webm and png; default: white")
+    add("--video_format", choices=list(VIDEO_FORMATS), metavar="FORMAT",
+        help="mp4, mov (ProRes), webm (VP9) or png (a folder of pictures, without sound); "
+             "default: the ending of --out, else mp4")
     add("--encoder_backend", default="torch", metavar="NAME",
         help="torch, or onnx: onnxruntime with 8-bit products, for the included encoder on a "
              "processor; default: torch")
@@ -197,7 +203,7 @@ def check(args: argparse.Namespace) -> Plan:
 
     Of several recordings, those that are no files are left to the run, which goes on without them.
     """
-    from rendering.renderer import choose_renderer
+    from rendering.renderer import check_transparent, choose_renderer
     from speech.ffmpeg import find_ffmpeg
 
     check_values(args)
@@ -223,6 +229,13 @@ def check(args: argparse.Namespace) -> Plan:
                     f"--out {args.out}: its videos would be taken for recordings of --wav_path "
                     f"{folder} the next time; name another folder"
                 )
+    if args.no_video:
+        renderer = "software"
+    elif args.background == TRANSPARENT:
+        check_transparent(args.renderer)
+        renderer = "software"
+    else:
+        renderer = choose_renderer(args.renderer)
     return Plan(
         jobs=jobs,
         several=several,
@@ -240,9 +253,9 @@ def check(args: argparse.Namespace) -> Plan:
         end_s=args.end,
         lip_offset_ms=args.lip_offset_ms,
         smooth_ms=args.smooth,
-        background=args.background,
+        background=None if args.background == TRANSPARENT else args.background,
         encoder_backend=args.encoder_backend,
-        renderer="software" if args.no_video else choose_renderer(args.renderer),
+        renderer=renderer,
         video=not args.no_video,
         blink=args.blink,
         export=tuple(args.export),
@@ -258,7 +271,8 @@ def check_values(args: argparse.Namespace) -> None:
 
     check_size(args.size)
     check_backend(args.encoder_backend)
-    parse_colour(args.background)
+    if args.background != TRANSPARENT:
+        parse_colour(args.background)
     if args.fps is not None:
         rate_of(args.fps)
     if args.start < 0 or (args.end is not None and args.end <= args.start):
@@ -284,20 +298,33 @@ def plan_jobs(
     recordings: Sequence[Path], several: bool, args: argparse.Namespace
 ) -> tuple[Job, ...]:
     """A job for each recording, with the names that --out and the recordings give its files."""
-    endings = (".npy", ".mp4")
+    kind = args.video_format or "mp4"
     ending = args.out.suffix.lower()
-    if ending not in endings or args.out.is_dir():
+    if ending not in FILE_ENDINGS or args.out.is_dir():
+        check_video_format(kind, args.background == TRANSPARENT)
+        suffix = "_png" if kind == PICTURES else f".{kind}"
         return tuple(
-            Job(path, args.out / f"{name}.npy", None if args.no_video else args.out / f"{name}.mp4")
+            Job(
+                path,
+                args.out / f"{name}.npy",
+                None if args.no_video else args.out / (name + suffix),
+            )
             for path, name in zip(recordings, names_of(recordings), strict=True)
         )
     if several:
         raise UserError(
             f"--out {args.out}: expected a folder for several recordings, got the name of a file"
         )
-    if ending == ".mp4" and args.no_video:
+    if args.no_video and ending != ".npy":
         raise UserError(f"--out {args.out}: expected .npy with --no_video")
-    if ending == ".npy" and not args.no_video:
+    if not args.no_video and ending == ".npy":
         raise UserError(f"--out {args.out}: expected .mp4 without --no_video")
+    if args.video_format not in (None, ending[1:]):
+        raise UserError(
+            f"--out {args.out}: expected a folder or the ending of --video_format "
+            f"{args.video_format}"
+        )
+    if not args.no_video:
+        check_video_format(ending[1:], args.background == TRANSPARENT)
     npy = args.out.with_name(f"{args.out.stem}.npy")
     return (Job(recordings[0], npy, None if args.no_video else args.out),)

@@ -24,7 +24,7 @@ def is_done(job: Job, flags: dict[str, Any]) -> bool:
     if entry.get("recording") != str(job.recording.resolve()) or entry.get("flags") != flags:
         return False
     made = job.recording.stat().st_mtime_ns
-    return bool(entry["files"]) and all(
+    return job.result.name in entry["files"] and all(
         _size(job.npy.parent / name) == size and (job.npy.parent / name).stat().st_mtime_ns >= made
         for name, size in entry["files"].items()
     )

@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,11 +184,20 @@ def choose_renderer(name: str) -> str:
     return name
 
 
+def check_transparent(renderer: str) -> None:
+    """Raise `UserError` for a renderer that has no transparent background."""
+    if renderer not in ("auto", "software"):
+        raise UserError(
+            f"--background transparent: renderer {renderer} has none; give --renderer software"
+        )
+
+
 class Renderer:
     """Draws meshes of one topology with one fixed camera.
 
     faces: (F, 3) int, counter-clockwise seen from outside; template: (V, 3) in any unit, for
-    framing; size, yaw, zoom, swing: see `Camera`; background: as for `parse_colour`; colors: (V, 3)
+    framing; size, yaw, zoom, swing: see `Camera`; background: as for `parse_colour`, or
+    None for transparent pictures (H, W, 4) with straight alpha, by `software` only; colors: (V, 3)
     sRGB 0..1 or None for clay; gloss: (V,) 0 skin .. 1 wet (eyes) or None; renderer: see
     `choose_renderer`. The lamps stand still, so a turned head catches their light from its side.
     """
@@ -197,7 +207,7 @@ class Renderer:
         faces: NDArray,
         template: NDArray,
         size: int | tuple[int, int] = 800,
-        background: str | tuple[int, int, int] = "white",
+        background: str | tuple[int, int, int] | None = "white",
         colors: NDArray | None = None,
         renderer: str = "software",
         gloss: NDArray | None = None,
@@ -211,8 +221,14 @@ class Renderer:
         self.faces = self.hole_fill.append_faces(faces, len(self.template))
         self.camera = Camera(self.template, size, yaw, zoom, swing)
         self.surface = self._surface(colors, gloss)
+        self.backend = self._backend(background, renderer)
+
+    def _backend(self, background: str | tuple[int, int, int] | None, renderer: str) -> Any:
+        if background is None:
+            check_transparent(renderer)
+            return _software_backend(self.faces, self.camera, None)
         light = srgb_to_linear(np.array(parse_colour(background)) / 255)
-        self.backend = RENDERERS[choose_renderer(renderer)](self.faces, self.camera, light)
+        return RENDERERS[choose_renderer(renderer)](self.faces, self.camera, light)
 
     def _surface(self, colors: NDArray | None, gloss: NDArray | None) -> NDArray:
         """(N, 6) linear r, g, b, openness, gloss, 0 of the template with its holes filled."""
@@ -231,7 +247,7 @@ class Renderer:
         return surface
 
     def frame(self, vertices: NDArray) -> NDArray:
-        """The picture (H, W, 3) uint8 of `vertices` (V, 3).
+        """The picture (H, W, 3) uint8 of `vertices` (V, 3); (H, W, 4) if transparent.
 
         Raises `UserError` where vertices are not finite.
         """

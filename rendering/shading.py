@@ -20,6 +20,7 @@ from rendering.raster import (
     rasterise,
     row,
     scaled,
+    srgb_to_linear,
     surface_normals,
     unit,
 )
@@ -242,15 +243,19 @@ class SoftwareBackend:
 
     threadsafe = True
 
-    def __init__(self, faces: NDArray, camera: "Camera", background: NDArray) -> None:
+    def __init__(self, faces: NDArray, camera: "Camera", background: NDArray | None) -> None:
         self.faces, self.camera = faces, camera
-        self.background = background
+        self.transparent = background is None
+        self.background = np.zeros(3) if background is None else background
         codes = linear_to_srgb(np.linspace(0.0, 1.0, ENCODE_STEPS))
         self.encode = np.round(255 * codes).astype(np.uint8)
         self.buffers = threading.local()
 
     def draw(self, view: NDArray, surface: NDArray) -> NDArray:
-        """The picture (H, W, 3) uint8 of vertices (V, 3) in view space; surface as for `shade`."""
+        """The picture (H, W, 3) uint8 of vertices (V, 3) in view space; surface as for `shade`.
+
+        (H, W, 4) with straight alpha where the background is None.
+        """
         width, height = self.camera.width, self.camera.height
         screen = self.camera.project(view, SAMPLES)
         if not hasattr(self.buffers, "depth"):
@@ -266,4 +271,18 @@ class SoftwareBackend:
             screen, view, self.faces, face_normals, normals, surface,
             depth, face_ids, self.background, self.encode, image,
         )  # fmt: skip
-        return image
+        return _with_alpha(image, face_ids) if self.transparent else image
+
+
+def _with_alpha(image: NDArray, face_ids: NDArray) -> NDArray[np.uint8]:
+    """(H, W, 4) straight alpha of a picture (H, W, 3) before black; alpha is the share of samples.
+
+    face_ids: (2 H, 2 W) as for `shade`. Alpha 0 has the colour black.
+    """
+    height, width = image.shape[:2]
+    covered = (face_ids >= 0).reshape(height, SAMPLES, width, SAMPLES).mean(axis=(1, 3))
+    edge = (covered > 0) & (covered < 1)
+    result = np.dstack([image, np.round(255 * covered).astype(np.uint8)])
+    light = srgb_to_linear(image[edge] / 255) / covered[edge][:, None]
+    result[edge, :3] = np.round(255 * linear_to_srgb(np.minimum(light, 1.0)))
+    return result

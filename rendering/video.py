@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from common.whole_file import whole_file
+from common.whole_file import whole_file, whole_folder
 from rendering.sound_track import write_samples
+from rendering.video_formats import PICTURES, VIDEO_FORMATS, VideoFormat, kind_of
 from speech import ffmpeg
 
 
@@ -26,9 +27,11 @@ def write_video(
     audio_track: int | None = None,
     start_s: float = 0.0,
 ) -> None:
-    """Write an mp4 of H.264 video and AAC sound.
+    """Write a video with sound, of the kind in `VIDEO_FORMATS` that the ending of `path` names.
 
-    frames: `n_frames` pictures (H, W, 3) uint8 with even H and W; audio_path: anything that
+    A path that ends in _png becomes a folder of pictures 000001.png and so on, without sound.
+    frames: `n_frames` pictures (H, W, 3) uint8 with even H and W, or (H, W, 4) with straight alpha
+    for a kind that has transparency; audio_path: anything that
     `speech.audio.read_audio` reads, or None for no sound; audio_track: as there; fps: exact, as
     Fraction(30000, 1001); start_s: instant of the sound at which the video begins. Sound is cut to
     the length of the video, and more than two channels are mixed down to one. The same frames and
@@ -37,18 +40,20 @@ def write_video(
     """
     frames = iter(frames)
     first = next(frames)
+    name = kind_of(path)
+    kind = VIDEO_FORMATS[name]
     with (
-        whole_file(path) as partial,
+        (whole_folder if name == PICTURES else whole_file)(path) as partial,
         tempfile.TemporaryFile() as errors,
         tempfile.TemporaryDirectory() as folder,
     ):
         sound = []
-        if audio_path is not None:
+        if audio_path is not None and kind.sound:
             samples = Path(folder) / "samples"
             sound = write_samples(audio_path, audio_track, float(n_frames / fps), samples, start_s)
         # stderr goes to a file because a pipe that nobody reads fills up and blocks ffmpeg.
         process = ffmpeg.start(
-            _arguments(partial, first.shape, n_frames, fps, sound),
+            _arguments(partial, kind, first.shape, n_frames, fps, sound),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -87,21 +92,26 @@ def _feed(pipe: BinaryIO, first: NDArray, frames: Iterator[NDArray]) -> int:
 
 
 def _arguments(
-    partial: Path, shape: tuple[int, ...], n_frames: int, fps: Fraction | int, sound: list[str]
+    partial: Path,
+    kind: VideoFormat,
+    shape: tuple[int, ...],
+    n_frames: int,
+    fps: Fraction | int,
+    sound: list[str],
 ) -> list[str]:
-    """ffmpeg's arguments; sound: those of its second input, empty for none."""
-    height, width = shape[:2]
-    arguments = ["-loglevel", "error", "-y"]
-    arguments += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+    """ffmpeg's arguments; shape: of a frame; sound: those of its second input, empty for none."""
+    height, width, channels = shape
+    arguments = ["-loglevel", "error", "-y", "-f", "rawvideo"]
+    arguments += ["-pix_fmt", "rgba" if channels == 4 else "rgb24", "-s", f"{width}x{height}"]
     arguments += ["-r", str(fps), "-i", "pipe:0"]
     if sound:
-        arguments += [*sound, "-map", "0:v:0", "-map", "1:a:0", "-c:a", "aac", "-b:a", "160k"]
-    # BT.709 is what players assume for HD video; yuv420p is what all of them decode.
-    hd = "scale=out_color_matrix=bt709:out_range=tv,setparams=color_primaries=bt709:color_trc=bt709"
-    arguments += ["-vf", hd, "-pix_fmt", "yuv420p"]
-    arguments += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18"]
+        arguments += [*sound, "-map", "0:v:0", "-map", "1:a:0", *kind.sound]
+    arguments += kind.transparent if channels == 4 else kind.opaque
     # Without bitexact the muxer may write times and versions into the file.
     arguments += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"]
     # -t instead of -shortest, which misses the end by up to one packet of sound.
-    arguments += ["-t", f"{float(n_frames / fps):.6f}", "-movflags", "+faststart", "-f", "mp4"]
-    return [*arguments, f"file:{partial.absolute()}"]
+    arguments += ["-t", f"{float(n_frames / fps):.6f}", *kind.container]
+    target = str(partial.absolute())
+    if partial.is_dir():  # a % in the folder's name is doubled, as it is a pattern
+        target = f"{target.replace('%', '%%')}/%06d.png"
+    return [*arguments, f"file:{target}"]

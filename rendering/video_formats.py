@@ -1,0 +1,77 @@
+"""Files that a video is written to, by their endings: ffmpeg's encoders and what they keep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import UserError
+
+# BT.709 is what players assume for HD video.
+HD = ("-vf", "scale=out_color_matrix=bt709:out_range=tv,"
+             "setparams=color_primaries=bt709:color_trc=bt709")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VideoFormat:
+    """ffmpeg's arguments for a kind of file.
+
+    opaque: encoder and pixels of pictures (H, W, 3); transparent: of pictures (H, W, 4), or empty
+    where the kind has no transparency; sound: its encoder, or empty where it has no sound.
+    """
+
+    opaque: Sequence[str]
+    transparent: Sequence[str]
+    sound: Sequence[str]
+    container: Sequence[str]
+
+
+VIDEO_FORMATS = {
+    "mp4": VideoFormat(  # yuv420p is what all players decode
+        (*HD, "-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "veryfast", "-crf", "18"),
+        (),
+        ("-c:a", "aac", "-b:a", "160k"),
+        ("-movflags", "+faststart", "-f", "mp4"),
+    ),
+    "mov": VideoFormat(  # ProRes 422 HQ, and 4444 with alpha
+        (*HD, "-pix_fmt", "yuv422p10le", "-c:v", "prores_ks", "-profile:v", "hq"),
+        (*HD, "-pix_fmt", "yuva444p10le", "-c:v", "prores_ks", "-profile:v", "4444"),
+        ("-c:a", "pcm_s16le"),
+        ("-f", "mov"),
+    ),
+    "webm": VideoFormat(  # VP9; alpha is a second stream inside, which forbids alternate references
+        (*HD, "-pix_fmt", "yuv420p", "-c:v", "libvpx-vp9", "-b:v", "0", "-crf", "24",
+         "-cpu-used", "4"),
+        (*HD, "-pix_fmt", "yuva420p", "-c:v", "libvpx-vp9", "-b:v", "0", "-crf", "24",
+         "-cpu-used", "4", "-auto-alt-ref", "0"),
+        ("-c:a", "libopus", "-b:a", "128k"),
+        ("-f", "webm"),
+    ),
+    "png": VideoFormat(  # a folder of pictures 000001.png, ...
+        ("-pix_fmt", "rgb24", "-c:v", "png"), ("-pix_fmt", "rgba", "-c:v", "png"), (),
+        ("-f", "image2"),
+    ),
+}  # fmt: skip
+PICTURES = "png"
+FOLDER_ENDING = "_png"  # of a folder of pictures
+
+
+def kind_of(path: Path) -> str:
+    """The key in `VIDEO_FORMATS` of a path; raises `ValueError` for another ending."""
+    kind = PICTURES if path.name.endswith(FOLDER_ENDING) else path.suffix[1:].lower()
+    if kind not in VIDEO_FORMATS:
+        raise ValueError(f"{path}: expected an ending of {', '.join(VIDEO_FORMATS)}")
+    return kind
+
+
+def check_video_format(name: str, transparent: bool) -> None:
+    """Raise `UserError` if a kind of file cannot hold pictures with transparency."""
+    if transparent and not VIDEO_FORMATS[name].transparent:
+        able = ", ".join(key for key, kind in VIDEO_FORMATS.items() if kind.transparent)
+        raise UserError(
+            f"--background transparent: {name} has no transparency; give --video_format {able}"
+        )
+
+
+def is_picture_folder(path: Path) -> bool:
+    """Whether a folder holds nothing but pictures 000001.png and so on."""
+    return all(file.suffix == ".png" and file.stem.isdecimal() for file in path.iterdir())
