@@ -68,6 +68,20 @@ def mean_vertex_error(prediction: NDArray, truth: NDArray) -> float:
     return float(mean_vertex_errors(prediction, truth).mean())
 
 
+def errors_by_vertex(prediction: NDArray, truth: NDArray) -> NDArray[np.float64]:
+    """The mean L2 distance of every vertex over the frames: (V,), in the unit of the vertices.
+
+    prediction, truth: (T, V, 3). The mean of the result is the clip's MVE.
+    """
+    _check_same(prediction, truth)
+    total = np.zeros(truth.shape[1])
+    for start in range(0, len(truth), FRAME_BLOCK):
+        block = slice(start, start + FRAME_BLOCK)
+        difference = prediction[block].astype(np.float64) - truth[block]
+        total += np.sqrt(np.square(difference).sum(axis=2)).sum(axis=0)
+    return total / len(truth)
+
+
 def upper_face_dynamics(vertices: NDArray, template: NDArray, upper: NDArray) -> float:
     """Mean over upper-face vertices of the std over time of ‖v - template‖², unit squared.
 

@@ -270,14 +270,19 @@ def read_pair(
     )
 
 
-def _template_of(pair: Pair, templates: dict[str, NDArray], n_vertices: int) -> NDArray:
+def subject_of(pair: Pair, templates: dict[str, NDArray]) -> str:
+    """The subject whose name the clip's name begins with; `UserError` if no template is its."""
     subjects = [name for name in templates if pair.name.startswith(f"{name}_")]
     if not subjects:
         raise UserError(
             f"{pair.truth}: no template for its subject, --templates has "
             f"{', '.join(sorted(templates))}; expected one whose name the clip's name begins with"
         )
-    template = templates[max(subjects, key=len)]
+    return max(subjects, key=len)
+
+
+def _template_of(pair: Pair, templates: dict[str, NDArray], n_vertices: int) -> NDArray:
+    template = templates[subject_of(pair, templates)]
     if len(template) != n_vertices:
         raise UserError(f"{pair.truth}: {n_vertices} vertices, its template has {len(template)}")
     return template
