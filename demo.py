@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from common.errors import EXIT_PARTLY, UserError, message_of, reason_of, report, run_cli
+from common.errors import EXIT_PARTLY, UserError, message_of, printable, reason_of, report, run_cli
 from common.frame_rates import rate_text
 from common.whole_file import whole_file
 from config import SAMPLE_RATE, DatasetSpec
@@ -101,7 +101,7 @@ def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]) -> "
 def say(plan: Plan, *lines: object) -> None:
     """Print lines, unless --quiet."""
     if not plan.quiet:
-        print(*lines, sep="\n")
+        print(*(printable(str(line)) for line in lines), sep="\n")
 
 
 def progress(plan: Plan, items: Iterator, total: int, what: str) -> Iterator:
@@ -236,7 +236,7 @@ def run(plan: Plan) -> list[Job]:
         speaker = speaker or load_speaker(plan)
         with noting_failures(plan, job, failed):
             make(plan, job, speaker, audio, part)
-            print(job.result, flush=True)
+            print(printable(str(job.result)), flush=True)
     if plan.several:
         n_made = len(plan.jobs) - len(skipped) - len(failed)
         names = ": " + ", ".join(str(job.recording) for job in failed) if failed else ""

@@ -8,6 +8,7 @@ other exception is a bug in this project and keeps its traceback.
 import argparse
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -69,13 +70,20 @@ def report(message: str) -> None:
     """Print a message for the person who ran the command: one line on stderr, of its own.
 
     Progress bars are closed first, as they end without a line feed. Control characters, which a
-    name from a file may have, are escaped.
+    name from a file may have, are escaped (`printable`).
     """
     tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
-    line = " ".join(message.split())
-    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
+    print(printable(" ".join(message.split())), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped, which act on a terminal; spaces stay."""
+    plain = (c.isprintable() or unicodedata.category(c) == "Zs" for c in text)
+    return "".join(
+        c if is_plain else ascii(c)[1:-1] for c, is_plain in zip(text, plain, strict=True)
+    )
 
 
 def print_any_text() -> None:

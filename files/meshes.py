@@ -14,7 +14,7 @@ from common.errors import UserError, reason_of
 from files.arrays import check_file, load_npy, load_npz
 from files.listing import list_files, plain_name
 from files.matlab import load_mat
-from files.names import check_name, text_of
+from files.names import by_name, text_of
 from files.pickled_values import as_numbers
 from files.pickles import load_pickle
 from files.ply import parse_ply
@@ -111,9 +111,8 @@ def load_templates(path: str | Path) -> dict[str, NDArray[np.float32]]:
         files = list_files(path, MESH_SUFFIXES)
         if not files:
             raise UserError(f"templates {path}: no .ply or .obj in the folder")
-        templates = {
-            check_name(file.stem, f"templates {path}"): load_mesh(file)[0] for file in files
-        }
+        named = by_name(((file.stem, file) for file in files), f"templates {path}")
+        templates = {name: load_mesh(file)[0] for name, file in named.items()}
     else:
         templates = _templates_of_file(check_file(path, "templates"))
     counts = {name: len(vertices) for name, vertices in templates.items()}
@@ -134,7 +133,7 @@ def _templates_of_file(path: Path) -> dict[str, NDArray[np.float32]]:
         raise UserError(f"templates {path}: expected .pkl, .npz, .ply, .obj or a folder of meshes")
     if not isinstance(content, dict) or not content:
         raise UserError(f"templates {path}: expected a dict of subject -> mesh")
-    named = {check_name(name, f"templates {path}"): v for name, v in content.items()}
+    named = by_name(content.items(), f"templates {path}")
     return {subject: _template_array(path, subject, v) for subject, v in named.items()}
 
 
@@ -150,7 +149,8 @@ def _templates_of_npz(path: Path, arrays: dict[str, NDArray]) -> dict[str, NDArr
             )
         if not {mean.dtype.kind, offsets.dtype.kind} <= set("fiu"):
             raise UserError(f"templates {path}: template_mean and template_offsets are no numbers")
-        return dict(zip(map(str, names), mean + offsets.astype(np.float32), strict=True))
+        meshes = zip(map(str, names), mean + offsets.astype(np.float32), strict=True)
+        return by_name(meshes, f"templates {path}")
     return {name: array for name, array in arrays.items() if name != "faces"}
 
 

@@ -1,6 +1,7 @@
 """Names out of data: of subjects, sentences and clips, which become parts of file names."""
 
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 from common.errors import UserError
@@ -29,6 +30,20 @@ def check_name(key: Any, where: str) -> str:
             f"bytes without a leading dot or any of {RESERVED}; rename it"
         )
     return name
+
+
+def by_name(entries: Iterable[tuple[Any, Any]], where: str) -> dict[str, Any]:
+    """Pairs of key and entry as a dict, with the keys as names of `check_name`.
+
+    Raises `UserError` as it does, and for two keys with one name, of which one entry would be lost.
+    """
+    named: dict[str, Any] = {}
+    for key, entry in entries:
+        name = check_name(key, where)
+        if name in named:
+            raise UserError(f"{where}: name {ascii(name)} is there twice; rename one of them")
+        named[name] = entry
+    return named
 
 
 def _problem(name: str) -> str:

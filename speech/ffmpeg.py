@@ -126,7 +126,8 @@ def find_track(path: Path, number: int | None) -> Track:
     Raises `UserError` for a file that ffmpeg cannot read, that has no sound or no such track.
     """
     chosen = [] if number is None else ["-map", f"0:a:{number - 1}"]
-    arguments = ["-v", "info", *_input(path), *chosen]
+    # copyts: else the times of an MPEG-TS would begin with the chosen track
+    arguments = ["-v", "info", "-copyts", *_input(path), *chosen]
     arguments += ["-af", "ashowinfo", "-frames:a", "1", "-f", "null", "-"]
     with _decoder(path, arguments) as (process, messages):
         _read(process, 1, _stall_s(path))
@@ -173,12 +174,12 @@ def listed(tracks: tuple[str, ...]) -> str:
 def _start_s(first: str, text: str) -> float:
     """Seconds from the start of a file to its first decoded sample, 0 if it is almost at once.
 
-    first: time of that sample after ffmpeg has moved all times so that the earliest stream starts
-    at 0. Where the file starts before 0, with the encoder's delay, it has moved them too far.
+    first: time of that sample. A file starts with its earliest stream, but at 0 where that one
+    starts before 0, with the encoder's delay.
     """
-    begins = re.search(r"^  Duration: .* start: (-[\d.]+)", text, re.MULTILINE)
+    begins = re.search(r"^  Duration: .* start: ([\d.]+)", text, re.MULTILINE)
     try:
-        start_s = float(first) + (float(begins[1]) if begins else 0.0)
+        start_s = float(first) - (float(begins[1]) if begins else 0.0)
     except ValueError:  # NOPTS
         return 0.0
     return start_s if start_s >= EARLIEST_S else 0.0

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import UserError, reason_of
+from common.errors import UserError, printable, reason_of
 from files.arrays import check_file
 from speech import ffmpeg
 from speech.headers import ClosedFile, find_sound, is_text, is_unfinished_ogg, states_frames
@@ -29,6 +29,7 @@ FREE_VALUES, VALUES_PER_BYTE = 1 << 24, 256  # samples of all channels that a fi
 UNKNOWN_FRAMES = 2**62  # libsndfile has larger numbers for lengths that it does not know
 MAX_LEVEL = 2.0**32  # of a float file, whose samples may be integers of 32 bits
 MISSING_S = 0.1  # less than this at the end of a file is a warning, more an error
+MP3 = ("MP3", "MPEG")  # libsndfile's names of the format
 MISSING_FRAMES = 4 * 1152  # the same for MP3, in samples: delay and padding of the encoder
 
 
@@ -117,7 +118,7 @@ class Sound:
 @functools.cache
 def say(line: str) -> None:
     """Print a line on stderr, once in a process: files are decoded more than once."""
-    print(" ".join(line.split()), file=sys.stderr)
+    print(printable(" ".join(line.split())), file=sys.stderr)
 
 
 def open_sound(path: str | Path, track: int | None = None, ffmpeg_rate: int | None = None) -> Sound:
@@ -171,7 +172,8 @@ def _open_libsndfile(path: Path) -> Sound | None:
     if frames >= UNKNOWN_FRAMES:
         return None
     read = functools.partial(_read_libsndfile, path, format_name, frames)
-    return Sound(path, rate, channels, read, declared=frames)
+    declared = None if format_name in MP3 else frames  # which may be an estimate
+    return Sound(path, rate, channels, read, declared=declared)
 
 
 def check_rate(path: Path, rate: int) -> None:
@@ -238,9 +240,7 @@ def _check_compressed(path: Path, format_name: str, n_read: int, frames: int, ra
             f"audio {path}: truncated: {n_read} samples, expected {frames}; copy or download it "
             "again"
         )
-    short = (
-        frames is not None and n_read + MISSING_FRAMES < frames and format_name in ("MP3", "MPEG")
-    )
+    short = frames is not None and n_read + MISSING_FRAMES < frames and format_name in MP3
     if short and states_frames(path):
         say(
             f"warning: audio {path}: {n_read / rate:.2f} s of sound, its header says "

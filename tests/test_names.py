@@ -9,7 +9,7 @@ from BIWI.raw import list_clips
 from common.errors import UserError
 from dataset.clip_files import write_clip
 from files.meshes import load_templates
-from files.names import check_name
+from files.names import by_name, check_name
 from tests.hostile_pickles import BAD_NAMES
 
 
@@ -41,6 +41,23 @@ def test_a_bad_name_is_refused_in_printable_text(name: str) -> None:
         check_name(name, "x.pkl")
     assert str(raised.value).isprintable() and str(raised.value).isascii()
     assert len(str(raised.value)) < 350
+
+
+@pytest.mark.parametrize("keys", [("e\u0301", "\u00e9"), (1, "1"), (b"F\xe9", "F\u00e9")])
+def test_two_keys_with_one_name_are_refused(keys: tuple) -> None:
+    with pytest.raises(UserError, match=r"x.pkl: name '.*' is there twice; rename one of them"):
+        by_name([(key, None) for key in keys], "x.pkl")
+
+
+def test_templates_with_one_name_are_refused(tmp_path: Path) -> None:
+    mesh = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
+    for name in ("e\u0301.obj", "\u00e9.obj"):
+        (tmp_path / name).write_text(mesh)
+    np.savez(tmp_path / "x.npz", subjects=["a", "a"], template_mean=np.zeros((7, 3)),
+             template_offsets=np.zeros((2, 7, 3)))  # fmt: skip
+    for path in (tmp_path, tmp_path / "x.npz"):
+        with pytest.raises(UserError, match="is there twice"):
+            load_templates(path)
 
 
 def test_no_clip_is_written_outside_its_folder(tmp_path: Path) -> None:

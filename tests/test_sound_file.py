@@ -149,6 +149,25 @@ def test_a_recorder_that_was_never_closed_is_read_to_its_end(
     assert capsys.readouterr().err.count("a length of 0") == 1
 
 
+@pytest.mark.parametrize("xing", ["0", "1"])
+def test_the_length_of_an_mp3_is_that_of_its_samples(xing: str, tmp_path: Path) -> None:
+    """Without a Xing header libsndfile estimates it, which is off by whole frames."""
+    soundfile.write(tmp_path / "x.wav", noise(3.0), RATE)
+    arguments = ("-write_xing", xing, "-b:a", "64k")
+    path = with_ffmpeg(tmp_path / "x.wav", tmp_path / "x.mp3", *arguments)
+    assert length_of(path) * RATE == len(read_audio(path))
+
+
+def test_control_characters_of_a_name_are_escaped_in_warnings(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(), RATE)
+    path = tmp_path / "a\x1b[2J.wav"
+    path.write_bytes((tmp_path / "a.wav").read_bytes()[:-4])
+    read_audio(path)
+    assert "a\\x1b[2J.wav: the last 4 bytes" in capsys.readouterr().err
+
+
 def test_an_empty_wav_with_other_chunks_behind_is_empty(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.zeros(0), RATE)
     content = (tmp_path / "x.wav").read_bytes()

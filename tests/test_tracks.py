@@ -92,6 +92,15 @@ def test_sound_that_starts_late_keeps_its_place(tmp_path: Path) -> None:
     assert onset_s(muxed(path, None)[:, 0]) == pytest.approx(onset_s(audio), abs=0.01)
 
 
+def test_sound_that_starts_late_in_a_transport_stream_keeps_its_place(tmp_path: Path) -> None:
+    """There ffmpeg begins to count with the chosen track, not with the first."""
+    soundfile.write(tmp_path / "a.wav", bursts(0.1), RATE)
+    path = tmp_path / "x.ts"
+    command = [FFMPEG, "-v", "error", *VIDEO, "-itsoffset", "0.6", "-i", str(tmp_path / "a.wav")]
+    subprocess.run([*command, "-c:v", "mpeg2video", "-c:a", "aac", str(path)], check=True)
+    assert onset_s(read_audio(path)) == pytest.approx(0.7, abs=0.02)
+
+
 def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
     path = make(tmp_path / "x.mp4", *VIDEO, "-c:v", "mpeg4")
     with pytest.raises(UserError, match="no sound track in it, only Video"):

@@ -43,7 +43,7 @@ from dataset.clip_files import (
 from dataset.prepared import has_clips
 from files.arrays import load_npy
 from files.meshes import load_templates
-from files.names import check_name
+from files.names import by_name
 from files.pickles import load_pickle
 from speech.resampling import RATES
 from vocaset.streamed_pickle import SpilledArray, StreamedPickleReader
@@ -212,12 +212,10 @@ def _clips_by_name(content: Any, path: Path, entry: str) -> dict[str, dict[str, 
         isinstance(clip, dict) for sentences in subjects for clip in sentences.values()
     ):
         raise UserError(f"{path}: expected subject -> sentence -> {entry}; download it again")
-    clips = {
-        check_name(subject, str(path)): {check_name(q, str(path)): clip for q, clip in part.items()}
-        for subject, part in content.items()
-    }
-    for name in (f"{subject}_{sentence}" for subject, part in clips.items() for sentence in part):
-        check_name(name, str(path))
+    subjects = by_name(content.items(), str(path))
+    clips = {subject: by_name(part.items(), str(path)) for subject, part in subjects.items()}
+    names = (f"{subject}_{sentence}" for subject, part in clips.items() for sentence in part)
+    by_name(((name, None) for name in names), str(path))
     return clips
 
 
