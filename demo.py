@@ -121,7 +121,7 @@ def draw(
     frames = renderer.frames(vertices, workers=min(RENDER_THREADS, os.cpu_count() or 1))
     frames = progress(plan, frames, n_frames, f"drawing ({plan.renderer})")
     sound = job.recording, plan.audio_track, plan.start_s
-    write_video(job.video, frames, n_frames, fps, *sound)
+    write_video(job.video, frames, n_frames, fps, *sound, plan.cues)
 
 
 def topology_of(spec: DatasetSpec) -> str:

@@ -2,7 +2,7 @@
 
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from common.whole_file import whole_file, whole_folder
 from rendering.sound_track import write_samples
+from rendering.subtitles import Cue, part_of, srt_of
 from rendering.video_formats import PICTURES, VIDEO_FORMATS, VideoFormat, kind_of
 from speech import ffmpeg
 
@@ -26,17 +27,19 @@ def write_video(
     audio_path: Path | None = None,
     audio_track: int | None = None,
     start_s: float = 0.0,
+    cues: Sequence[Cue] = (),
 ) -> None:
     """Write a video with sound, of the kind in `VIDEO_FORMATS` that the ending of `path` names.
 
     A path that ends in _png becomes a folder of pictures 000001.png and so on, without sound.
     frames: `n_frames` pictures (H, W, 3) uint8 with even H and W, or (H, W, 4) with straight alpha
-    for a kind that has transparency; audio_path: anything that
-    `speech.audio.read_audio` reads, or None for no sound; audio_track: as there; fps: exact, as
-    Fraction(30000, 1001); start_s: instant of the sound at which the video begins. Sound is cut to
-    the length of the video, and more than two channels are mixed down to one. The same frames and
-    sound give the same bytes. `path` is created or replaced only when the video is complete. Raises
-    `UserError` for sound that cannot be read, and with ffmpeg's own message where ffmpeg fails.
+    for a kind that has transparency; audio_path: anything that `speech.audio.read_audio` reads, or
+    None for no sound; audio_track: as there; fps: exact, as Fraction(30000, 1001); start_s: instant
+    of the sound at which the video begins; cues: subtitles in time of the sound, for a track that
+    players can switch on. Sound is cut to the length of the video, and more than two channels are
+    mixed down to one. The same frames and sound give the same bytes. `path` is created or replaced
+    only when the video is complete. Raises `UserError` for sound that cannot be read, and with
+    ffmpeg's own message where ffmpeg fails.
     """
     frames = iter(frames)
     first = next(frames)
@@ -47,13 +50,18 @@ def write_video(
         tempfile.TemporaryFile() as errors,
         tempfile.TemporaryDirectory() as folder,
     ):
-        sound = []
+        tracks, seconds = [], float(n_frames / fps)
         if audio_path is not None and kind.sound:
             samples = Path(folder) / "samples"
-            sound = write_samples(audio_path, audio_track, float(n_frames / fps), samples, start_s)
+            sound = write_samples(audio_path, audio_track, seconds, samples, start_s)
+            tracks.append((sound, kind.sound))
+        if kind.subtitles and (shown := part_of(cues, start_s, seconds)):
+            text = Path(folder) / "subtitles"
+            text.write_text(srt_of(shown), encoding="utf-8")
+            tracks.append((["-f", "srt", "-i", str(text)], ["-c:s", kind.subtitles]))
         # stderr goes to a file because a pipe that nobody reads fills up and blocks ffmpeg.
         process = ffmpeg.start(
-            _arguments(partial, kind, first.shape, n_frames, fps, sound),
+            _arguments(partial, kind, first.shape, n_frames, fps, tracks),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -97,15 +105,17 @@ def _arguments(
     shape: tuple[int, ...],
     n_frames: int,
     fps: Fraction | int,
-    sound: list[str],
+    tracks: Sequence[tuple[Sequence[str], Sequence[str]]],
 ) -> list[str]:
-    """ffmpeg's arguments; shape: of a frame; sound: those of its second input, empty for none."""
+    """ffmpeg's arguments; shape: of a frame; tracks: (input, encoder) of sound and subtitles."""
     height, width, channels = shape
     arguments = ["-loglevel", "error", "-y", "-f", "rawvideo"]
     arguments += ["-pix_fmt", "rgba" if channels == 4 else "rgb24", "-s", f"{width}x{height}"]
     arguments += ["-r", str(fps), "-i", "pipe:0"]
-    if sound:
-        arguments += [*sound, "-map", "0:v:0", "-map", "1:a:0", *kind.sound]
+    arguments += [argument for track, _ in tracks for argument in track]
+    arguments += ["-map", "0:v:0"]
+    for number, (_, encoder) in enumerate(tracks, 1):
+        arguments += ["-map", str(number), *encoder]
     arguments += kind.transparent if channels == 4 else kind.opaque
     # Without bitexact the muxer may write times and versions into the file.
     arguments += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"]

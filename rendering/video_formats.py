@@ -16,13 +16,15 @@ class VideoFormat:
     """ffmpeg's arguments for a kind of file.
 
     opaque: encoder and pixels of pictures (H, W, 3); transparent: of pictures (H, W, 4), or empty
-    where the kind has no transparency; sound: its encoder, or empty where it has no sound.
+    where the kind has no transparency; sound: its encoder, or empty where it has no sound;
+    subtitles: the codec of their track, or empty where it has none.
     """
 
     opaque: Sequence[str]
     transparent: Sequence[str]
     sound: Sequence[str]
     container: Sequence[str]
+    subtitles: str
 
 
 VIDEO_FORMATS = {
@@ -31,12 +33,14 @@ VIDEO_FORMATS = {
         (),
         ("-c:a", "aac", "-b:a", "160k"),
         ("-movflags", "+faststart", "-f", "mp4"),
+        "mov_text",
     ),
     "mov": VideoFormat(  # ProRes 422 HQ, and 4444 with alpha
         (*HD, "-pix_fmt", "yuv422p10le", "-c:v", "prores_ks", "-profile:v", "hq"),
         (*HD, "-pix_fmt", "yuva444p10le", "-c:v", "prores_ks", "-profile:v", "4444"),
         ("-c:a", "pcm_s16le"),
         ("-f", "mov"),
+        "mov_text",
     ),
     "webm": VideoFormat(  # VP9; alpha is a second stream inside, which forbids alternate references
         (*HD, "-pix_fmt", "yuv420p", "-c:v", "libvpx-vp9", "-b:v", "0", "-crf", "24",
@@ -45,10 +49,11 @@ VIDEO_FORMATS = {
          "-cpu-used", "4", "-auto-alt-ref", "0"),
         ("-c:a", "libopus", "-b:a", "128k"),
         ("-f", "webm"),
+        "webvtt",
     ),
     "png": VideoFormat(  # a folder of pictures 000001.png, ...
         ("-pix_fmt", "rgb24", "-c:v", "png"), ("-pix_fmt", "rgba", "-c:v", "png"), (),
-        ("-f", "image2"),
+        ("-f", "image2"), "",
     ),
 }  # fmt: skip
 PICTURES = "png"

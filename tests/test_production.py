@@ -174,3 +174,13 @@ def test_quiet_prints_the_results_only(run, takes, tmp_path):
 def test_no_progress_bar_is_printed_into_a_pipe(run, tmp_path):
     code, lines, error = run("--wav_path", noise(tmp_path / "a.wav", 1), "--no_video")
     assert code == 0 and error == "" and len(lines) == 2
+
+
+def test_subtitles_belong_to_one_video(run, takes, tmp_path):
+    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:00,100\nHello\n")
+    flags = ["--subtitles", tmp_path / "a.srt"]
+    for more in (["--wav_path", takes], ["--no_video"], ["--video_format", "png"]):
+        code, _, error = run(*flags, *more)
+        assert code == EXIT_BAD_INPUT and "expected one recording, and mp4, mov or webm" in error
+    code, lines, error = run(*flags, "--wav_path", takes / "c.wav")
+    assert code == 0 and b"Hello" in (tmp_path / "out" / "c.mp4").read_bytes()
