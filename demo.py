@@ -74,7 +74,7 @@ def load_speaker(plan: Plan) -> Speaker:
             f"{spec.name}; leave it out"
         )
     name, template = choose_face(spec, plan.subject, plan.template)
-    check_formats(plan.export, topology_of(spec), plan.glb_targets)
+    check_formats(plan.export, plan.glb_targets)
     if plan.export:
         faces_of(spec, plan.template)  # its error comes before the prediction
     renderer = make_renderer(plan, spec, (name, template)) if plan.video else None

@@ -78,15 +78,6 @@ class Normal:
         return self.energy + np.einsum("tc,tc->t", curves, curves @ self.gram - 2 * self.product)
 
 
-def check_topology(topology: str) -> None:
-    """Raise `UserError` unless the units of the topology are known exactly."""
-    if topology != SYNTHETIC:
-        raise UserError(
-            f"--glb_targets arkit: {topology or 'this mesh'} has no ARKit units of its own, only "
-            "the bundled synthetic head has; leave the flag out"
-        )
-
-
 def unit_basis() -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """(names (C), displacement (C, V, 3) mm at 1.0) of the synthetic head's units."""
     units = load_head().units

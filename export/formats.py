@@ -70,17 +70,10 @@ FORMATS: dict[str, Callable[[Clip, Path], list[Path]]] = {
 GLB_TARGETS = ("pca", "arkit")  # what the morph targets of a .glb are
 
 
-def check_formats(formats: Sequence[str], topology: str, glb_targets: str | None = None) -> None:
-    """Raise `UserError` if a format cannot hold faces of this topology (`Clip.topology`).
-
-    Also if the package of a format is missing, or `glb_targets` are given without "glb".
-    """
+def check_formats(formats: Sequence[str], glb_targets: str | None = None) -> None:
+    """Raise `UserError` if the package of a format is missing, or `glb_targets` lack "glb"."""
     if glb_targets and "glb" not in formats:
         raise UserError(f"--glb_targets {glb_targets}: works with the format glb only")
-    if glb_targets == "arkit":
-        from export.curves import check_topology
-
-        check_topology(topology)
     if "usd" in formats:
         from export.usd import import_pxr
 
@@ -95,7 +88,7 @@ def write_formats(
     glb_targets: one of `GLB_TARGETS`; None is "pca". Raises `UserError` for a format that cannot
     hold the clip and for a folder or file that cannot be written.
     """
-    check_formats(formats, clip.topology, glb_targets)
+    check_formats(formats, glb_targets)
     writers = dict(FORMATS)
     if glb_targets == "arkit":
         from export.glb import write_arkit_glb

@@ -36,8 +36,7 @@ def write_glb(clip: Clip, folder: Path) -> list[Path]:
 def write_arkit_glb(clip: Clip, folder: Path) -> list[Path]:
     """Write `<folder>/<name>.glb`, whose morph targets are ARKit's units (`arkit_targets`).
 
-    For tools that drive or read shapes by name. Raises as `write_glb`, and `UserError` for
-    topologies without known units and curves that miss the vertices.
+    For tools that drive or read shapes by name. Raises as `write_glb`, and as `curves_of`.
     """
     path = folder / f"{clip.name}.glb"
     save_animation(path, clip, arkit_targets(clip))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.clip import Clip
-from export.curves import curves_of, unit_basis
+from export.curves import curves_of, units_of
 from export.frames import blocks, template_of, vertices_at
 
 TOLERANCE = 9.9e-5  # metres, just below 0.1 mm: largest distance of any vertex in any frame
@@ -68,13 +68,13 @@ def principal_targets(clip: Clip) -> MorphTargets:
 
 
 def arkit_targets(clip: Clip) -> MorphTargets:
-    """The units of the synthetic head as targets, with a clip's curves as their weights.
+    """The units of a clip's topology (`units_of`) as targets, with its curves as their weights.
 
     A unit whose curve exceeds 1 ("tongueUp") is enlarged, so that weights are between 0 and 1.
     Raises `UserError` as `curves_of`.
     """
     curves = curves_of(clip)
-    names, basis_mm = unit_basis()
+    names, basis_mm = units_of(clip)
     largest = np.maximum(curves.values.max(axis=0), np.float32(1))
     return MorphTargets(
         names=names,
