@@ -32,7 +32,7 @@ from benchmarks.read_glb import Glb
 from common.errors import Parser, UserError, run_cli
 from config import SYNTHETIC as SPEC
 from export.clip import SYNTHETIC, Clip
-from export.curves import curves_of, unit_basis
+from export.curves import Curves, curves_of, unit_basis
 from export.glb import write_arkit_glb, write_glb
 from export.sequences import write_npz, write_obj
 from metrics import jitter
@@ -42,6 +42,7 @@ from synthetic.head import load_head
 READERS = Path(__file__).parent / "readers"
 RECORDINGS = (0, 1, 2)  # of the .flac files of demo/wav: different speech, 14.3 s together
 CLIP_S, SUBJECT = 10.0, "ada"
+OTHER, OTHER_SIZE = "ben", 1.05  # the face on which transferred units are tried
 N_TIMES = 10  # instants at which other programs are asked for vertices
 SCENE_FPS = 24  # of Blender's scene; the motion has 30
 PICTURE_TIMES_S = (0.0, 1.5, 2.6)
@@ -129,14 +130,43 @@ def draw_page(modules: Path, glb: Path, picture: Path) -> None:
         server.shutdown()
 
 
+def on_another_face(curves: Curves, clip: Clip) -> Clip:
+    """The motion of `curves` on the skin of another subject, larger, its vertices shuffled."""
+    head = load_head()
+    order = np.random.default_rng(0).permutation(head.parts["skin"])
+    number = np.full(len(head.colors), -1)
+    number[order] = np.arange(len(order))
+    faces = number[head.faces]
+    template = OTHER_SIZE * head.templates[OTHER][order]
+    units = OTHER_SIZE * np.stack([head.units[name][order] for name in curves.names])
+    return Clip(
+        vertices=(template + np.tensordot(curves.values, units, 1)).astype(np.float32),
+        template=template,
+        faces=faces[(faces >= 0).all(axis=1)],
+        fps=clip.fps,
+        metres_per_unit=1.0,
+        name=clip.name,
+        topology="shuffled skin",
+    )
+
+
 def curve_figures(clip: Clip) -> dict[str, float | None]:
-    """How far the mesh of the curves is from the clip (rms), and how its jitter compares."""
+    """How far the mesh of the curves is from the clip (rms), and how its jitter compares.
+
+    "transferred" is the fit on another topology: its error, the motion there, and the rms change of
+    the curves that both fits have.
+    """
     curves, basis_mm = curves_of(clip), unit_basis()[1]
     mesh = clip.template + np.tensordot(curves.values, 1e-3 * basis_mm, 1)
     ratio = jitter(mesh, SPEC.fps) / jitter(clip.vertices, SPEC.fps)
+    other = curves_of(on_another_face(curves, clip))
+    same = curves.values[:, [curves.names.index(name) for name in other.names]]
     return {
         "arkit_fit_mm_synthetic": round(curves.rms_mm, 4),
-        "arkit_fit_mm_flame": None,
+        "arkit_fit_mm_flame": None,  # no motion of FLAME is in the project
+        "arkit_fit_mm_transferred": round(other.rms_mm, 4),
+        "motion_mm_transferred": round(other.motion_mm, 3),
+        "curve_change_transferred": round(float(np.sqrt(((other.values - same) ** 2).mean())), 4),
         "curve_jitter_ratio": round(ratio, 3),
     }
 
