@@ -22,7 +22,7 @@ import soundfile
 
 from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT
-from demo import bundled_recording
+from production.jobs import bundled_recording
 
 WARM_UP_S, CLIP_S = 0.5, 10.0
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
