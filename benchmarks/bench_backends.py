@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks.bench_length import lips_of
 from common.errors import Parser, UserError, run_cli
 from config import BUNDLED_MODEL, SAMPLE_RATE
-from demo import DEMO_FOLDER
 from jambatalk import Checkpoint, load_checkpoint
+from production.jobs import DEMO_FOLDER
 from speech.audio import normalise, read_audio
 from speech.encoder_backend import BACKENDS
 
