@@ -65,6 +65,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--save_predictions", metavar="DIR",
                         help="with the test: write each clip's vertices as DIR/<clip>.npy, "
                         "which metrics.py reads")  # fmt: skip
+    parser.add_argument("--report", action="store_true",
+                        help="with the test: write one HTML page with tables and pictures; keeps "
+                        "the predictions in <out>/predictions if --save_predictions names no "
+                        "other folder")  # fmt: skip
     parser.add_argument("--workers", type=int, help="processes that load data (default 1)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"),
                         help="auto (default): bf16 where the hardware is fast at it")  # fmt: skip
@@ -91,8 +95,9 @@ def check_files(args: argparse.Namespace) -> None:
     """Raise `UserError` for a model file that is named where it has no use, or does not exist."""
     if args.checkpoint and args.mode != "test":
         raise UserError("--checkpoint names the model to test; add --mode test")
-    if args.save_predictions and (args.mode == "train" or args.plot):
-        raise UserError("--save_predictions: the test makes the predictions; add --mode test")
+    for flag in ("save_predictions", "report"):
+        if getattr(args, flag) and (args.mode == "train" or args.plot):
+            raise UserError(f"--{flag}: the test makes the predictions; add --mode test")
     if args.init and args.mode == "test":
         raise UserError("--init names the model to train further; name one to test by --checkpoint")
     for flag in ("init", "checkpoint"):
@@ -116,7 +121,7 @@ def resolve_flags(args: argparse.Namespace) -> tuple[Recipe, dict[str, str], arg
         args.mode = given.mode or args.mode
         args.source, args.out = given.source, given.out
         args.resume, args.split = given.resume, given.split
-        args.save_predictions = given.save_predictions
+        args.save_predictions, args.report = given.save_predictions, given.report
     else:
         recipe, facts = recipe_of_flags(args)
     for name, value in DEFAULTS.items():
@@ -205,7 +210,8 @@ def test(
                 f"got {spec.name} with {got}{fix}"
             )
     device, splits = pick_device()[0], splits_to_test(spec, args.split)
-    predictions = Path(args.save_predictions) if args.save_predictions else None
+    predictions = args.save_predictions or (out / "predictions" if args.report else None)
+    predictions = Path(predictions) if predictions else None
     print(
         evaluate(
             model.to(device), dataset, splits, device, checkpoint, out, args.encoder, predictions
@@ -215,6 +221,10 @@ def test(
     print(f"results: {out}/{name}.md, {name}.csv, {name}.json")
     if predictions:
         print(f"predictions: {predictions}")
+    if args.report:
+        from evaluation.report import write_report
+
+        print(f"report: {write_report(out, name, spec, predictions)}")
 
 
 def run_test(args: argparse.Namespace) -> None:
