@@ -1,8 +1,8 @@
 """What the first bytes of a sound file say: text or sound, and how many bytes of sound it has.
 
 libsndfile and ffmpeg read a truncated file to its end and say nothing, so its header is compared
-with the size of the file. Formats: RIFF and RIFX wav, RF64, W64, AIFF, AU, CAF; of MP3 and Ogg,
-whose headers hold no number of bytes, see `states_frames` and `is_unfinished_ogg`.
+with the size of the file. Formats: RIFF and RIFX wav, RF64, W64, AIFF, AU, CAF, NIST SPHERE; of MP3
+and Ogg, whose headers hold no number of bytes, see `states_frames` and `is_unfinished_ogg`.
 """
 
 import io
@@ -19,6 +19,7 @@ W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 OGG_PAGE_BYTES = 65_307  # the largest page
 OGG_HEADER_BYTES = 27
 OGG_LAST_PAGE = 4  # flag in a page's header
+LONGEST_COUNT = 18  # digits of a number in a header of NIST SPHERE
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def find_sound(path: Path) -> SoundBytes | None:
             order = "big" if head[:4] == b".snd" else "little"
             start, length = (int.from_bytes(head[i : i + 4], order) for i in (4, 8))
             return SoundBytes(start, length if length < RIFF_UNKNOWN else None, size - start)
+        if head[:8] == b"NIST_1A\n":
+            return _find_nist(file, size)
     return None
 
 
@@ -133,6 +136,26 @@ def _find_caf(file: BinaryIO, size: int) -> SoundBytes | None:
             return None
         file.seek(start + length)
     return None
+
+
+def _find_nist(file: BinaryIO, size: int) -> SoundBytes | None:
+    """Lines such as "sample_count -i 16000"; the second line is the length of the header."""
+    file.seek(8)
+    length = file.read(8).strip()
+    if not length.isdigit():
+        return None
+    numbers = {}
+    for line in file.read(min(int(length), SNIFFED_BYTES)).splitlines():
+        name, kind, value = (*line.split(), b"", b"")[:3] if line.strip() else (b"", b"", b"")
+        if kind in (b"-i", b"-s1") and value.isdigit() and len(value) <= LONGEST_COUNT:
+            numbers[name] = int(value)
+    try:
+        declared = (
+            numbers[b"sample_count"] * numbers.get(b"channel_count", 1) * numbers[b"sample_n_bytes"]
+        )
+    except KeyError:
+        return None
+    return SoundBytes(int(length), declared, size - int(length))
 
 
 def _known(sound: SoundBytes, unknown: int = UNKNOWN_64) -> SoundBytes:

@@ -30,6 +30,8 @@ UNKNOWN_FRAMES = 2**62  # libsndfile has larger numbers for lengths that it does
 MAX_LEVEL = 2.0**32  # of a float file, whose samples may be integers of 32 bits
 MISSING_S = 0.1  # less than this at the end of a file is a warning, more an error
 MP3 = ("MP3", "MPEG")  # libsndfile's names of the format
+# libsndfile's names of formats in which a truncated file is noticed.
+CHECKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", *MP3)
 MISSING_FRAMES = 4 * 1152  # the same for MP3, in samples: delay and padding of the encoder
 
 
@@ -171,6 +173,11 @@ def _open_libsndfile(path: Path) -> Sound | None:
     check_rate(path, rate)
     if frames >= UNKNOWN_FRAMES:
         return None
+    if format_name not in CHECKED:
+        say(
+            f"warning: audio {path}: whether a file of the format {format_name} is complete is not "
+            "checked; give a wav"
+        )
     read = functools.partial(_read_libsndfile, path, format_name, frames)
     declared = None if format_name in MP3 else frames  # which may be an estimate
     return Sound(path, rate, channels, read, declared=declared)

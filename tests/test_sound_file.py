@@ -74,7 +74,7 @@ def test_a_raw_file_is_read_if_it_has_a_header(tmp_path: Path) -> None:
         read_audio(tmp_path / "y.raw")
 
 
-TRUNCATED = ["WAV", "RF64", "W64", "AIFF", "AU", "CAF"]
+TRUNCATED = ["WAV", "RF64", "W64", "AIFF", "AU", "CAF", "NIST"]
 
 
 @pytest.mark.parametrize("kind", TRUNCATED)
@@ -85,6 +85,24 @@ def test_half_a_file_is_refused_with_both_lengths(kind: str, tmp_path: Path) -> 
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"x\.bin: truncated: 1\d+ bytes of sound, expected 32000"):
         read_audio(path)
+
+
+def test_half_a_sphere_file_of_mu_law_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"  # as in many speech corpora
+    soundfile.write(path, noise(channels=2), RATE, format="NIST", subtype="ULAW")
+    read_audio(path)
+    path.write_bytes(path.read_bytes()[:10_000])
+    with pytest.raises(UserError, match="truncated: 8976 bytes of sound, expected 32000"):
+        read_audio(path)
+
+
+def test_formats_whose_end_is_not_checked_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "x.voc"
+    soundfile.write(path, noise(), RATE, format="VOC", subtype="PCM_16")
+    read_audio(path)
+    assert "the format VOC is complete is not checked" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", TRUNCATED)
