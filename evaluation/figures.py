@@ -118,33 +118,46 @@ def draw_errors(source: Source, max_mm: float | None = None) -> "Figure":
     return error_map(views, errors, max_mm or upper_limit(errors))
 
 
-def draw_strip(
-    source: Source, pair: Pair, times: Sequence[float] | None = None, max_mm: float | None = None
-) -> "Figure":
-    """The figure of stills of a clip at `times` in seconds, or evenly spaced."""
-    clip, fps = source.clip(pair), source.spec.fps
+def choose_frames(clip: Clip, fps: int, times: Sequence[float] | None, name: str) -> NDArray:
+    """Frames (n,) at `times` in seconds, or evenly spaced; `UserError` beyond the clip's end."""
+    length = len(clip.truth)
     if times is None:
-        n = min(STILLS, len(clip.truth))
-        frames = ((np.arange(n) + 0.5) * len(clip.truth) / n).astype(int)
-    else:
-        frames = np.round(np.array(times) * fps).astype(int)
-        if frames.min() < 0 or frames.max() >= len(clip.truth):
-            raise UserError(
-                f"--times {max(times, key=abs):g}: expected 0 to {(len(clip.truth) - 1) / fps:.2f} "
-                f"seconds, the length of {pair.name}"
-            )
-    prediction, truth = clip.prediction[frames], clip.truth[frames]
-    millimetres = source.spec.metres_per_unit * 1e3
-    errors = np.linalg.norm(prediction.astype(np.float64) - truth, axis=2) * millimetres
-    limit = max_mm or upper_limit(errors)
-    return strip(source.renderer(pair), prediction, truth, errors, frames / fps, limit)
+        n = min(STILLS, length)
+        return ((np.arange(n) + 0.5) * length / n).astype(int)
+    frames = np.round(np.array(times) * fps).astype(int)
+    if frames.min() < 0 or frames.max() >= length:
+        raise UserError(
+            f"--times {max(times, key=abs):g}: expected 0 to {(length - 1) / fps:.2f} seconds, the "
+            f"length of {name}"
+        )
+    return frames
+
+
+def draw_strips(
+    source: Source,
+    pairs: Sequence[Pair],
+    times: Sequence[float] | None = None,
+    max_mm: float | None = None,
+) -> Iterator["Figure"]:
+    """Figures of stills of clips at `times` in seconds, or evenly spaced; one scale for all."""
+    stills = []
+    for pair in pairs:
+        clip = source.clip(pair)
+        frames = choose_frames(clip, source.spec.fps, times, pair.name)
+        prediction, truth = clip.prediction[frames], clip.truth[frames]
+        errors = np.linalg.norm(prediction.astype(np.float64) - truth, axis=2)
+        errors *= source.spec.metres_per_unit * 1e3
+        stills.append((prediction, truth, errors, frames / source.spec.fps))
+    limit = max_mm or upper_limit(np.concatenate([errors for _, _, errors, _ in stills]))
+    for pair, still in zip(pairs, stills, strict=True):
+        yield strip(source.renderer(pair), *still, limit)
 
 
 def figures(source: Source, args: argparse.Namespace) -> Iterator[tuple[str, "Figure"]]:
     """Names and figures, one at a time."""
     yield "errors", draw_errors(source, args.max_mm)
-    for pair in source.pairs:
-        yield pair.name, draw_strip(source, pair, args.times, args.max_mm)
+    strips = draw_strips(source, source.pairs, args.times, args.max_mm)
+    yield from zip((pair.name for pair in source.pairs), strips, strict=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

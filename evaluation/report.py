@@ -17,7 +17,7 @@ from common.errors import UserError, reason_of
 from common.whole_file import write_whole
 from config import DatasetSpec
 from dataset.faces import find_faces, missing_faces
-from evaluation.figures import Source, draw_errors, draw_strip
+from evaluation.figures import Source, draw_errors, draw_strips
 from files.texts import read_json, read_text
 
 if TYPE_CHECKING:
@@ -116,15 +116,13 @@ def _pictures(spec: DatasetSpec, predictions: Path, rows: list[dict]) -> Iterato
     yield _picture(draw_errors(source), f"all {len(rows)} clips, mean over their frames", "")
     ranked = sorted(rows, key=lambda row: row["lve"])
     n = min(STRIPS, (len(ranked) + 1) // 2)
-    for title, chosen in (
-        ("Lowest lip errors", ranked[:n]),
-        ("Highest lip errors", ranked[n:][-n:][::-1]),
-    ):
-        yield f"<h2>{title}</h2>" if chosen else ""
-        for row in chosen:
-            lve = row["lve"] * (spec.metres_per_unit * 1e3) ** 2
-            caption = f"{row['clip']}: LVE {lve:.3g} mm²"
-            yield _picture(draw_strip(source, pairs[row["clip"]]), caption, "strip")
+    chosen = ranked[:n] + ranked[n:][-n:][::-1]
+    strips = draw_strips(source, [pairs[row["clip"]] for row in chosen])
+    for place, (row, figure) in enumerate(zip(chosen, strips, strict=True)):
+        if place in (0, n):
+            yield f"<h2>{'Highest' if place else 'Lowest'} lip errors</h2>"
+        lve = row["lve"] * (spec.metres_per_unit * 1e3) ** 2
+        yield _picture(figure, f"{row['clip']}: LVE {lve:.3g} mm²", "strip")
 
 
 def _picture(figure: "Figure", caption: str, style: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from common.errors import UserError, run_cli
 from config import DatasetSpec
 from evaluation import figures, pictures
-from evaluation.figures import Source, draw_errors, draw_strip
+from evaluation.figures import Source, draw_errors, draw_strips
 from evaluation.pictures import upper_limit
 from metrics import errors_by_vertex, mean_vertex_error
 from rendering.heat_map import COLOUR_MAP, NO_VALUE, draw_values
@@ -90,12 +90,19 @@ def test_errors_of_a_data_set_are_in_millimetres(source: Source) -> None:
 def test_a_strip_has_a_column_for_each_instant_and_three_rows(
     source: Source, tmp_path: Path
 ) -> None:
-    figure = draw_strip(source, source.pairs[0], times=[0.0, 0.1])
+    figure = next(draw_strips(source, source.pairs, times=[0.0, 0.1]))
     texts = [text.get_text() for text in figure.texts]
     assert texts == ["0.00 s", "0.10 s", "error", "prediction", "truth"]
     assert [axes.get_ylabel() for axes in figure.axes] == ["", "error (mm)"]
     figure.savefig(tmp_path / "strip.png", dpi=50)
     assert imread(tmp_path / "strip.png").shape[1] == 7 * 50
+
+
+def test_all_strips_have_one_scale(source: Source) -> None:
+    path = source.pairs[1].prediction
+    np.save(path, np.load(path) - np.float32([0, 0, 5e-3]))  # 7 mm from the truth, the other 2
+    bars = [figure.axes[1] for figure in draw_strips(source, source.pairs)]
+    assert [bar.get_ylim() for bar in bars] == [(0.0, 8.0), (0.0, 8.0)]
 
 
 def test_the_colour_bar_of_the_errors_ends_at_the_given_limit(source: Source) -> None:
@@ -106,7 +113,7 @@ def test_the_colour_bar_of_the_errors_ends_at_the_given_limit(source: Source) ->
 
 def test_instants_beyond_the_clip_are_refused(source: Source) -> None:
     with pytest.raises(UserError, match=r"--times 9: expected 0 to 0.20 seconds, .* of a_01"):
-        draw_strip(source, source.pairs[0], times=[0.1, 9.0])
+        next(draw_strips(source, source.pairs, times=[0.1, 9.0]))
 
 
 def test_an_unknown_clip_is_refused(source: Source, tmp_path: Path) -> None:
