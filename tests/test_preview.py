@@ -158,7 +158,7 @@ def test_triangles_of_another_mesh_are_a_warning(
     clip = clip_of(drawn)
     previews = Previews(drawn.dataset, [clip], tmp_path)
     assert previews.add(PerfectModel(clip["vertices"]), 3, Events(), never) is None
-    assert f"expected triangles of {V} vertices, got vertex 41" in capsys.readouterr().out
+    assert f"a face has vertex 41, expected less than {V}" in capsys.readouterr().out
 
 
 def test_the_strip_has_true_frames_above_predicted_ones() -> None:
