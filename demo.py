@@ -171,7 +171,8 @@ def motion(
 def make(plan: Plan, job: Job, speaker: Speaker, audio: NDArray[np.float32], part: str) -> None:
     """Predict, draw and write one recording; audio: (S,) at 16 kHz; part: "[1/9] " or "".
 
-    No result replaces an older file before all are complete.
+    No result replaces an older file before all are complete. Raises `UserError`, after the vertices
+    and the video are written, for motion that a format of --export cannot hold.
     """
     fps = plan.fps or speaker.spec.fps
     n_frames = covering_frames(len(audio), fps)
@@ -182,7 +183,7 @@ def make(plan: Plan, job: Job, speaker: Speaker, audio: NDArray[np.float32], par
     )
     if job.result.exists():
         say(plan, f"{job.result} exists and will be replaced")
-    out, files = job.npy.parent, [job.npy, job.result]
+    out, files, refusal = job.npy.parent, [job.npy, job.result], None
     try:
         out.mkdir(parents=True, exist_ok=True)
         with whole_file(job.npy) as partial:
@@ -191,10 +192,15 @@ def make(plan: Plan, job: Job, speaker: Speaker, audio: NDArray[np.float32], par
             vertices = np.load(partial, mmap_mode="r")
             if plan.export:
                 clip = clip_of(plan, job, speaker, vertices)
-                files += write_formats(clip, plan.export, out, plan.glb_targets)
+                try:
+                    files += write_formats(clip, plan.export, out, plan.glb_targets)
+                except UserError as error:
+                    refusal = error
                 say(plan, *files[2:])
             if speaker.renderer is not None:
                 draw(plan, job, speaker.renderer, vertices, fps)
+        if refusal is not None:
+            raise refusal
         if plan.several:
             note_done(job, plan.flags(), files)
     except OSError as error:

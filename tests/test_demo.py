@@ -166,8 +166,11 @@ def test_motion_that_the_units_cannot_hold_is_not_exported(run, monkeypatch, tmp
         return iter([template * 1.1] * covering_frames(len(audio), fps))
 
     monkeypatch.setattr(Checkpoint, "meshes", meshes)
-    result = run("--wav_path", noise(tmp_path / "a.wav", 0.2), "--no_video", "--export", "arkit")
-    assert "clip a: curves miss its vertices by " in error_line(result)
+    wav = noise(tmp_path / "a.wav", 0.2)
+    code, _, error, out = run("--wav_path", wav, "--no_video", "--export", "arkit")
+    assert code == EXIT_BAD_INPUT and "clip a: curves miss its vertices by " in error
+    assert [path.name for path in out.iterdir()] == ["a.npy"]  # the prediction is kept
+    (out / "a.npy").unlink()
     result = run("--wav_path", tmp_path / "a.wav", "--no_video", "--export", "maya")
     assert "argument --export: invalid choice: 'maya'" in error_line(result)
 
