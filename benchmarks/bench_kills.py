@@ -88,6 +88,7 @@ class Trial:
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir()
         for name in self.expected if older else ():
+            (self.out / name).parent.mkdir(parents=True, exist_ok=True)
             (self.out / name).write_bytes(OLDER)
         for _ in range(most):
             kill = self.kill()
@@ -125,9 +126,10 @@ class Trial:
     def check_after(self, kill: Kill | None) -> None:
         """Record every file under a final name that is not whole."""
         for path in self.out.rglob("*"):
-            if not path.is_file() or path.name.startswith("."):
+            name = path.relative_to(self.out)
+            if not path.is_file() or any(part.startswith(".") for part in name.parts):
                 continue
-            name, data = str(path.relative_to(self.out)), path.read_bytes()
+            name, data = str(name), path.read_bytes()
             if data not in (OLDER, self.expected.get(name)) and not self.command.is_whole(path):
                 self.lost.append(f"{self.command.name}: {name} after {kill}")
 

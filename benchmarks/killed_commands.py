@@ -19,16 +19,19 @@ from benchmarks.watched_run import load_libraries, write_data
 from BIWI import process_biwi_data
 from common.errors import UserError
 from config import BIWI, VOCASET
+from export import __main__ as export_command
 from files.models import load_model_file
 from jambatalk import HEADER
 from lip_reader import HEADER as READER_HEADER
 from production.jobs import bundled_recording
+from synthetic.head import load_head
 from training.state_file import load_state
 from vocaset import process_voca_data
 
 N_VERTICES, SUBJECTS, SENTENCES, SECONDS = 300, 2, 3, 1.0  # of the fabricated downloads
 EPOCHS = 2
 SOUND_S = 1.0  # of the demo's recording
+EXPORTED_FRAMES = 12
 OF_TRAINING = ("best.safetensors", "reader.safetensors", "log.csv", "results.json", "results.csv",
                "results.md")  # fmt: skip
 
@@ -112,6 +115,7 @@ def make_commands(folder: Path, names: Sequence[str] | None = None) -> list[Comm
              "--precision", "fp32", "--resume", "--save_every", "0.01", "--cache", "off",
              ]  # fmt: skip
     sound = ["--wav_path", str(folder / "speech.wav")]
+    motion = [str(folder / "motion.npy"), "--formats", "arkit", "glb", "obj", "npz"]
     run = str(folder / "run")
     commands = [
         Command("vocaset", process_voca_data.main, raw, replaces=False),
@@ -119,6 +123,7 @@ def make_commands(folder: Path, names: Sequence[str] | None = None) -> list[Comm
         Command("train", main.main, train, replaces=False, compared=OF_TRAINING),
         Command("demo", demo.main, [*sound, "--no_video"]),
         Command("video", demo.main, [*sound, "--size", "64"]),
+        Command("export", export_command.main, motion),
         Command("plot", main.main, ["--plot", run]),
     ]
     known = {command.name: command for command in commands}
@@ -129,7 +134,7 @@ def make_commands(folder: Path, names: Sequence[str] | None = None) -> list[Comm
 
 
 def write_inputs(folder: Path) -> None:
-    """Write downloads, training data, a recording and a run folder."""
+    """Write downloads, training data, a recording, a prediction and a run folder."""
     import soundfile
 
     for name, spec in (("raw_vocaset", VOCASET), ("raw_biwi", BIWI)):
@@ -138,6 +143,10 @@ def write_inputs(folder: Path) -> None:
     write_data(folder / "data")
     audio, rate = soundfile.read(bundled_recording())
     soundfile.write(folder / "speech.wav", audio[: round(SOUND_S * rate)], rate)
+    head = load_head()
+    opening = np.sin(np.linspace(0, 3, EXPORTED_FRAMES, dtype=np.float32))
+    jaw = opening[:, None, None] * head.units["jawOpen"]
+    np.save(folder / "motion.npy", next(iter(head.templates.values())) + jaw)
     (folder / "run").mkdir()
     record = {"recipe": {"dataset": {"metres_per_unit": 1.0}}}
     (folder / "run/run.json").write_text(json.dumps(record))

@@ -6,12 +6,14 @@ So writers of one file never share a temporary one, and what a killed process ha
 the next process that writes into the folder.
 """
 
+import ctypes
 import errno
 import os
 import platform
 import re
 import secrets
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,6 +22,7 @@ from pathlib import Path
 
 # no space left; the quota of the user is used up; larger than the file system or a limit allows
 FULL_DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 LEFTOVERS = ".*.partial*"  # glob pattern of temporary files
 OWNER = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.partial[^/]*$")
 STEM_BYTES, SUFFIX_BYTES = 96, 12  # of a temporary name, which has at most 143 bytes (eCryptfs)
@@ -65,8 +68,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it becomes `path` when the block succeeds.
 
-    A folder that is at `path` is replaced with all that it holds, by two renames between which
-    there is none. Where the block raises, it stays as it was and the temporary folder is deleted.
+    A folder that is at `path` is replaced with all that it holds; where the system cannot exchange
+    two names at once, by two renames between which there is none. Where the block raises, it stays
+    as it was and the temporary folder is deleted.
     Raises `OSError` of the disk, which names `path`.
     """
     path = Path(path)
@@ -80,9 +84,10 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         yield partial
         for file in partial.iterdir():
             _flush(file)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(partial, path)
+        if not (path.exists() and _exchange(partial, path)):
+            if path.exists():
+                os.replace(path, old)
+            os.replace(partial, path)
         _flush_folder(path.parent)
     except OSError as error:
         error.filename, error.filename2 = str(path), None
@@ -93,6 +98,18 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         with suppress(OSError):
             _delete(old)
         del _open[own]
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names at once, by Linux' renameat2(2); False where that is not possible."""
+    if not sys.platform.startswith("linux"):
+        return False
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(one), os.fsencode(other)
+    return (
+        exchange is not None
+        and exchange(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0
+    )
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:

@@ -51,6 +51,24 @@ def test_a_folder_replaces_an_older_one_with_all_it_held(tmp_path: Path) -> None
     assert [p.name for p in target.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.parametrize("renames", [0, 2])
+def test_a_folder_is_exchanged_at_once_where_the_system_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    if not renames and not sys.platform.startswith("linux"):
+        pytest.skip("renameat2 is Linux'")
+    target, calls = tmp_path / "clip_obj", []
+    target.mkdir()
+    if renames:
+        monkeypatch.setattr(module, "_exchange", lambda *_: False)
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *names: calls.append(names) or replace(*names))
+    with whole_folder(target) as partial:
+        (partial / "new").write_text("new")
+    assert len(calls) == renames
+    assert [p.name for p in target.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [target]
+
+
 def test_a_folder_whose_block_fails_stays_as_it_was(tmp_path: Path) -> None:
     target = tmp_path / "clip_obj"
     target.mkdir()
