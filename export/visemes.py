@@ -1,8 +1,9 @@
 """Weights of the 15 visemes of Oculus Lipsync and of VRM's five vowels, from a clip's curves.
 
 A viseme is a pose of the head: the mean target of its phones in the table of `synthetic.visemes`.
-The weights of a frame, 0 to 1 with the sum 1, are the least squares of its vertices over these
-poses and the neutral face, which is "sil". Visemes are fewer than curves: their error is larger.
+The weights of a frame are fitted to its vertices by least squares, over these poses and the neutral
+face, which is "sil". They are 0 to 1 and their sum is 1. Visemes are fewer than curves, so their
+error is larger.
 
 T frames, C units, K poses.
 """

@@ -90,13 +90,7 @@ class Previews:
 
     def _make_renderer(self, clip: dict[str, Any]) -> Renderer:
         spec, template = self.spec, clip["template"]
-        faces = faces_of(spec)
-        if faces.max() >= len(template):
-            raise UserError(
-                f"topology {spec.topology}: expected triangles of {len(template)} vertices, got "
-                f"vertex {faces.max()}; it belongs to another mesh"
-            )
-        return Renderer(faces, template, SIZE, **appearance(spec, clip["subject"]))
+        return Renderer(faces_of(spec), template, SIZE, **appearance(spec, clip["subject"]))
 
     def _pairs(
         self, truth: NDArray, predicted: NDArray, stop_requested: Callable[[], bool]
