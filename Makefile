@@ -20,8 +20,9 @@ demo: $(READY)
 	@echo "The video is at the path above. For a recording of your own:" >&2
 	@echo "source $(BIN)/activate; python demo.py --wav_path input.wav" >&2
 
+# one process for each core; more than eight cost more memory than they save time
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,10 +1,15 @@
 """Fixtures of all tests: public files of others, random numbers, clip lengths, a toy recipe."""
 
+import os
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# For the processes that tests start, too: `make test` has a process for each core already.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from config import Recipe
