@@ -11,8 +11,8 @@ other programs open.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,20 +22,21 @@ import common.interpreter  # noqa: F401  first: explains missing packages
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from common.errors import EXIT_PARTLY, UserError, message_of, printable, reason_of, report, run_cli
 from common.frame_rates import rate_text
-from common.whole_file import whole_file
+from common.stop_signals import noting_interrupt
+from common.whole_file import unfinished_name, whole_file
 from config import SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
 from export.clip import SYNTHETIC, Clip
 from export.formats import check_formats, write_formats
-from files.arrays import stream_npy
+from files.arrays import GrowingNpy
 from production.blinks import with_blinks
 from production.jobs import Job, by_inode, check_job
-from production.motion import resampled, smoothed, stored, swinging
+from production.motion import Arriving, resampled, smoothed, swinging
 from production.plan import Plan, check, parse
+from production.progress import with_progress
 from production.record import check_owner, is_done, note_done
 from rendering.animation import RENDER_THREADS
 from rendering.face import appearance
@@ -45,6 +46,8 @@ from synthetic.head import HEAD_FILE
 if TYPE_CHECKING:
     from jambatalk import Checkpoint
     from rendering.renderer import Renderer
+
+ON_INTERRUPT = "ending the files after the frames so far; press Ctrl-C again to end at once"
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,24 +107,26 @@ def say(plan: Plan, *lines: object) -> None:
         print(*(printable(str(line)) for line in lines), sep="\n")
 
 
-def progress(plan: Plan, items: Iterator, total: int, what: str) -> Iterator:
-    """`items` with a progress bar on a terminal; other outputs have the line of `make` only."""
-    return tqdm(items, total=total, desc=what, unit="frame", disable=plan.quiet or None)
-
-
 def draw(
-    plan: Plan, job: Job, renderer: "Renderer", vertices: NDArray, fps: Fraction | int
+    plan: Plan,
+    job: Job,
+    renderer: "Renderer",
+    meshes: Iterable[NDArray],
+    n_frames: int,
+    fps: Fraction | int,
 ) -> None:
-    """Draw `vertices` (T, V, 3) and mux them with the recording into the video of a job."""
+    """Draw meshes (V, 3) as they come and mux them with the recording into the video of a job.
+
+    Where they are fewer than `n_frames`, the video ends with them.
+    """
     from rendering.video import write_video
 
-    n_frames = len(vertices)
     if plan.turn:
-        vertices = swinging(vertices, fps, plan.turn, renderer.camera.centre)
-    frames = renderer.frames(vertices, workers=min(RENDER_THREADS, os.cpu_count() or 1))
-    frames = progress(plan, frames, n_frames, f"drawing ({plan.renderer})")
+        meshes = swinging(meshes, fps, plan.turn, renderer.camera.centre)
+    frames = renderer.frames(meshes, workers=min(RENDER_THREADS, os.cpu_count() or 1))
+    frames = with_progress(frames, n_frames, fps, f"drawing ({plan.renderer})", plan.quiet)
     sound = job.recording, plan.audio_track, plan.start_s
-    write_video(job.video, frames, n_frames, fps, *sound, plan.cues)
+    write_video(job.video, frames, n_frames, fps, *sound, plan.cues, may_end_early=True)
 
 
 def topology_of(spec: DatasetSpec) -> str:
@@ -146,33 +151,41 @@ def clip_of(plan: Plan, job: Job, speaker: Speaker, vertices: NDArray) -> Clip:
 
 
 def motion(
-    plan: Plan, speaker: Speaker, audio: NDArray[np.float32], fps: Fraction | int, folder: Path
+    plan: Plan, speaker: Speaker, audio: NDArray[np.float32], fps: Fraction | int
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the meshes (V, 3) of a recording at `fps`; audio: (S,) at 16 kHz.
+    """Yield the meshes (V, 3) of a recording at `fps` as they are predicted.
 
-    At another rate than the model's, they are kept in a file of `folder` in between.
+    audio: (S,) at 16 kHz.
     """
     model_fps, n_frames = speaker.spec.fps, covering_frames(len(audio), fps)
-    n_predicted = covering_frames(len(audio), model_fps)
     meshes = speaker.checkpoint.meshes(audio, speaker.template, model_fps)
-    meshes = progress(plan, meshes, n_predicted, "predicting")
-    with ExitStack() as stack:
-        if fps != model_fps:
-            shape = n_predicted, *speaker.template.shape
-            predicted = stack.enter_context(stored(meshes, shape, folder))
-            meshes = resampled(predicted, model_fps, fps, n_frames)
-        if plan.smooth_ms:
-            meshes = smoothed(meshes, fps, plan.smooth_ms / 1000)
-        if plan.blink:
-            meshes = with_blinks(meshes, n_frames, float(fps))
-        yield from meshes
+    if fps != model_fps:
+        shape = covering_frames(len(audio), model_fps), *speaker.template.shape
+        meshes = resampled(Arriving(meshes, shape), model_fps, fps, n_frames)
+    if plan.smooth_ms:
+        meshes = smoothed(meshes, fps, plan.smooth_ms / 1000)
+    if plan.blink:
+        meshes = with_blinks(meshes, n_frames, float(fps))
+    return meshes
+
+
+def until(stopped: Callable[[], bool], meshes: Iterator[NDArray]) -> Iterator[NDArray]:
+    """Yield `meshes` until `stopped`; raises `KeyboardInterrupt` where that is before the first."""
+    for n_frames, mesh in enumerate(meshes):
+        if stopped():
+            if n_frames == 0:
+                raise KeyboardInterrupt
+            return
+        yield mesh
 
 
 def make(plan: Plan, job: Job, speaker: Speaker, audio: NDArray[np.float32], part: str) -> None:
     """Predict, draw and write one recording; audio: (S,) at 16 kHz; part: "[1/9] " or "".
 
-    No result replaces an older file before all are complete. Raises `UserError`, after the vertices
-    and the video are written, for motion that a format of --export cannot hold.
+    Frames are written and drawn as they are predicted. No result replaces an older file before all
+    are complete. After Ctrl-C, what was made so far is kept under the names of `unfinished_name`,
+    and `KeyboardInterrupt` says so. Raises `UserError`, after the vertices and the video are
+    written, for motion that a format of --export cannot hold.
     """
     fps = plan.fps or speaker.spec.fps
     n_frames = covering_frames(len(audio), fps)
@@ -183,28 +196,56 @@ def make(plan: Plan, job: Job, speaker: Speaker, audio: NDArray[np.float32], par
     )
     if job.result.exists():
         say(plan, f"{job.result} exists and will be replaced")
-    out, files, refusal = job.npy.parent, [job.npy, job.result], None
+    out = job.npy.parent
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with whole_file(job.npy) as partial:
-            meshes = motion(plan, speaker, audio, fps, out)
-            stream_npy(partial, (n_frames, *speaker.template.shape), meshes)
-            vertices = np.load(partial, mmap_mode="r")
-            if plan.export:
-                clip = clip_of(plan, job, speaker, vertices)
-                try:
-                    files += write_formats(clip, plan.export, out, plan.glb_targets)
-                except UserError as error:
-                    refusal = error
-                say(plan, *files[2:])
-            if speaker.renderer is not None:
-                draw(plan, job, speaker.renderer, vertices, fps)
+        meshes = motion(plan, speaker, audio, fps)
+        files, refusal = write_results(plan, job, speaker, meshes, n_frames)
         if refusal is not None:
             raise refusal
         if plan.several:
-            note_done(job, plan.flags(), files)
+            note_done(job, plan.flags(), [job.npy, job.result, *files])
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({reason_of(error)})") from error
+
+
+def write_results(
+    plan: Plan, job: Job, speaker: Speaker, meshes: Iterator[NDArray], n_frames: int
+) -> tuple[list[Path], UserError | None]:
+    """Write the results of `n_frames` meshes (V, 3): paths of exports, and what these refused.
+
+    Raises `KeyboardInterrupt` as `make`.
+    """
+    fps, paths, refusal = plan.fps or speaker.spec.fps, [], None
+
+    def name(path: Path) -> Path:
+        return path if npy.n_frames == n_frames else unfinished_name(path)
+
+    with whole_file(job.npy, lambda: name(job.npy)) as partial:
+        with (
+            noting_interrupt(ON_INTERRUPT) as stopped,
+            GrowingNpy(partial, speaker.template.shape) as npy,
+        ):
+            written = npy.appended(until(stopped, meshes))
+            if speaker.renderer is None:
+                for _ in with_progress(written, n_frames, fps, "predicting", plan.quiet):
+                    pass
+            else:
+                draw(plan, job, speaker.renderer, written, n_frames, fps)
+        if plan.export and not stopped():
+            clip = clip_of(plan, job, speaker, np.load(partial, mmap_mode="r"))
+            try:
+                paths = write_formats(clip, plan.export, job.npy.parent, plan.glb_targets)
+            except UserError as error:
+                refusal = error
+            say(plan, *paths)
+    if stopped():
+        made = " and ".join(str(name(path)) for path in dict.fromkeys((job.result, job.npy)))
+        raise KeyboardInterrupt(
+            f"interrupted after {float(npy.n_frames / fps):.1f} of "
+            f"{float(n_frames / fps):.1f} s; what was made is in {made}"
+        )
+    return paths, refusal
 
 
 @contextmanager

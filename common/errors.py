@@ -108,7 +108,7 @@ def run_cli(
 ) -> int:
     """Run a script's `main(argv)` and return its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C.
 
-    A code that `main` returns is returned.
+    A code that `main` returns is returned. The text of a `KeyboardInterrupt` is printed.
 
     128 + n for SIGTERM and SIGHUP. What the system refuses (`OSError`) is reported like a
     `UserError`; other exceptions pass.
@@ -122,8 +122,8 @@ def run_cli(
     except (UserError, OSError) as error:
         report(f"error: {message_of(error)}")
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        report("interrupted")
+    except KeyboardInterrupt as interrupt:
+        report(str(interrupt) or "interrupted")
         return EXIT_INTERRUPTED
     except EndedBySignal as end:
         with suppress(OSError):  # the terminal may be gone

@@ -6,6 +6,8 @@ the exit code is 128 + the number of the signal, as shells report it (`ending_on
 During training a signal is deferred: the run saves its state at the next step and ends, with exit
 code 0 or, after Ctrl-C, 130. Before the first step there is nothing to save, and the process ends
 at once (`stopping`).
+
+The demo ends its files after the first Ctrl-C (`noting_interrupt`).
 """
 
 import os
@@ -98,6 +100,24 @@ class Stop:
             self.interrupted_s = time.monotonic()
         self.terminated |= not by_hand
         self.interrupted |= by_hand
+
+
+@contextmanager
+def noting_interrupt(line: str) -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C prints `line`, and a second one raises `KeyboardInterrupt`.
+
+    Yields a function that says whether the first has come.
+    """
+    received = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        os.write(2, f"\n{line}\n".encode())
+
+    with handlers(("SIGINT",), handle):
+        yield lambda: bool(received)
 
 
 def exit_code(interrupted: bool) -> int:

@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -33,12 +33,13 @@ _tidied: set[Path] = set()  # folders in which this process has looked for stale
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, target: Callable[[], Path] | None = None) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; it becomes `path` when the block succeeds.
 
-    The temporary name keeps the suffix, so that writers that choose a format by it work. Where the
-    block raises, `path` stays as it was and the temporary file is deleted. Raises `OSError` of the
-    disk, which names `path`.
+    The temporary name keeps the suffix, so that writers that choose a format by it work. target:
+    asked after the block for another name in that folder, such as that of `unfinished_name`. Where
+    the block raises, `path` stays as it was and the temporary file is deleted. Raises `OSError` of
+    the disk, which names `path`.
     """
     path = Path(path)
     folder = path.parent.absolute()
@@ -51,7 +52,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         _flush(partial)
-        os.replace(partial, path)
+        os.replace(partial, path if target is None else target())
         _flush_folder(path.parent)
     except OSError as error:
         names = str(error.filename), str(error.filename2)  # a copy names source and target
@@ -65,9 +66,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
+def whole_folder(path: str | Path, target: Callable[[], Path] | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it becomes `path` when the block succeeds.
 
+    target: as for `whole_file`.
     A folder that is at `path` is replaced with all that it holds; where the system cannot exchange
     two names at once, by two renames between which there is none. Where the block raises, it stays
     as it was and the temporary folder is deleted.
@@ -84,6 +86,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         yield partial
         for file in partial.iterdir():
             _flush(file)
+        path = path if target is None else target()
         if not (path.exists() and _exchange(partial, path)):
             if path.exists():
                 os.replace(path, old)
@@ -98,6 +101,14 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         with suppress(OSError):
             _delete(old)
         del _open[own]
+
+
+def unfinished_name(path: Path) -> Path:
+    """The name for what an interrupted run has made of `path`: x.part.mp4, x.part_png."""
+    stem, suffix = path.stem, path.suffix
+    if not suffix and path.name.endswith("_png"):
+        stem, suffix = path.name.removesuffix("_png"), "_png"
+    return path.with_name(f"{stem}.part{suffix}")
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,22 +36,61 @@ def check_file(path: str | Path, what: str) -> Path:
     return path
 
 
+class GrowingNpy:
+    """An .npy of float32 (T, ...) that grows by a frame at a time; T stands in its header at last.
+
+    frame_shape: of a frame. Use it as a context manager, in which frames are appended. A memory map
+    would save the copy, but on a full disk the system ends a process that writes to one. Methods
+    raise `OSError` of the disk.
+    """
+
+    def __init__(self, path: Path, frame_shape: tuple[int, ...]) -> None:
+        self.frame_shape, self.n_values = tuple(frame_shape), 0
+        self.file = path.open("wb")
+        self._write_header()
+
+    def __enter__(self) -> "GrowingNpy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.file:
+            self.file.seek(0)
+            self._write_header()
+
+    @property
+    def n_frames(self) -> int:
+        """The number of whole frames that were appended."""
+        return self.n_values // math.prod(self.frame_shape)
+
+    def append(self, block: NDArray) -> None:
+        """Append the values of a frame, or of any part of the array in C order."""
+        self.file.write(np.ascontiguousarray(block, dtype="<f4").data)
+        self.n_values += block.size
+
+    def appended(self, frames: Iterable[NDArray]) -> Iterator[NDArray]:
+        """Yield `frames`, each after it was appended."""
+        for frame in frames:
+            self.append(frame)
+            yield frame
+
+    def _write_header(self) -> None:
+        """Write the header, whose length does not depend on the number of frames."""
+        shape = (self.n_frames, *self.frame_shape)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+
 def stream_npy(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray]) -> None:
     """Write consecutive parts of an array into the .npy `path`, float32 of `shape`.
 
-    blocks: any number of values each, in C order. A memory map would save the copy, but on a full
-    disk the system ends a process that writes to one. Raises `OSError` of the disk, `ValueError`
-    where the parts do not fill `shape`.
+    blocks: any number of values each, in C order. Raises `OSError` of the disk, `ValueError` where
+    the parts do not fill `shape`.
     """
-    n_values = 0
-    with path.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+    with GrowingNpy(path, shape[1:]) as npy:
         for block in blocks:
-            file.write(np.ascontiguousarray(block, dtype="<f4").data)
-            n_values += block.size
-    if n_values != math.prod(shape):
-        raise ValueError(f"expected {math.prod(shape)} values, got {n_values}")
+            npy.append(block)
+    if npy.n_values != math.prod(shape):
+        raise ValueError(f"expected {math.prod(shape)} values, got {npy.n_values}")
 
 
 def load_npy(path: str | Path, what: str = "array", mapped: bool = False) -> NDArray:

@@ -4,12 +4,9 @@ T frames, V vertices.
 """
 
 import math
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +18,41 @@ REACH = 3.0  # standard deviations at which the smoothing kernel ends
 SWING_S = 8.0  # seconds in which a turning head swings to both sides and back
 
 
-@contextmanager
-def stored(
-    meshes: Iterable[NDArray], shape: tuple[int, int, int], folder: Path
-) -> Iterator[NDArray[np.float32]]:
-    """The meshes (V, 3) as an array (T, V, 3), kept in a nameless file of `folder` meanwhile."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        for mesh in meshes:
-            file.write(np.ascontiguousarray(mesh, dtype="<f4").data)
-        file.flush()
-        yield np.memmap(file, "<f4", "r", shape=shape)
+class Arriving:
+    """The meshes (V, 3) of an iterator, read as an array (T, V, 3) whose slices move forwards.
+
+    In memory are the first mesh, and those from the start of the last slice on.
+    """
+
+    def __init__(self, meshes: Iterable[NDArray], shape: tuple[int, int, int]) -> None:
+        self.meshes, self.shape = iter(meshes), shape
+        self.kept: deque[NDArray] = deque()
+        self.begin = 0  # index of the first mesh of `kept`
+        self.first: NDArray | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: int | slice) -> NDArray[np.float32]:
+        """The mesh of an index, or the meshes of a slice; they must not lie before the last ones.
+
+        The first mesh can be read at any time.
+        """
+        if part == 0 and self.first is not None:
+            return self.first
+        frames = range(len(self))[part if isinstance(part, slice) else slice(part, part + 1)]
+        while self.begin + len(self.kept) <= frames[-1]:
+            self.kept.append(next(self.meshes))
+            self.first = self.kept[0] if self.first is None else self.first
+        while self.begin < frames[0]:
+            self.kept.popleft()
+            self.begin += 1
+        result = np.stack([self.kept[index - self.begin] for index in frames])
+        return result if isinstance(part, slice) else result[0]
 
 
 def resampled(
-    vertices: NDArray, source: Fraction | int, target: Fraction | int, n_frames: int
+    vertices: NDArray | Arriving, source: Fraction | int, target: Fraction | int, n_frames: int
 ) -> Iterator[NDArray[np.float32]]:
     """Yield `n_frames` meshes (V, 3) at `target` frames a second of vertices (T, V, 3) at `source`.
 
@@ -45,7 +63,7 @@ def resampled(
         end = min(first + RESAMPLED, inside)
         yield from resample_in_time(vertices, Fraction(source), target, first, end)
     for _ in range(n_frames - inside):
-        yield np.array(vertices[-1])
+        yield np.array(vertices[len(vertices) - 1])
 
 
 def smoothed(

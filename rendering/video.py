@@ -1,5 +1,6 @@
 """Frames to a video with sound: `write_video` pipes frames into the ffmpeg of imageio-ffmpeg."""
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from common.whole_file import whole_file, whole_folder
+from common.whole_file import unfinished_name, whole_file, whole_folder
 from rendering.sound_track import write_samples
 from rendering.subtitles import Cue, part_of, srt_of
 from rendering.video_formats import PICTURES, VIDEO_FORMATS, VideoFormat, kind_of
 from speech import ffmpeg
+
+SAMPLE_BYTES = 8  # of two float32, the most channels that `write_samples` keeps
 
 
 def write_video(
@@ -28,6 +31,7 @@ def write_video(
     audio_track: int | None = None,
     start_s: float = 0.0,
     cues: Sequence[Cue] = (),
+    may_end_early: bool = False,
 ) -> None:
     """Write a video with sound, of the kind in `VIDEO_FORMATS` that the ending of `path` names.
 
@@ -38,21 +42,22 @@ def write_video(
     of the sound at which the video begins; cues: subtitles in time of the sound, for a track that
     players can switch on. Sound is cut to the length of the video, and more than two channels are
     mixed down to one. The same frames and sound give the same bytes. `path` is created or replaced
-    only when the video is complete. Raises `UserError` for sound that cannot be read, and with
-    ffmpeg's own message where ffmpeg fails.
+    only when the video is complete. may_end_early: fewer than `n_frames` frames become a shorter
+    video under the name of `unfinished_name(path)`. Raises `UserError` for sound that cannot be
+    read, and with ffmpeg's own message where ffmpeg fails.
     """
     frames = iter(frames)
     first = next(frames)
     name = kind_of(path)
-    kind = VIDEO_FORMATS[name]
+    kind, n_written = VIDEO_FORMATS[name], 0
+    whole = whole_folder if name == PICTURES else whole_file
     with (
-        (whole_folder if name == PICTURES else whole_file)(path) as partial,
+        whole(path, lambda: path if n_written == n_frames else unfinished_name(path)) as partial,
         tempfile.TemporaryFile() as errors,
         tempfile.TemporaryDirectory() as folder,
     ):
-        tracks, seconds = [], float(n_frames / fps)
+        tracks, seconds, samples = [], float(n_frames / fps), Path(folder) / "samples"
         if audio_path is not None and kind.sound:
-            samples = Path(folder) / "samples"
             sound = write_samples(audio_path, audio_track, seconds, samples, start_s)
             tracks.append((sound, kind.sound))
         if kind.subtitles and (shown := part_of(cues, start_s, seconds)):
@@ -67,7 +72,7 @@ def write_video(
             stderr=errors,
         )
         try:
-            n_written = _feed(process.stdin, first, frames)
+            n_written = _feed(process.stdin, first, _cutting(samples, frames, n_frames))
             if process.wait() != 0:
                 errors.seek(0)
                 lines = errors.read().decode(errors="replace").strip().splitlines()
@@ -77,8 +82,36 @@ def write_video(
         finally:
             process.kill()
             process.wait()
-        if n_written != n_frames:
+        if n_written < n_frames and may_end_early and name != PICTURES:
+            _cut_tracks(partial, kind, float(n_written / fps))
+        elif n_written != n_frames and not may_end_early:
             raise ValueError(f"expected {n_frames} frames, got {n_written}")
+
+
+def _cutting(samples: Path, frames: Iterator[NDArray], n_frames: int) -> Iterator[NDArray]:
+    """Yield the frames after the first; where they end early, cut the file of the sound as well.
+
+    Else ffmpeg would encode all of the sound that is left. It reads sound about 1 s ahead, which
+    `_cut_tracks` cuts off.
+    """
+    n_written = 1
+    for frame in frames:
+        yield frame
+        n_written += 1
+    if n_written < n_frames and samples.exists():
+        n_blocks = samples.stat().st_size // SAMPLE_BYTES
+        os.truncate(samples, n_blocks * n_written // n_frames * SAMPLE_BYTES)
+
+
+def _cut_tracks(path: Path, kind: VideoFormat, seconds: float) -> None:
+    """Cut all tracks of a video to `seconds`, without encoding them again."""
+    with whole_file(path) as partial:
+        arguments = ["-loglevel", "error", "-y", "-i", f"file:{path.absolute()}", "-map", "0"]
+        arguments += ["-c", "copy", "-fflags", "+bitexact", "-t", f"{seconds:.6f}"]
+        arguments += [*kind.container, f"file:{partial.absolute()}"]
+        process = ffmpeg.start(arguments, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if process.wait() != 0:
+            raise UserError(f"ffmpeg cannot write {path}: it gave no reason")
 
 
 def _feed(pipe: BinaryIO, first: NDArray, frames: Iterator[NDArray]) -> int:

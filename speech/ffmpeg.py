@@ -81,12 +81,15 @@ def find_ffmpeg() -> str:
 def start(arguments: list[str], limits: bool = False, **pipes: Any) -> subprocess.Popen:
     """ffmpeg with `arguments`, killed when the calling thread ends, which must wait for it.
 
+    It has a session of its own, so that Ctrl-C in the terminal reaches the caller alone.
     limits: for untrusted input; memory and the size of written files are bounded. pipes: stdin,
     stdout, stderr of `subprocess.Popen`. Raises `UserError` where ffmpeg cannot be started.
     """
     command = [find_ffmpeg(), "-hide_banner", *arguments]
     try:
-        return subprocess.Popen(command, preexec_fn=_before_ffmpeg(limits), **pipes)
+        return subprocess.Popen(
+            command, preexec_fn=_before_ffmpeg(limits), start_new_session=True, **pipes
+        )
     except OSError as error:
         raise UserError(
             f"ffmpeg {command[0]}: cannot be started ({reason_of(error)}); is it for another "

@@ -1,6 +1,7 @@
 """The demo from recording to files with a tiny untrained network, and its error messages."""
 
 import os
+import signal
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -358,6 +359,38 @@ def test_an_interrupted_run_leaves_no_files(run, tmp_path, monkeypatch):
     monkeypatch.setattr(renderer.Renderer, "frame", interrupt)
     code, _, _, out = run("--wav_path", noise(tmp_path / "a.wav", 0.5))
     assert code == 130 and list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["mp4", "png"])
+def test_ctrl_c_keeps_what_was_made_under_another_name(run, tmp_path, monkeypatch, kind):
+    from rendering import renderer
+
+    real, n_drawn = renderer.Renderer.frame, []
+
+    def frame(self, vertices):
+        n_drawn.append(1)
+        if len(n_drawn) == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, vertices)
+
+    wav = noise(tmp_path / "a.wav", 2.0)
+    flags = ["--wav_path", wav, "--video_format", kind]
+    monkeypatch.setattr(renderer.Renderer, "frame", frame)
+    code, _, error, out = run(*flags)
+    assert code == 130
+    video = {"mp4": "a.part.mp4", "png": "a.part_png"}[kind]
+    assert sorted(path.name for path in out.iterdir()) == sorted(["a.part.npy", video])
+    vertices = np.load(out / "a.part.npy")
+    assert 12 <= len(vertices) <= 20 < 60
+    assert f"of 2.0 s; what was made is in {out / video} and {out / 'a.part.npy'}" in error
+    if kind == "png":
+        assert len(list((out / video).iterdir())) == len(vertices)
+        return
+    reader = imageio_ffmpeg.read_frames(str(out / video))
+    assert next(reader)["duration"] == pytest.approx(len(vertices) / FPS, abs=0.2)
+    assert len(list(reader)) == len(vertices)
+    assert run(*flags)[0] == 0  # the handler of Ctrl-C is gone
+    np.testing.assert_array_equal(np.load(out / "a.npy")[: len(vertices)], vertices)
 
 
 def test_two_runs_into_one_folder_at_the_same_time_do_not_mix(checkpoint, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import demo
 from common.errors import run_cli
 from config import SAMPLE_RATE
 from data_loader import load_wav
-from production.motion import SWING_S, resampled, smoothed, stored, swinging
+from production.motion import SWING_S, Arriving, resampled, smoothed, swinging
 from production.sound import load_speech
 from rendering.renderer import Camera
 from tests.toy import synthetic_checkpoint
@@ -45,11 +45,17 @@ def test_the_last_pose_is_held():
         np.testing.assert_array_equal(frame, motion[-1])
 
 
-def test_stored_meshes_are_what_was_stored_and_leave_no_file(tmp_path):
-    motion = wave_at(np.arange(7) / 30, 3.0)
-    with stored(iter(motion), motion.shape, tmp_path) as kept:
-        np.testing.assert_array_equal(kept, motion)
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("target", [15, 24, Fraction(30_000, 1001), 60])
+def test_arriving_meshes_are_resampled_as_an_array_with_few_in_memory(target):
+    motion = wave_at(np.arange(300) / 30, 3.0)
+    n_frames = 10 * int(target)
+    arriving, most = Arriving(iter(motion), motion.shape), 0
+    frames = []
+    for frame in resampled(arriving, 30, target, n_frames):
+        frames.append(frame)
+        most = max(most, len(arriving.kept))
+    np.testing.assert_array_equal(frames, list(resampled(motion, 30, target, n_frames)))
+    assert most <= 64 * 30 / target + 2 * 8 * max(30 / target, 1) + 2
 
 
 def test_smoothing_damps_a_wave_as_a_gaussian_does():
