@@ -76,6 +76,18 @@ class SpeechEncoder(nn.Module):
         """
         return self.kind.reader(self.body, audio, self.fps, self.k)
 
+    def window(self, audio: Tensor, begin: int, start: int, stop: int) -> Tensor:
+        """Features (1, stop - start, k·C) of mesh frames start to stop - 1 of a long recording.
+
+        audio: (1, S) float32 with a mean absolute amplitude of 1, the recording from sample `begin`
+        on, a multiple of `kind.window_step`.
+        """
+        frames = start * self.k, stop * self.k
+        hidden = self.kind.window_features(
+            self.body, self.transform, audio, begin, frames, (self.fps, self.k)
+        )
+        return fold(hidden, self.k)
+
     def feature_mask(self, lengths: Tensor | None, features: Tensor) -> Tensor | None:
         """(B, N) bool, True on each clip's own frames of `at_mesh_rate`'s features (B, N, C0).
 

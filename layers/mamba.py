@@ -15,6 +15,7 @@ Glossary, the paper's and mamba_ssm's names:
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,16 @@ from layers.selective_scan import resolve_backend, selective_scan
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes, mamba_ssm's Mamba
 FUSED_TAPS = (2, 3, 4)  # of causal_conv1d's kernel: https://github.com/Dao-AILab/causal-conv1d
+
+
+class MambaState(NamedTuple):
+    """What a Mamba block keeps of the frames before a live step.
+
+    inputs: (B, d_conv - 1, d_inner), the last inputs of the convolution; scan: (B, d_inner, N).
+    """
+
+    inputs: Tensor
+    scan: Tensor
 
 
 class Mamba(nn.Module):
@@ -87,6 +98,34 @@ class Mamba(nn.Module):
             backend=self.backend,
         )
         return self.out_proj(y.transpose(1, 2))
+
+    def step(self, x: Tensor, state: MambaState | None, n: int) -> tuple[Tensor, MambaState]:
+        """Outputs (B, T, d_model) of T frames x (B, T, d_model), and the state behind the first n.
+
+        state: of the frames before x; None where there are none. Frame by frame in PyTorch, for
+        the few frames of a live step; equal to `forward` over all frames at once.
+        """
+        u, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, d_inner) each
+        if state is None:
+            past = u.new_zeros(len(u), self.d_conv - 1, self.d_inner)
+            state = MambaState(past, u.new_zeros(len(u), self.d_inner, self.d_state))
+        inputs = torch.cat([state.inputs, u], dim=1)  # (B, d_conv - 1 + T, d_inner)
+        convolution = self.conv1d
+        u = F.conv1d(
+            inputs.transpose(1, 2), convolution.weight, convolution.bias, groups=self.d_inner
+        )
+        u = F.silu(u.transpose(1, 2))
+        rank, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = F.softplus(self.dt_proj(rank))  # (B, T, d_inner)
+        decay = torch.exp(delta[..., None] * -torch.exp(self.A_log))  # (B, T, d_inner, N)
+        drive = (delta * u)[..., None] * B[:, :, None]  # (B, T, d_inner, N)
+        h, states = state.scan, []
+        for t in range(x.shape[1]):
+            h = torch.addcmul(drive[:, t], decay[:, t], h)
+            states.append(h)
+        y = torch.einsum("btdn,btn->btd", torch.stack(states, dim=1), C) + self.D * u
+        kept = inputs[:, n : n + self.d_conv - 1]
+        return self.out_proj(y * F.silu(z)), MambaState(kept, states[n - 1])
 
     def convolve(self, u: Tensor) -> Tensor:
         """silu(causal convolution of u), (B, T, d_inner), contiguous for the scan.
@@ -156,3 +195,9 @@ class MambaLayer(nn.Module):
         """x: (B, T, d_model).  mask: (B, T) bool, True on real frames; padding at the end only."""
         x = x + self.dropout(self.mamba(self.mamba_norm(x), mask))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+    def step(self, x: Tensor, state: MambaState | None, n: int) -> tuple[Tensor, MambaState]:
+        """As `Mamba.step`, for the whole layer."""
+        y, state = self.mamba.step(self.mamba_norm(x), state, n)
+        x = x + y
+        return x + self.mlp(self.mlp_norm(x)), state

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layers import NORM_EPS
-from layers.mamba import MLP, Mamba
+from layers.mamba import MLP, Mamba, MambaState
 
 
 class TopKRouter(nn.Module):
@@ -124,3 +124,9 @@ class MoEMambaLayer(nn.Module):
         x = x + self.dropout(self.mamba(self.mamba_norm(x), mask))
         y, balance = self.moe(self.moe_norm(x), mask)
         return x + self.dropout(y), balance
+
+    def step(self, x: Tensor, state: MambaState | None, n: int) -> tuple[Tensor, MambaState]:
+        """As `Mamba.step`, for the whole layer."""
+        y, state = self.mamba.step(self.mamba_norm(x), state, n)
+        x = x + y
+        return x + self.moe(self.moe_norm(x))[0], state

@@ -94,6 +94,21 @@ class GroupedQueryAttention(nn.Module):
         y = attend_grouped(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
+    def step(self, x: Tensor, past: Tensor) -> Tensor:
+        """Outputs (B, T, d_model) of frames x (B, T, d_model) that also attend to earlier ones.
+
+        past: (B, P, d_model), the P frames before x. Positions count from the first of them.
+        """
+        frames = torch.cat([past, x], dim=1)
+        k = self._split(self.k_proj(frames), self.n_kv_heads)
+        v = self._split(self.v_proj(frames), self.n_kv_heads)
+        q = self._split(self.q_proj(x), self.n_heads)
+        sin, cos = self.rotary.table(frames.shape[1], x.device)
+        begin = past.shape[1]
+        q = self.rotary.rotate(q, (sin[begin:], cos[begin:]))
+        y = attend_grouped(q, self.rotary.rotate(k, (sin, cos)), v)
+        return self.out_proj(y.transpose(1, 2).flatten(2))
+
     def _split(self, x: Tensor, heads: int) -> Tensor:
         """(B, T, heads · d_head) -> (B, heads, T, d_head)."""
         return x.unflatten(-1, (heads, self.d_head)).transpose(1, 2)
@@ -138,3 +153,15 @@ class TransformerLayer(nn.Module):
         """x: (B, T, d_model).  mask: (B, T) bool, True on real frames.  Returns (B, T, d_model)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), mask))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+    def step(self, x: Tensor, past: Tensor | None, n: int, reach: int) -> tuple[Tensor, Tensor]:
+        """Outputs (B, T, d_model) of T frames x (B, T, d_model), and the state behind the first n.
+
+        past: the state of the frames before x: up to `reach` of them, (B, P, d_model), normalised
+        as attention reads them; None where there are none. Frames attend to these and to all of x.
+        """
+        frames = self.attention_norm(x)
+        past = frames[:, :0] if past is None else past
+        x = x + self.attention.step(frames, past)
+        kept = torch.cat([past, frames[:, :n]], dim=1)[:, -reach:]
+        return x + self.mlp(self.mlp_norm(x)), kept

@@ -4,6 +4,7 @@ B batch, S samples at 16 kHz, A audio frames at 50 Hz, N frames at any rate, C0 
 transformer width, L states: the transformer's input and the output of each layer.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from config import SAMPLE_RATE
 from speech.features import resample
-from speech.timing import HOP, Count, frame_lengths
+from speech.timing import AUDIO_FPS, HOP, Count, frame_lengths
 from speech.windows import WHOLE_CLIPS, Windows
+
+STANDARD_LEVEL = 0.6  # mean absolute amplitude of speech with unit variance, with short pauses
 
 
 class EncoderKind(nn.Module):
@@ -149,6 +153,31 @@ class EncoderKind(nn.Module):
         """
         features = self.at_mesh_rate(body, self.convolve(body, audio), fps, k, audio.shape[1])
         return lambda start, stop: features[:, start:stop]
+
+    def window_step(self, fps: int, k: int) -> int:
+        """Samples between two instants at which a window of `window_features` may begin."""
+        return SAMPLE_RATE // math.gcd(AUDIO_FPS, fps * k)
+
+    def window_features(
+        self,
+        body: nn.Module,
+        transform: Callable[[Tensor], Tensor],
+        audio: Tensor,
+        begin: int,
+        frames: tuple[int, int],
+        rates: tuple[int, int],
+    ) -> Tensor:
+        """Transformed features (1, n, C) of a part of the frames of a window of a long recording.
+
+        transform: of the `SpeechEncoder`; audio: (1, S) float32, level 1, the recording from sample
+        `begin` on, a multiple of `window_step`; frames: start and stop, at fps·k Hz, counted from
+        the recording's first sample; rates: fps and k. Frames behind the window get its last.
+        """
+        fps, k = rates
+        features = self.convolve(body, audio * STANDARD_LEVEL)
+        hidden = transform(self.at_mesh_rate(body, features, fps, k, audio.shape[1]))
+        index = torch.arange(*frames) - begin * fps * k // SAMPLE_RATE
+        return hidden[:, index.clamp(0, hidden.shape[1] - 1)]
 
     def transform(self, body: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Projection and transformer: features (B, N, C0) to (B, N, C).

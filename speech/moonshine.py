@@ -182,6 +182,23 @@ class Moonshine(EncoderKind):
         readers = [StateReader(encode, audio, fps, k, phase) for phase in phases]
         return lambda start, stop: sum(read(start, stop) for read in readers) / len(readers)
 
+    def window_step(self, fps: int, k: int) -> int:
+        """As `EncoderKind`."""
+        return STRIDE
+
+    def window_features(
+        self,
+        body: nn.Module,
+        transform: Callable[[Tensor], Tensor],
+        audio: Tensor,
+        begin: int,
+        frames: tuple[int, int],
+        rates: tuple[int, int],
+    ) -> Tensor:
+        """As `EncoderKind`, but at one phase of the encoder's frames."""
+        states = encoder_states(body, audio * LEVEL)
+        return transform(read_at(states, mesh_instants(*frames, *rates) - begin))
+
     def transform(self, body: nn.Module, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """The last of the states in features (B, N, L·C): (B, N, C)."""
         return features[..., -body.config.hidden_size :]

@@ -16,7 +16,7 @@ WINGS = (  # left to right; a module of the root is a wing of its own
     ("jambatalk", "metrics"),
     ("evaluation", "synthetic"),
     ("training", "export"),
-    ("production",),
+    ("production", "streaming"),
 )
 LEVEL = {wing: level for level, wings in enumerate(WINGS) for wing in wings}
 

@@ -1,0 +1,45 @@
+"""The decoder frame by frame: Mamba layers keep their state, attention a bounded past."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from jambatalk import JambaTalk
+from layers.transformer import TransformerLayer
+
+
+class DecoderState(NamedTuple):
+    """What the layers keep of the frames before a step, in their order; None before the first."""
+
+    layers: tuple[Any, ...]
+
+
+class LiveDecoder:
+    """Encoder features to the head's input, a few frames at a time.
+
+    reach: frames before a step to which attention reaches.
+    """
+
+    def __init__(self, model: JambaTalk, reach: int) -> None:
+        self.model, self.reach = model.eval(), reach
+
+    def start(self) -> DecoderState:
+        """The state before the first frame."""
+        return DecoderState((None,) * len(self.model.layers))
+
+    @torch.inference_mode()
+    def step(self, features: Tensor, state: DecoderState, n: int) -> tuple[Tensor, DecoderState]:
+        """The head's input (1, n, D) of the first n frames, and the state behind them.
+
+        features: (1, T, k·C), T >= n. The others are what attention looks ahead to; they come again
+        in the next step.
+        """
+        x, states = self.model.project(features), []
+        for layer, before in zip(self.model.layers, state.layers, strict=True):
+            if isinstance(layer, TransformerLayer):
+                x, after = layer.step(x, before, n, self.reach)
+            else:
+                x, after = layer.step(x, before, n)
+            states.append(after)
+        return self.model.norm(x[:, :n]), DecoderState(tuple(states))
