@@ -38,6 +38,7 @@ from production.motion import Arriving, resampled, smoothed, swinging
 from production.plan import Plan, check, parse
 from production.progress import with_progress
 from production.record import check_owner, is_done, note_done
+from production.subtitles import draw_subtitles
 from rendering.animation import RENDER_THREADS
 from rendering.face import appearance
 from speech.timing import covering_frames
@@ -119,14 +120,18 @@ def draw(
 
     Where they are fewer than `n_frames`, the video ends with them.
     """
+    from rendering.burnt_subtitles import burnt
     from rendering.video import write_video
 
+    overlays = draw_subtitles(plan, float(n_frames / fps))
+    cues = () if plan.burn_subtitles else plan.cues
     if plan.turn:
         meshes = swinging(meshes, fps, plan.turn, renderer.camera.centre)
     frames = renderer.frames(meshes, workers=min(RENDER_THREADS, os.cpu_count() or 1))
     frames = with_progress(frames, n_frames, fps, f"drawing ({plan.renderer})", plan.quiet)
+    frames = burnt(frames, overlays, fps)
     sound = job.recording, plan.audio_track, plan.start_s
-    write_video(job.video, frames, n_frames, fps, *sound, plan.cues, may_end_early=True)
+    write_video(job.video, frames, n_frames, fps, *sound, cues, may_end_early=True)
 
 
 def topology_of(spec: DatasetSpec) -> str:

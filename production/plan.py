@@ -23,9 +23,10 @@ from production.jobs import (
     find_recordings,
     names_of,
 )
+from production.subtitles import subtitles_of
 from rendering.animation import FPS_LIMITS
-from rendering.subtitles import Cue, load_cues
-from rendering.video_formats import PICTURES, VIDEO_FORMATS, check_video_format, kind_of
+from rendering.subtitles import Cue
+from rendering.video_formats import PICTURES, VIDEO_FORMATS, check_video_format
 from speech.encoder_backend import check_backend
 
 YAW_LIMITS = -90, 90  # degrees
@@ -64,6 +65,7 @@ class Plan:
     renderer: str  # a key of `rendering.renderer.RENDERERS`
     video: bool
     cues: tuple[Cue, ...]
+    burn_subtitles: bool
     blink: bool
     export: tuple[str, ...]  # keys of `export.formats.FORMATS`
     glb_targets: str | None  # of `export.formats.GLB_TARGETS`
@@ -143,6 +145,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
              "processor; default: torch")
     add("--subtitles", type=Path, metavar="FILE.srt",
         help="a track of subtitles for the video of one recording, in time of the recording")
+    add("--burn_subtitles", action="store_true",
+        help="draw --subtitles into the picture instead; for every kind of video")
     add("--renderer", default="auto", metavar="NAME",
         help="software, gpu, pyrender; default: auto, which is gpu if moderngl is installed and a "
              "hardware GPU draws, else software")
@@ -261,21 +265,14 @@ def check(args: argparse.Namespace) -> Plan:
         encoder_backend=args.encoder_backend,
         renderer=renderer,
         video=not args.no_video,
-        cues=() if args.subtitles is None else subtitles_of(args.subtitles, jobs),
+        cues=subtitles_of(args.subtitles, args.burn_subtitles, jobs),
+        burn_subtitles=args.burn_subtitles,
         blink=args.blink,
         export=tuple(args.export),
         glb_targets=args.glb_targets,
         overwrite=args.overwrite,
         quiet=args.quiet,
     )
-
-
-def subtitles_of(path: Path, jobs: Sequence[Job]) -> tuple[Cue, ...]:
-    """The cues of --subtitles. Raises `UserError` where no video of the run can have them."""
-    video = jobs[0].video
-    if len(jobs) > 1 or video is None or not VIDEO_FORMATS[kind_of(video)].subtitles:
-        raise UserError(f"--subtitles {path}: expected one recording, and mp4, mov or webm")
-    return load_cues(path)
 
 
 def check_values(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Subtitles of a SubRip file (.srt) for the track of a video.
+"""Subtitles of a SubRip file (.srt), for a track of a video or for its picture.
 
 A cue is an optional number, a line "00:00:01,000 --> 00:00:02,500", lines of text and an empty one.
 """
@@ -25,7 +25,10 @@ class Cue:
 
 
 def load_cues(path: Path) -> tuple[Cue, ...]:
-    """The cues of an .srt. Raises `UserError` with the line for other text, or without a cue."""
+    """The cues of an .srt, in order of their start.
+
+    Raises `UserError` with the line for other text and for times that go back, or without a cue.
+    """
     cues: list[Cue] = []
     times, texts = None, []
     lines = [line.strip() for line in read_text(path, "--subtitles").split("\n")]
@@ -37,6 +40,11 @@ def load_cues(path: Path) -> tuple[Cue, ...]:
             if times is not None and texts and not line:
                 cues.append(Cue(*times, "\n".join(texts)))
             times, texts = (_times(path, number, match) if match else None), []
+            if times is not None and cues and times[0] < cues[-1].start_ms:
+                raise UserError(
+                    f"--subtitles {path}: line {number}: starts at {_clock(times[0])}, before the "
+                    f"subtitle above it ({_clock(cues[-1].start_ms)}); sort the file by time"
+                )
         elif not line.isdecimal():
             raise UserError(
                 f"--subtitles {path}: line {number}: expected a time such as "

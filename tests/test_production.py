@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from matplotlib.image import imread
 
 import demo
 import jambatalk
@@ -179,8 +180,34 @@ def test_no_progress_bar_is_printed_into_a_pipe(run, tmp_path):
 def test_subtitles_belong_to_one_video(run, takes, tmp_path):
     (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:00,100\nHello\n")
     flags = ["--subtitles", tmp_path / "a.srt"]
-    for more in (["--wav_path", takes], ["--no_video"], ["--video_format", "png"]):
+    for more, words in (
+        (["--wav_path", takes], "expected one recording and its video"),
+        (["--no_video"], "expected one recording and its video"),
+        (["--video_format", "png"], "png has no track of subtitles; add --burn_subtitles"),
+    ):
         code, _, error = run(*flags, *more)
-        assert code == EXIT_BAD_INPUT and "expected one recording, and mp4, mov or webm" in error
+        assert code == EXIT_BAD_INPUT and words in error
     code, lines, error = run(*flags, "--wav_path", takes / "c.wav")
     assert code == 0 and b"Hello" in (tmp_path / "out" / "c.mp4").read_bytes()
+
+
+def test_subtitles_are_drawn_into_pictures(run, takes, tmp_path):
+    (tmp_path / "a.srt").write_text("1\n00:00:00,100 --> 00:00:00,200\nHello\n")
+    flags = ["--wav_path", takes / "c.wav", "--video_format", "png", "--burn_subtitles"]
+    code, _, error = run(*flags)
+    assert code == EXIT_BAD_INPUT and "--burn_subtitles: draws those of --subtitles" in error
+    code, lines, error = run(*flags, "--subtitles", tmp_path / "a.srt")
+    bottoms = [imread(tmp_path / f"out/c_png/00000{n}.png")[-4, 32] for n in (1, 6)]
+    assert code == 0 and bottoms[0].min() == 1 and bottoms[1].max() < 0.9  # white; the box
+
+
+def test_subtitles_after_the_end_are_those_of_another_recording(run, takes, tmp_path):
+    text = "1\n00:00:00,000 --> 00:00:00,100\nHello\n\n2\n00:00:09,000 --> 00:00:10,000\nyou\n"
+    (tmp_path / "a.srt").write_text(text)
+    flags = ["--wav_path", takes / "c.wav", "--subtitles", tmp_path / "a.srt"]
+    late = "begin after the end of the recording (9.00 s, expected less than 0.20 s)"
+    code, _, error = run(*flags)
+    assert code == 0 and f"warning: --subtitles: 1 of 2 {late}" in error
+    (tmp_path / "a.srt").write_text(text[text.index("2\n") :])
+    code, _, error = run(*flags)
+    assert code == EXIT_BAD_INPUT and f"--subtitles: 1 of 1 {late}" in error

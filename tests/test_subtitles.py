@@ -53,6 +53,10 @@ def test_a_part_has_the_cues_of_its_time():
     [
         ("once upon a time", "line 1: expected a time such as 00:00:01,000 --> 00:00:02,500"),
         ("1\n00:00:02,000 --> 00:00:01,000\nx\n", "line 2: it ends before it starts"),
+        (
+            "1\n00:00:02,000 --> 00:00:03,000\nx\n\n00:00:01,999 --> 00:00:02,500\ny\n",
+            "line 5: starts at 00:00:01,999, before the subtitle above it",
+        ),
         ("\n\n", "no subtitle in it"),
         ("1\n00:00:02,000 --> 00:00:03,000\n\n", "no subtitle in it"),
     ],
