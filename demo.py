@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from common.errors import EXIT_PARTLY, UserError, message_of, printable, reason_of, report, run_cli
 from common.frame_rates import rate_text
+from common.start_up import prepare_process
 from common.stop_signals import noting_interrupt
 from common.whole_file import unfinished_name, whole_file
 from config import SAMPLE_RATE, DatasetSpec
@@ -299,7 +300,9 @@ def run(plan: Plan) -> list[Job]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; the exit code. The last line for one recording is the path of its result."""
-    return EXIT_PARTLY if run(check(parse(argv))) else 0
+    args = parse(argv)
+    prepare_process()
+    return EXIT_PARTLY if run(check(args)) else 0
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class JambaTalk(nn.Module):
     def checkpoint_activations(self) -> None:
         """In training, keep no activations inside layers; the backward pass recomputes them."""
         self.checkpointing = True
-        self.encoder.body.gradient_checkpointing_enable({"use_reentrant": False})
+        self.encoder.kind.checkpoint_activations(self.encoder.body)
 
     def forward(
         self,

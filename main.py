@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import common.interpreter  # noqa: F401  first: explains missing packages
 
 from common.errors import Parser, UserError, run_cli, writable_folder
+from common.start_up import prepare_process
 from common.stop_signals import Stop, stopping
 from config import RECIPES, Recipe
 from training.processes import Group, from_environment, joined
@@ -159,7 +160,6 @@ def resolve_run(args: argparse.Namespace) -> ResolvedRun:
 
 def train(run: ResolvedRun, group: Group, stop: Stop) -> None:
     """Train into the run folder; best.safetensors is the best model on the validation split."""
-    from common.device import large_pages
     from speech.pretrained import encoder_of
     from training.batches import training_batches
     from training.resume import find_state, longer_run_hint
@@ -167,7 +167,6 @@ def train(run: ResolvedRun, group: Group, stop: Stop) -> None:
     from training.start import check_encoder, load_start, start_summary
     from training.state_file import STATE_FILE
 
-    large_pages()
     recipe, args, out = run.recipe, run.args, run.out
     has_state = args.resume and (out / STATE_FILE).exists()
     start = load_start(args.init, recipe) if args.init and not has_state else None
@@ -251,6 +250,7 @@ def run_training(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, test or plot, as the flags say. Raises `UserError` for bad flags and files."""
     args = parse(argv)
+    prepare_process()
     check_files(args)
     if args.plot:
         from training.plots import plot_runs

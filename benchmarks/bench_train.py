@@ -126,12 +126,13 @@ def make_clip(number: int, face: Face, seconds: float) -> dict[str, Any]:
 
 def our_pass(part: Part, folder: Path, lean: bool) -> Callable[[], None]:
     """A function that trains our network once on every clip, as `training.run.Run` does."""
-    from common.device import large_pages, pick_device
+    from common.device import pick_device
+    from common.start_up import prepare_process
     from training.networks import build
     from training.processes import Group
     from training.step import TrainingStep
 
-    large_pages()
+    prepare_process()
     lips = lip_vertices()
     config = TrainConfig(batch_size=part.batch_size, lean=lean)
     recipe = dataclasses.replace(

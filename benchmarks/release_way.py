@@ -17,11 +17,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import Wav2Vec2Model
 
 from config import ModelConfig
 from layers.mamba import set_scan_backend
 from released.network import Mixture, ReleasedJambaTalk, stretched_frames
-from speech.bodies import build_ctc
+from speech.bodies import build_ctc, transformers_config
 from speech.features import fold
 
 W_VERTEX, W_VELOCITY, W_LATENT, W_CTC = 1000.0, 1000.0, 0.001, 0.0001  # as the paper
@@ -88,7 +89,8 @@ class ReleaseNetwork(ReleasedJambaTalk):
         super().__init__(config)
         self.register_buffer("lips", lips, persistent=False)
         self.mamba_moe.moe = DispatchedMixture(config.d_model, config.n_experts)
-        body = self.audio_encoder
+        # The encoder is transformers' module
+        body = self.audio_encoder = Wav2Vec2Model(transformers_config(config.encoder))
         body.feature_extractor._freeze_parameters()
         width = body.config.hidden_size
         # The teacher is a second encoder of the same size, saved with the network

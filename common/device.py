@@ -1,7 +1,6 @@
 """Device and precision: the one place that chooses them."""
 
 import inspect
-import os
 
 import torch
 
@@ -60,14 +59,3 @@ def _onednn_bfloat16() -> bool:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
     except (AttributeError, RuntimeError):  # a torch without this operator: no limit is known
         return True
-
-
-def large_pages() -> None:
-    """Let torch ask Linux for pages of 2 MB; call it before the process makes its first tensor.
-
-    A step's meshes are tens of megabytes, which the C library maps anew every time: with pages of
-    4 kB the kernel spends a fourth of a small network's step on page faults. Blocks that stay in
-    the heap (glibc's mallopt) were 7 % faster still. But torch asks for aligned blocks, so freed
-    ones often do not fit the next of the same size, and the heap grows. Other systems ignore it.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

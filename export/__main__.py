@@ -20,7 +20,6 @@ from config import RECIPES, DatasetSpec
 from dataset.faces import find_faces
 from export.clip import SYNTHETIC, Clip
 from export.formats import FORMATS, GLB_TARGETS, write_formats
-from export.neutral import write_neutral
 from files.arrays import load_npy
 from files.meshes import MESH_SUFFIXES, load_faces, load_mesh, load_templates
 from rendering.face import appearance
@@ -147,6 +146,8 @@ def triangles(
 
 def neutral_paths(args: argparse.Namespace) -> list[Path]:
     """Write the neutral face that --template names; the paths of its files."""
+    from export.neutral import write_neutral
+
     given = ("formats", "glb_targets", "subject", "faces", "fps")
     if args.template is None:
         raise UserError("no FILE.npy; give one, or --template NAME for a neutral face")

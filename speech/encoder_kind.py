@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from config import SAMPLE_RATE
+from speech.encoder_config import EncoderConfig
 from speech.features import resample
 from speech.timing import AUDIO_FPS, HOP, Count, frame_lengths
 from speech.windows import WHOLE_CLIPS, Windows
@@ -26,7 +27,7 @@ class EncoderKind(nn.Module):
     """Base of every kind: what `SpeechEncoder` and `TextTeacher` do differently for each encoder.
 
     It has no parameters and does not contain the body, so it adds nothing to a checkpoint.
-    config: the transformers config of the body.
+    config: that of the body.
     """
 
     transformers_prefix: ClassVar[str]  # of the class names <prefix>Config, Model and ForCTC
@@ -35,6 +36,8 @@ class EncoderKind(nn.Module):
     stride: ClassVar[int] = HOP  # samples between two frames of `convolve`
     padding_is_safe: bool = True  # a padded clip gets the features that it gets alone
     transformer_is_trained: ClassVar[bool] = True  # it gets the recipe's dropouts and SpecAugment
+    # Fields to the config of `build_body`, with a default for each; None: that of transformers
+    own_config: ClassVar[Callable[[dict[str, Any]], EncoderConfig] | None] = None
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -47,12 +50,23 @@ class EncoderKind(nn.Module):
         return getattr(transformers, cls.transformers_prefix + ending)
 
     @classmethod
+    def build_body(cls, config: Any) -> nn.Module:
+        """A randomly initialised body; config: of `bodies.encoder_config`."""
+        return cls.transformers_class("Model")(config)
+
+    @classmethod
     def build_ctc(cls, config: Any) -> nn.Module:
         """A randomly initialised CTC model of transformers with `lm_head` and `base_model_prefix`.
 
-        `lm_head` is None for a kind that has no text.
+        config: of transformers, or its fields as an `EncoderConfig`. `lm_head` is None for a kind
+        that has no text.
         """
-        return cls.transformers_class("ForCTC")(config)
+        ctc_class = cls.transformers_class("ForCTC")
+        if isinstance(config, EncoderConfig):
+            fields = config.to_dict()
+            del fields["model_type"]
+            config = ctc_class.config_class(**fields)
+        return ctc_class(config)
 
     @staticmethod
     def own_weights(config: Any, folder: Path) -> dict[str, Tensor] | None:
@@ -75,6 +89,11 @@ class EncoderKind(nn.Module):
     @staticmethod
     def use_attention(body: nn.Module) -> None:
         """Let the body use the attention kernel of `layers.attention` where that is possible."""
+
+    @staticmethod
+    def checkpoint_activations(body: nn.Module) -> None:
+        """In training, keep no activations inside layers; the backward pass recomputes them."""
+        body.gradient_checkpointing_enable({"use_reentrant": False})
 
     def use_onnx(self, body: nn.Module) -> None:
         """Compute the frozen part by onnxruntime from now on, with the body's present weights.

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 from layers import attention
+from speech.encoder_config import wav2vec2_config
 from speech.encoder_kind import EncoderKind
 from speech.features import (
     MEL_HOP,
@@ -34,6 +35,7 @@ from speech.features import (
 )
 from speech.moonshine import Moonshine
 from speech.timing import HOP, WINDOW, audio_frames, frame_lengths
+from speech.wav2vec_body import Wav2Vec2Body
 
 RETIRED_FIELDS = ("context_layers", "hand_set_layers")  # of the small wav2vec 2.0 until LAST_COMMIT
 LAST_COMMIT = "30c8538"
@@ -48,6 +50,7 @@ class Wav2Vec2(EncoderKind):
     """
 
     transformers_prefix = "Wav2Vec2"
+    own_config = staticmethod(wav2vec2_config)
     shape_fields = (
         "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
         "hidden_act", "layer_norm_eps", "conv_dim", "conv_kernel", "conv_stride", "conv_bias",
@@ -74,10 +77,16 @@ class Wav2Vec2(EncoderKind):
             return f"one feature every {hop} samples, expected every {HOP} (50 a second)"
         return EncoderKind.mismatch(config)
 
+    @classmethod
+    def build_body(cls, config: Any) -> nn.Module:
+        """As `EncoderKind`."""
+        return Wav2Vec2Body(config)
+
     @staticmethod
     def use_attention(body: nn.Module) -> None:
         """As `EncoderKind`."""
-        attention.use_in(body)
+        if not isinstance(body, Wav2Vec2Body):
+            attention.use_in(body)
 
     @staticmethod
     def frozen_part(body: nn.Module) -> nn.Module:

@@ -25,7 +25,9 @@ from config import SAMPLE_RATE
 from files.packed_weights import unpack_weights
 from files.shipped import check_shipped
 from speech import level
+from speech.encoder_config import moonshine_config
 from speech.encoder_kind import EncoderKind
+from speech.moonshine_body import MoonshineBody
 from speech.onnx_encoder import OnnxEncoder
 from speech.phone_head import PHONE_HEAD_FILE, PhoneHead, phone_head_of
 from speech.timing import HOP, WINDOW, Count, audio_frames, mesh_frames
@@ -59,6 +61,7 @@ class Moonshine(EncoderKind):
     """
 
     transformers_prefix = "Moonshine"
+    own_config = staticmethod(moonshine_config)
     shape_fields = (
         "hidden_size", "intermediate_size", "encoder_num_hidden_layers",
         "encoder_num_attention_heads", "encoder_num_key_value_heads", "encoder_hidden_act",
@@ -75,19 +78,15 @@ class Moonshine(EncoderKind):
         self.onnx: OnnxEncoder | None = None  # of `use_onnx`
 
     @classmethod
-    def transformers_class(cls, ending: str) -> type:
-        """As `EncoderKind`; "Model" is the encoder alone."""
-        if ending == "Model":
-            from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
-
-            return MoonshineEncoder
-        return super().transformers_class(ending)
+    def build_body(cls, config: Any) -> nn.Module:
+        """As `EncoderKind`."""
+        return MoonshineBody(config)
 
     @classmethod
     def build_ctc(cls, config: Any) -> nn.Module:
         """As `EncoderKind`; `lm_head` is a `PhoneHead` where the config has one, or None."""
         head = phone_head_of(config, cls.n_states(config))
-        return BodyWithHead(config, cls.transformers_class("Model")(config), head)
+        return BodyWithHead(config, MoonshineBody(config), head)
 
     @staticmethod
     def own_weights(config: Any, folder: Path) -> dict[str, Tensor]:
@@ -115,6 +114,10 @@ class Moonshine(EncoderKind):
     def mismatch(config: Any) -> str:
         """As `EncoderKind`: strides are fixed and there are no adapters."""
         return ""
+
+    @staticmethod
+    def checkpoint_activations(body: nn.Module) -> None:
+        """As `EncoderKind`: there is no backward pass through the body."""
 
     def use_onnx(self, body: nn.Module) -> None:
         """As `EncoderKind`."""
@@ -313,14 +316,9 @@ def window_states(encode: Encode, audio: Tensor) -> Iterator[Tensor]:
 
 
 def encoder_states(encoder: nn.Module, audio: Tensor) -> Tensor:
-    """States (B, N, L·C) of audio (B, S), S >= 895: the convolutions', then those of each layer.
-
-    encoder: a MoonshineEncoder of transformers. The last state is normalised by its layer norm.
-    Computed in float32.
-    """
+    """States (B, N, L·C) of audio (B, S), S >= 895, in float32; encoder: a `MoonshineBody`."""
     with torch.autocast(audio.device.type, enabled=False):
-        output: Any = encoder(audio.float(), output_hidden_states=True)
-    return torch.cat(output.hidden_states, dim=-1)
+        return torch.cat(encoder(audio.float()), dim=-1)
 
 
 def read_at(states: Tensor, instants: Tensor, last: Tensor | None = None) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from speech.encoder_backend import check_backend
+from speech.moonshine_body import frames_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -32,7 +33,7 @@ NORM_EPS = 1e-5
 class OnnxEncoder:
     """A function of windows (B, S) that returns states (B, N, L·C), as `encoder_states` does.
 
-    body: a MoonshineEncoder of transformers; n_samples: S of all windows. The threads are as many
+    body: a `MoonshineBody`; n_samples: S of all windows. The threads are as many
     as torch's. Raises `UserError` where a package is missing or the encoder's activation is not
     GELU.
     """
@@ -148,7 +149,7 @@ def encoder_model(body: nn.Module, n_samples: int, signed: bool) -> "ModelProto"
     """The model that maps `audio` (1, S) to `states` (1, N, L·C); signed: of the weights' bytes."""
     graph, config = Graph(), body.config
     weights = {name: value.float().cpu().numpy() for name, value in body.state_dict().items()}
-    n_frames = int(body._get_feat_extract_output_lengths(n_samples))
+    n_frames = frames_of(n_samples)
     states = [convolutions(graph, weights)]
     attention = Attention(graph, body, n_frames, signed)
     for i in range(config.encoder_num_hidden_layers):
@@ -201,10 +202,10 @@ class Attention:
         width, n_heads = body.config.hidden_size, body.config.encoder_num_attention_heads
         d_head = width // n_heads
         with torch.no_grad():
-            angles = body.rotary_emb(torch.zeros(1), torch.arange(n_frames)[None])
-        n_pairs = angles[0].shape[-1] // 2
+            angles = body.rotary_emb(n_frames)
+        n_pairs = angles[0].shape[-1]
         self.cos, self.sin = (  # (1, N, 1, pairs)
-            graph.constant(part[:, :, None, :n_pairs].float().cpu().numpy()) for part in angles
+            graph.constant(part[None, :, None].numpy()) for part in angles
         )
         turned = 2 * np.arange(n_pairs)
         order = np.concatenate([turned, turned + 1, np.arange(2 * n_pairs, d_head)])

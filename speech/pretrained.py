@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError, reason_of
 from common.paths import relative_to_project
 from config import PROJECT_ROOT
+from files.texts import read_json
 from files.torch_files import check_state_dict
+from speech.encoder_fields import NESTED, checked_fields
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,32 +88,63 @@ def _local_first(load: Callable[..., Any], source: str) -> Any:
 
 
 def load_config(source: str) -> Any:
-    """The transformers config of a pre-trained encoder.
+    """The config of a pre-trained encoder, as `bodies.encoder_config` returns it.
 
-    Raises `UserError` when it cannot be loaded, is of an unknown kind or of another frame rate.
+    The config.json of a local folder whose kind this project computes itself is read without
+    transformers. Raises `UserError` when it cannot be loaded, is of an unknown kind or of another
+    frame rate.
+    """
+    from speech.bodies import own_config
+    from speech.kinds import kind_of
+
+    source = find_source(source)
+    try:
+        if Path(source).is_dir():
+            fields = read_json(Path(source) / "config.json")
+            if not isinstance(fields, dict):
+                raise ValueError("config.json is no JSON object")
+        else:
+            fields = _transformers_config(source).to_dict()
+        kind = kind_of(fields.get("model_type"))
+        if kind.own_config is None:
+            config = _transformers_config(source)
+        else:
+            flat = {k: v for k, v in fields.items() if k in NESTED or not isinstance(v, dict)}
+            config = own_config(flat)
+    except (*BROKEN_CONFIG, UserError) as error:
+        raise _load_error(source, error) from error
+    if mismatch := kind.mismatch(config):
+        raise UserError(f"--encoder {source}: {mismatch}; choose another encoder")
+    return config
+
+
+def _transformers_config(source: str) -> Any:
+    """The config of a folder or hub name as transformers reads it.
+
+    Raises one of `BROKEN_CONFIG`, or `UserError` for a field whose value no encoder has.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
-    from transformers.utils import logging
 
-    from speech.encoder_fields import checked_fields
-    from speech.kinds import kind_of
-
-    logging.disable_progress_bar()  # of "Loading weights"
-    for name in HUB_LOGGERS:  # our own error is one line
-        stdlib_logging.getLogger(name).setLevel(stdlib_logging.ERROR)
-    source = find_source(source)
+    _silence_transformers()
     try:
         load = partial(AutoConfig.from_pretrained, trust_remote_code=False)
         config = _local_first(load, source)
-        fields = {k: v for k, v in config.to_dict().items() if not isinstance(v, dict)}
-        checked_fields(fields, type(config)().to_dict())
-    except (*BROKEN_CONFIG, StrictDataclassError, UserError) as error:
-        raise _load_error(source, error) from error
-    mismatch = kind_of(config.model_type).mismatch(config)
-    if mismatch:
-        raise UserError(f"--encoder {source}: {mismatch}; choose another encoder")
+        default = type(config)().to_dict()
+    except StrictDataclassError as error:
+        raise ValueError(reason_of(error)) from error
+    fields = {k: v for k, v in config.to_dict().items() if not isinstance(v, dict)}
+    checked_fields(fields, default)
     return config
+
+
+def _silence_transformers() -> None:
+    """Let transformers show no progress bar of loading and log errors only."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    for name in HUB_LOGGERS:  # our own error is one line
+        stdlib_logging.getLogger(name).setLevel(stdlib_logging.ERROR)
 
 
 def encoder_of(source: str, encoder: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +154,7 @@ def encoder_of(source: str, encoder: dict[str, Any]) -> dict[str, Any]:
     dropouts and SpecAugment are kept, unless the kind's transformer is frozen, and the rest is that
     of `source`. Raises as `load_config`.
     """
-    from speech.bodies import transformers_config
+    from speech.bodies import encoder_config
     from speech.kinds import kind_of
 
     theirs = load_config(source)
@@ -130,10 +163,10 @@ def encoder_of(source: str, encoder: dict[str, Any]) -> dict[str, Any]:
         k: getattr(theirs, k) for k in kind.shape_fields if getattr(theirs, k, None) is not None
     }
     if encoder.get("model_type") == theirs.model_type:
-        ours = transformers_config(encoder)
+        ours = encoder_config(encoder)
         if all(_equal(getattr(ours, k, None), value) for k, value in shape.items()):
             return encoder
-    default = type(theirs)()
+    default = encoder_config({"model_type": theirs.model_type})
     shape = {k: v for k, v in shape.items() if not _equal(getattr(default, k, None), v)}
     shape = {k: list(v) if isinstance(v, tuple) else v for k, v in shape.items()}
     if not kind.transformer_is_trained:
@@ -216,6 +249,7 @@ def _check_size(folder: Path, config: Any) -> None:
 
 def _from_transformers(source: str, ctc_class: Any) -> "nn.Module":
     """The CTC model of a folder or hub name, loaded by transformers; see `load_pretrained`."""
+    _silence_transformers()
     if not list(Path(source).glob("*.safetensors")):
         for file in sorted(Path(source).glob("*.bin")):
             check_state_dict(file, "--encoder")

@@ -25,10 +25,10 @@ def resample_audio(samples: NDArray[np.float32], rate: int) -> NDArray[np.float3
 
     Rates above 65,536 Hz whose ratio to 16 kHz has large terms are rounded, see `_ratio`.
     """
-    from scipy.signal import resample_poly
-
     if rate == SAMPLE_RATE or len(samples) == 0:
         return np.ascontiguousarray(samples, dtype=np.float32)
+    from scipy.signal import resample_poly  # takes a second to import
+
     up, down = _ratio(rate)
     samples = samples.astype(np.float32)
     return resample_poly(samples, up, down, window=_taps(max(up, down))).astype(np.float32)

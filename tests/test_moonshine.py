@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from config import PROJECT_ROOT
+from config import MOONSHINE_TINY, PROJECT_ROOT
 from speech.audio import normalise, read_audio
-from speech.bodies import body_of
+from speech.bodies import body_of, transformers_config
 from speech.level import even_level
 from speech.moonshine import encoder_states, mesh_instants, read_at, window_states
 from speech.pretrained import load_pretrained
@@ -109,11 +109,15 @@ def test_the_middle_of_a_window_is_what_transformers_gives_for_its_audio(
     boxed: nn.Module, speech: Tensor
 ) -> None:
     """The third window of a clip begins with its frame 84, at sample 84 · 384."""
+    from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
+
     states = boxed_states(boxed, speech[0])
     begin, frames = 84 * 384, 252
     audio = (even_level(speech) * 0.064)[:, begin : begin + 384 * (frames - 1) + 895]
+    theirs = MoonshineEncoder(transformers_config(MOONSHINE_TINY)).eval()
+    theirs.load_state_dict(boxed.state_dict())
     with torch.no_grad():
-        direct = boxed(audio, output_hidden_states=True)
+        direct = theirs(audio, output_hidden_states=True)
     assert len(direct.hidden_states) == 7
     assert torch.equal(direct.hidden_states[-1], direct.last_hidden_state)
     expected = torch.cat(direct.hidden_states, -1)[0]

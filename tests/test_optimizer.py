@@ -19,9 +19,9 @@ from training.teacher_targets import TargetSource
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 FAULTS_OF_A_LARGE_TENSOR = """
 import resource, sys, torch
-from common.device import large_pages
+from common.start_up import prepare_process
 if sys.argv[1] == "large":
-    large_pages()
+    prepare_process()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.ones(16 << 20)  # 64 MB: 16,384 pages of 4 kB, 32 of 2 MB
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

@@ -89,8 +89,8 @@ def test_weight_norm_is_loaded_under_its_older_names() -> None:
 def test_an_encoder_of_other_dimensions_is_given_by_its_config() -> None:
     state = small_state()
     two_heads = load_release(state, XLSR_LARGE | SMALL_ENCODER | {"num_attention_heads": 2})
-    assert two_heads.audio_encoder.encoder.layers[0].attention.num_heads == 2
-    assert load_release(state).audio_encoder.encoder.layers[0].attention.num_heads == 1
+    assert two_heads.audio_encoder.encoder.layers[0].attention.n_heads == 2
+    assert load_release(state).audio_encoder.encoder.layers[0].attention.n_heads == 1
     from transformers import Wav2Vec2Config
 
     config = Wav2Vec2Config(**two_heads.config.encoder)

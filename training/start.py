@@ -16,7 +16,7 @@ from common.errors import UserError, reason_of
 from config import RECIPES, ModelConfig, Recipe
 from dataset.base_recipe import with_base
 from jambatalk import JambaTalk, load_checkpoint
-from speech.bodies import transformers_config
+from speech.bodies import encoder_config
 from speech.kinds import kind_of
 
 HEAD = "head."  # prefix of the vertex head's weights
@@ -62,7 +62,7 @@ def decoder_differences(start: ModelConfig, now: ModelConfig) -> Differences:
 
 def encoder_differences(start: dict[str, Any], now: dict[str, Any]) -> Differences:
     """The fields of two encoders' configs in which the shapes of their weights differ."""
-    ours, theirs = transformers_config(now), transformers_config(start)
+    ours, theirs = encoder_config(now), encoder_config(start)
     if ours.model_type != theirs.model_type:
         return [("model_type", ours.model_type, theirs.model_type)]
     pairs = [

@@ -1,0 +1,79 @@
+"""What a prediction imports, and what a process sets before torch is loaded."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from common import start_up
+from common.start_up import prepare_process, usable_cores
+from config import PROJECT_ROOT
+
+# Seconds of processor time each, on the machine of benchmarks/RESULTS.md: 4.0 and 1.0.
+SLOW = ("transformers", "scipy.signal")
+PREDICTION = f"""
+import json, sys
+import demo
+try:
+    demo.main(["--help"])
+except SystemExit:
+    pass
+for_help = [name for name in ("torch", "numba", "scipy") if name in sys.modules]
+demo.main(sys.argv[1:])
+import torch
+from speech.bodies import build_body
+with torch.device("meta"):
+    for norm in ("group", "layer"):
+        build_body({{"model_type": "wav2vec2", "feat_extract_norm": norm, "conv_bias": True}})
+print(json.dumps([for_help, [name for name in {SLOW} if name in sys.modules]]))
+"""
+
+
+def test_help_loads_no_torch_and_prediction_no_transformers(tmp_path: Path) -> None:
+    sound, _ = soundfile.read(PROJECT_ROOT / "demo/wav/sense_and_sensibility.wav", frames=4_000)
+    soundfile.write(tmp_path / "short.wav", sound, 16_000)
+    flags = ["--wav_path", tmp_path / "short.wav", "--out", tmp_path, "--no_video", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICTION, *map(str, flags)],
+        cwd=PROJECT_ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout.splitlines()[-1]) == [[], []]
+    assert np.isfinite(np.load(tmp_path / "short.npy")).all()
+
+
+def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("THP_MEM_ALLOC_ENABLE", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    prepare_process()
+    assert [os.environ.get(n) for n in names] == ["1", "PASSIVE", str(usable_cores()), None]
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    prepare_process()
+    assert [os.environ.get(name) for name in names] == ["1", "ACTIVE", "7", None]
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    prepare_process()
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 2), ("100000 100000", 1), ("150000 100000", 2), ("?", 2)]
+)
+def test_two_threads_of_a_core_count_once_and_a_quota_limits(
+    quota: str, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
+        folder = tmp_path / f"cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(siblings + "\n")
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    monkeypatch.setattr(start_up, "CPU_FOLDER", tmp_path)
+    monkeypatch.setattr(start_up, "QUOTA_FILE", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    assert usable_cores() == cores
