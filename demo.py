@@ -37,7 +37,6 @@ from production.blinks import with_blinks
 from production.jobs import Job, by_inode, check_job
 from production.motion import Arriving, resampled, smoothed, swinging
 from production.plan import Plan, check, parse
-from production.progress import with_progress
 from production.record import check_owner, is_done, note_done
 from production.subtitles import draw_subtitles
 from rendering.animation import RENDER_THREADS
@@ -121,6 +120,7 @@ def draw(
 
     Where they are fewer than `n_frames`, the video ends with them.
     """
+    from production.progress import with_progress
     from rendering.burnt_subtitles import burnt
     from rendering.video import write_video
 
@@ -222,6 +222,8 @@ def write_results(
 
     Raises `KeyboardInterrupt` as `make`.
     """
+    from production.progress import with_progress
+
     fps, paths, refusal = plan.fps or speaker.spec.fps, [], None
 
     def name(path: Path) -> Path:
