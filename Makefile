@@ -16,7 +16,7 @@ RECORDING := demo/wav/sense_and_sensibility.wav
 .PHONY: demo test lint audit bench
 
 demo: $(READY)
-	$(BIN)/python demo.py --wav_path $(RECORDING)
+	$(BIN)/python demo.py --life --wav_path $(RECORDING)
 	@echo "The video is at the path above. For a recording of your own:" >&2
 	@echo "source $(BIN)/activate; python demo.py --wav_path input.wav" >&2
 

@@ -31,9 +31,11 @@ from common.whole_file import unfinished_name, whole_file
 from config import SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
 from export.clip import SYNTHETIC, Clip
+from export.curves import units_of
 from export.formats import check_formats, write_formats
 from files.arrays import GrowingNpy
-from production.blinks import with_blinks
+from production.added import Added, adding, describe, rig_for
+from production.gains import Gains, gains_of
 from production.jobs import Job, by_inode, check_job
 from production.motion import Arriving, resampled, smoothed, swinging
 from production.plan import Plan, check, parse
@@ -46,6 +48,8 @@ from synthetic.head import HEAD_FILE
 
 if TYPE_CHECKING:
     from jambatalk import Checkpoint
+    from production.rig import Rig
+    from production.sound import Speech
     from rendering.renderer import Renderer
 
 ON_INTERRUPT = "ending the files after the frames so far; press Ctrl-C again to end at once"
@@ -53,12 +57,17 @@ ON_INTERRUPT = "ending the files after the frames so far; press Ctrl-C again to 
 
 @dataclass(frozen=True, eq=False)
 class Speaker:
-    """What is loaded once for all recordings; renderer: None with --no_video."""
+    """What is loaded once for all recordings.
+
+    renderer: None with --no_video; rig: None where no motion is added; gains: None where all are 1.
+    """
 
     checkpoint: "Checkpoint"
     name: str
     template: NDArray[np.float32]  # (V, 3)
     renderer: "Renderer | None"
+    rig: "Rig | None"
+    gains: Gains | None
 
     @property
     def spec(self) -> DatasetSpec:
@@ -72,17 +81,25 @@ def load_speaker(plan: Plan) -> Speaker:
 
     checkpoint = load_checkpoint(plan.checkpoint, plan.dataset, plan.encoder_backend)
     spec = checkpoint.spec
-    if plan.blink and spec.path(spec.topology) != HEAD_FILE:
-        raise UserError(
-            f"--blink: works with the bundled synthetic head only, {plan.checkpoint} is for "
-            f"{spec.name}; leave it out"
-        )
     name, template = choose_face(spec, plan.subject, plan.template)
+    rig = rig_for(plan, spec, template)
     check_formats(plan.export, plan.glb_targets)
     if plan.export:
         faces_of(spec, plan.template)  # its error comes before the prediction
     renderer = make_renderer(plan, spec, (name, template)) if plan.video else None
-    return Speaker(checkpoint, name, template, renderer)
+    if rig is not None:
+        say(plan, describe(plan, spec, rig))
+    return Speaker(checkpoint, name, template, renderer, rig, make_gains(plan, spec, template))
+
+
+def make_gains(plan: Plan, spec: DatasetSpec, template: NDArray) -> Gains | None:
+    """The gains of --jaw and --lips, or None. Raises `UserError` where the mesh is not a face."""
+    if plan.jaw == plan.lips == 1.0:
+        return None
+    face = Clip(template[None], template, faces_of(spec, plan.template), Fraction(spec.fps),
+                spec.metres_per_unit, spec.name, topology=topology_of(spec))  # fmt: skip
+    names, units_mm = units_of(face)
+    return gains_of(template, names, units_mm / (1e3 * spec.metres_per_unit), plan.jaw, plan.lips)
 
 
 def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]) -> "Renderer":
@@ -140,7 +157,7 @@ def topology_of(spec: DatasetSpec) -> str:
     return SYNTHETIC if spec.path(spec.topology) == HEAD_FILE else spec.name
 
 
-def clip_of(plan: Plan, job: Job, speaker: Speaker, vertices: NDArray) -> Clip:
+def clip_of(plan: Plan, job: Job, speaker: Speaker, vertices: NDArray, added: Added) -> Clip:
     """What `--export` writes; vertices: (T, V, 3)."""
     spec = speaker.spec
     return Clip(
@@ -153,6 +170,7 @@ def clip_of(plan: Plan, job: Job, speaker: Speaker, vertices: NDArray) -> Clip:
         colors=appearance(spec, speaker.name).get("colors"),
         topology=topology_of(spec),
         audio=None if plan.start_s else job.recording,
+        **added.export_fields(len(vertices)),
     )
 
 
@@ -170,9 +188,7 @@ def motion(
         meshes = resampled(Arriving(meshes, shape), model_fps, fps, n_frames)
     if plan.smooth_ms:
         meshes = smoothed(meshes, fps, plan.smooth_ms / 1000)
-    if plan.blink:
-        meshes = with_blinks(meshes, n_frames, float(fps))
-    return meshes
+    return meshes if speaker.gains is None else speaker.gains.meshes(meshes)
 
 
 def until(stopped: Callable[[], bool], meshes: Iterator[NDArray]) -> Iterator[NDArray]:
@@ -185,15 +201,15 @@ def until(stopped: Callable[[], bool], meshes: Iterator[NDArray]) -> Iterator[ND
         yield mesh
 
 
-def make(plan: Plan, job: Job, speaker: Speaker, audio: NDArray[np.float32], part: str) -> None:
-    """Predict, draw and write one recording; audio: (S,) at 16 kHz; part: "[1/9] " or "".
+def make(plan: Plan, job: Job, speaker: Speaker, speech: "Speech", part: str) -> None:
+    """Predict, draw and write one recording; part: "[1/9] " or "".
 
     Frames are written and drawn as they are predicted. No result replaces an older file before all
     are complete. After Ctrl-C, what was made so far is kept under the names of `unfinished_name`,
     and `KeyboardInterrupt` says so. Raises `UserError`, after the vertices and the video are
     written, for motion that a format of --export cannot hold.
     """
-    fps = plan.fps or speaker.spec.fps
+    fps, audio = plan.fps or speaker.spec.fps, speech.audio
     n_frames = covering_frames(len(audio), fps)
     say(
         plan,
@@ -206,7 +222,8 @@ def make(plan: Plan, job: Job, speaker: Speaker, audio: NDArray[np.float32], par
     try:
         out.mkdir(parents=True, exist_ok=True)
         meshes = motion(plan, speaker, audio, fps)
-        files, refusal = write_results(plan, job, speaker, meshes, n_frames)
+        with adding(plan, speaker.rig, speech, n_frames, fps, out) as added:
+            files, refusal = write_results(plan, job, speaker, meshes, n_frames, added)
         if refusal is not None:
             raise refusal
         if plan.several:
@@ -216,7 +233,12 @@ def make(plan: Plan, job: Job, speaker: Speaker, audio: NDArray[np.float32], par
 
 
 def write_results(
-    plan: Plan, job: Job, speaker: Speaker, meshes: Iterator[NDArray], n_frames: int
+    plan: Plan,
+    job: Job,
+    speaker: Speaker,
+    meshes: Iterator[NDArray],
+    n_frames: int,
+    added: Added,
 ) -> tuple[list[Path], UserError | None]:
     """Write the results of `n_frames` meshes (V, 3): paths of exports, and what these refused.
 
@@ -234,14 +256,14 @@ def write_results(
             noting_interrupt(ON_INTERRUPT) as stopped,
             GrowingNpy(partial, speaker.template.shape) as npy,
         ):
-            written = npy.appended(until(stopped, meshes))
+            written = npy.appended(added.to_files(until(stopped, meshes)))
             if speaker.renderer is None:
                 for _ in with_progress(written, n_frames, fps, "predicting", plan.quiet):
                     pass
             else:
-                draw(plan, job, speaker.renderer, written, n_frames, fps)
+                draw(plan, job, speaker.renderer, added.to_pictures(written), n_frames, fps)
         if plan.export and not stopped():
-            clip = clip_of(plan, job, speaker, np.load(partial, mmap_mode="r"))
+            clip = clip_of(plan, job, speaker, np.load(partial, mmap_mode="r"), added)
             try:
                 paths = write_formats(clip, plan.export, job.npy.parent, plan.glb_targets)
             except UserError as error:
@@ -275,7 +297,7 @@ def run(plan: Plan) -> list[Job]:
     cut = plan.start_s, plan.end_s, plan.lip_offset_ms
     speaker, failed, skipped, kept = None, [], [], by_inode([job.recording for job in plan.jobs])
     for number, job in enumerate(plan.jobs, 1):
-        audio, part = None, f"[{number}/{len(plan.jobs)}] " if plan.several else ""
+        speech, part = None, f"[{number}/{len(plan.jobs)}] " if plan.several else ""
         with noting_failures(plan, job, failed):
             check_job(job, kept)
             if plan.several and not plan.overwrite:
@@ -285,12 +307,12 @@ def run(plan: Plan) -> list[Job]:
                     skipped.append(job)
                     continue
                 check_owner(job)
-            audio = load_speech(job.recording, plan.audio_track, *cut)
-        if audio is None:
+            speech = load_speech(job.recording, plan.audio_track, *cut)
+        if speech is None:
             continue
         speaker = speaker or load_speaker(plan)
         with noting_failures(plan, job, failed):
-            make(plan, job, speaker, audio, part)
+            make(plan, job, speaker, speech, part)
             print(printable(str(job.result)), flush=True)
     if plan.several:
         n_made = len(plan.jobs) - len(skipped) - len(failed)

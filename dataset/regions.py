@@ -126,10 +126,14 @@ def inside(template: NDArray, box: Box) -> NDArray[np.int64]:
 
 def about_nose(template: NDArray, which: str) -> NDArray[np.int64]:
     """Indices of the vertices of a template (V, 3), in metres, in the box about its nose."""
+    return inside(template - nose_tip(template), ABOUT_NOSE[which])
+
+
+def nose_tip(template: NDArray) -> NDArray:
+    """The foremost vertex (3,) in the middle of a template (V, 3), in its unit."""
     low, high = template[:, 0].min(), template[:, 0].max()
     middle = np.flatnonzero(np.abs(template[:, 0] - (low + high) / 2) <= NOSE_BAND * (high - low))
-    nose = template[middle[template[middle, 2].argmax()]]
-    return inside(template - nose, ABOUT_NOSE[which])
+    return template[middle[template[middle, 2].argmax()]]
 
 
 @functools.cache

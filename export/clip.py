@@ -1,6 +1,7 @@
 """A finished animation as every writer of `export` takes it. T frames, V vertices, F faces."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,6 +26,9 @@ class Clip:
     colors: (V, 3) float32 sRGB 0 to 1, or None.
     topology: `SYNTHETIC`, or the name of the data set or file that the faces come from.
     audio: the recording that belongs to the motion, or None.
+    added: curves by name, each (T,) 0 to 1, that rules added to the motion: blinks and glances.
+    rotations: (T,) radians by the name of Live Link's column: turns of head and eyes.
+    unmoved: the vertices without what `added` and `rotations` say, or None where that is nothing.
 
     Raises `UserError` if there is no frame, or vertices, template, faces and colours disagree.
     """
@@ -38,6 +42,9 @@ class Clip:
     colors: NDArray[np.float32] | None = None
     topology: str = ""
     audio: Path | None = None
+    added: Mapping[str, NDArray] = field(default_factory=dict)
+    rotations: Mapping[str, NDArray] = field(default_factory=dict)
+    unmoved: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         shape, n_vertices = np.shape(self.vertices), len(self.template)

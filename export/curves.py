@@ -11,7 +11,7 @@ T frames, V vertices, C units. Lengths in mm.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -111,9 +111,26 @@ def units_of(clip: Clip) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     return names, 1000.0 * units
 
 
-@lru_cache(maxsize=1)  # and the same curves
 def curves_of(clip: Clip) -> Curves:
-    """The curves of a clip; raises `UserError` for a bad fit and a mesh that is not a face."""
+    """The curves of a clip, fitted and added; raises `UserError` as `fitted_curves`.
+
+    An added curve closes what the fitted one leaves open: c + a (1 - c). Units that the topology
+    lacks come last.
+    """
+    curves = fitted_curves(clip)
+    more = tuple(name for name in clip.added if name not in curves.names)
+    values = np.pad(curves.values, ((0, 0), (0, len(more))))
+    names = curves.names + more
+    for name, added in clip.added.items():
+        column = names.index(name)
+        values[:, column] += added * (1.0 - values[:, column])
+    return replace(curves, names=names, values=values)
+
+
+@lru_cache(maxsize=1)  # and the same curves
+def fitted_curves(clip: Clip) -> Curves:
+    """The curves of a clip's vertices, without `added`; raises `UserError` for a bad fit and a mesh
+    that is not a face."""
     names, basis = units_of(clip)
     normal = normal_equations(clip, basis, limits(names))
     values = fit(normal, names).astype(np.float32)
@@ -160,8 +177,9 @@ def normal_equations(clip: Clip, basis: NDArray, upper: NDArray) -> Normal:
 def offsets_mm(clip: Clip) -> Iterator[NDArray[np.float64]]:
     """Yield the offsets of up to BLOCK frames (B, V * 3) float64 in mm."""
     scale = 1000.0 * clip.metres_per_unit
-    for start in range(0, len(clip.vertices), BLOCK):
-        block = np.asarray(clip.vertices[start : start + BLOCK], np.float64) - clip.template
+    vertices = clip.vertices if clip.unmoved is None else clip.unmoved
+    for start in range(0, len(vertices), BLOCK):
+        block = np.asarray(vertices[start : start + BLOCK], np.float64) - clip.template
         yield scale * block.reshape(len(block), -1)
 
 

@@ -6,6 +6,7 @@ importers for Maya and MotionBuilder read it. The JSON has ARKit's own names in 
 """
 
 import json
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ ARKIT_UNITS = (  # in the order of the app
     "cheekPuff", "cheekSquintLeft", "cheekSquintRight", "noseSneerLeft", "noseSneerRight",
     "tongueOut",
 )
-ROTATIONS = (  # radians; the head does not turn and the eyes look ahead
+ROTATIONS = (  # radians, of `Clip.rotations`
     "HeadYaw", "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll",
     "RightEyeYaw", "RightEyePitch", "RightEyeRoll",
 )
@@ -43,9 +44,9 @@ def write_arkit(clip: Clip, folder: Path) -> list[Path]:
     """Write `<name>.csv` and `<name>.json`; returns their paths and prints the error of the fit."""
     curves = curves_of(clip)
     files = {
-        folder / f"{clip.name}.csv": live_link_csv(curves, clip.fps),
+        folder / f"{clip.name}.csv": live_link_csv(curves, clip.fps, clip.rotations),
         folder / f"{clip.name}.json": curves_json(
-            clip.fps, curves.names, curves.values, curves.rms_mm, curves.worst_mm
+            clip.fps, curves.names, curves.values, curves.rms_mm, curves.worst_mm, clip.rotations
         ),
     }
     write_together(files)
@@ -54,12 +55,19 @@ def write_arkit(clip: Clip, folder: Path) -> list[Path]:
     return list(files)
 
 
-def live_link_csv(curves: Curves, fps: Fraction) -> str:
-    """The text of the CSV. Curves that are not ARKit's are left out; absent ones are 0."""
+def live_link_csv(
+    curves: Curves, fps: Fraction, rotations: Mapping[str, NDArray] | None = None
+) -> str:
+    """The text of the CSV. Curves that are not ARKit's are left out; absent ones are 0.
+
+    rotations: (T,) radians by name of `ROTATIONS`.
+    """
     table = np.zeros((len(curves.values), len(COLUMNS)))
     for column, name in enumerate(ARKIT_UNITS):
         if name in curves.names:
             table[:, column] = curves.values[:, curves.names.index(name)]
+    for name, radians in (rotations or {}).items():
+        table[:, len(ARKIT_UNITS) + ROTATIONS.index(name)] = radians
     lines = [",".join(("Timecode", "BlendshapeCount", *COLUMNS))]
     for frame, row in enumerate(table):
         numbers = ",".join(f"{value:.10f}" for value in row)
@@ -80,13 +88,25 @@ def timecode(frame: int, fps: Fraction) -> str:
 
 
 def curves_json(
-    fps: Fraction, names: tuple[str, ...], values: NDArray, rms_mm: float, worst_mm: float
+    fps: Fraction,
+    names: tuple[str, ...],
+    values: NDArray,
+    rms_mm: float,
+    worst_mm: float,
+    rotations: Mapping[str, NDArray] | None = None,
 ) -> str:
-    """JSON of curves: fps, names, one row of values for each frame, the error of the fit in mm."""
+    """JSON of curves: fps, names, one row of values for each frame, the error of the fit in mm.
+
+    rotations: (T,) radians by name of `ROTATIONS`, if there are any.
+    """
     content: dict[str, Any] = {
         "fps": int(fps) if fps.denominator == 1 else float(fps),
         "error_mm": {"rms": round(rms_mm, 4), "worst": round(worst_mm, 4)},
         "names": list(names),
         "frames": [[round(float(value), 6) for value in row] for row in values],
     }
+    if rotations:
+        content["rotations_rad"] = {
+            name: [round(float(angle), 6) for angle in angles] for name, angles in rotations.items()
+        }
     return json.dumps(content, separators=(",", ":")) + "\n"

@@ -71,15 +71,17 @@ def arkit_targets(clip: Clip) -> MorphTargets:
     """The units of a clip's topology (`units_of`) as targets, with its curves as their weights.
 
     A unit whose curve exceeds 1 ("tongueUp") is enlarged, so that weights are between 0 and 1.
-    Raises `UserError` as `curves_of`.
+    Turns of the head (`Clip.rotations`) are left out: no unit turns it. Raises `UserError` as
+    `curves_of`.
     """
     curves = curves_of(clip)
     names, basis_mm = units_of(clip)
-    largest = np.maximum(curves.values.max(axis=0), np.float32(1))
+    values = curves.values[:, : len(names)]
+    largest = np.maximum(values.max(axis=0), np.float32(1))
     return MorphTargets(
         names=names,
         deltas=(1e-3 * basis_mm * largest[:, None, None]).astype(np.float32),
-        weights=curves.values / largest,
+        weights=values / largest,
         error=1e-3 * curves.worst_mm,
     )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from common.whole_file import write_whole
 from export.bounded import bounded_solution
 from export.clip import Clip
-from export.curves import curves_of, error_mm, units_of
+from export.curves import error_mm, fitted_curves, units_of
 from export.live_link import curves_json
 from synthetic.head import SIDES
 from synthetic.phones import PHONE_INDEX
@@ -45,7 +45,7 @@ def write_vrm(clip: Clip, folder: Path) -> list[Path]:
 
 
 def _write(clip: Clip, path: Path, phones_of: dict[str, str], with_rest: bool) -> Path:
-    curves, (names, basis) = curves_of(clip), units_of(clip)
+    curves, (names, basis) = fitted_curves(clip), units_of(clip)
     poses = pose_matrix(phones_of, names)
     weights = pose_weights(curves.values, poses, basis)
     rms, worst = error_mm(clip, basis, weights[:, 1:] @ poses)

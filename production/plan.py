@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +13,7 @@ from common.frame_rates import parse_rate
 from config import BUNDLED_MODEL, RECIPES
 from export.formats import FORMATS, GLB_TARGETS
 from files.arrays import check_file
+from production.arguments import float_argument, int_argument, size_argument
 from production.jobs import (
     Job,
     bundled_recording,
@@ -34,6 +34,8 @@ TURN_LIMITS = 0, 90  # degrees
 ZOOM_LIMITS = 0.2, 8
 OFFSET_LIMITS_MS = -500, 500
 SMOOTH_LIMITS_MS = 0, 200
+GAIN_LIMITS = 0, 2
+SEED_LIMITS = 0, 2**32 - 1
 TRACK_LIMITS = 1, 999
 TRANSPARENT = "transparent"  # of --background
 FILE_ENDINGS = (".npy", ".mp4", ".mov", ".webm")  # with which --out names a file
@@ -60,6 +62,8 @@ class Plan:
     end_s: float | None
     lip_offset_ms: int
     smooth_ms: int
+    jaw: float  # gains, see `production.gains`
+    lips: float
     background: str | None  # None: transparent
     encoder_backend: str  # of `speech.encoder_backend.BACKENDS`
     renderer: str  # a key of `rendering.renderer.RENDERERS`
@@ -67,10 +71,17 @@ class Plan:
     cues: tuple[Cue, ...]
     burn_subtitles: bool
     blink: bool
+    life: bool | None  # None: in the video of the synthetic head
+    seed: int
     export: tuple[str, ...]  # keys of `export.formats.FORMATS`
     glb_targets: str | None  # of `export.formats.GLB_TARGETS`
     overwrite: bool
     quiet: bool
+
+    @property
+    def adds_to_files(self) -> bool:
+        """Whether motion is added to the .npy and to exports."""
+        return self.life is True or self.blink
 
     def flags(self) -> dict[str, Any]:
         """What the results depend on beside the recording, as JSON has it."""
@@ -126,6 +137,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="how much later than the sound the lips are, -500 to 500; default: 0")
     add("--smooth", type=int_argument, metavar="MS", default=0,
         help="smooth motion in time, standard deviation 0 to 200 ms; default: 0")
+    add("--jaw", type=float_argument, metavar="FACTOR", default=1.0,
+        help="open the jaw more or less, 0 to 2; lips that touch keep touching; default: 1")
+    add("--lips", type=float_argument, metavar="FACTOR", default=1.0,
+        help="round, spread and open the lips more or less, 0 to 2; default: 1")
     add("--size", type=size_argument, metavar="PIXELS", default=(800, 800),
         help="side of the square picture, or WIDTHxHEIGHT, even, 64 to 4096; default: 800")
     add("--yaw", type=int_argument, metavar="DEGREES", default=0,
@@ -152,7 +167,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
              "hardware GPU draws, else software")
     add("--no_video", action="store_true", help="write the vertices only")
     add("--blink", action="store_true",
-        help="add blinks at random times (bundled synthetic head only)")
+        help="add blinks only (bundled synthetic head only)")
+    add("--life", action=argparse.BooleanOptionalAction,
+        help="add blinks, glances and head motion by rules, to all files; default: to the video of "
+             "the synthetic head only")
+    add("--seed", type=int_argument, metavar="N", default=1,
+        help="of --life and --blink: another number, other times; default: 1")
     add("--export", nargs="+", choices=list(FORMATS), default=[], metavar="FORMAT",
         help=f"also write files for other programs: {', '.join(FORMATS)}")
     add("--glb_targets", choices=GLB_TARGETS, metavar="TARGETS",
@@ -162,33 +182,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="print the paths of the results, warnings and errors only")
     return parser.parse_args(argv)
 # fmt: on
-
-
-def int_argument(text: str) -> int:
-    """The whole number in `text`; argparse adds the flag's name to the error."""
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number") from None
-
-
-def float_argument(text: str) -> float:
-    """The finite number in `text`; argparse adds the flag's name to the error."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number")
-    return number
-
-
-def size_argument(text: str) -> tuple[int, int]:
-    """(width, height) of "800" or "1920x1080"; argparse adds the flag's name to the error."""
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text}: expected pixels such as 800 or 1920x1080")
-    return int(parts[0]), int(parts[-1])
 
 
 def rate_of(text: str) -> Fraction:
@@ -261,6 +254,8 @@ def check(args: argparse.Namespace) -> Plan:
         end_s=args.end,
         lip_offset_ms=args.lip_offset_ms,
         smooth_ms=args.smooth,
+        jaw=args.jaw,
+        lips=args.lips,
         background=None if args.background == TRANSPARENT else args.background,
         encoder_backend=args.encoder_backend,
         renderer=renderer,
@@ -268,6 +263,8 @@ def check(args: argparse.Namespace) -> Plan:
         cues=subtitles_of(args.subtitles, args.burn_subtitles, jobs),
         burn_subtitles=args.burn_subtitles,
         blink=args.blink,
+        life=args.life,
+        seed=args.seed,
         export=tuple(args.export),
         glb_targets=args.glb_targets,
         overwrite=args.overwrite,
@@ -296,6 +293,9 @@ def check_values(args: argparse.Namespace) -> None:
         ("--zoom", args.zoom, ZOOM_LIMITS),
         ("--lip_offset_ms", args.lip_offset_ms, OFFSET_LIMITS_MS),
         ("--smooth", args.smooth, SMOOTH_LIMITS_MS),
+        ("--jaw", args.jaw, GAIN_LIMITS),
+        ("--lips", args.lips, GAIN_LIMITS),
+        ("--seed", args.seed, SEED_LIMITS),
         ("--audio_track", args.audio_track, TRACK_LIMITS),
     ):
         if value is not None and not low <= value <= high:

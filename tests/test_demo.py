@@ -14,7 +14,6 @@ import demo
 from common.errors import EXIT_BAD_INPUT, UserError, run_cli
 from config import SAMPLE_RATE
 from jambatalk import Checkpoint, JambaTalk, load_checkpoint
-from production.blinks import blink_curve
 from production.jobs import Job, bundled_recording, check_job
 from speech.timing import covering_frames
 from synthetic.head import load_head
@@ -187,12 +186,35 @@ def test_blinks_move_the_eyelids_only(run, tmp_path):
     np.testing.assert_array_equal(moved, np.abs(shut).max(axis=1) > 1e-6)
 
 
-def test_blinks_close_and_open_the_eyes_completely():
-    curve = blink_curve(60 * 100, 100)
-    assert curve.max() > 0.99 and curve.min() == 0.0
-    starts = np.flatnonzero((curve[1:] > 0) & (curve[:-1] == 0)) / 100
-    assert 60 / 6 <= len(starts) <= 60 / 2
-    assert (np.diff(starts) > 1.9).all()
+def test_life_is_in_the_picture_and_in_files_only_where_it_is_asked_for(run, tmp_path):
+    wav, vertices, pictures = noise(tmp_path / "a.wav", 0.2), {}, {}
+    for flag in ("--no-life", "--quiet", "--life"):
+        code, video, error, out = run("--wav_path", wav, flag)
+        assert code == 0, error
+        vertices[flag], pictures[flag] = np.load(out / "a.npy"), first_frame(video)
+    np.testing.assert_array_equal(vertices["--quiet"], vertices["--no-life"])
+    crown = load_head().templates["ada"][:, 1].argmax()
+    moved = (vertices["--life"] - vertices["--no-life"])[:, crown]
+    assert np.abs(moved).max() > 5e-4
+    np.testing.assert_array_equal(pictures["--quiet"], pictures["--life"])
+    assert np.abs(pictures["--life"] - pictures["--no-life"]).max() > 20
+
+
+def test_exported_curves_have_the_life_of_the_vertices(run, monkeypatch, tmp_path):
+    def meshes(self, audio, template, fps):  # the jaw half open
+        jaw = template + 0.5 * load_head().units["jawOpen"]
+        return iter([jaw] * covering_frames(len(audio), fps))
+
+    monkeypatch.setattr(Checkpoint, "meshes", meshes)
+    wav = noise(tmp_path / "a.wav", 4.0)
+    _, _, error, out = run("--wav_path", wav, "--no_video", "--life", "--export", "arkit")
+    assert error == ""
+    rows = [row.split(",") for row in (out / "a.csv").read_text().splitlines()]
+    table = {name: np.array(column, float) for name, *column in zip(*rows, strict=True)
+             if name != "Timecode"}  # fmt: skip
+    np.testing.assert_allclose(table["JawOpen"], 0.5, atol=1e-3)
+    assert table["EyeBlinkLeft"].max() > 0.9 and table["EyeLookInLeft"].max() > 0.05
+    assert 0.1 < np.degrees(np.abs(table["HeadYaw"])).max() < 6
 
 
 def test_bad_recordings_are_refused_in_one_line(run, tmp_path):

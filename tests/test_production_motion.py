@@ -89,16 +89,17 @@ def recording(tmp_path):
 def test_a_part_of_a_recording_is_what_a_file_of_that_part_gives(recording, tmp_path):
     path, wave = recording
     soundfile.write(tmp_path / "b.wav", wave[8_000:24_000], SAMPLE_RATE, subtype="FLOAT")
-    part = load_speech(path, None, 0.5, 1.5, 0)
+    part = load_speech(path, None, 0.5, 1.5, 0).audio
     np.testing.assert_array_equal(part, load_wav(tmp_path / "b.wav"))
-    np.testing.assert_array_equal(load_speech(path, None, 0.0, 99.0, 0), load_wav(path))
+    whole = load_speech(path, None, 0.0, 99.0, 0)
+    np.testing.assert_array_equal(whole.audio, load_wav(path))
 
 
 def test_lips_follow_or_precede_the_sound(recording):
     path, _ = recording
     sound = load_wav(path)
     for offset, n in ((100, 1600), (-100, -1600)):
-        later = load_speech(path, None, 0.0, None, offset)
+        later = load_speech(path, None, 0.0, None, offset).audio
         assert len(later) == len(sound)
         overlap = slice(max(n, 0), min(n, 0) or None)
         np.testing.assert_array_equal(later[overlap], np.roll(sound, n)[overlap])
