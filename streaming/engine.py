@@ -8,7 +8,7 @@
 A frame is computed when the sound up to `look_ahead_s` after its instant has arrived, in steps of
 `STEP_FRAMES` frames. It depends on this sound alone: the same sound in other blocks gives equal
 frames to the bit. The speech encoder hears a window of the last seconds. The decoder's Mamba
-layers keep their state, and its attention reaches `context_s` back.
+layers keep their state, and its attention reaches `ATTENTION_S` back.
 """
 
 import time
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from common.errors import UserError
 from config import SAMPLE_RATE
@@ -24,21 +25,24 @@ from dataset.faces import choose_face
 from jambatalk import Checkpoint, JambaTalk
 from speech.recording import as_samples
 from speech.timing import covering_frames
+from streaming.curves import LiveCurves
 from streaming.decoder import LiveDecoder
 from streaming.latency import Latencies, Percentiles
 from streaming.listener import Listener
 from streaming.resampler import BlockResampler
 
 STEP_FRAMES = 2  # frames that are computed together
-LOOK_AHEAD_S, CONTEXT_S = 0.25, 2.0
+LOOK_AHEAD_S, CONTEXT_S = 0.25, 1.0
+ATTENTION_S = 2.0  # how far back the decoder's attention reaches
 MAX_LOOK_AHEAD_S, CONTEXTS_S = 2.0, (0.5, 10.0)  # of context, the least and the most
-OUTPUTS = ("vertices", "coefficients")
+OUTPUTS = ("vertices", "coefficients", "curves")
 
 
 class Frame(NamedTuple):
     """A frame of the face. index: from 0; time_s: its instant in the sound.
 
-    values: float32, vertices (V, 3) in the data set's unit or coefficients (rank,) of the head.
+    values: float32, vertices (V, 3) in the data set's unit, coefficients (rank,) of the vertex
+    head, or curves (52,) of ARKit's units, in the order of `export.live_link.ARKIT_UNITS`.
     """
 
     index: int
@@ -51,8 +55,8 @@ class Stream:
 
     checkpoint: of `jambatalk.load_checkpoint`, of a model of our own; subject: whose face, by
     default the data set's first; sample_rate: Hz of the blocks; look_ahead_s: sound after its
-    instant that a frame waits for, 0 to 2; context_s: sound before it that it depends on, 0.5 to
-    10; output: of `OUTPUTS`. Raises `UserError` for a model that cannot be used live and for an
+    instant that a frame waits for, 0 to 2; context_s: sound before it that the encoder hears, 0.5
+    to 10; output: of `OUTPUTS`. Raises `UserError` for a model that cannot be used live and for an
     unknown subject, `ValueError` for numbers out of range.
     """
 
@@ -77,12 +81,14 @@ class Stream:
         if output == "coefficients" and model.head.coefficients is None:
             raise UserError("live: the model's vertex head has no components; use output vertices")
         self.model, self.output, self.fps = model, output, model.config.fps
-        self.template = torch.from_numpy(choose_face(checkpoint.spec, subject, None)[1])
+        self.subject, template = choose_face(checkpoint.spec, subject, None)
+        self.template = torch.from_numpy(template)
+        self.curves = LiveCurves(checkpoint.spec, template) if output == "curves" else None
         self.resampler = BlockResampler(sample_rate)
         self.look_ahead = round(look_ahead_s * SAMPLE_RATE)
         self.ahead_frames = int(look_ahead_s * self.fps)
         self.listener = Listener(model.encoder, self.look_ahead, round(context_s * SAMPLE_RATE))
-        self.decoder = LiveDecoder(model, round(context_s * self.fps))
+        self.decoder = LiveDecoder(model, round(ATTENTION_S * self.fps))
         self.reset()
 
     def reset(self) -> None:
@@ -140,16 +146,21 @@ class Stream:
         start, stop = self.next_frame, self.next_frame + n
         features = self.listener.features(start, stop + self.ahead_frames, self._end(stop))
         hidden, self.state = self.decoder.step(features, self.state, n)
-        head, units = self.model.head, self.model.config.units_per_metre
-        if self.output == "coefficients":
-            values = head.low_rank(hidden)[0]
-        else:
-            values = self.template + head(hidden)[0] * units
-        self.next_frame = stop
+        values, self.next_frame = self._values(hidden), stop
         now = time.monotonic()
         for index in range(start, stop):
             self.latencies.returned(now, index / self.fps)
         return [
             Frame(index, index / self.fps, frame)
-            for index, frame in zip(range(start, stop), values.numpy(), strict=True)
+            for index, frame in zip(range(start, stop), values, strict=True)
         ]
+
+    def _values(self, hidden: Tensor) -> NDArray[np.float32]:
+        """The output (n, ...) of the head's input (1, n, D)."""
+        head = self.model.head
+        if self.output == "coefficients":
+            return head.low_rank(hidden)[0].numpy()
+        offsets = head(hidden)[0] * self.model.config.units_per_metre
+        if self.curves is not None:
+            return self.curves(offsets.numpy())
+        return (self.template + offsets).numpy()
