@@ -43,11 +43,13 @@ class Frame(NamedTuple):
 
     values: float32, vertices (V, 3) in the data set's unit, coefficients (rank,) of the vertex
     head, or curves (52,) of ARKit's units, in the order of `export.live_link.ARKIT_UNITS`.
+    curves: (52,) where the stream was asked for them beside another output, else None.
     """
 
     index: int
     time_s: float
     values: NDArray[np.float32]
+    curves: NDArray[np.float32] | None = None
 
 
 class Stream:
@@ -68,6 +70,7 @@ class Stream:
         look_ahead_s: float = LOOK_AHEAD_S,
         context_s: float = CONTEXT_S,
         output: str = "vertices",
+        with_curves: bool = False,
     ) -> None:
         model = checkpoint.model
         if not isinstance(model, JambaTalk):
@@ -83,7 +86,8 @@ class Stream:
         self.model, self.output, self.fps = model, output, model.config.fps
         self.subject, template = choose_face(checkpoint.spec, subject, None)
         self.template = torch.from_numpy(template)
-        self.curves = LiveCurves(checkpoint.spec, template) if output == "curves" else None
+        needs_curves = with_curves or output == "curves"
+        self.curves = LiveCurves(checkpoint.spec, template) if needs_curves else None
         self.resampler = BlockResampler(sample_rate)
         self.look_ahead = round(look_ahead_s * SAMPLE_RATE)
         self.ahead_frames = int(look_ahead_s * self.fps)
@@ -146,21 +150,24 @@ class Stream:
         start, stop = self.next_frame, self.next_frame + n
         features = self.listener.features(start, stop + self.ahead_frames, self._end(stop))
         hidden, self.state = self.decoder.step(features, self.state, n)
-        values, self.next_frame = self._values(hidden), stop
-        now = time.monotonic()
+        values, curves = self._values(hidden)
+        self.next_frame, now = stop, time.monotonic()
         for index in range(start, stop):
             self.latencies.returned(now, index / self.fps)
         return [
-            Frame(index, index / self.fps, frame)
-            for index, frame in zip(range(start, stop), values, strict=True)
+            Frame(i, i / self.fps, values[i - start], None if curves is None else curves[i - start])
+            for i in range(start, stop)
         ]
 
-    def _values(self, hidden: Tensor) -> NDArray[np.float32]:
-        """The output (n, ...) of the head's input (1, n, D)."""
-        head = self.model.head
-        if self.output == "coefficients":
-            return head.low_rank(hidden)[0].numpy()
-        offsets = head(hidden)[0] * self.model.config.units_per_metre
+    def _values(self, hidden: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Output (n, ...) and curves (n, 52) or None, of the head's input (1, n, D)."""
+        head, offsets, curves = self.model.head, None, None
+        if self.curves is not None or self.output == "vertices":
+            offsets = head(hidden)[0] * self.model.config.units_per_metre
         if self.curves is not None:
-            return self.curves(offsets.numpy())
-        return (self.template + offsets).numpy()
+            curves = self.curves(offsets.numpy())
+        if self.output == "coefficients":
+            return head.low_rank(hidden)[0].numpy(), curves
+        if self.output == "curves":
+            return curves, None
+        return (self.template + offsets).numpy(), curves

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 KEPT = 20_000  # last frames that count: 11 minutes at 30 fps
 
@@ -37,6 +38,11 @@ class Latencies:
         if self.begin is not None:
             self.delays[self.n_frames % KEPT] = now - self.begin - instant_s
             self.n_frames += 1
+
+    def last(self, n: int) -> NDArray[np.float32]:
+        """Delays (n,) in seconds of the last n frames, in any order."""
+        n = min(n, self.n_frames, KEPT)
+        return self.delays[np.arange(self.n_frames - n, self.n_frames) % KEPT]
 
     def percentiles(self) -> Percentiles:
         """Of the last `KEPT` frames."""
