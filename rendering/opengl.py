@@ -76,10 +76,11 @@ void main() {
     float key = pow(half_cosine_squared(n, v, KEY_DIRECTION), 6.0);
     float fill = pow(half_cosine_squared(n, v, FILL_DIRECTION), 6.0);
     float skin = SKIN_KEY * key + SKIN_OIL * pow(key, 5.0) + SKIN_FILL * fill;
-    float window = half_cosine_squared(n, v, CATCH_DIRECTION);
+    float window = max(half_cosine_squared(n, v, CATCH_DIRECTION),
+        half_cosine_squared(n, v, SIDE_CATCH_DIRECTION));
     float wet = CATCH * clamp((window - CATCH_FROM) / CATCH_EDGE, 0.0, 1.0)
         + WET_KEY * pow(key, 3.0);
-    float sky = GRAZING * pow(max(1.0 - dot(n, v), 0.0), 4.0) * openness;
+    float sky = GRAZING * pow(max(1.0 - dot(n, v), 0.0), 4.0) * openness * max(n.y, 0.0);
     float lamp = shade * (skin * openness * (1.0 - gloss) + wet * gloss);
     light = vec4(knee(diffuse + lamp * KEY + sky * SKY), 1.0);
 }
@@ -87,8 +88,8 @@ void main() {
 
 SHARED_NUMBERS = (
     "KEY_DIRECTION", "KEY", "FILL_DIRECTION", "FILL", "RIM_DIRECTION", "RIM", "CATCH_DIRECTION",
-    "SKY", "GROUND", "WRAP", "SHADE", "BOUNCE", "BACK_FACE", "SKIN_KEY", "SKIN_OIL", "SKIN_FILL",
-    "CATCH", "CATCH_FROM", "CATCH_EDGE", "WET_KEY", "GRAZING",
+    "SIDE_CATCH_DIRECTION", "SKY", "GROUND", "WRAP", "SHADE", "BOUNCE", "BACK_FACE", "SKIN_KEY",
+    "SKIN_OIL", "SKIN_FILL", "CATCH", "CATCH_FROM", "CATCH_EDGE", "WET_KEY", "GRAZING",
 )  # fmt: skip
 
 PROBE = """

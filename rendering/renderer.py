@@ -21,6 +21,7 @@ from common.errors import UserError
 from rendering.mesh_holes import HoleFill, drop_doubles
 from rendering.occlusion import MOUTH_MAP, measure_openness, open_mouth
 from rendering.raster import rasterise, srgb_to_linear
+from rendering.rounding import Rounding
 
 CLAY = (0.79, 0.66, 0.59)  # sRGB, for meshes without colours
 FIELD_OF_VIEW = math.radians(20.0)  # as of a portrait lens, which distorts a face little
@@ -199,7 +200,9 @@ class Renderer:
     framing; size, yaw, zoom, swing: see `Camera`; background: as for `parse_colour`, or
     None for transparent pictures (H, W, 4) with straight alpha, by `software` only; colors: (V, 3)
     sRGB 0..1 or None for clay; gloss: (V,) 0 skin .. 1 wet (eyes) or None; renderer: see
-    `choose_renderer`. The lamps stand still, so a turned head catches their light from its side.
+    `choose_renderer`; rounded: (V,) bool, where the surface is curved between the vertices (see
+    `Rounding`), or None for nowhere; framed: (V,) bool, the vertices that the picture frames, or
+    None for all. The lamps stand still, so a turned head catches their light from its side.
     """
 
     def __init__(
@@ -214,12 +217,20 @@ class Renderer:
         yaw: float = 0.0,
         zoom: float = 1.0,
         swing: float = 0.0,
+        rounded: NDArray | None = None,
+        framed: NDArray | None = None,
     ) -> None:
         self.template = _check_finite(np.asarray(template, np.float64), "template")
         faces = _check_faces(faces, self.template)
         self.hole_fill = HoleFill(faces, self.template)
-        self.faces = self.hole_fill.append_faces(faces, len(self.template))
-        self.camera = Camera(self.template, size, yaw, zoom, swing)
+        filled = self.hole_fill.append_vertices(self.template)
+        curved = np.zeros(len(filled), bool)
+        curved[: len(self.template)] = False if rounded is None else rounded
+        faces = self.hole_fill.append_faces(faces, len(self.template))
+        self.rounding = Rounding(faces, filled, curved)
+        self.faces = self.rounding.faces
+        points = self.template if framed is None else self.template[framed]
+        self.camera = Camera(points, size, yaw, zoom, swing)
         self.surface = self._surface(colors, gloss)
         self.backend = self._backend(background, renderer)
 
@@ -242,9 +253,9 @@ class Renderer:
         filled = self.hole_fill.append_vertices(self.template)
         surface = np.zeros((len(filled), 6))
         surface[:, :3] = srgb_to_linear(self.hole_fill.append_colours(colors))
-        surface[:, 3] = measure_openness(filled, self.faces)
         surface[: len(colors), 4] = 0.0 if gloss is None else gloss
-        return surface
+        surface[:, 3] = measure_openness(filled, self.rounding.coarse_faces)
+        return self.rounding.append_values(surface)
 
     def frame(self, vertices: NDArray) -> NDArray:
         """The picture (H, W, 3) uint8 of `vertices` (V, 3); (H, W, 4) if transparent.
@@ -254,7 +265,8 @@ class Renderer:
         if vertices.shape != self.template.shape:
             raise ValueError(f"vertices {vertices.shape}, the template is {self.template.shape}")
         vertices = _check_finite(np.asarray(vertices, np.float64), "mesh")
-        view = self.camera.view(self.hole_fill.append_vertices(vertices))
+        points = self.rounding.append_vertices(self.hole_fill.append_vertices(vertices))
+        view = self.camera.view(points)
         return self.backend.draw(view, self._frame_surface(view))
 
     def _frame_surface(self, view: NDArray) -> NDArray:

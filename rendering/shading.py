@@ -42,9 +42,10 @@ def _unit(x: float, y: float, z: float) -> tuple[float, float, float]:
 
 # A portrait studio: direction of each lamp in view space, and its (r, g, b).
 KEY_DIRECTION, KEY = _unit(-0.58, 0.58, 0.57), (1.12, 1.05, 0.97)
-FILL_DIRECTION, FILL = _unit(0.80, 0.05, 0.60), (0.17, 0.20, 0.26)
+FILL_DIRECTION, FILL = _unit(0.80, 0.05, 0.60), (0.22, 0.21, 0.22)
 RIM_DIRECTION, RIM = _unit(0.65, 0.45, -0.61), (0.55, 0.55, 0.58)
 CATCH_DIRECTION = _unit(-0.30, 0.28, 0.91)  # the window reflected in the eyes
+SIDE_CATCH_DIRECTION = _unit(0.72, 0.20, 0.66)  # another one, for eyes that look to that side
 SKY, GROUND = (0.23, 0.24, 0.27), (0.13, 0.095, 0.08)
 WRAP = (0.42, 0.30, 0.25)  # skin scatters light past the terminator, red light the farthest
 SKIN_KEY, SKIN_OIL, SKIN_FILL = 0.075, 0.055, 0.02  # broad and narrow highlights of skin
@@ -95,11 +96,15 @@ def _gleam(normal, view, openness, gloss):
     key = _half_cosine_squared(normal, view, KEY_DIRECTION) ** 6
     fill = _half_cosine_squared(normal, view, FILL_DIRECTION) ** 6
     skin = SKIN_KEY * key + SKIN_OIL * key**5 + SKIN_FILL * fill
-    window = _half_cosine_squared(normal, view, CATCH_DIRECTION)
-    wet = CATCH * min(max((window - CATCH_FROM) / CATCH_EDGE, 0.0), 1.0) + WET_KEY * key**3
+    wet = 0.0
+    if gloss > 0.0:
+        window = _half_cosine_squared(normal, view, CATCH_DIRECTION)
+        window = max(window, _half_cosine_squared(normal, view, SIDE_CATCH_DIRECTION))
+        wet = CATCH * min(max((window - CATCH_FROM) / CATCH_EDGE, 0.0), 1.0) + WET_KEY * key**3
     grazing = max(1.0 - dot(normal, view), 0.0)
     lamps = (SHADE + (1.0 - SHADE) * openness) * (skin * openness * (1.0 - gloss) + wet * gloss)
-    return lamps, GRAZING * grazing**4 * openness
+    # Surfaces that face down reflect the ground, which is dark: no grey seam under the jaw.
+    return lamps, GRAZING * grazing**4 * openness * max(normal[1], 0.0)
 
 
 @compiled()
