@@ -36,7 +36,7 @@ from export.formats import check_formats, write_formats
 from files.arrays import GrowingNpy
 from production.added import Added, adding, describe, rig_for
 from production.gains import Gains, gains_of
-from production.jobs import Job, by_inode, check_job
+from production.jobs import Job, by_inode, check_job, existing_folder
 from production.motion import Arriving, resampled, smoothed, swinging
 from production.plan import Plan, check, parse
 from production.record import check_owner, is_done, note_done
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from production.rig import Rig
     from production.sound import Speech
     from rendering.renderer import Renderer
+    from speech.stored_speech import StoredSpeech
 
 ON_INTERRUPT = "ending the files after the frames so far; press Ctrl-C again to end at once"
 
@@ -175,12 +176,9 @@ def clip_of(plan: Plan, job: Job, speaker: Speaker, vertices: NDArray, added: Ad
 
 
 def motion(
-    plan: Plan, speaker: Speaker, audio: NDArray[np.float32], fps: Fraction | int
+    plan: Plan, speaker: Speaker, audio: "StoredSpeech", fps: Fraction | int
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the meshes (V, 3) of a recording at `fps` as they are predicted.
-
-    audio: (S,) at 16 kHz.
-    """
+    """Yield the meshes (V, 3) of a recording at `fps` as they are predicted."""
     model_fps, n_frames = speaker.spec.fps, covering_frames(len(audio), fps)
     meshes = speaker.checkpoint.meshes(audio, speaker.template, model_fps)
     if fps != model_fps:
@@ -307,7 +305,8 @@ def run(plan: Plan) -> list[Job]:
                     skipped.append(job)
                     continue
                 check_owner(job)
-            speech = load_speech(job.recording, plan.audio_track, *cut)
+            folder = existing_folder(job.npy.parent)
+            speech = load_speech(job.recording, plan.audio_track, *cut, folder)
         if speech is None:
             continue
         speaker = speaker or load_speaker(plan)

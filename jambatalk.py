@@ -36,9 +36,11 @@ from layers.mamba import MambaLayer
 from layers.moe import MoEMambaLayer
 from layers.transformer import TransformerLayer
 from rendering.animation import Animation, check_fps, resample_motion
+from speech.clip_audio import ClipAudio
 from speech.encoder_backend import check_backend
 from speech.features import fold, length_mask
 from speech.recording import check_clip, check_speech, load_recording
+from speech.stored_speech import StoredSpeech
 from speech.timing import covering_frames, mesh_frames, samples_for
 from wav2vec import SpeechEncoder
 
@@ -173,14 +175,13 @@ class JambaTalk(nn.Module):
         return length_mask(frames, features.shape[1], features.device)
 
     @torch.inference_mode()
-    def stream(self, audio: Tensor, template: Tensor) -> Iterator[Tensor]:
+    def stream(self, audio: Tensor | StoredSpeech, template: Tensor) -> Iterator[Tensor]:
         """Yield vertices (n, V, 3) of one clip in order, T = mesh_frames(S, fps) frames in all.
 
         audio: (S,) float32 at 16 kHz with zero mean and unit variance over the clip, at least 45
-        ms; template: (V, 3). Raises `ValueError` for other input. Transformer and decoder process
-        windows of the clip (`speech.windows`), so that their memory does not grow with S. An
-        encoder with convolutions of its own computes these over the whole clip, 4·50·C0 bytes a
-        second. The model is left in evaluation mode.
+        ms, or stored speech; template: (V, 3). Raises `ValueError` for other input. The clip is
+        processed in windows (`speech.windows`), so that memory does not grow with S. The model is
+        left in evaluation mode.
         """
         self.eval()
         fps, k = self.config.fps, self.config.fold
@@ -190,7 +191,7 @@ class JambaTalk(nn.Module):
             for start in range(0, n_frames, SILENT_PART):
                 yield template.expand(min(SILENT_PART, n_frames - start), *template.shape)
             return
-        features = self.encoder.reader(audio[None])
+        features = self.encoder.reader(ClipAudio(audio, template.device))
         tail, begin = None, 0
         for start, stop, fade_start, fade_stop in self.encoder.kind.windows.plan(n_frames, fps):
             hidden = self.encoder.transform(features(start * k, stop * k))
@@ -248,7 +249,7 @@ class Checkpoint(NamedTuple):
         return animations if several else animations[0]
 
     def vertices(
-        self, audio: NDArray[np.float32], template: NDArray[np.float32], fps: int
+        self, audio: NDArray[np.float32] | StoredSpeech, template: NDArray[np.float32], fps: int
     ) -> NDArray[np.float32]:
         """`meshes` in one array (T, V, 3)."""
         result = np.empty((covering_frames(len(audio), fps), *template.shape), np.float32)
@@ -257,16 +258,18 @@ class Checkpoint(NamedTuple):
         return result
 
     def meshes(
-        self, audio: NDArray[np.float32], template: NDArray[np.float32], fps: int
+        self, audio: NDArray[np.float32] | StoredSpeech, template: NDArray[np.float32], fps: int
     ) -> Iterator[NDArray[np.float32]]:
         """Yield vertices (V, 3) at `fps` frames a second that cover the whole clip, in order.
 
-        audio: (S,) as `data_loader.load_wav` returns it; template: (V, 3) in the data set's unit.
-        Runs on the GPU if there is one. Raises `UserError` where the motion is not finite.
+        audio: (S,) as `data_loader.load_wav` returns it, or stored speech; template: (V, 3) in the
+        data set's unit. Runs on the GPU if there is one. Raises `UserError` where the motion is not
+        finite.
         """
         device = pick_device()[0]
-        inputs = (torch.from_numpy(array).to(device) for array in (audio, template))
-        chunks = self.model.to(device).stream(*inputs)
+        if not isinstance(audio, StoredSpeech):
+            audio = torch.from_numpy(audio).to(device)
+        chunks = self.model.to(device).stream(audio, torch.from_numpy(template).to(device))
         predicted = (mesh for chunk in chunks for mesh in chunk.cpu().numpy())
         n_frames = covering_frames(len(audio), fps)
         for mesh in resample_motion(predicted, self.spec.fps, fps, n_frames):

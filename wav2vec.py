@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from speech.bodies import body_of, build_body
+from speech.clip_audio import ClipAudio
 from speech.features import fold, length_mask, mix_states
 from speech.kinds import kind_of
 from speech.timing import AUDIO_FPS, frame_lengths, mesh_frames
@@ -69,8 +70,8 @@ class SpeechEncoder(nn.Module):
         """Features (B, N, C0) of audio (B, S), before any trained layer; see `EncoderKind`."""
         return self.kind.convolve(self.body, audio, lengths)
 
-    def reader(self, audio: Tensor) -> Callable[[int, int], Tensor]:
-        """A function that returns the transformer's input (1, n, C0) of one clip (1, S).
+    def reader(self, audio: ClipAudio) -> Callable[[int, int], Tensor]:
+        """A function that returns the transformer's input (1, n, C0) of one clip.
 
         It is called with a start and a stop, in frames at fps·k Hz, that move forwards.
         """

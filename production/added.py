@@ -62,7 +62,7 @@ class Added:
     """
 
     rig: Rig | None
-    motion: Motion
+    motion: Motion | None  # that of every frame, where there is a rig
     in_files: bool
     unmoved: IO[bytes] | None
 
@@ -118,8 +118,10 @@ def adding(
         unmoved = None
         if rig is not None and plan.adds_to_files and plan.export:
             unmoved = stack.enter_context(tempfile.TemporaryFile(dir=folder))
-        times = plan.start_s + np.arange(n_frames if rig else 0) / float(fps)
-        motion = live(speech.prosody, plan.seed).at(times)
-        if plan.blink and not plan.life:
-            motion = dataclasses.replace(motion, eyes=0 * motion.eyes, head=0 * motion.head)
+        motion = None
+        if rig is not None:
+            times = plan.start_s + np.arange(n_frames) / float(fps)
+            motion = live(speech.prosody, plan.seed).at(times)
+            if plan.blink and not plan.life:
+                motion = dataclasses.replace(motion, eyes=0 * motion.eyes, head=0 * motion.head)
         yield Added(rig, motion, plan.adds_to_files, unmoved)

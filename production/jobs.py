@@ -106,13 +106,18 @@ def check_out(out: Path) -> None:
     folders = out, *out.absolute().parents
     if link := next((path for path in folders if path.is_symlink() and not path.exists()), None):
         raise UserError(f"--out {out}: {link} is a link that leads nowhere; name another folder")
-    nearest = next(folder for folder in folders if folder.exists())
+    nearest = existing_folder(out)
     if not nearest.is_dir():
         raise UserError(f"--out {out}: {nearest} is not a folder; name another")
     try:
         writable_folder(nearest)
     except UserError as error:
         raise UserError(f"--out {out}: {error}") from error
+
+
+def existing_folder(path: Path) -> Path:
+    """`path`, or the nearest of the folders around it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def by_inode(recordings: Sequence[Path]) -> dict[tuple[int, int], Path]:
@@ -128,7 +133,7 @@ def check_job(job: Job, kept: dict[tuple[int, int], Path]) -> None:
     """
     check_file(job.recording, "--wav_path")
     out = job.npy.parent
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    nearest = existing_folder(out)
     for path in (job.npy, job.result):
         try:
             os.lstat(nearest / path.name)

@@ -7,15 +7,18 @@ as speech count as speech.
 S samples at 16 kHz, n values at 100 Hz: value i is the instant (i + 0.5) / 100.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from config import SAMPLE_RATE
+from speech.stored_speech import Samples
 
 PROSODY_HZ = 100
 HOP = SAMPLE_RATE // PROSODY_HZ
+PART_SAMPLES = 64 * SAMPLE_RATE  # read at once
 SPEECH_DB = 25.0  # below the loudest: the least level of speech
 FLOOR_DB = 6.0  # above the background: the same
 CONTRAST_DB = 12.0  # between background and the loudest; less is no speech but steady sound
@@ -52,22 +55,30 @@ class Prosody:
         return self.samples / SAMPLE_RATE
 
 
-def prosody_of(audio: NDArray[np.float32]) -> Prosody:
-    """Phrases and accents of audio (S,) at any level."""
+def prosody_of(audio: NDArray[np.float32] | Samples) -> Prosody:
+    """Phrases and accents of audio (S,) at any level. Of `Samples`, a few are in memory at once."""
     level = level_db(audio)
     phrases = phrases_of(level)
     return Prosody(phrases, accents_of(audio, level, phrases), len(audio))
 
 
-def level_db(audio: NDArray[np.float32]) -> NDArray[np.float64]:
+def parts_of(audio: NDArray[np.float32] | Samples) -> Iterator[NDArray[np.float32]]:
+    """Consecutive parts (n,) of audio (S,), n = `PART_SAMPLES` but in the last."""
+    for start in range(0, len(audio), PART_SAMPLES):
+        stop = min(start + PART_SAMPLES, len(audio))
+        yield audio.read(start, stop) if isinstance(audio, Samples) else audio[start:stop]
+
+
+def level_db(audio: NDArray[np.float32] | Samples) -> NDArray[np.float64]:
     """Level (n,) in decibels of blocks of 10 ms, a little smoothed; n = S / 160, rounded up."""
-    n = -(-len(audio) // HOP)
-    power = np.zeros(n)
-    whole = len(audio) // HOP
-    blocks = audio[: whole * HOP].reshape(whole, HOP)
-    power[:whole] = np.einsum("bs,bs->b", blocks, blocks) / HOP
-    power[whole:] = np.square(audio[whole * HOP :], dtype=np.float64).sum() / HOP
-    return 10 * np.log10(smooth(power, 0.015) + 1e-12)
+    powers = [np.zeros(0)]
+    for part in parts_of(audio):
+        whole = len(part) // HOP
+        blocks, rest = part[: whole * HOP].reshape(whole, HOP), part[whole * HOP :]
+        powers.append(np.einsum("bs,bs->b", blocks, blocks) / HOP)
+        if len(rest):
+            powers.append(np.square(rest, dtype=np.float64).sum(keepdims=True) / HOP)
+    return 10 * np.log10(smooth(np.concatenate(powers), 0.015) + 1e-12)
 
 
 def phrases_of(level: NDArray) -> NDArray[np.float64]:
@@ -84,7 +95,7 @@ def phrases_of(level: NDArray) -> NDArray[np.float64]:
     return phrases[ends - starts >= LEAST_PHRASE_S]
 
 
-def accents_of(audio: NDArray, level: NDArray, phrases: NDArray) -> NDArray[np.float64]:
+def accents_of(audio: NDArray | Samples, level: NDArray, phrases: NDArray) -> NDArray[np.float64]:
     """(K, 2) instants of the accents in seconds, and their strengths 0 to 1."""
     if not len(phrases):
         return np.zeros((0, 2))
@@ -112,7 +123,7 @@ def apart(peaks: NDArray, heights: NDArray, gap: int) -> NDArray[np.int64]:
     return np.array(kept, np.int64)
 
 
-def semitones(audio: NDArray, n: int) -> NDArray[np.float64]:
+def semitones(audio: NDArray | Samples, n: int) -> NDArray[np.float64]:
     """Pitch (n,) in semitones above the median of the recording; 0 where there is no voice."""
     pitch = pitch_hz(audio)[:n]
     voiced = pitch > 0
@@ -124,9 +135,10 @@ def semitones(audio: NDArray, n: int) -> NDArray[np.float64]:
     return result
 
 
-def pitch_hz(audio: NDArray) -> NDArray[np.float64]:
+def pitch_hz(audio: NDArray | Samples) -> NDArray[np.float64]:
     """Pitch at 100 Hz, 0 where there is no voice: the largest normalised autocorrelation."""
-    low_rate = audio[: len(audio) // 4 * 4].reshape(-1, 4).mean(axis=1)  # 4 kHz
+    fours = [part[: len(part) // 4 * 4].reshape(-1, 4).mean(axis=1) for part in parts_of(audio)]
+    low_rate = np.concatenate([np.zeros(0, np.float32), *fours])  # 4 kHz
     hop = PITCH_RATE // PROSODY_HZ
     low_rate = np.pad(low_rate, (PITCH_WINDOW - hop) // 2)
     if len(low_rate) < PITCH_WINDOW:

@@ -30,8 +30,10 @@ from config import ModelConfig
 from layers.mamba import Mamba
 from layers.transformer import ROTARY_BASE, attend_grouped
 from speech.bodies import build_body
+from speech.clip_audio import ClipAudio
 from speech.features import fold
 from speech.recording import check_clip
+from speech.stored_speech import StoredSpeech
 from speech.timing import AUDIO_FPS, HOP, MIN_SAMPLES, WINDOW, audio_frames
 
 EXPERT_GROWTH = 4  # inner width of an expert / D
@@ -208,11 +210,15 @@ class ReleasedJambaTalk(nn.Module):
         return x
 
     @torch.inference_mode()
-    def stream(self, audio: Tensor, template: Tensor) -> Iterator[Tensor]:
-        """Yield vertices (n, V, 3) of one clip in order, n at most 100; otherwise as `predict`."""
+    def stream(self, audio: Tensor | StoredSpeech, template: Tensor) -> Iterator[Tensor]:
+        """Yield vertices (n, V, 3) of one clip in order, n at most 100; otherwise as `predict`.
+
+        Stored speech is read as a whole.
+        """
         if isinstance(audio, Tensor) and audio.ndim == 2 and len(audio) == 1:
             audio = audio[0]
         check_clip(audio, template, MIN_SAMPLES, self.config.n_vertices)
+        audio = ClipAudio(audio, template.device).read(0, len(audio))
         self.eval()
         for x in self.decode(self.encode(audio[None]))[0].split(HEAD_FRAMES):  # (n, D)
             yield template + self.vertice_map_r(x).unflatten(-1, (-1, 3))

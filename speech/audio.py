@@ -3,7 +3,6 @@
 `sound_file` decodes them. S samples at 16 kHz.
 """
 
-import math
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +16,7 @@ from speech.downmix import Levels, Mix
 from speech.ffmpeg import listed
 from speech.resampling import resample_blocks
 from speech.sound_file import Sound, open_sound, say
+from speech.stored_speech import Moments, Samples
 from speech.timing import MIN_SAMPLES
 
 
@@ -33,31 +33,42 @@ def read_audio(path: str | Path, audio_track: int | None = None) -> NDArray[np.f
     truncated, shorter than 45 ms, longer than 6 hours, has NaN, infinite or huge samples, or is not
     audio.
     """
+    samples = store_audio(path, audio_track)
+    return samples.read(0, len(samples))
+
+
+def store_audio(
+    path: str | Path, audio_track: int | None = None, folder: Path | None = None
+) -> Samples:
+    """The samples of `read_audio`, to be read in parts; folder: as for `Samples`.
+
+    Raises `UserError` as `read_audio`, and `OSError` where the folder has no room.
+    """
     sound = open_sound(path, audio_track, ffmpeg_rate=SAMPLE_RATE)
     levels = Levels(sound.channels)
-    audio = _resampled(map(levels.mean, sound.blocks()), sound)
+    samples = _resampled(map(levels.mean, sound.blocks()), sound, folder)
     mix = levels.mix()
     if mix.reason:
         say(f"warning: audio {sound.path}: {mix.reason}")
-        audio = _resampled(map(mix.apply, sound.blocks()), sound)
-    if len(audio) < MIN_SAMPLES:
+        samples = _resampled(map(mix.apply, sound.blocks()), sound, folder)
+    if len(samples) < MIN_SAMPLES:
         raise UserError(
-            f"audio {sound.path}: {1000 * len(audio) / SAMPLE_RATE:.0f} ms long, expected at least "
-            f"{1000 * MIN_SAMPLES // SAMPLE_RATE} ms (one frame); give a longer recording"
+            f"audio {sound.path}: {1000 * len(samples) / SAMPLE_RATE:.0f} ms long, expected at "
+            f"least {1000 * MIN_SAMPLES // SAMPLE_RATE} ms (one frame); give a longer recording"
         )
-    if len(sound.tracks) > 1 and not audio.any():
+    if len(sound.tracks) > 1 and samples.is_silent:
         say(
             f"warning: audio {sound.path}: this track is silent; demo.py --audio_track N takes "
             f"another: {listed(sound.tracks)}"
         )
-    return audio
+    return samples
 
 
-def _resampled(mono: Iterable[NDArray[np.float32]], sound: Sound) -> NDArray[np.float32]:
-    samples = bytearray()  # grows in place, so that a long recording is in memory only once
+def _resampled(mono: Iterable[NDArray[np.float32]], sound: Sound, folder: Path | None) -> Samples:
+    samples = Samples(folder)
     for block in resample_blocks(mono, sound.rate):
-        samples += block.data
-    return np.frombuffer(samples, np.float32)
+        samples.append(block)
+    return samples
 
 
 def speech_mix(path: str | Path, audio_track: int | None = None) -> Mix:
@@ -86,5 +97,5 @@ def normalise(audio: NDArray[np.float32]) -> NDArray[np.float32]:
 
     As there, 1e-7 is added to the variance, so digital silence gives zeros.
     """
-    mean, variance = audio.mean(dtype=np.float64), audio.var(dtype=np.float64)
-    return (audio - np.float32(mean)) / np.float32(math.sqrt(variance + 1e-7))
+    moments = Moments(float(audio.mean(dtype=np.float64)), float(audio.var(dtype=np.float64)))
+    return (audio - np.float32(moments.mean)) / np.float32(moments.divisor)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from config import SAMPLE_RATE
+from speech.clip_audio import ClipAudio
 from speech.encoder_config import EncoderConfig
 from speech.features import resample
 from speech.timing import AUDIO_FPS, HOP, Count, frame_lengths
@@ -164,13 +165,14 @@ class EncoderKind(nn.Module):
         return resample(conv, fps * k, frames)
 
     def reader(
-        self, body: nn.Module, audio: Tensor, fps: int, k: int
+        self, body: nn.Module, audio: ClipAudio, fps: int, k: int
     ) -> Callable[[int, int], Tensor]:
-        """A function that returns frames start to stop - 1 of `at_mesh_rate` of one clip (1, S).
+        """A function that returns frames start to stop - 1 of `at_mesh_rate` of one clip.
 
-        The ranges must move forwards.
+        They are (1, n, C0). The ranges must move forwards.
         """
-        features = self.at_mesh_rate(body, self.convolve(body, audio), fps, k, audio.shape[1])
+        whole = audio.read(0, len(audio))[None]
+        features = self.at_mesh_rate(body, self.convolve(body, whole), fps, k, len(audio))
         return lambda start, stop: features[:, start:stop]
 
     def window_step(self, fps: int, k: int) -> int:

@@ -7,14 +7,18 @@ only on the 2 s before and after it, so a clip inside an hour of speech is scale
 B batch, S samples at 16 kHz, N blocks of 10 ms.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from config import SAMPLE_RATE
+from speech.clip_audio import ClipAudio
 
 BLOCK = SAMPLE_RATE // 100  # samples of which one amplitude is computed
 REACH = 200  # blocks before and after an instant that its level depends on
+PIECE = 4096  # blocks of a long clip that are computed at once, 41 s
 FLOOR = 1e-3  # added to the level, in the unit of the audio, so that digital silence stays zero
 
 
@@ -32,6 +36,35 @@ def even_level(audio: Tensor) -> Tensor:
         level = F.conv1d(amplitude, (window / window.sum())[None, None], padding=REACH)[:, 0]
     scaled = blocks / (between_blocks(level) + FLOOR)
     return scaled.flatten(1)[:, : audio.shape[1]]
+
+
+class EvenLevel:
+    """`even_level` of a clip of any length, read in ranges that move forwards.
+
+    The level is computed over `PIECE` blocks at once, and those that their ends depend on.
+    """
+
+    def __init__(self, audio: ClipAudio) -> None:
+        self.n_samples, self.pieces = len(audio), even_pieces(audio)
+        self.kept, self.first = next(self.pieces), 0  # samples from `first` on
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Samples (stop - start,); zero outside of the clip."""
+        while self.first + len(self.kept) < min(stop, self.n_samples):
+            unused = min(max(start - self.first, 0), len(self.kept))
+            self.kept = torch.cat([self.kept[unused:], next(self.pieces)])
+            self.first += unused
+        return ClipAudio(self.kept).read(start - self.first, stop - self.first)
+
+
+def even_pieces(audio: ClipAudio) -> Iterator[Tensor]:
+    """Consecutive pieces (n,) of `even_level` of a clip, n at most `PIECE` blocks."""
+    n_blocks, around = -(-len(audio) // BLOCK), REACH + 1
+    for start in range(0, n_blocks, PIECE):
+        stop = min(start + PIECE, n_blocks)
+        low, high = max(start - around, 0), min(stop + around, n_blocks)
+        part = even_level(audio.read(low * BLOCK, high * BLOCK)[None])[0]
+        yield part[(start - low) * BLOCK : min(stop * BLOCK, len(audio)) - low * BLOCK]
 
 
 def between_blocks(values: Tensor) -> Tensor:

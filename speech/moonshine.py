@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from config import SAMPLE_RATE
 from files.packed_weights import unpack_weights
 from files.shipped import check_shipped
 from speech import level
+from speech.clip_audio import ClipAudio, as_clip
 from speech.encoder_config import moonshine_config
 from speech.encoder_kind import EncoderKind
 from speech.moonshine_body import MoonshineBody
@@ -173,14 +173,14 @@ class Moonshine(EncoderKind):
         return read_at(conv, instants, self._last(lengths))
 
     def reader(
-        self, body: nn.Module, audio: Tensor, fps: int, k: int
+        self, body: nn.Module, audio: ClipAudio, fps: int, k: int
     ) -> Callable[[int, int], Tensor]:
         """As `EncoderKind`, but the mean of two encodings, half a frame of the encoder apart.
 
         It depends less on where the frames fall on the speech. Training reads one encoding. The
         states of a few windows are in memory at a time.
         """
-        phases = [phase for phase in PHASES if audio.shape[1] - phase >= WINDOW]
+        phases = [phase for phase in PHASES if len(audio) - phase >= WINDOW]
         encode = self.encode(body)
         readers = [StateReader(encode, audio, fps, k, phase) for phase in phases]
         return lambda start, stop: sum(read(start, stop) for read in readers) / len(readers)
@@ -227,14 +227,14 @@ class Moonshine(EncoderKind):
 class StateReader:
     """Reads the states of one clip at the mesh's rate, range after range.
 
-    encode: as of `window_states`; audio: (1, S); phase: first sample that is encoded. Call it with
-    ranges that move forwards.
+    encode: as of `window_states`; phase: first sample that is encoded. Call it with ranges that
+    move forwards.
     """
 
-    def __init__(self, encode: Encode, audio: Tensor, fps: int, k: int, phase: int = 0) -> None:
+    def __init__(self, encode: Encode, audio: ClipAudio, fps: int, k: int, phase: int = 0) -> None:
         self.fps, self.k, self.phase = fps, k, phase
-        self.parts = window_states(encode, audio[0, phase:])
-        self.states = audio.new_zeros(0, 0)  # (n, L·C) from frame `first` on
+        self.parts = window_states(encode, audio.after(phase))
+        self.states = next(self.parts)  # (n, L·C) from frame `first` on
         self.first, self.is_complete = 0, False
 
     def __call__(self, start: int, stop: int) -> Tensor:
@@ -247,7 +247,7 @@ class StateReader:
             if part is None:
                 self.is_complete = True
             else:
-                self.states = torch.cat([self.states, part]) if len(self.states) else part
+                self.states = torch.cat([self.states, part])
         unused = max(int(position[0]), 0) - self.first
         if unused > 0:
             self.states, self.first = self.states[unused:], self.first + unused
@@ -282,24 +282,23 @@ def frame_position(instants: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def window_states(encode: Encode, audio: Tensor) -> Iterator[Tensor]:
+def window_states(encode: Encode, audio: Tensor | ClipAudio) -> Iterator[Tensor]:
     """Yield the states of a clip (S,) in order, (n, L·C) at a time, N frames in all.
 
     encode: states (B, WINDOW_FRAMES, L·C) of windows (B, WINDOW_SAMPLES), such as `encoder_states`
-    of an encoder; audio: zero mean, unit variance. Computed without gradient. Raises `ValueError`
-    where S < 400.
+    of an encoder; audio: zero mean, unit variance; a few windows of it are in memory. Computed
+    without gradient. Raises `ValueError` where S < 400.
     """
+    audio = as_clip(audio)
     audio_frames(len(audio))  # raises `ValueError` for a clip that is too short
     n_frames = Moonshine.native_lengths(len(audio))
     n_windows = -(-n_frames // HOP_FRAMES)
-    even = level.even_level(audio[None])[0] * LEVEL
-    before = HOP_FRAMES * STRIDE
-    total = (n_windows - 1) * HOP_FRAMES * STRIDE + WINDOW_SAMPLES
-    padded = F.pad(even, (before, total - before - len(even)))
-    windows = padded.unfold(0, WINDOW_SAMPLES, HOP_FRAMES * STRIDE)  # (n_windows, WINDOW_SAMPLES)
+    even, hop = level.EvenLevel(audio), HOP_FRAMES * STRIDE
     tail, half = None, FADE_FRAMES // 2
     for first in range(0, n_windows, TOGETHER):
-        for states in encode(windows[first : first + TOGETHER]):
+        last = min(first + TOGETHER, n_windows) - 1
+        part = even.read((first - 1) * hop, (last - 1) * hop + WINDOW_SAMPLES) * LEVEL
+        for states in encode(part.unfold(0, WINDOW_SAMPLES, hop)):
             begin = HOP_FRAMES if tail is None else HOP_FRAMES - half
             part = states[begin : 2 * HOP_FRAMES + half]
             if tail is not None:

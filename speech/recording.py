@@ -25,6 +25,7 @@ from speech.downmix import Levels
 from speech.features import PCM_SCALE
 from speech.resampling import RATES, resample_audio
 from speech.sound_file import MAX_LEVEL, say
+from speech.stored_speech import StoredSpeech
 from speech.timing import MIN_SAMPLES
 
 EXPECTED = "16 kHz, zero mean and unit variance over the clip"
@@ -150,15 +151,19 @@ def check_speech(audio: Tensor, shape: str, n_dims: int) -> None:
     raise ValueError(f"audio: expected a float32 tensor {shape}, {EXPECTED}; got {got}")
 
 
-def check_clip(audio: Tensor, template: Tensor, min_samples: int, n_vertices: int) -> None:
+def check_clip(
+    audio: Tensor | StoredSpeech, template: Tensor, min_samples: int, n_vertices: int
+) -> None:
     """Raise `ValueError` unless a network can predict from audio (S,) and a template (V, 3).
 
     min_samples: of the shortest clip that has a mesh frame; n_vertices: V.
     """
-    check_speech(audio, "(S,)", 1)
+    if not isinstance(audio, StoredSpeech):
+        check_speech(audio, "(S,)", 1)
     if len(audio) < min_samples:
         raise ValueError(f"audio: {len(audio)} samples, expected at least {min_samples}")
-    check_normalised(audio)
+    if not isinstance(audio, StoredSpeech):
+        check_normalised(audio)
     expected = (n_vertices, 3)
     if not isinstance(template, Tensor) or template.shape != expected:
         got = tuple(template.shape) if isinstance(template, Tensor) else type(template).__name__

@@ -16,6 +16,7 @@ from files.packed_weights import unpack_weights
 from jambatalk import load_checkpoint
 from speech import onnx_encoder
 from speech.bodies import build_body
+from speech.clip_audio import ClipAudio
 from speech.encoder_backend import check_backend
 from speech.kinds import kind_of
 from speech.moonshine import WINDOW_FRAMES, WINDOW_SAMPLES, Moonshine, encoder_states
@@ -115,7 +116,9 @@ def test_a_clip_is_read_from_the_states_of_the_backend(
     doubled.use_onnx(body)
     audio = torch.randn(1, 40_000)
     assert torch.equal(doubled.convolve(body, audio), 2 * plain.convolve(body, audio))
-    ours, theirs = (kind.reader(body, audio, 30, 2)(0, 50) for kind in (doubled, plain))
+    ours, theirs = (
+        kind.reader(body, ClipAudio(audio[0]), 30, 2)(0, 50) for kind in (doubled, plain)
+    )
     torch.testing.assert_close(ours, 2 * theirs)
 
 
