@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from export.bounded import bounded_solution
 from export.clip import SYNTHETIC, Clip
-from export.transfer import transferred_units
+from export.frames import template_of
+from export.unit_cache import units_on
 from synthetic.coarticulation import CHANNELS
 from synthetic.head import SIDES, load_head
 
@@ -100,15 +101,13 @@ def units_of(clip: Clip) -> tuple[tuple[str, ...], NDArray[np.float64]]:
             )
         return names, basis
     try:
-        names, units = transferred_units(
-            load_head(), clip.metres_per_unit * clip.template, clip.faces
-        )
+        names, units = units_on(template_of(clip), clip.faces)
     except ValueError as error:
         raise UserError(
             f"curves of {clip.topology}: no nose, lips and chin on its neutral face; expected a "
             "face in metres with closed lips, y up, looking towards +z"
         ) from error
-    return names, 1000.0 * units
+    return names, 1000.0 * units.astype(np.float64)
 
 
 def curves_of(clip: Clip) -> Curves:

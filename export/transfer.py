@@ -1,40 +1,65 @@
-"""The synthetic head's units on a face of another topology.
+"""The synthetic head's units on a face of another topology, by deformation transfer.
 
-The skin of the head that the units move is fitted to the other neutral face: a similarity brings
-landmarks together, then its vertices move to the closest points of the face, held together by the
-Laplacian of their displacements, which is relaxed step by step (Amberg, Romdhani and Vetter,
-"Optimal step nonrigid ICP algorithms for surface registration", 2007). Every vertex of the face
-then takes the displacement of the closest point of the fitted skin, scaled and turned by the
-similarity. Near the end of the skin it fades out. A vertex without such a point takes that of its
-neighbours.
+Sumner and Popovic, "Deformation transfer for triangle meshes", 2004. The skin of the head is first
+fitted to the other neutral face (`export.registration`), which gives every triangle of the face the
+closest triangle of the skin whose normal agrees. A unit deforms that triangle by a 3x3 gradient
+(their equation 4); the vertices of the face are those whose own gradients are nearest to it, in
+least squares weighted by area. The matrix of that system depends on the neutral face alone, so one
+factorisation serves all units.
 
-This transfers displacements, not deformation gradients as Sumner and Popovic (2004) do: after the
-fit both surfaces coincide, so the two differ by the local stretch only. Units of eyes and tongue
-are left out: the shapes of lids and of the inside of the mouth differ too much.
+Three things differ from the paper. Unknown are displacements instead of vertices, and the fourth
+vertex of each triangle of the face is left out by comparing gradients in the plane of the triangle
+only (as in Botsch et al., "Deformation transfer for detail-preserving shape editing", 2006). A weak
+pull to the displacement of the closest point is added: gradients alone are sums along the skin, so
+errors pile up between upper and lower lip, which then do not meet. It acts over `PULL_M` and more.
+And where no triangle of the skin fits, as between the lips and inside the mouth, the face is asked
+to keep its shape with a small weight.
 
-S vertices of the skin, V of the face, C units. Lengths in metres.
+Units of the eyes are transferred where the face shows eyes whose lids then close
+(`export.eye_units`), those of the tongue never.
+
+F triangles of the face, S vertices of the skin, V of the face, C units. Lengths in metres.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix, csr_matrix, diags
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import csc_matrix, csr_matrix, diags, vstack
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
-from export.face_landmarks import landmarks
+from export.eye_units import close_lids, turn_eyeballs
+from export.registration import (
+    Registration,
+    face_normals,
+    facing_neighbours,
+    landmark_pairs,
+    largest_part,
+    register,
+    surface_points,
+    vertex_normals,
+)
 from synthetic.head import Head
 
-LEFT_OUT = ("eye", "tongue")  # beginnings of the names of units that are not transferred
-MOVED_M = 2e-5  # a vertex of the skin that no unit moves by more is left out
-STIFFNESS = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)  # of the Laplacian, relaxed in this order
-STEPS = 3  # fits at each stiffness
-W_LANDMARK, LANDMARKS_UNTIL = 20.0, 3.0  # weight of a landmark, down to this stiffness
-NEAR_M, FADE_M = 0.012, (0.006, 0.016)  # of closest points: accepted in the fit, fading in the end
-FACING = 0.5  # cosine between normals of points that may belong together
-NEIGHBOURS = 24  # points that are looked at for one with a fitting normal
-SMOOTHING = 0.1  # of the Laplacian; it also fills in what is unknown
-MAX_POINTS = 150_000  # on a surface
+FADE_M = (0.006, 0.016)  # distance from the skin over which the motion fades out
+PULL_M = 0.02  # length over which positions count more than gradients
+REST_M = 0.001  # the same for vertices far from the skin, which are to stay
+W_UNKNOWN = 0.05  # of a triangle without a fitting one on the skin
+UNUSED = 1e-9  # keeps the system regular for vertices without faces
+
+
+@dataclass(frozen=True, eq=False)
+class Triangles:
+    """The triangles of a face as a linear system.
+
+    operator: (2F, V), from displacements to their derivatives along both axes of each triangle,
+    times `weight` (F,). axes: (F, 3, 2), orthonormal.
+    """
+
+    operator: csr_matrix
+    axes: NDArray[np.float64]
+    weight: NDArray[np.float64]
 
 
 def transferred_units(
@@ -45,146 +70,130 @@ def transferred_units(
     template: (V, 3) metres, y up, the face towards +z, lips closed; faces: (F, 3). Raises
     `ValueError` where nose, lips and chin are not found.
     """
-    names = tuple(name for name in head.units if not name.startswith(LEFT_OUT))
+    face, skin_faces = template.astype(np.float64), largest_part(faces, len(template))
+    points = landmark_pairs(head, face, skin_faces)
+    names = tuple(name for name in head.units if not name.startswith("tongue"))
+    if not points.has_eyes:
+        names = _without_eyes(names)
     units = np.stack([head.units[name] for name in names]).astype(np.float64)
-    neutral = np.mean(list(head.templates.values()), axis=0, dtype=np.float64)
-    skin_faces, skin = moved_skin(head, units)
-    face, face_faces = template.astype(np.float64), largest_part(faces, len(template))
-
-    all_skin = head.faces[np.isin(head.faces, head.parts["skin"]).all(axis=1)]
-    own, other = landmarks(neutral, all_skin), landmarks(face, face_faces)
-    both = np.isfinite(own + other).all(axis=1)
-    own, other = own[both], other[both]
-    scale, turn, shift = similarity(own, other)
-    start = scale * neutral[skin] @ turn.T + shift
-    fitted = fit_skin(start, skin_faces, face, face_faces, scale * own @ turn.T + shift, other)
-
-    closest, known = closest_points(fitted, skin_faces, face, face_faces)
-    columns = (scale * units[:, skin] @ turn.T).transpose(1, 0, 2).reshape(len(skin), -1)
-    system = diags(known + 1e-9) + SMOOTHING * laplacian(face_faces, len(face))
-    result = splu(system.tocsc()).solve(known[:, None] * (closest @ columns))  # (V, C * 3)
-    return names, result.reshape(len(face), -1, 3).transpose(1, 0, 2)
+    fit = register(head, units, points, face, skin_faces)
+    moved = fit.scale * units[:, fit.skin] @ fit.turn.T  # (C, S, 3)
+    result = deformed(fit, moved, face, skin_faces)
+    if points.has_eyes and close_lids(result, names, points, face, skin_faces):
+        turn_eyeballs(result, names, units, points, head, face, faces)
+        return names, result
+    kept = _without_eyes(names)
+    return kept, result[[names.index(name) for name in kept]]
 
 
-def moved_skin(head: Head, units: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(faces (F, 3) renumbered, indices (S,)) of the skin that the units (C, V, 3) move."""
-    is_moved = np.linalg.norm(units, axis=2).max(axis=0) > MOVED_M
-    is_skin = np.zeros(len(is_moved), bool)
-    is_skin[head.parts["skin"]] = True
-    chosen = is_skin[head.faces].all(axis=1) & is_moved[head.faces].any(axis=1)
-    skin, renumbered = np.unique(head.faces[chosen], return_inverse=True)
-    return renumbered.reshape(-1, 3), skin
+def _without_eyes(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if not name.startswith("eye"))
 
 
-def largest_part(faces: NDArray, n_vertices: int) -> NDArray:
-    """The faces of the largest connected part: without eyeballs."""
-    edges = np.vstack([faces[:, :2], faces[:, 1:]])
-    graph = coo_matrix((np.ones(len(edges)), edges.T), (n_vertices, n_vertices))
-    part = connected_components(graph, directed=False)[1]
-    return faces[part[faces[:, 0]] == np.bincount(part).argmax()]
+def deformed(
+    fit: Registration, moved: NDArray, face: NDArray, faces: NDArray
+) -> NDArray[np.float64]:
+    """Displacements (C, V, 3) of the face whose gradients are nearest to those of the skin.
 
-
-def similarity(source: NDArray, target: NDArray) -> tuple[float, NDArray, NDArray]:
-    """(scale, rotation (3, 3), shift (3,)) of least squares, source to target points (n, 3).
-
-    Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
-    1991.
+    moved: (C, S, 3) displacements of the skin.
     """
-    a, b = source - source.mean(axis=0), target - target.mean(axis=0)
-    u, spread, v = np.linalg.svd(b.T @ a)
-    mirror = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ v))])
-    rotation = u @ np.diag(mirror) @ v
-    scale = float((spread * mirror).sum() / (a**2).sum())
-    return scale, rotation, target.mean(axis=0) - scale * rotation @ source.mean(axis=0)
+    closest, known, resting = closest_points(fit, face, faces)
+    triangle, share, weight = matching_triangles(fit, face, faces)
+    system = triangle_system(face, faces, weight)
+    area = vertex_areas(face, faces)
+    pull = known * area / PULL_M**2
+    matrix = system.operator.T @ system.operator
+    matrix += diags(pull + resting * area / REST_M**2 + UNUSED)
+    columns = np.empty((len(face), len(moved), 3))
+    gradients = skin_gradients(fit, moved)
+    for column, (gradient, skin) in enumerate(zip(gradients, moved, strict=True)):
+        wanted = share[:, None, None] * gradient[triangle] @ system.axes  # (F, 3, 2)
+        wanted = (system.weight[:, None, None] * wanted).transpose(2, 0, 1).reshape(-1, 3)
+        columns[:, column] = system.operator.T @ wanted + pull[:, None] * (closest @ skin)
+    solver = splu(csc_matrix(matrix), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
+    return solver.solve(columns.reshape(len(face), -1)).reshape(columns.shape).transpose(1, 0, 2)
 
 
-def fit_skin(
-    start: NDArray, skin_faces: NDArray, face: NDArray, face_faces: NDArray,
-    own: NDArray, other: NDArray,
-) -> NDArray[np.float64]:  # fmt: skip
-    """The skin (S, 3) moved onto the face; own, other: (n, 3) landmarks of both."""
-    smooth = laplacian(skin_faces, len(start))
-    smooth = smooth.T @ smooth
-    points, normals, _ = surface_points(face, face_faces)
-    tree, held = cKDTree(points), cKDTree(start).query(own)[1]
-    skin = start
-    for stiffness in np.repeat(STIFFNESS, STEPS):
-        own_normals = vertex_normals(skin, skin_faces)
-        index, distance = facing_neighbours(tree, normals, skin, own_normals)
-        weight = (distance < NEAR_M).astype(np.float64)
-        pull = weight[:, None] * (points[index] - start)
-        if stiffness >= LANDMARKS_UNTIL:
-            np.add.at(weight, held, W_LANDMARK)
-            np.add.at(pull, held, W_LANDMARK * (other - start[held]))
-        system = stiffness * smooth + diags(weight + 1e-6)
-        skin = start + splu(system.tocsc()).solve(pull)
-    return skin
+def skin_gradients(fit: Registration, moved: NDArray) -> NDArray[np.float64]:
+    """(C, F, 3, 3) the deformation gradients of the skin's triangles, less the identity."""
+    inverse = np.linalg.inv(_frames(fit.start, fit.faces))
+    return np.stack([_frames(fit.start + unit, fit.faces) @ inverse for unit in moved]) - np.eye(3)
+
+
+def _frames(vertices: NDArray, faces: NDArray) -> NDArray[np.float64]:
+    """(F, 3, 3) columns: two edges of each triangle, and its normal as long as the root of twice
+    its area (equation 1 of the paper)."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    normal = np.cross(b - a, c - a)
+    normal /= np.sqrt(np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-24))
+    return np.stack([b - a, c - a, normal], axis=2)
+
+
+def matching_triangles(
+    fit: Registration, face: NDArray, faces: NDArray
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """(triangle of the skin, share of its gradient, weight), each (F,), for the face's triangles.
+
+    A triangle far from the skin keeps its shape. One near it, but with another normal than all
+    points around, has no match: inside the lips the closest triangle may be one of the other lip.
+    """
+    points, normals, _ = surface_points(fit.fitted, fit.faces)
+    tree, centres = cKDTree(points), face[faces].mean(axis=1)
+    index, distance = facing_neighbours(tree, normals, centres, face_normals(face, faces))
+    is_known = np.isfinite(distance) | (tree.query(centres)[0] > FADE_M[1])
+    triangle = index // (len(points) // len(fit.faces))
+    return triangle, _share(distance), np.where(is_known, 1.0, W_UNKNOWN)
+
+
+def triangle_system(face: NDArray, faces: NDArray, weight: NDArray) -> Triangles:
+    """The derivatives of a face (V, 3) with faces (F, 3), weighted by area times `weight` (F,).
+
+    A triangle without area is left out.
+    """
+    a, b, c = (face[faces[:, i]] for i in range(3))
+    width = np.linalg.norm(b - a, axis=1)
+    first = (b - a) / np.maximum(width, 1e-12)[:, None]
+    along = np.einsum("fi,fi->f", first, c - a)
+    across = c - a - along[:, None] * first
+    height = np.linalg.norm(across, axis=1)
+    has_area = (width > 1e-9) & (height > 1e-9)
+    width, height = np.where(has_area, width, 1.0), np.where(has_area, height, 1.0)
+    axes = np.stack([first, across / height[:, None]], axis=2)
+    root = has_area * np.sqrt(0.5 * width * height * weight)
+    slope = along / width
+    values = (
+        np.stack([-1.0 / width, 1.0 / width, np.zeros_like(width)], axis=1),
+        np.stack([slope - 1.0, -slope, np.ones_like(slope)], axis=1) / height[:, None],
+    )
+    rows, shape = np.repeat(np.arange(len(faces)), 3), (len(faces), len(face))
+    parts = [
+        csr_matrix(((root[:, None] * value).ravel(), (rows, faces.ravel())), shape)
+        for value in values
+    ]
+    return Triangles(vstack(parts, "csr"), axes, root)
 
 
 def closest_points(
-    skin: NDArray, skin_faces: NDArray, face: NDArray, face_faces: NDArray
-) -> tuple[csr_matrix, NDArray[np.float64]]:
-    """(matrix (V, S) from values of the skin to those of the face, where they are known (V,)).
-
-    A vertex far from the skin has 0. One near it, but with another normal than all points around,
-    is unknown: inside the lips the closest points may be those of the other lip.
-    """
-    points, normals, matrix = surface_points(skin, skin_faces)
+    fit: Registration, face: NDArray, faces: NDArray
+) -> tuple[csr_matrix, NDArray[np.float64], NDArray[np.bool_]]:
+    """(matrix (V, S) from displacements of the skin to those of the face, where it is known, where
+    the face rests)."""
+    points, normals, matrix = surface_points(fit.fitted, fit.faces)
     tree = cKDTree(points)
-    index, distance = facing_neighbours(tree, normals, face, vertex_normals(face, face_faces))
-    start, end = FADE_M
-    share = np.clip((end - distance) / (end - start), 0.0, 1.0)
-    known = np.isfinite(distance) | (tree.query(face)[0] > end)
-    known |= ~np.isin(np.arange(len(face)), face_faces)  # eyeballs, which rest
-    return diags(share) @ matrix[index], known.astype(np.float64)
+    index, distance = facing_neighbours(tree, normals, face, vertex_normals(face, faces))
+    resting = tree.query(face)[0] > FADE_M[1]
+    known = np.isfinite(distance) & ~resting
+    return diags(_share(distance)) @ matrix[index], known.astype(np.float64), resting
 
 
-def facing_neighbours(
-    tree: cKDTree, normals: NDArray, points: NDArray, own_normals: NDArray
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(index, distance) of each point's closest neighbour whose normal agrees; else inf."""
-    distance, index = tree.query(points, NEIGHBOURS)
-    agree = np.einsum("nkc,nc->nk", normals[index], own_normals) > FACING
-    distance = np.where(agree, distance, np.inf)
-    best, row = distance.argmin(axis=1), np.arange(len(points))
-    return index[row, best], distance[row, best]
+def _share(distance: NDArray) -> NDArray[np.float64]:
+    """How much of the skin's motion arrives at a distance from it, 0 to 1."""
+    near, far = FADE_M
+    return np.clip((far - distance) / (far - near), 0.0, 1.0)
 
 
-def surface_points(
-    vertices: NDArray, faces: NDArray
-) -> tuple[NDArray[np.float64], NDArray[np.float64], csr_matrix]:
-    """(points (n, 3), normals (n, 3), matrix (n, V) with points = matrix @ vertices)."""
-    n = 4
-    while n > 1 and len(faces) * (n + 1) * (n + 2) // 2 > MAX_POINTS:
-        n -= 1
-    grid = np.array([(i, j, n - i - j) for i in range(n + 1) for j in range(n + 1 - i)]) / n
-    row = np.repeat(np.arange(len(faces) * len(grid)), 3)
-    column = np.repeat(faces, len(grid), axis=0).ravel()
-    share = np.tile(grid.ravel(), len(faces))
-    matrix = csr_matrix((share, (row, column)), (len(faces) * len(grid), len(vertices)))
-    return matrix @ vertices, np.repeat(face_normals(vertices, faces), len(grid), axis=0), matrix
-
-
-def face_normals(vertices: NDArray, faces: NDArray) -> NDArray[np.float64]:
-    """Unit normals (F, 3)."""
+def vertex_areas(vertices: NDArray, faces: NDArray) -> NDArray[np.float64]:
+    """(V,) a third of the area of the faces around each vertex."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
-    normal = np.cross(b - a, c - a)
-    return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-20)
-
-
-def vertex_normals(vertices: NDArray, faces: NDArray) -> NDArray[np.float64]:
-    """Unit normals (V, 3), the mean of those of the faces; 0 for a vertex without faces."""
-    normal = np.zeros_like(vertices)
-    of_faces = face_normals(vertices, faces)
-    for i in range(3):
-        np.add.at(normal, faces[:, i], of_faces)
-    return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-20)
-
-
-def laplacian(faces: NDArray, n_vertices: int) -> csr_matrix:
-    """The graph Laplacian (V, V) of a mesh."""
-    edges = np.vstack([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    edges = np.unique(np.sort(edges, axis=1), axis=0)
-    edges = np.vstack([edges, edges[:, ::-1]])
-    graph = csr_matrix((np.ones(len(edges)), edges.T), (n_vertices, n_vertices))
-    return diags(np.asarray(graph.sum(axis=1)).ravel()) - graph
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 6.0
+    return np.bincount(faces.ravel(), np.repeat(area, 3), len(vertices))

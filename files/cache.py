@@ -159,6 +159,10 @@ class NoCache:
         """`make()` as a read-only array."""
         return _read_only(np.asarray(make(), order="C"))
 
+    def __contains__(self, key: str) -> bool:
+        """False."""
+        return False
+
     def content_key(self, path: str | Path, **settings: Any) -> str:
         """The empty string; the file is not read."""
         return ""
