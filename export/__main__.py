@@ -1,7 +1,8 @@
 """Predictions to files for other programs: `python -m export out/speech.npy --formats arkit`.
 
 FILE.npy holds vertices (T, V, 3) as demo.py writes them, or (T, V * 3). Without it, --template
-names a subject whose neutral face is written, to sculpt on.
+names a subject whose neutral face is written, to sculpt on. `python -m export onnx` writes the
+step of the live engine as an ONNX graph.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from common.errors import Parser, UserError, run_cli
 from common.frame_rates import parse_rate
-from config import RECIPES, DatasetSpec
+from config import BUNDLED_MODEL, RECIPES, DatasetSpec
 from dataset.faces import find_faces
 from export.clip import SYNTHETIC, Clip
 from export.formats import FORMATS, GLB_TARGETS, write_formats
@@ -168,10 +169,32 @@ def clip_paths(args: argparse.Namespace) -> list[Path]:
     return write_formats(clip, formats, args.out or args.file.parent, args.glb_targets)
 
 
+def onnx_paths(argv: Sequence[str]) -> list[Path]:
+    """Write the live step as an ONNX graph; the paths of its files."""
+    parser = Parser(prog="python -m export onnx", description="Write the live step as ONNX.")
+    add = parser.add_argument
+    add("--checkpoint", type=Path, default=BUNDLED_MODEL, metavar="FILE", help="default: bundled")
+    add("--look_ahead", type=float, default=0.25, metavar="S", help="default: %(default)s s")
+    add("--out", type=Path, default=Path("out"), metavar="FOLDER", help="default: %(default)s")
+    args = parser.parse_args(argv)
+    from jambatalk import load_checkpoint
+    from streaming.onnx_step import write_live_step
+
+    try:
+        return write_live_step(load_checkpoint(args.checkpoint), args.out, args.look_ahead)
+    except ValueError as error:
+        raise UserError(f"export onnx: {error}") from error
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the formats; prints the path of every file, one a line, last."""
-    args = parse(argv)
-    for path in neutral_paths(args) if args.file is None else clip_paths(args):
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["onnx"]:
+        paths = onnx_paths(argv[1:])
+    else:
+        args = parse(argv)
+        paths = neutral_paths(args) if args.file is None else clip_paths(args)
+    for path in paths:
         print(path)
 
 

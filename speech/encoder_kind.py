@@ -18,7 +18,7 @@ from config import SAMPLE_RATE
 from speech.clip_audio import ClipAudio
 from speech.encoder_config import EncoderConfig
 from speech.features import resample
-from speech.timing import AUDIO_FPS, HOP, Count, frame_lengths
+from speech.timing import AUDIO_FPS, HOP, WINDOW, Count, frame_lengths
 from speech.windows import WHOLE_CLIPS, Windows
 
 STANDARD_LEVEL = 0.6  # mean absolute amplitude of speech with unit variance, with short pauses
@@ -178,6 +178,10 @@ class EncoderKind(nn.Module):
     def window_step(self, fps: int, k: int) -> int:
         """Samples between two instants at which a window of `window_features` may begin."""
         return SAMPLE_RATE // math.gcd(AUDIO_FPS, fps * k)
+
+    def window_samples(self, n: int) -> int:
+        """The samples of the shortest window of n samples whose last frame ends with it."""
+        return WINDOW + -(-max(n - WINDOW, 0) // HOP) * HOP
 
     def window_features(
         self,

@@ -186,8 +186,12 @@ class Moonshine(EncoderKind):
         return lambda start, stop: sum(read(start, stop) for read in readers) / len(readers)
 
     def window_step(self, fps: int, k: int) -> int:
+        """As `EncoderKind`: a window may begin anywhere."""
+        return 1
+
+    def window_samples(self, n: int) -> int:
         """As `EncoderKind`."""
-        return STRIDE
+        return SHORTEST + -(-max(n - SHORTEST, 0) // STRIDE) * STRIDE
 
     def window_features(
         self,

@@ -28,7 +28,7 @@ class Listener:
     def __init__(self, encoder: SpeechEncoder, look_ahead: int, context: int) -> None:
         self.encoder, self.look_ahead = encoder, look_ahead
         self.step = encoder.kind.window_step(encoder.fps, encoder.k)
-        self.window = -(-(context + look_ahead) // self.step) * self.step
+        self.window = encoder.kind.window_samples(context + look_ahead)
         self.kept_samples = self.window + self.step + (REACH + 1) * BLOCK
         with torch.inference_mode():
             self.silence = encoder.window(torch.zeros(1, self.window), 0, 0, 1)
@@ -49,23 +49,31 @@ class Listener:
     def features(self, start: int, stop: int, end: int) -> Tensor:
         """Features (1, stop - start, k·C) of mesh frames start to stop - 1.
 
-        end: samples that may be used. It must not fall from call to call: what lies too long before
-        it is forgotten. Silence surrounds the sound.
+        end: samples that may be used, as of `window_at`.
+        """
+        window, begin = self.window_at(end)
+        if window is None:
+            return self.silence.expand(1, stop - start, -1)
+        return self.encoder.window(torch.from_numpy(window)[None], begin, start, stop)
+
+    def window_at(self, end: int) -> tuple[NDArray[np.float32] | None, int]:
+        """The sound (n,) before sample `end` at level 1, or None for silence; its first sample.
+
+        `end` must not fall from call to call: what lies too long before it is forgotten. Before the
+        first sample there is silence.
         """
         sound = np.concatenate([self.sound, *self.arrived])
         drop = max((end - self.kept_samples) // BLOCK * BLOCK - self.first, 0)
         self.sound, self.first, self.arrived = sound[drop:], self.first + drop, []
         sound = self.sound[: end - self.first]
+        begin = (end - self.window) // self.step * self.step
         amplitude = self._amplitudes(sound)
         if not len(amplitude) or amplitude[-(self.window // BLOCK) :].max() < SILENT:
-            return self.silence.expand(1, stop - start, -1)
-        begin = (end - self.window) // self.step * self.step
-        even = self._even(sound, amplitude)
-        window = np.zeros(self.window, np.float32)
-        source = even[max(begin - self.first, 0) : begin + self.window - self.first]
-        offset = max(self.first - begin, 0)
-        window[offset : offset + len(source)] = source
-        return self.encoder.window(torch.from_numpy(window)[None], begin, start, stop)
+            return None, begin
+        window = np.zeros(end - begin, np.float32)
+        source = self._even(sound, amplitude)[max(begin - self.first, 0) :]
+        window[len(window) - len(source) :] = source
+        return window, begin
 
     @staticmethod
     def _amplitudes(sound: NDArray[np.float32]) -> NDArray[np.float32]:
