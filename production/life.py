@@ -35,7 +35,7 @@ FACE_CHANCES = 0.4, 0.4, 0.2
 FIXATION_JITTER = 0.3  # standard deviation, degrees
 FIXATION_S, FIXATION_SPREAD = 1.3, 0.6  # mean, standard deviation of the logarithm
 FIXATION_GAP_S = 0.3, 5.0
-AWAY_CHANCE = 0.3  # at the start of a phrase after a pause of AWAY_PAUSE_S
+AWAY_CHANCE = 0.3  # at the start of a phrase after a pause of AWAY_PAUSE_S, but not of the first
 AWAY_PAUSE_S = 0.5
 AWAY_DEGREES = 4.0, 7.0
 AWAY_S = 0.5, 1.1
@@ -176,7 +176,7 @@ def _blinks(prosody: Prosody, rng: Generator) -> NDArray[np.float64]:
 def _gaze(prosody: Prosody, rng: Generator) -> Steps:
     """Fixations of the other's face, and away from it when some phrases begin."""
     away = _gazes_away(prosody, rng)
-    starts, targets, clock = [0.0], [_face_point(rng)], 0.0
+    starts, targets, clock = [-1.0], [_face_point(rng)], 0.0  # the first one has begun
     while clock < prosody.duration_s:
         clock += _log_normal(rng, FIXATION_S, FIXATION_SPREAD, FIXATION_GAP_S)
         target = _face_point(rng)
@@ -199,7 +199,7 @@ def _gazes_away(prosody: Prosody, rng: Generator) -> list[tuple[float, float, tu
         chance, length, angle = rng.uniform(), rng.uniform(*AWAY_S), rng.uniform(*AWAY_DEGREES)
         side, lift = rng.choice((-1.0, 1.0)), rng.uniform(-0.5, 0.3)
         apart = not found or start - found[-1][0] > AWAY_S[1] + 1.0
-        if pause >= AWAY_PAUSE_S and chance < AWAY_CHANCE and apart:
+        if AWAY_PAUSE_S <= pause < math.inf and chance < AWAY_CHANCE and apart:
             found.append((start, length, (side * angle * math.cos(lift), angle * math.sin(lift))))
     return found
 
