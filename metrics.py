@@ -82,6 +82,26 @@ def errors_by_vertex(prediction: NDArray, truth: NDArray) -> NDArray[np.float64]
     return total / len(truth)
 
 
+def motion_statistics(clips: Iterable[NDArray]) -> NDArray[np.float64]:
+    """Mean and standard deviation of the distance that a vertex moves in a frame: (2, V).
+
+    clips: meshes (T, V, 3), in whose unit the result is; the frames of all clips are pooled. These
+    are the "temporal statistics" that CodeTalker draws (https://arxiv.org/abs/2301.02379).
+    Raises `ValueError` where no clip has two frames.
+    """
+    total, squares, count = 0.0, 0.0, 0
+    for vertices in clips:
+        for start in range(0, len(vertices) - 1, FRAME_BLOCK):
+            block = vertices[start : start + FRAME_BLOCK + 1].astype(np.float64)
+            distances = np.sqrt(np.square(np.diff(block, axis=0)).sum(axis=2))  # (n, V)
+            total, squares = total + distances.sum(axis=0), squares + (distances**2).sum(axis=0)
+            count += len(distances)
+    if not count:
+        raise ValueError("motion: expected a clip of two frames or more")
+    mean = total / count
+    return np.stack([mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))])
+
+
 def upper_face_dynamics(vertices: NDArray, template: NDArray, upper: NDArray) -> float:
     """Mean over upper-face vertices of the std over time of ‖v - template‖², unit squared.
 

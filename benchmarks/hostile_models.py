@@ -135,7 +135,7 @@ def cache(folder: Path) -> Attempt:
 
 def phones(folder: Path) -> Attempt:
     """Phones of clips and the index of a speech pool: `load_phones`, `read_index`."""
-    from evaluation.scoring import load_phones
+    from evaluation.phones import load_phones
     from synthetic.speech_pool import read_index
 
     spec = dataclasses.replace(SPEC, phones=str(folder / "index.jsonl"))

@@ -62,9 +62,28 @@ def find_regions(spec: DatasetSpec) -> dict[str, Region]:
     """
     regions = {which: find_region(spec, which) for which in FIELDS}
     if spec.inner_lips:
-        path = find_file(spec, spec.inner_lips) or spec.path(spec.inner_lips)
+        path = inner_lips_path(spec)
         regions["inner_lips"] = Region(load_region(path, spec.n_vertices), path.name)
     return regions
+
+
+def find_inner_lips(spec: DatasetSpec) -> tuple[int, int] | None:
+    """Upper and lower inner lip, vertices that touch when the mouth is shut; None if not named.
+
+    Raises `UserError` if the file is missing or has other content.
+    """
+    if not spec.inner_lips:
+        return None
+    path = inner_lips_path(spec)
+    indices = load_region(path, spec.n_vertices)
+    if len(indices) != 2:
+        raise UserError(f"region {path}: {len(indices)} vertices, expected 2: upper and lower lip")
+    return int(indices[0]), int(indices[1])
+
+
+def inner_lips_path(spec: DatasetSpec) -> Path:
+    """The file that `spec.inner_lips` names, searched as in `find_file`."""
+    return find_file(spec, spec.inner_lips) or spec.path(spec.inner_lips)
 
 
 def look_up(spec: DatasetSpec, which: str) -> tuple[Region, str]:

@@ -1,7 +1,8 @@
 """Pictures of predictions for papers and reports, drawn with matplotlib.
 
-`error_map`: the mean error of every vertex on the face. `strip`: stills of a clip, truth above
-prediction above error. Errors are distances in millimetres and have a colour bar. V vertices.
+`error_map`: the mean error of every vertex on the face. `motion_map`: how much every vertex moves,
+in truth and prediction. `strip`: stills of a clip, truth above prediction above error. Errors are
+distances in millimetres and have a colour bar. V vertices.
 """
 
 import math
@@ -19,15 +20,17 @@ if TYPE_CHECKING:
 
 DOTS_PER_INCH = 300
 FONT_POINTS = 8
-WIDTH_IN = 7.0  # inches: a page's text, for a strip
+WIDTH_IN, COLUMN_IN = 7.0, 3.4  # inches: a page's text, and a column of it
 VIEW_IN = 1.5  # inches: width of a view of `error_map`
 LABEL_IN, TITLE_IN, BAR_IN = 0.25, 0.25, 0.55  # left of the rows, above the columns, right of them
 SIZE = 640  # pixels a side of a face, before its margins are cut off
 YAWS = (0.0, 40.0)  # degrees, the views of `error_map`
 MARGIN = 8  # pixels around a head
+BAR_SHARE = 0.9  # of the height of a row, where bars stand one above the other
 SHARE_BELOW = 0.99  # of the values that the colours distinguish, at least
 ROUND = (1, 1.5, 2, 3, 4, 6, 8, 10)  # ends of colour scales, times a power of ten
 ROWS = ("truth", "prediction", "error")
+MOTION_ROWS = ("mean motion", "std of motion")
 
 
 def upper_limit(values: NDArray) -> float:
@@ -49,6 +52,28 @@ def error_map(views: Sequence[Renderer], errors: NDArray, limit: float) -> "Figu
     return figure
 
 
+def motion_map(renderer: Renderer, motion: NDArray, fps: int) -> "Figure":
+    """Faces coloured by `motion` (2, 2, V), mm a frame: rows mean and std, columns as `ROWS`.
+
+    Each row has one scale, which ends at a round number for the truth. So it is the same for all
+    methods that are compared.
+    """
+    limits = [upper_limit(truth) for truth, _ in motion]
+    pictures = [
+        [draw_values(renderer, renderer.template, values, limit) for values in row]
+        for row, limit in zip(motion, limits, strict=True)
+    ]
+    width = COLUMN_IN - LABEL_IN - BAR_IN
+    figure, left, bottom, height = _grid_figure(pictures, width, ROWS[:2], MOTION_ROWS)
+    for row, limit in enumerate(limits):
+        cell, low = height / len(limits), bottom + height * (len(limits) - 1 - row) / len(limits)
+        _colour_bar(
+            figure, left + width, low, cell * BAR_SHARE, motion[row], limit,
+            f"mm per frame ({fps} fps)",
+        )  # fmt: skip
+    return figure
+
+
 def strip(
     renderer: Renderer, prediction: NDArray, truth: NDArray, errors: NDArray,
     times_s: Sequence[float], limit: float,
@@ -63,21 +88,26 @@ def strip(
         [renderer.frame(mesh) for mesh in prediction],
         [draw_values(renderer, *face, limit) for face in zip(truth, errors, strict=True)],
     ]
-    rows, columns = _bounds(np.concatenate(pictures))
-    grid = np.concatenate(
-        [np.concatenate([picture[rows, columns] for picture in row], axis=1) for row in pictures]
-    )
     width = WIDTH_IN - LABEL_IN - BAR_IN
-    figure, left, bottom, height = _figure(grid, width, LABEL_IN, TITLE_IN)
-    cell = width / len(times_s)
-    for column, time_s in enumerate(times_s):
-        _text(
-            figure, left + (column + 0.5) * cell, bottom + height + TITLE_IN / 2, f"{time_s:.2f} s"
-        )
-    for row, label in enumerate(reversed(ROWS)):
-        _text(figure, LABEL_IN / 2, bottom + (row + 0.5) * height / len(ROWS), label, rotation=90)
+    times = [f"{time_s:.2f} s" for time_s in times_s]
+    figure, left, bottom, height = _grid_figure(pictures, width, times, ROWS)
     _colour_bar(figure, left + width, bottom, height / len(ROWS), errors, limit, "error (mm)")
     return figure
+
+
+def _grid_figure(
+    pictures: list[list[NDArray]], width: float, columns: Sequence[str], rows: Sequence[str]
+) -> tuple["Figure", float, float, float]:
+    """Rows of pictures without their common margins, labelled; returns what `_figure` does."""
+    lines, across = _bounds(np.concatenate(pictures))
+    grid = [np.concatenate([picture[lines, across] for picture in row], axis=1) for row in pictures]
+    figure, left, bottom, height = _figure(np.concatenate(grid), width, LABEL_IN, TITLE_IN)
+    for column, label in enumerate(columns):
+        x = left + (column + 0.5) * width / len(columns)
+        _text(figure, x, bottom + height + TITLE_IN / 2, label)
+    for row, label in enumerate(reversed(rows)):
+        _text(figure, LABEL_IN / 2, bottom + (row + 0.5) * height / len(rows), label, rotation=90)
+    return figure, left, bottom, height
 
 
 def _bounds(pictures: NDArray) -> tuple[slice, slice]:
@@ -120,15 +150,25 @@ def _colour_bar(
     errors: NDArray, limit: float, label: str,
 ) -> None:  # fmt: skip
     """A bar from 0 to `limit`, with an arrow where errors are larger; places in inches."""
+    box = _fractions(figure, left + 0.08, bottom, 0.09, height * 0.94)
+    colour_bar(figure, box, limit, label, FONT_POINTS - 1, ends=bool(errors.max() <= limit))
+
+
+def colour_bar(
+    figure: "Figure", box: Sequence[float], limit: float, label: str, points: float, ends: bool
+) -> None:
+    """A colour bar from 0 to `limit` in a box (left, bottom, width, height) of a figure.
+
+    points: size of its letters; ends: whether no value is larger, else the bar has an arrow.
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    axes = figure.add_axes(_fractions(figure, left + 0.08, bottom, 0.09, height * 0.94))
     bar = figure.colorbar(
-        ScalarMappable(Normalize(0, limit), COLOUR_MAP), cax=axes,
-        extend="max" if errors.max() > limit else "neither", ticks=np.linspace(0, limit, 3),
+        ScalarMappable(Normalize(0, limit), COLOUR_MAP), cax=figure.add_axes(box),
+        extend="neither" if ends else "max", ticks=np.linspace(0, limit, 3),
     )  # fmt: skip
     bar.ax.set_yticklabels([f"{value:g}" for value in np.linspace(0, limit, 3)])
-    bar.ax.tick_params(labelsize=FONT_POINTS - 1, width=0.5, length=2, pad=2)
-    bar.set_label(label, fontsize=FONT_POINTS - 1, labelpad=2)
+    bar.ax.tick_params(labelsize=points, width=0.5, length=2, pad=2)
+    bar.set_label(label, fontsize=points, labelpad=2)
     bar.outline.set_linewidth(0.5)

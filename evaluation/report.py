@@ -17,7 +17,8 @@ from common.errors import UserError, reason_of
 from common.whole_file import write_whole
 from config import DatasetSpec
 from dataset.faces import find_faces, missing_faces
-from evaluation.figures import Source, draw_errors, draw_strips
+from evaluation.figures import draw_errors, draw_strips
+from evaluation.source import Source
 from files.texts import read_json, read_text
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from common.errors import UserError
 from config import DatasetSpec
 from data_loader import OpenDataset
 from dataset.regions import Region
+from evaluation.phones import load_phones
 from evaluation.results import UNITS, published_rows, results_name, summarise, table, write_results
 from evaluation.saved import check_predictions_folder, save_prediction
-from files.texts import parse_json, read_text
 from jambatalk import JambaTalk
 from lip_reader import READER_FILE, LipReadingScorer, edit_distance, load_reader
 from metrics import (
@@ -204,26 +204,6 @@ def mouth_scores(
         "closed": int(closed.sum()),
         "closed_truth": int(closures(true_opening, segments, threshold, spec.fps).sum()),
     }
-
-
-def load_phones(spec: DatasetSpec) -> dict[str, list]:
-    """Clip -> [[phone, start_s, end_s], ...] from the file `spec.phones`; {} without one."""
-    if not spec.phones:
-        return {}
-    path = spec.path(spec.phones)
-    if not path.exists():
-        raise UserError(f"{path}: no such file; make the data: python -m synthetic.make_corpus")
-    segments = {}
-    for number, line in enumerate(read_text(path, "phones").splitlines(), start=1):
-        try:
-            row = parse_json(line)
-            segments[row["name"]] = row["segments"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}, line {number}: expected a JSON object with name and segments; "
-                "make the file again"
-            ) from error
-    return segments
 
 
 def reading_scores(

@@ -4,10 +4,14 @@ The surface is hardly shaded, so that colours can be compared with a colour bar:
 viewer has the colour of the bar, and no part is darker than `LEAST_LIGHT` of it.
 """
 
+import functools
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from rendering.raster import SAMPLES, rasterise, surface_normals
+from common.numba_jit import compiled
+from rendering.raster import SAMPLES, dot, rasterise, row, surface_normals, unit
 from rendering.renderer import Renderer
 
 COLOUR_MAP = "YlOrRd"  # of matplotlib: 0 is pale, so that the features of the face are seen
@@ -24,47 +28,87 @@ def draw_values(renderer: Renderer, vertices: NDArray, values: NDArray, limit: f
         raise ValueError(f"values {values.shape} of {renderer.template.shape}, limit {limit}")
     view = renderer.camera.view(renderer.hole_fill.append_vertices(vertices.astype(np.float64)))
     screen = renderer.camera.project(view, SAMPLES)
-    height, width = renderer.camera.height * SAMPLES, renderer.camera.width * SAMPLES
-    depth, face_ids = np.empty((height, width), np.float32), np.empty((height, width), np.int32)
+    height, width = renderer.camera.height, renderer.camera.width
+    depth = np.empty((height * SAMPLES, width * SAMPLES), np.float32)
+    face_ids = np.empty(depth.shape, np.int32)
     rasterise(screen, renderer.faces, depth, face_ids)
     normals, face_normals = np.empty(view.shape), np.empty((len(renderer.faces), 3))
     surface_normals(view, renderer.faces, face_normals, normals)
-    lines, columns = np.nonzero(face_ids >= 0)
-    corners = renderer.faces[face_ids[lines, columns]]  # (N, 3)
-    weights, is_front = _weights(screen[corners], columns + 0.5, lines + 0.5)
-    filled = np.append(values, np.full(len(view) - len(values), np.nan))
-    level = (filled[corners] * weights).sum(axis=1)
-    facing = _facing(normals[corners], view[corners], weights)
-    samples = np.ones((height, width, 3))
-    samples[lines, columns] = _colours(np.where(is_front, level, np.nan) / limit, facing)
-    pixels = samples.reshape(height // SAMPLES, SAMPLES, width // SAMPLES, SAMPLES, 3).mean((1, 3))
-    return np.round(255 * pixels).astype(np.uint8)
+    levels = np.append(values / limit, np.full(len(view) - len(values), np.nan))
+    image = np.empty((height, width, 3), np.uint8)
+    _paint(screen, view, renderer.faces, normals, levels, face_ids, _colours(), image)
+    return image
 
 
-def _weights(triangles: NDArray, x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
-    """Perspective-correct barycentric weights (N, 3) of sample points, and (N,) seen from outside.
-
-    triangles: (N, 3, 3) corners in sample space: x, y and w = 1 / depth.
-    """
-    to_corner = triangles[:, :, :2] - np.stack([x, y], axis=1)[:, None]
-    following, last = np.roll(to_corner, -1, axis=1), np.roll(to_corner, -2, axis=1)
-    areas = following[..., 0] * last[..., 1] - last[..., 0] * following[..., 1]
-    weights = areas * triangles[:, :, 2]
-    # Counter-clockwise seen from outside is clockwise in sample space, whose y points down.
-    return weights / weights.sum(axis=1, keepdims=True), areas.sum(axis=1) < 0
-
-
-def _facing(normals: NDArray, view: NDArray, weights: NDArray) -> NDArray:
-    """Cosine (N,), 0 to 1, between the surface and the direction to the viewer."""
-    normal, point = ((part * weights[..., None]).sum(axis=1) for part in (normals, view))
-    lengths = np.linalg.norm(normal, axis=1) * np.linalg.norm(point, axis=1)
-    return np.abs((normal * point).sum(axis=1)) / np.maximum(lengths, 1e-12)
-
-
-def _colours(level: NDArray, facing: NDArray) -> NDArray:
-    """sRGB (N, 3) of levels 0 to 1; NaN is grey."""
+@functools.cache
+def _colours() -> NDArray[np.float64]:
+    """sRGB (N + 1, 3) 0 to 1 of levels from 0 to 1, last that of surfaces without a value."""
     from matplotlib import colormaps
 
-    colours = colormaps[COLOUR_MAP](np.nan_to_num(level))[:, :3]
-    colours[np.isnan(level)] = NO_VALUE
-    return colours * (LEAST_LIGHT + (1 - LEAST_LIGHT) * facing[:, None])
+    table = colormaps[COLOUR_MAP](np.arange(colormaps[COLOUR_MAP].N))[:, :3]
+    return np.append(table, np.full((1, 3), NO_VALUE), axis=0)
+
+
+@compiled()
+def _paint(screen, view, faces, normals, levels, face_ids, colours, image):
+    """Fill `image` (H, W, 3) uint8 with the mean of each pixel's samples, white where no face is.
+
+    screen, view: (V, 3) the vertices in sample and view space; normals: (V, 3) unit; levels: (V,)
+    0 to 1, NaN without a value; face_ids: of `rasterise`; colours: of `_colours`.
+    """
+    share = 255.0 / (SAMPLES * SAMPLES)
+    for i in range(image.shape[0]):
+        for j in range(image.shape[1]):
+            red, green, blue = 0.0, 0.0, 0.0
+            for k in range(SAMPLES * SAMPLES):
+                line, column = i * SAMPLES + k // SAMPLES, j * SAMPLES + k % SAMPLES
+                f, light, colour = face_ids[line, column], 1.0, (1.0, 1.0, 1.0)
+                if f >= 0:
+                    index, light = _sample(
+                        f, column + 0.5, line + 0.5, screen, view, faces, normals, levels,
+                        colours.shape[0] - 1,
+                    )  # fmt: skip
+                    colour = row(colours, index)
+                red, green, blue = (
+                    red + light * colour[0], green + light * colour[1], blue + light * colour[2]
+                )  # fmt: skip
+            image[i, j, 0] = int(red * share + 0.5)
+            image[i, j, 1] = int(green * share + 0.5)
+            image[i, j, 2] = int(blue * share + 0.5)
+
+
+@compiled()
+def _sample(f, x, y, screen, view, faces, normals, levels, n_colours):
+    """(row in the table of colours, light) of face f at the sample-space point (x, y).
+
+    The last row is that of back sides and of surfaces without a value.
+    """
+    a, b, c = row(faces, f)
+    xa, ya, wa = row(screen, a)
+    xb, yb, wb = row(screen, b)
+    xc, yc, wc = row(screen, c)
+    # Perspective-correct barycentric weights: those of the picture, each times its w.
+    ka = ((xb - x) * (yc - y) - (xc - x) * (yb - y)) * wa
+    kb = ((xc - x) * (ya - y) - (xa - x) * (yc - y)) * wb
+    kc = ((xa - x) * (yb - y) - (xb - x) * (ya - y)) * wc
+    total = ka + kb + kc
+    ka, kb, kc = ka / total, kb / total, kc / total
+    normal = unit(_mix(row(normals, a), row(normals, b), row(normals, c), ka, kb, kc))
+    point = unit(_mix(row(view, a), row(view, b), row(view, c), ka, kb, kc))
+    light = LEAST_LIGHT + (1.0 - LEAST_LIGHT) * abs(dot(normal, point))
+    level = ka * levels[a] + kb * levels[b] + kc * levels[c]
+    # Counter-clockwise seen from outside is clockwise in sample space, whose y points down.
+    front = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya) < 0.0
+    if not front or math.isnan(level):
+        return n_colours, light
+    return min(int(min(max(level, 0.0), 1.0) * n_colours), n_colours - 1), light
+
+
+@compiled()
+def _mix(a, b, c, ka, kb, kc):
+    """The weighted sum of three triples."""
+    return (
+        ka * a[0] + kb * b[0] + kc * c[0],
+        ka * a[1] + kb * b[1] + kc * c[1],
+        ka * a[2] + kb * b[2] + kc * c[2],
+    )

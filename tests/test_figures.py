@@ -1,20 +1,27 @@
 """Pictures for papers: colours of a heat map, colour scales, the command and its messages."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 from common.errors import UserError, run_cli
 from config import DatasetSpec
 from evaluation import figures, pictures
-from evaluation.figures import Source, draw_errors, draw_strips
+from evaluation.comparison import Layout, draw_canvas, paste, write_comparison
+from evaluation.figures import draw_errors, draw_motion, draw_strips
+from evaluation.opening import CLOSED, Opening, opening_figure
 from evaluation.pictures import upper_limit
-from metrics import errors_by_vertex, mean_vertex_error
+from evaluation.source import Source
+from metrics import errors_by_vertex, mean_vertex_error, motion_statistics
 from rendering.heat_map import COLOUR_MAP, NO_VALUE, draw_values
 from rendering.renderer import Renderer
+from speech.ffmpeg import find_ffmpeg
 
 PLATE = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], np.float32) * 0.1
 FACES = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
@@ -65,8 +72,8 @@ def test_colour_scales_end_at_round_numbers(top: float, limit: float) -> None:
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
     """Two clips of a plate that moves by 1 mm a frame; predictions stay 2 mm behind."""
     monkeypatch.setattr(pictures, "SIZE", 64)
-    monkeypatch.setattr(figures, "SIZE", 64)
-    for folder in ("vertices_npy", "pred"):
+    monkeypatch.setattr("evaluation.source.SIZE", 64)
+    for folder in ("vertices_npy", "pred", "wav"):
         (tmp_path / folder).mkdir()
     np.savez(tmp_path / "templates.npz", a=PLATE, b=PLATE)
     np.savez(tmp_path / "faces.npz", faces=FACES)
@@ -75,6 +82,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
         truth[..., 1] += np.arange(14)[:, None] * 1e-3
         np.save(tmp_path / f"vertices_npy/{name}.npy", truth)
         np.save(tmp_path / f"pred/{name}.npy", truth[::2] - np.float32([0, 0, 2e-3]))
+        soundfile.write(tmp_path / f"wav/{name}.wav", np.zeros(3733), 16_000)
     spec = DatasetSpec(
         name="plates", root=str(tmp_path), fps=30, source_fps=60, n_vertices=4,
         metres_per_unit=1.0, templates=str(tmp_path / "templates.npz"),
@@ -85,6 +93,71 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
 
 def test_errors_of_a_data_set_are_in_millimetres(source: Source) -> None:
     np.testing.assert_allclose(source.errors_mm(), 2.0, rtol=1e-3)
+
+
+def test_motion_is_the_distance_from_one_frame_to_the_next() -> None:
+    """Of all frames of all clips: the first vertex moves by 5, 0 and 1, the second not at all."""
+    clips = [np.zeros((3, 2, 3)), np.zeros((2, 2, 3))]
+    clips[0][1:, 0] = [3, 4, 0]
+    clips[1][1, 0] = [0, 0, 1]
+    mean, std = motion_statistics(clips)
+    np.testing.assert_allclose(mean, [2, 0])
+    np.testing.assert_allclose(std, [np.std([5, 0, 1]), 0])
+    with pytest.raises(ValueError, match="two frames"):
+        motion_statistics([clips[0][:1]])
+
+
+def test_the_motion_map_has_mean_and_deviation_of_truth_and_prediction(source: Source) -> None:
+    np.testing.assert_allclose(source.motion_mm()[0], 2.0, rtol=1e-3)  # 1 mm at 60 fps
+    figure = draw_motion(source)
+    texts = [text.get_text() for text in figure.texts]
+    assert texts == ["truth", "prediction", "std of motion", "mean motion"]
+    assert [axes.get_ylabel() for axes in figure.axes[1:]] == ["mm per frame (30 fps)"] * 2
+
+
+def opening(segments: list) -> Opening:
+    """Three seconds in which the truth rises to 4 mm and the prediction to 3."""
+    t = np.linspace(0, 1, 90)
+    return Opening(4 * t, 3 * t, 30, np.sin(np.arange(48_000)), 16_000, segments)
+
+
+def test_an_opening_has_its_phones_and_where_lips_should_close() -> None:
+    segments = [("sil", 0.0, 0.5), ("m", 0.5, 0.7), ("aa", 0.7, 3.0)]
+    curves, wave = opening_figure(opening(segments)).axes
+    assert [line.get_ydata()[-1] for line in curves.lines[:2]] == [4, 3]
+    assert [text.get_text() for text in curves.texts] == ["m", "aa"]
+    closed = [patch for patch in curves.patches if to_hex(patch.get_facecolor()) == CLOSED.lower()]
+    assert [(patch.get_x(), patch.get_width()) for patch in closed] == [(0.5, pytest.approx(0.2))]
+    assert wave.get_xlabel() == "time (s)" and "(mm)" in curves.get_ylabel()
+
+
+def test_a_long_opening_is_drawn_in_rows_of_one_scale() -> None:
+    axes = opening_figure(opening([]), width_in=3.4).axes
+    assert len(axes) == 4 and not axes[0].texts
+    assert [part.get_xlim() for part in axes[::2]] == [(0.0, 1.5), (1.5, 3.0)]
+    assert axes[0].get_ylim() == axes[2].get_ylim()
+
+
+def test_a_video_has_the_panels_side_by_side_below_their_names() -> None:
+    layout = Layout(96, with_error=True)
+    canvas = draw_canvas(layout, 2.0)
+    assert canvas.shape == (96, layout.width, 3) and (canvas[: layout.title] < 128).any()
+    panels = [np.full((*layout.panel[::-1], 3), level, np.uint8) for level in (10, 20, 30)]
+    picture, middle = paste(canvas, panels, layout), layout.panel[0] // 2
+    columns = [middle, middle + layout.panel[0], middle + 2 * layout.panel[0]]
+    assert picture[-1, columns, 0].tolist() == [10, 20, 30]
+    assert (picture[:, 3 * layout.panel[0] :] == canvas[:, 3 * layout.panel[0] :]).all()
+
+
+def test_truth_and_prediction_become_a_video_with_the_clips_sound(
+    source: Source, tmp_path: Path
+) -> None:
+    layout = Layout(96)
+    write_comparison(source, source.pairs[0], tmp_path / "a.mp4", layout, 1.0, n_frames=3)
+    command = [find_ffmpeg(), "-i", str(tmp_path / "a.mp4")]
+    about = subprocess.run(command, capture_output=True).stderr.decode()
+    assert "Video: h264" in about and "Audio: aac" in about
+    assert f"{layout.width}x96" in about and "Duration: 00:00:00.1" in about
 
 
 def test_a_strip_has_a_column_for_each_instant_and_three_rows(
@@ -119,6 +192,39 @@ def test_instants_beyond_the_clip_are_refused(source: Source) -> None:
 def test_an_unknown_clip_is_refused(source: Source, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--clips c_01: no such clip in .*expected one of a_01, b"):
         Source.open(source.spec, tmp_path / "pred", ["c_01"])
+
+
+def run(source: Source, monkeypatch: pytest.MonkeyPatch, *flags: str) -> int:
+    """The exit code of the command for the predictions of `source`."""
+    monkeypatch.setattr(figures, "locate", lambda spec: (source.spec, None))
+    folder = Path(source.spec.root)
+    return run_cli(figures.main, ["--pred", str(folder / "pred"), "--dataset", "synthetic",
+                                  "--out", str(folder / "out"), *flags])  # fmt: skip
+
+
+def test_openings_need_the_inner_lips_and_are_left_out_unless_named(
+    source: Source, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = "plates names no vertices of the inner lips; give --inner_lips UPPER LOWER\n"
+    assert run(source, monkeypatch, "--draw", "opening") == 2
+    assert capsys.readouterr().err == f"error: {reason}"
+    monkeypatch.setattr(figures, "KINDS", {"opening": "only"})
+    assert run(source, monkeypatch) == 0
+    assert capsys.readouterr().out == f"no mouth opening: {reason}"
+    assert run(source, monkeypatch, "--inner_lips", "2", "4") == 2
+    assert "--inner_lips 2 4: expected two vertices from 0 to 3" in capsys.readouterr().err
+    phones = Path(source.spec.root) / "phones.jsonl"
+    phones.write_text('{"name": "a_01", "segments": [["m", 0.1, 0.2]]}\n')
+    assert run(source, monkeypatch, "--inner_lips", "2", "1", "--phones", str(phones)) == 0
+    assert capsys.readouterr().out.split()[0].endswith("out/a_01_opening.png")
+    phones.write_text('{"name": "a_01", "segments": [["m", 0.2, 0.1]]}\n')
+    assert run(source, monkeypatch, "--inner_lips", "2", "1", "--phones", str(phones)) == 2
+    assert "phones.jsonl, line 1: expected a JSON object with" in capsys.readouterr().err
+
+
+def test_an_error_panel_without_videos_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(figures.main, ["--pred", "x", "--dataset", "synthetic", "--error_panel"]) == 2
+    assert "--error_panel: a panel of videos; add --draw video" in capsys.readouterr().err
 
 
 def test_a_limit_that_is_not_positive_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from config import DatasetSpec
-from evaluation import figures
 from evaluation.report import to_html, write_report
 
 PLATE = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], np.float32) * 0.1
@@ -41,7 +40,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetSpec:
     """A data set of three clips, its predictions, and the results of their test."""
-    monkeypatch.setattr(figures, "SIZE", 64)
+    monkeypatch.setattr("evaluation.source.SIZE", 64)
     for folder in ("vertices_npy", "pred"):
         (tmp_path / folder).mkdir()
     np.savez(tmp_path / "templates.npz", a=PLATE)
