@@ -5,7 +5,7 @@ transformer width, L states: the transformer's input and the output of each laye
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from config import SAMPLE_RATE
+from speech.chunked_features import ChunkReader, TimeMoments
 from speech.clip_audio import ClipAudio
 from speech.encoder_config import EncoderConfig
 from speech.features import resample
@@ -137,9 +138,25 @@ class EncoderKind(nn.Module):
         ]
         return nn.utils.rnn.pad_sequence(clips, batch_first=True)
 
-    def convolve_batch(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
-        """`convolve` in one call for all clips; lengths is None unless padding is safe."""
+    def convolve_batch(
+        self,
+        body: nn.Module,
+        audio: Tensor,
+        lengths: Tensor | None,
+        moments: TimeMoments | None = None,
+    ) -> Tensor:
+        """`convolve` in one call for all clips; lengths is None unless padding is safe.
+
+        moments: of `values_over_time`, where `audio` is a part of a clip; None: those of `audio`.
+        """
         raise NotImplementedError
+
+    def values_over_time(self, body: nn.Module, audio: ClipAudio) -> Iterator[Tensor] | None:
+        """Parts (n, C) of the values of a clip that `convolve_batch` normalises over time.
+
+        None where it does not.
+        """
+        return None
 
     def at_audio_rate(self, conv: Tensor, n_samples: int, lengths: Tensor | None) -> Tensor:
         """Features (B, A, C0) at the 50 Hz of `speech.timing`, from conv (B, N, C0).
@@ -169,11 +186,9 @@ class EncoderKind(nn.Module):
     ) -> Callable[[int, int], Tensor]:
         """A function that returns frames start to stop - 1 of `at_mesh_rate` of one clip.
 
-        They are (1, n, C0). The ranges must move forwards.
+        They are (1, n, C0). The ranges must move forwards. A few chunks of the clip are in memory.
         """
-        whole = audio.read(0, len(audio))[None]
-        features = self.at_mesh_rate(body, self.convolve(body, whole), fps, k, len(audio))
-        return lambda start, stop: features[:, start:stop]
+        return ChunkReader(self, body, audio, fps * k)
 
     def window_step(self, fps: int, k: int) -> int:
         """Samples between two instants at which a window of `window_features` may begin."""

@@ -13,6 +13,7 @@ from speech.timing import AUDIO_FPS, WINDOW
 
 MEL_HOP, MEL_BINS, MEL_FFT = 160, 80, 512  # w2v-BERT 2.0: 10 ms hop, 80 bands, 512-point FFT
 PCM_SCALE = 2.0**15  # full scale of 16-bit integers, of which Kaldi computes energies
+MEL_EPS = 1e-7  # added to the variance of a band
 MEL_FLOOR = 1.192092955078125e-07  # Kaldi's float epsilon
 
 
@@ -28,18 +29,42 @@ def resample(
     """
     if rate == rate_in:
         return features
-    batch, n_in, width = features.shape
+    batch, n_in, _ = features.shape
     n_out = n_in * rate // rate_in
     last = torch.full((batch, 1), n_in - 1, device=features.device)
     if lengths is not None:
         last = lengths.to(features.device, non_blocking=True)[:, None] - 1
         last = last.clamp(min=0)
     position = torch.arange(n_out, device=features.device) * (rate_in / rate)  # (N_out,)
-    position = torch.minimum(position.expand(batch, n_out), last.float())
+    return _interpolated(features, position, last, 0)
+
+
+def resample_part(
+    part: Tensor, first: int, frames: tuple[int, int], n_in: int, rate: int
+) -> Tensor:
+    """Frames start to stop - 1 of `resample` of one clip, (1, stop - start, C).
+
+    part: (1, n, C), frames `first` to first + n - 1 of the clip's `n_in` at 50 Hz, with the two
+    around each position; frames: start and stop.
+    """
+    if rate == AUDIO_FPS:
+        return part[:, frames[0] - first : frames[1] - first]
+    position = torch.arange(*frames, device=part.device) * (AUDIO_FPS / rate)
+    last = torch.full((1, 1), n_in - 1, device=part.device)
+    return _interpolated(part, position, last, first)
+
+
+def _interpolated(features: Tensor, position: Tensor, last: Tensor, first: int) -> Tensor:
+    """Values (B, n, C) at positions (n,) of features (B, N, C), whose first frame is `first`.
+
+    last: (B, 1) frame of each clip that positions behind it get.
+    """
+    batch, _, width = features.shape
+    position = torch.minimum(position.expand(batch, -1), last.float())
     low = position.floor()
     weight = (position - low)[..., None].to(features.dtype)
-    high = torch.minimum(low.long() + 1, last)[..., None].expand(-1, -1, width)
-    low = low.long()[..., None].expand(-1, -1, width)
+    high = torch.minimum(low.long() + 1, last)[..., None].expand(-1, -1, width) - first
+    low = low.long()[..., None].expand(-1, -1, width) - first
     return torch.lerp(features.gather(1, low), features.gather(1, high), weight)
 
 
@@ -113,7 +138,7 @@ def normalise_over_time(energies: Tensor, lengths: Tensor | None = None) -> Tens
     mean = (energies * mask).sum(1, keepdim=True) / count
     centred = (energies - mean) * mask
     variance = centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)
-    return centred / (variance + 1e-7).sqrt()
+    return centred / (variance + MEL_EPS).sqrt()
 
 
 def povey_window() -> Tensor:

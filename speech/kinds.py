@@ -14,6 +14,7 @@ transformer width, L states: the transformer's input and the output of each laye
 """
 
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,9 +24,12 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 from layers import attention
+from speech.chunked_features import CHUNK, TimeMoments
+from speech.clip_audio import ClipAudio
 from speech.encoder_config import wav2vec2_config
 from speech.encoder_kind import EncoderKind
 from speech.features import (
+    MEL_EPS,
     MEL_HOP,
     fold,
     log_mel,
@@ -93,7 +97,13 @@ class Wav2Vec2(EncoderKind):
         """The convolutions."""
         return body.feature_extractor
 
-    def convolve_batch(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
+    def convolve_batch(
+        self,
+        body: nn.Module,
+        audio: Tensor,
+        lengths: Tensor | None,
+        moments: TimeMoments | None = None,
+    ) -> Tensor:
         """As `EncoderKind`. Frozen leading layers run in float32 and without gradient."""
         n_frames = audio_frames(audio.shape[1])
         layers = list(body.feature_extractor.conv_layers)
@@ -103,8 +113,25 @@ class Wav2Vec2(EncoderKind):
             frozen = i < n_frozen
             float32 = torch.autocast(audio.device.type, enabled=False) if frozen else nullcontext()
             with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), float32:
-                x = layer(x)
+                x = layer(x) if moments is None or i else _normed(layer, x, moments)
         return x.transpose(1, 2)[:, :n_frames]
+
+    def values_over_time(self, body: nn.Module, audio: ClipAudio) -> Iterator[Tensor] | None:
+        """As `EncoderKind`: of group norm, the results of the first convolution."""
+        if self.padding_is_safe:
+            return None
+        conv = body.feature_extractor.conv_layers[0].conv
+        (kernel,), (stride,) = conv.kernel_size, conv.stride
+        total, step = (len(audio) + 2 * self.margin - kernel) // stride + 1, CHUNK * HOP // stride
+        ranges = ((first, min(first + step, total)) for first in range(0, total, step))
+        return (
+            conv(
+                audio.read(
+                    first * stride - self.margin, (stop - 1) * stride + kernel - self.margin
+                )[None, None]
+            )[0].T
+            for first, stop in ranges
+        )
 
 
 class Wav2Vec2Bert(EncoderKind):
@@ -127,15 +154,32 @@ class Wav2Vec2Bert(EncoderKind):
         self.register_buffer("filters", mel_filters(), persistent=False)
         self.register_buffer("window", povey_window(), persistent=False)
 
-    def convolve_batch(self, body: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
+    def convolve_batch(
+        self,
+        body: nn.Module,
+        audio: Tensor,
+        lengths: Tensor | None,
+        moments: TimeMoments | None = None,
+    ) -> Tensor:
         """As `EncoderKind`, in float32; C0 is 160."""
         n_frames = audio_frames(audio.shape[1])
         n_needed = (2 * n_frames - 1) * MEL_HOP + WINDOW  # the last 10 ms may lie behind the end
         with torch.autocast(audio.device.type, enabled=False):
             padded = F.pad(audio.float(), (0, max(n_needed - audio.shape[1], 0)))
             energies = log_mel(padded, self.filters, self.window)[:, : 2 * n_frames]  # (B, 2A, 80)
+            if moments is not None:
+                variance = moments.variance * moments.n / (moments.n - 1)
+                return fold((energies - moments.mean) / (variance + MEL_EPS).sqrt(), 2)
             mel_lengths = None if lengths is None else 2 * frame_lengths(lengths)
             return fold(normalise_over_time(energies, mel_lengths), 2)
+
+    def values_over_time(self, body: nn.Module, audio: ClipAudio) -> Iterator[Tensor]:
+        """As `EncoderKind`: the energies."""
+        total, step = 2 * audio_frames(len(audio)), 2 * CHUNK
+        for first in range(0, total, step):
+            stop = min(first + step, total)
+            part = audio.read(first * MEL_HOP, (stop - 1) * MEL_HOP + WINDOW)
+            yield log_mel(part[None], self.filters, self.window)[0]
 
 
 KINDS: dict[str, type[EncoderKind]] = {
@@ -160,6 +204,14 @@ def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
         reach += (kernel - 1) * step
         step *= stride
     return reach
+
+
+def _normed(layer: nn.Module, x: Tensor, moments: TimeMoments) -> Tensor:
+    """A first convolution with group norm, of which the moments over time are known."""
+    norm = layer.layer_norm
+    scale = norm.weight / (moments.variance + norm.eps).sqrt()
+    shift = norm.bias - moments.mean * scale
+    return layer.activation(layer.conv(x) * scale[:, None] + shift[:, None])
 
 
 def _leading_frozen(layers: list[nn.Module]) -> int:
