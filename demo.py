@@ -171,6 +171,7 @@ def clip_of(plan: Plan, job: Job, speaker: Speaker, vertices: NDArray, added: Ad
         colors=appearance(spec, speaker.name).get("colors"),
         topology=topology_of(spec),
         audio=None if plan.start_s else job.recording,
+        mesh=plan.template,
         **added.export_fields(len(vertices)),
     )
 

@@ -85,6 +85,7 @@ def load_clip(args: argparse.Namespace) -> Clip:
         metres_per_unit=spec.metres_per_unit if spec else 1.0,
         name=args.file.stem,
         colors=appearance(spec, subject)["colors"] if bundled else None,
+        mesh=args.template or args.faces,
         topology=SYNTHETIC if bundled else str(args.faces or (spec and spec.topology)),
     )
 

@@ -26,6 +26,7 @@ class Clip:
     colors: (V, 3) float32 sRGB 0 to 1, or None.
     topology: `SYNTHETIC`, or the name of the data set or file that the faces come from.
     audio: the recording that belongs to the motion, or None.
+    mesh: the file of the neutral face, whose texture a .glb takes, or None.
     added: curves by name, each (T,) 0 to 1, that rules added to the motion: blinks and glances.
     rotations: (T,) radians by the name of Live Link's column: turns of head and eyes.
     unmoved: the vertices without what `added` and `rotations` say, or None where that is nothing.
@@ -42,6 +43,7 @@ class Clip:
     colors: NDArray[np.float32] | None = None
     topology: str = ""
     audio: Path | None = None
+    mesh: Path | None = None
     added: Mapping[str, NDArray] = field(default_factory=dict)
     rotations: Mapping[str, NDArray] = field(default_factory=dict)
     unmoved: NDArray[np.float32] | None = None

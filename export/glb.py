@@ -1,7 +1,8 @@
 """Heads as glTF 2.0 binary files, .glb: a mesh with morph targets and the animation of its weights.
 
 Metres, y up, the face towards +z. The mesh is the neutral face, in the clip's order of vertices,
-with normals and vertex colours. T frames, V vertices, F faces, K targets.
+with normals and vertex colours or the texture of its file. T frames, V vertices, F faces, K
+targets.
 """
 
 from pathlib import Path
@@ -14,6 +15,7 @@ from export.clip import SYNTHETIC, Clip
 from export.frames import template_of
 from export.gltf import ATTRIBUTES, INDICES, Binary, index_type
 from export.morph_targets import MorphTargets, arkit_targets, principal_targets
+from export.textured import Textured, textured
 from rendering.raster import srgb_to_linear, surface_normals
 
 TURNED = 0.01  # length of the change of a unit normal (0.6°); less is left out of a target
@@ -48,12 +50,15 @@ def save_animation(path: Path, clip: Clip, targets: MorphTargets) -> None:
 
     Keys are at the instants of the frames, t / fps, with linear interpolation.
     """
-    binary, template = Binary(), template_of(clip)
-    mesh = _mesh(binary, template, clip.faces, clip.colors)
+    binary, template, texture = Binary(), template_of(clip), textured(clip)
+    mesh = _mesh(binary, template, clip.faces, clip.colors, texture)
     extras = {"fps": str(clip.fps), "largest_error_mm": round(1e3 * targets.error, 6)}
-    _add_targets(binary, mesh, template, clip.faces, targets)
+    _add_targets(binary, mesh, template, clip.faces, targets, texture)
     animation = _animation(binary, targets.weights, key_times(clip))
     content = {"asset": ASSET | {"extras": extras}, "animations": [animation]}
+    if texture is not None:
+        image = {"bufferView": binary.add_bytes(texture.picture), "mimeType": texture.kind}
+        content |= {"images": [image], "textures": [{"source": 0}]}
     binary.save(path, _document(clip.name, mesh, clip.topology) | content)
 
 
@@ -89,14 +94,20 @@ def vertex_normals(vertices: NDArray, faces: NDArray) -> NDArray[np.float32]:
 
 
 def _mesh(
-    binary: Binary, vertices: NDArray, faces: NDArray, colors: NDArray | None
-) -> dict[str, Any]:
+    binary: Binary, vertices: NDArray, faces: NDArray, colors: NDArray | None,
+    texture: Textured | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The description of a mesh of one primitive, whose values are added to `binary`."""
+    normals = vertex_normals(vertices, faces)
+    if texture is not None:
+        vertices, normals, faces = vertices[texture.source], normals[texture.source], texture.faces
     attributes = {
         "POSITION": binary.add(vertices.astype(np.float32), ATTRIBUTES, bounds=True),
-        "NORMAL": binary.add(vertex_normals(vertices, faces), ATTRIBUTES),
+        "NORMAL": binary.add(normals, ATTRIBUTES),
     }
-    if colors is not None:  # 16 bits, as 8 bits of linear light show steps in dark hair
+    if texture is not None:
+        attributes["TEXCOORD_0"] = binary.add(texture.coordinates, ATTRIBUTES)
+    elif colors is not None:  # 16 bits, as 8 bits of linear light show steps in dark hair
         opaque = np.full((len(colors), 4), 0xFFFF, np.uint16)
         opaque[:, :3] = np.round(0xFFFF * srgb_to_linear(np.clip(colors, 0.0, 1.0)))
         attributes["COLOR_0"] = binary.add(opaque, ATTRIBUTES, normalized=True)
@@ -106,14 +117,17 @@ def _mesh(
 
 
 def _add_targets(
-    binary: Binary, mesh: dict, template: NDArray, faces: NDArray, targets: MorphTargets
-) -> None:
+    binary: Binary, mesh: dict, template: NDArray, faces: NDArray, targets: MorphTargets,
+    texture: Textured | None,
+) -> None:  # fmt: skip
     """Give a mesh its morph targets; their normals are those of each target alone."""
     at_rest = vertex_normals(template, faces)
     moved = targets.deltas.any(axis=2)  # (K, V)
     accessors = []
     for delta, here in zip(targets.deltas, moved, strict=True):
         turn = vertex_normals(template + delta, faces) - at_rest
+        if texture is not None:
+            delta, here, turn = (values[texture.source] for values in (delta, here, turn))
         accessors.append(
             {
                 "POSITION": binary.add_sparse(delta, here),
@@ -142,8 +156,12 @@ def _document(name: str, mesh: dict[str, Any], topology: str) -> dict[str, Any]:
     The synthetic head is closed behind its mouth. Through the mouth of others one sees the inside
     of the head, so both sides of their faces are drawn; at edges that gives bright specks.
     """
-    has_colors = "COLOR_0" in mesh["primitives"][0]["attributes"]
-    surface = SKIN | ({} if has_colors else {"baseColorFactor": [GREY, GREY, GREY, 1.0]})
+    attributes = mesh["primitives"][0]["attributes"]
+    surface: dict[str, Any] = dict(SKIN)
+    if "TEXCOORD_0" in attributes:
+        surface["baseColorTexture"] = {"index": 0}
+    elif "COLOR_0" not in attributes:
+        surface["baseColorFactor"] = [GREY, GREY, GREY, 1.0]
     material = {"name": "head", "pbrMetallicRoughness": surface}
     if topology != SYNTHETIC:
         material["doubleSided"] = True

@@ -43,6 +43,10 @@ class Binary:
             accessor["normalized"] = True
         return self._append(accessor | (_bounds(values) if bounds else {}))
 
+    def add_bytes(self, content: bytes) -> int:
+        """The index of a new buffer view of the bytes of another file, such as a picture."""
+        return self._view(np.frombuffer(content, np.uint8))
+
     def add_sparse(self, values: NDArray[np.float32], moved: NDArray[np.bool_]) -> int:
         """The index of a new accessor of values (V, 3) that are 0 except where `moved` (V,).
 

@@ -5,7 +5,9 @@ whose length stands before each of them. Counts and lengths are compared with th
 there before anything is allocated. Every failure is a `ValueError`. V vertices, F triangles.
 """
 
+import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +22,7 @@ TYPES = {
 CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "f4": "f", "f8": "d"}
 ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 CORNERS = ("vertex_indices", "vertex_index")  # names of the list in a face
+PLACES = ("s", "t"), ("u", "v"), ("texture_u", "texture_v")  # names of coordinates on a picture
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,8 @@ Columns = dict[str, NDArray | list[NDArray]]
 
 def parse_ply(content: bytes) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(vertices (V, 3), faces (F, 3)) of the bytes of a file; polygons become triangle fans."""
-    order, elements, start = _header(content)
-    tokens = [] if order else content[start:].split()
-    place, vertices, faces = start if order else 0, None, None
-    for element in elements:
-        if order:
-            columns, place = _binary(element, content, place, order)
-        else:
-            columns, place = _ascii(element, tokens, place)
+    vertices, faces = None, None
+    for element, columns in _elements(content):
         if element.name == "vertex":
             vertices = _vertices(columns)
         elif element.name == "face":
@@ -64,6 +61,43 @@ def parse_ply(content: bytes) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     if vertices is None:
         raise ValueError("its header has no element vertex")
     return vertices, np.zeros((0, 3), np.int64) if faces is None else faces
+
+
+def parse_ply_coordinates(content: bytes) -> tuple[str, NDArray[np.int64], NDArray[np.float64]]:
+    """(name of the picture or "", faces (F, 3), coordinates on it (F, 3, 2)) of a file's bytes.
+
+    Coordinates of the corners of faces are read from binary files of triangles only. Where there
+    are none, the name is "".
+    """
+    head = content[: content.find(b"end_header")].decode("latin1")
+    name = re.search(r"^comment\s+TextureFile\s+(.+?)\s*$", head, re.MULTILINE)
+    faces, of_vertices, of_corners = np.zeros((0, 3), np.int64), None, None
+    for element, columns in _elements(content) if name else ():
+        if element.name == "vertex":
+            pair = next((pair for pair in PLACES if set(pair) <= set(columns)), None)
+            if pair is not None:
+                of_vertices = np.stack([columns[axis] for axis in pair], axis=1)
+        elif element.name == "face":
+            faces = _triangles(columns)
+            of_corners = columns.get("texcoord")
+    if isinstance(of_corners, np.ndarray) and of_corners.shape == (len(faces), 6):
+        return name[1], faces, of_corners.reshape(-1, 3, 2).astype(np.float64)
+    if name is None or of_vertices is None:
+        return "", faces, np.zeros((len(faces), 3, 2))
+    return name[1], faces, of_vertices[faces].astype(np.float64)
+
+
+def _elements(content: bytes) -> Iterator[tuple[Element, Columns]]:
+    """The elements of a file with their values, in its order."""
+    order, elements, start = _header(content)
+    tokens = [] if order else content[start:].split()
+    place = start if order else 0
+    for element in elements:
+        if order:
+            columns, place = _binary(element, content, place, order)
+        else:
+            columns, place = _ascii(element, tokens, place)
+        yield element, columns
 
 
 def _header(content: bytes) -> tuple[str, list[Element], int]:
