@@ -26,7 +26,7 @@ def draw_values(renderer: Renderer, vertices: NDArray, values: NDArray, limit: f
     """
     if values.shape != (len(renderer.template),) or not limit > 0:
         raise ValueError(f"values {values.shape} of {renderer.template.shape}, limit {limit}")
-    view = renderer.camera.view(renderer.hole_fill.append_vertices(vertices.astype(np.float64)))
+    view = renderer.view(vertices)
     screen = renderer.camera.project(view, SAMPLES)
     height, width = renderer.camera.height, renderer.camera.width
     depth = np.empty((height * SAMPLES, width * SAMPLES), np.float32)
@@ -34,7 +34,9 @@ def draw_values(renderer: Renderer, vertices: NDArray, values: NDArray, limit: f
     rasterise(screen, renderer.faces, depth, face_ids)
     normals, face_normals = np.empty(view.shape), np.empty((len(renderer.faces), 3))
     surface_normals(view, renderer.faces, face_normals, normals)
-    levels = np.append(values / limit, np.full(len(view) - len(values), np.nan))
+    n_filled = len(renderer.hole_fill.append_vertices(renderer.template)) - len(values)
+    levels = np.append(values / limit, np.full(n_filled, np.nan))
+    levels = renderer.rounding.append_values(levels[:, None])[:, 0]
     image = np.empty((height, width, 3), np.uint8)
     _paint(screen, view, renderer.faces, normals, levels, face_ids, _colours(), image)
     return image

@@ -265,9 +265,13 @@ class Renderer:
         if vertices.shape != self.template.shape:
             raise ValueError(f"vertices {vertices.shape}, the template is {self.template.shape}")
         vertices = _check_finite(np.asarray(vertices, np.float64), "mesh")
-        points = self.rounding.append_vertices(self.hole_fill.append_vertices(vertices))
-        view = self.camera.view(points)
+        view = self.view(vertices)
         return self.backend.draw(view, self._frame_surface(view))
+
+    def view(self, vertices: NDArray) -> NDArray[np.float64]:
+        """The vertices (N, 3) of `faces` in view space: those of a mesh (V, 3), then added ones."""
+        filled = self.hole_fill.append_vertices(vertices.astype(np.float64))
+        return self.camera.view(self.rounding.append_vertices(filled))
 
     def _frame_surface(self, view: NDArray) -> NDArray:
         """`surface` (N, 6) with the openness of this frame's mouth."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import trimesh
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
@@ -44,6 +45,15 @@ def test_colours_facing_the_viewer_are_those_of_the_colour_bar() -> None:
 def test_larger_values_than_the_limit_have_its_colour() -> None:
     picture = draw_values(Renderer(FACES, PLATE, 64), PLATE, np.full(4, 9.0), 4.0)
     np.testing.assert_allclose(picture[32, 32], rgb(1.0), atol=5)
+
+
+def test_the_vertices_that_round_an_outline_have_values_as_well() -> None:
+    """The kernel checks no bounds."""
+    ball = trimesh.creation.icosphere(subdivisions=1)
+    renderer = Renderer(ball.faces, ball.vertices, 64, rounded=np.ones(len(ball.vertices), bool))
+    assert renderer.faces.max() >= len(ball.vertices)  # vertices were added
+    picture = draw_values(renderer, ball.vertices, np.ones(len(ball.vertices)), 2.0)[28:36, 28:36]
+    np.testing.assert_allclose(picture, np.broadcast_to(rgb(0.5), picture.shape), atol=9)
 
 
 def test_back_sides_are_grey() -> None:
