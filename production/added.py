@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from common.errors import UserError
 from config import DatasetSpec
+from dataset.faces import find_faces
 from production.life import Motion, live
 from production.plan import Plan
 from production.rig import Rig, rig_of
@@ -38,13 +39,13 @@ def rig_for(plan: Plan, spec: DatasetSpec, template: NDArray[np.float32]) -> Rig
             f"{spec.name}; leave it out"
         )
     wanted = plan.adds_to_files or (plan.life is None and plan.video and synthetic)
-    return rig_of(spec, template) if wanted else None
+    return rig_of(spec, template, find_faces(spec, plan.template)) if wanted else None
 
 
 def describe(plan: Plan, spec: DatasetSpec, rig: Rig) -> str:
     """What is added, in one line."""
     if not rig.units:
-        return f"life: head motion; lids and eyes of {spec.name} are not known and stay"
+        return f"life: head motion; {spec.name} has no eyeballs, so lids and eyes stay as they are"
     if not plan.adds_to_files:
         return (
             "life: blinks, glances and head motion in the video only; --life adds them to all "

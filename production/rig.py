@@ -1,8 +1,9 @@
 """Motion of lids, eyes and head on meshes, and as curves.
 
 The head turns about a joint below the skull. Vertices of the neck follow the less the lower they
-are, so that a bust stays where it is. Lids and eyes move by the units of the synthetic head; those
-of other topologies are not known, so there the head moves only. T frames, V vertices.
+are, so that a bust stays where it is. Lids and eyes move by the units of the synthetic head, or on
+other topologies by their geometry (`production.lids`). A mesh without eyeballs has neither: there
+the head moves only. T frames, V vertices, F faces.
 """
 
 import math
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from config import DatasetSpec
 from dataset.regions import nose_tip
+from production.lids import blink_unit, find_eyes, look_unit
 from production.life import Motion
 from synthetic.head import HEAD_FILE, SIDES, Head, load_head
 
@@ -31,8 +33,8 @@ class Rig:
     """How one face is moved.
 
     template: (V, 3). joint: (3,) and weights: (V, 1), 1 where a vertex turns with the skull. units:
-    of lids and eyes, by name; none for other topologies than the synthetic head's. degrees: the
-    turn of the eye at 1 of each unit that has one. Lengths in the data's unit.
+    of lids and eyes, by name; {} where they are not known. degrees: the turn of the eye at 1 of
+    each unit that has one. Lengths in the data's unit.
     """
 
     template: NDArray[np.float32]
@@ -86,22 +88,51 @@ class Rig:
         return mesh + self.weights * ((mesh - self.joint) @ change.T)
 
 
-def rig_of(spec: DatasetSpec, template: NDArray[np.float32]) -> Rig:
-    """The rig of a face; template: (V, 3) in the unit of the data set."""
+def rig_of(spec: DatasetSpec, template: NDArray[np.float32], faces: NDArray | None = None) -> Rig:
+    """The rig of a face; template: (V, 3) in the unit of the data set; faces: (F, 3) or None."""
     metres = template * spec.metres_per_unit
     joint = nose_tip(metres) + np.array(JOINT_M)
     below = np.clip((metres - joint) @ np.array(NECK_NORMAL) / NECK_M, 0.0, 1.0)
     weights = 1.0 - below * below * (3.0 - 2.0 * below)
     head = load_head()
-    units = {name: u for name, u in head.units.items() if name.startswith((BLINK, LOOK))}
-    known = spec.path(spec.topology) == HEAD_FILE
+    looks = [name for name in head.units if name.startswith(LOOK)]
+    degrees = {name: eye_degrees(head, name) for name in looks}
+    if spec.path(spec.topology) == HEAD_FILE:
+        names = [BLINK + side for side in SIDES] + looks
+        units = {name: _moved(head.units[name]) for name in names}
+    else:
+        units = {} if faces is None else geometric_units(metres, faces, degrees)
+        units = {
+            n: (i, shift / np.float32(spec.metres_per_unit)) for n, (i, shift) in units.items()
+        }
     return Rig(
         template=template,
         joint=(joint / spec.metres_per_unit).astype(np.float32),
         weights=weights[:, None].astype(np.float32),
-        units={name: _moved(unit) for name, unit in units.items()} if known else {},
-        degrees={name: eye_degrees(head, name) for name in units if name.startswith(LOOK)},
+        units=units,
+        degrees=degrees,
     )
+
+
+def geometric_units(metres: NDArray, faces: NDArray, degrees: dict[str, float]) -> dict[str, Unit]:
+    """Units of lids and eyes of a mesh (V, 3) with eyeballs, by name; {} without.
+
+    degrees: of each look at 1.
+    """
+    units = {}
+    for side, eye in zip(SIDES, find_eyes(metres, faces), strict=False):
+        lid = blink_unit(metres, faces, eye)
+        if lid is None:
+            return {}
+        units[BLINK + side] = _moved(lid)
+        for direction in ("Up", "Down", "In", "Out"):
+            name = LOOK + direction + side
+            angle = math.radians(degrees[name])
+            outwards = angle if side == "Left" else -angle
+            turn = {"Up": (0.0, -angle), "Down": (0.0, angle), "In": (-outwards, 0.0),
+                    "Out": (outwards, 0.0)}[direction]  # fmt: skip
+            units[name] = _moved(look_unit(metres, eye, rotation(*turn, 0.0)))
+    return units
 
 
 def _moved(unit: NDArray) -> Unit:

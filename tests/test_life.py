@@ -5,9 +5,10 @@ import pytest
 
 from config import RECIPES, SAMPLE_RATE
 from production.added import Added
+from production.lids import blink_unit, directions, find_eyes
 from production.life import CLOSING_S, OPENING_S, SHUT_S, Motion, Steps, live
 from production.prosody import Prosody, pitch_hz, prosody_of
-from production.rig import rig_of, rotation
+from production.rig import geometric_units, rig_of, rotation
 from synthetic.head import load_head
 
 FPS = 30
@@ -221,3 +222,74 @@ def test_exports_get_curves_and_turns_by_the_names_of_their_formats(face, tmp_pa
     assert turns["HeadYaw"] == pytest.approx(4.0) and turns["HeadPitch"] == pytest.approx(-2.0)
     assert turns["HeadRoll"] == pytest.approx(-1.0)
     assert turns["LeftEyeYaw"] == turns["RightEyeYaw"] == pytest.approx(-3.0)
+
+
+def ball(centre, radius, opening=0.0):
+    """(V, 3), (F, 3) a ball; with `opening` a shell that is open in front, so high to each side."""
+    azimuth, elevation = np.meshgrid(np.arange(-90.0, 91, 6), np.arange(-180.0, 180, 6))
+    x, turn = np.sin(np.radians(azimuth)), np.radians(elevation)
+    ring = np.cos(np.radians(azimuth))
+    points = np.stack([x, ring * np.sin(turn), ring * np.cos(turn)], axis=-1) * radius + centre
+    index = np.arange(azimuth.size).reshape(azimuth.shape)
+    a, b, c, d = (np.roll(index, -k, axis=0)[:, e : e + 30] for k in (0, 1) for e in (0, 1))
+    faces = np.concatenate([np.stack([a, b, c], -1), np.stack([b, d, c], -1)]).reshape(-1, 3)
+    hole = (np.abs(elevation) < opening) & (np.abs(azimuth) < 50)
+    return points.reshape(-1, 3), faces[~hole.ravel()[faces].any(axis=1)]
+
+
+@pytest.fixture(scope="module")
+def goggles():
+    """A mesh of two eyeballs, and before each a skin that is open by 20° up and down."""
+    vertices, faces = [], []
+    for x in (0.03, -0.03):
+        for radius, opening in ((0.012, 0.0), (0.014, 20.0)):
+            points, triangles = ball((x, 0.02, 0.0), radius, opening)
+            faces.append(triangles + sum(map(len, vertices)))
+            vertices.append(points)
+    n = len(vertices[0])
+    bridge = np.array([[n, 3 * n, 4 * n]])  # both skins are one part
+    return np.concatenate([*vertices, [[0.0, -0.1, 0.0]]]), np.concatenate([*faces, bridge])
+
+
+def test_lids_of_a_mesh_with_eyeballs_meet_over_them(goggles):
+    vertices, faces = goggles
+    (left, radius, points), (right, _, _) = find_eyes(vertices, faces)
+    np.testing.assert_allclose(left, [0.03, 0.02, 0.0], atol=1e-6)
+    np.testing.assert_allclose(right, [-0.03, 0.02, 0.0], atol=1e-6)
+    assert radius == pytest.approx(0.012, abs=1e-6)
+    shut = vertices + blink_unit(vertices, faces, (left, radius, points))
+    np.testing.assert_array_equal(shut[points], vertices[points])  # the ball stays
+    skin = np.unique(faces[np.linalg.norm(vertices[faces] - left, axis=2).min(axis=1) > 0.0135])
+    skin = skin[np.linalg.norm(vertices[skin] - left, axis=1) < 0.0145]
+    azimuth, before = directions(vertices[skin] - left)
+    _, after = directions(shut[skin] - left)
+    middle = np.abs(azimuth) < 20
+    upper = middle & (before > 0) & (before < 26)
+    lower = middle & (before < 0) & (before > -26)
+    assert after[upper].min() - after[lower].max() < 2.0
+    assert np.abs(after - before)[np.abs(before) > 75].max() < 1e-6
+    assert np.abs(after - before)[np.abs(azimuth) > 75].max() < 1.5
+    distance = np.linalg.norm(shut[skin] - left, axis=1)
+    np.testing.assert_allclose(distance, 0.014, atol=1e-6)  # the lids slide on their ball
+
+
+def test_eyes_of_a_mesh_with_eyeballs_turn_about_their_centres(goggles, face):
+    rig, _ = face
+    vertices, faces = goggles
+    units = geometric_units(vertices, faces, rig.degrees)
+    assert set(units) == set(rig.units)
+    for side, sign in (("Left", 1), ("Right", -1)):
+        points, shift = units[f"eyeLookOut{side}"]
+        front = vertices[points, 2].argmax()
+        expected = sign * 0.012 * np.sin(np.radians(rig.degrees[f"eyeLookOut{side}"]))
+        assert shift[front, 0] == pytest.approx(expected, rel=0.01)
+
+
+def test_a_mesh_without_eyeballs_has_no_lids(goggles):
+    vertices, faces = goggles
+    assert find_eyes(vertices[:, [0, 1, 2]] * [1, 1, 3], faces) == []  # eggs
+    assert find_eyes(3 * vertices, faces) == []
+    closed = np.concatenate([ball((0.03, 0, 0), 0.012)[0], ball((0.03, 0, 0), 0.014)[0]])
+    shell = ball((0.03, 0, 0), 0.014)[1]
+    eye = np.array([0.03, 0.0, 0.0]), 0.012, np.arange(len(closed) // 2)
+    assert blink_unit(closed, shell + len(closed) // 2, eye) is None
