@@ -9,10 +9,11 @@ other programs open.
 `--dataset` names the data set whose templates and topology they are for.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -47,6 +48,7 @@ from speech.timing import covering_frames
 from synthetic.head import HEAD_FILE
 
 if TYPE_CHECKING:
+    from export.character import Character
     from jambatalk import Checkpoint
     from production.rig import Rig
     from production.sound import Speech
@@ -69,6 +71,7 @@ class Speaker:
     renderer: "Renderer | None"
     rig: "Rig | None"
     gains: Gains | None
+    character: "Character | None"
 
     @property
     def spec(self) -> DatasetSpec:
@@ -78,19 +81,22 @@ class Speaker:
 
 def load_speaker(plan: Plan) -> Speaker:
     """Model, face and renderer of a plan. Raises `UserError` where they do not fit."""
+    from export.character import load_character
     from jambatalk import load_checkpoint
 
+    check_formats(plan.export, plan.glb_targets, plan.curve_gains, plan.character is not None)
+    character = None if plan.character is None else load_character(plan.character)
     checkpoint = load_checkpoint(plan.checkpoint, plan.dataset, plan.encoder_backend)
     spec = checkpoint.spec
     name, template = choose_face(spec, plan.subject, plan.template)
     rig = rig_for(plan, spec, template)
-    check_formats(plan.export, plan.glb_targets)
-    if plan.export:
+    if plan.export or character:
         faces_of(spec, plan.template)  # its error comes before the prediction
     renderer = make_renderer(plan, spec, (name, template)) if plan.video else None
     if rig is not None:
         say(plan, describe(plan, spec, rig))
-    return Speaker(checkpoint, name, template, renderer, rig, make_gains(plan, spec, template))
+    gains = make_gains(plan, spec, template)
+    return Speaker(checkpoint, name, template, renderer, rig, gains, character)
 
 
 def make_gains(plan: Plan, spec: DatasetSpec, template: NDArray) -> Gains | None:
@@ -172,8 +178,27 @@ def clip_of(plan: Plan, job: Job, speaker: Speaker, vertices: NDArray, added: Ad
         topology=topology_of(spec),
         audio=None if plan.start_s else job.recording,
         mesh=plan.template,
+        curve_gains=plan.curve_gains,
         **added.export_fields(len(vertices)),
     )
+
+
+def export(plan: Plan, job: Job, speaker: Speaker, vertices: NDArray, added: Added) -> list[Path]:
+    """Write what --export and --character ask for; the paths. vertices: (T, V, 3)."""
+    clip, folder = clip_of(plan, job, speaker, vertices, added), job.npy.parent
+    with redirect_stdout(io.StringIO()) if plan.quiet else nullcontext():
+        paths = write_formats(clip, plan.export, folder, plan.glb_targets, speaker.character)
+    if speaker.character:
+        from production.sound_beside import write_sound
+
+        sound = folder / f"{job.name}_character.wav"
+        if sound.exists() and any(sound.samefile(other.recording) for other in plan.jobs):
+            raise UserError(
+                f"--out {folder}: {sound} is a recording of this run; name another folder"
+            )
+        write_sound(sound, job.recording, plan.audio_track, plan.start_s, plan.end_s)
+        paths.append(sound)
+    return paths
 
 
 def motion(
@@ -261,10 +286,9 @@ def write_results(
                     pass
             else:
                 draw(plan, job, speaker.renderer, added.to_pictures(written), n_frames, fps)
-        if plan.export and not stopped():
-            clip = clip_of(plan, job, speaker, np.load(partial, mmap_mode="r"), added)
+        if (plan.export or speaker.character) and not stopped():
             try:
-                paths = write_formats(clip, plan.export, job.npy.parent, plan.glb_targets)
+                paths = export(plan, job, speaker, np.load(partial, mmap_mode="r"), added)
             except UserError as error:
                 refusal = error
             say(plan, *paths)

@@ -19,8 +19,10 @@ from common.errors import Parser, UserError, run_cli
 from common.frame_rates import parse_rate
 from config import BUNDLED_MODEL, RECIPES, DatasetSpec
 from dataset.faces import find_faces
+from export.character import load_character
 from export.clip import SYNTHETIC, Clip
 from export.formats import FORMATS, GLB_TARGETS, write_formats
+from export.gains import parse_gains
 from files.arrays import load_npy
 from files.meshes import MESH_SUFFIXES, load_faces, load_mesh, load_templates
 from rendering.face import appearance
@@ -37,10 +39,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("file", type=Path, nargs="?", metavar="FILE.npy",
         help="vertices (T, V, 3), as demo.py writes them")
     add("--formats", nargs="+", choices=list(FORMATS), metavar="FORMAT",
-        help=f"{', '.join(FORMATS)}; default: arkit")
+        help=f"{', '.join(FORMATS)}; default: arkit, none with --character")
     add("--glb_targets", choices=GLB_TARGETS, metavar="TARGETS",
         help="morph targets of a .glb: pca, the fewest within 0.1 mm, or arkit, ARKit's units by "
              "name; default: pca")
+    add("--character", type=Path, metavar="FILE",
+        help="your own character, .glb, .vrm, .gltf or a folder of .obj: also write it with the "
+             "animation")
+    add("--gain", nargs="+", action="extend", default=[], metavar="NAME=FACTOR",
+        help="factors of single curves, such as jawOpen=1.2 mouthClose=0.9")
     add("--subject", metavar="NAME",
         help="whose face it is; default: the one of the synthetic head that fits the first frame")
     add("--template", type=Path, metavar="FILE",
@@ -87,6 +94,7 @@ def load_clip(args: argparse.Namespace) -> Clip:
         colors=appearance(spec, subject)["colors"] if bundled else None,
         mesh=args.template or args.faces,
         topology=SYNTHETIC if bundled else str(args.faces or (spec and spec.topology)),
+        curve_gains=parse_gains(args.gain),
     )
 
 
@@ -150,11 +158,11 @@ def neutral_paths(args: argparse.Namespace) -> list[Path]:
     """Write the neutral face that --template names; the paths of its files."""
     from export.neutral import write_neutral
 
-    given = ("formats", "glb_targets", "subject", "faces", "fps")
+    given = ("formats", "glb_targets", "character", "gain", "subject", "faces", "fps")
     if args.template is None:
         raise UserError("no FILE.npy; give one, or --template NAME for a neutral face")
     for flag in given:
-        if getattr(args, flag) is not None:
+        if getattr(args, flag):
             raise UserError(f"--{flag}: needs a FILE.npy")
     folder, scale = args.out or Path("out"), 1.0 if args.scale is None else args.scale
     return write_neutral(str(args.template), args.format or "obj", scale, folder)
@@ -165,9 +173,10 @@ def clip_paths(args: argparse.Namespace) -> list[Path]:
     for flag in ("format", "scale"):
         if getattr(args, flag) is not None:
             raise UserError(f"--{flag}: of a neutral face only; leave out FILE.npy")
-    formats = args.formats or ["arkit"]
-    clip = load_clip(args)
-    return write_formats(clip, formats, args.out or args.file.parent, args.glb_targets)
+    character = None if args.character is None else load_character(args.character)
+    formats = args.formats or ([] if character else ["arkit"])
+    clip, folder = load_clip(args), args.out or args.file.parent
+    return write_formats(clip, formats, folder, args.glb_targets, character)
 
 
 def onnx_paths(argv: Sequence[str]) -> list[Path]:

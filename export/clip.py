@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 
 SYNTHETIC = "synthetic"  # the topology of synthetic/head.npz
+CurveGains = tuple[tuple[str, float], ...]  # (name of a unit, factor of its curve)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Clip:
     added: curves by name, each (T,) 0 to 1, that rules added to the motion: blinks and glances.
     rotations: (T,) radians by the name of Live Link's column: turns of head and eyes.
     unmoved: the vertices without what `added` and `rotations` say, or None where that is nothing.
+    curve_gains: factors of the curves that are fitted to the motion; meshes do not change.
 
     Raises `UserError` if there is no frame, or vertices, template, faces and colours disagree.
     """
@@ -47,6 +49,7 @@ class Clip:
     added: Mapping[str, NDArray] = field(default_factory=dict)
     rotations: Mapping[str, NDArray] = field(default_factory=dict)
     unmoved: NDArray[np.float32] | None = None
+    curve_gains: CurveGains = ()
 
     def __post_init__(self) -> None:
         shape, n_vertices = np.shape(self.vertices), len(self.template)

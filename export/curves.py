@@ -111,10 +111,10 @@ def units_of(clip: Clip) -> tuple[tuple[str, ...], NDArray[np.float64]]:
 
 
 def curves_of(clip: Clip) -> Curves:
-    """The curves of a clip, fitted and added; raises `UserError` as `fitted_curves`.
+    """The curves of a clip, fitted and added, times its gains; errors are those of the fit.
 
     An added curve closes what the fitted one leaves open: c + a (1 - c). Units that the topology
-    lacks come last.
+    lacks come last. Raises `UserError` as `fitted_curves`.
     """
     curves = fitted_curves(clip)
     more = tuple(name for name in clip.added if name not in curves.names)
@@ -123,7 +123,16 @@ def curves_of(clip: Clip) -> Curves:
     for name, added in clip.added.items():
         column = names.index(name)
         values[:, column] += added * (1.0 - values[:, column])
-    return replace(curves, names=names, values=values)
+    return replace(curves, names=names, values=with_gains(clip, names, values))
+
+
+def with_gains(
+    clip: Clip, names: tuple[str, ...], values: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Curves (T, C) times the gains of a clip, at most their `limits`."""
+    factors = dict(clip.curve_gains)
+    scale = np.array([factors.get(name, 1.0) for name in names])
+    return np.minimum(values * scale, limits(names)).astype(np.float32)
 
 
 @lru_cache(maxsize=1)  # and the same curves

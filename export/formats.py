@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import UserError, reason_of, writable_folder
-from export.clip import Clip
+from export.clip import Clip, CurveGains
+
+if TYPE_CHECKING:
+    from export.character import Character
 
 
 def _arkit(clip: Clip, folder: Path) -> list[Path]:
@@ -68,12 +72,27 @@ FORMATS: dict[str, Callable[[Clip, Path], list[Path]]] = {
     "npz": _npz,
 }
 GLB_TARGETS = ("pca", "arkit")  # what the morph targets of a .glb are
+OF_CURVES = ("arkit", "visemes", "vrm")  # the formats that hold curves
 
 
-def check_formats(formats: Sequence[str], glb_targets: str | None = None) -> None:
-    """Raise `UserError` if the package of a format is missing, or `glb_targets` lack "glb"."""
+def check_formats(
+    formats: Sequence[str],
+    glb_targets: str | None = None,
+    gains: CurveGains = (),
+    has_character: bool = False,
+) -> None:
+    """Raise `UserError` for a format whose package is missing, and for options of absent formats.
+
+    `glb_targets` need the format glb, `gains` a file of curves or a character.
+    """
     if glb_targets and "glb" not in formats:
         raise UserError(f"--glb_targets {glb_targets}: works with the format glb only")
+    has_curves = has_character or glb_targets == "arkit" or set(OF_CURVES) & set(formats)
+    if gains and not has_curves:
+        raise UserError(
+            f"--gain {gains[0][0]}={gains[0][1]:g}: works with curves only; add --character, the "
+            f"formats {', '.join(OF_CURVES)}, or glb with --glb_targets arkit"
+        )
     if "usd" in formats:
         from export.usd import import_pxr
 
@@ -81,14 +100,19 @@ def check_formats(formats: Sequence[str], glb_targets: str | None = None) -> Non
 
 
 def write_formats(
-    clip: Clip, formats: Sequence[str], folder: Path, glb_targets: str | None = None
+    clip: Clip,
+    formats: Sequence[str],
+    folder: Path,
+    glb_targets: str | None = None,
+    character: "Character | None" = None,
 ) -> list[Path]:
     """Write a clip in several formats; returns the paths of all files.
 
-    glb_targets: one of `GLB_TARGETS`; None is "pca". Raises `UserError` for a format that cannot
+    glb_targets: one of `GLB_TARGETS`; None is "pca". character: a user's own, which the clip drives
+    (`export.character_animation`). Raises `UserError` for a format that cannot
     hold the clip and for a folder or file that cannot be written.
     """
-    check_formats(formats, glb_targets)
+    check_formats(formats, glb_targets, clip.curve_gains, character is not None)
     writers = dict(FORMATS)
     if glb_targets == "arkit":
         from export.glb import write_arkit_glb
@@ -96,7 +120,12 @@ def write_formats(
         writers["glb"] = write_arkit_glb
     writable_folder(folder)
     try:
-        return [path for name in dict.fromkeys(formats) for path in writers[name](clip, folder)]
+        paths = [path for name in dict.fromkeys(formats) for path in writers[name](clip, folder)]
+        if character is not None:
+            from export.character_animation import write_character
+
+            paths += write_character(clip, character, folder)
+        return paths
     except OSError as error:
         raise UserError(
             f"export {error.filename or folder}: cannot be written ({reason_of(error)})"

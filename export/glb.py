@@ -5,6 +5,7 @@ with normals and vertex colours or the texture of its file. T frames, V vertices
 targets.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def save_animation(path: Path, clip: Clip, targets: MorphTargets) -> None:
     binary, template, texture = Binary(), template_of(clip), textured(clip)
     mesh = _mesh(binary, template, clip.faces, clip.colors, texture)
     extras = {"fps": str(clip.fps), "largest_error_mm": round(1e3 * targets.error, 6)}
-    _add_targets(binary, mesh, template, clip.faces, targets, texture)
+    _add_targets(binary, mesh, template, clip.faces, targets.names, targets.deltas, texture)
     animation = _animation(binary, targets.weights, key_times(clip))
     content = {"asset": ASSET | {"extras": extras}, "animations": [animation]}
     if texture is not None:
@@ -75,6 +76,16 @@ def save_mesh(
     """
     binary = Binary()
     binary.save(path, _document(path.stem, _mesh(binary, vertices, faces, colors), topology))
+
+
+def morphing_glb(
+    name: str, template: NDArray, faces: NDArray, names: Sequence[str], deltas: NDArray
+) -> tuple[dict[str, Any], bytes]:
+    """(JSON, bytes) of a mesh (V, 3) with morph targets (K, V, 3) and no animation."""
+    binary = Binary()
+    mesh = _mesh(binary, template, faces, None)
+    _add_targets(binary, mesh, template, faces, names, deltas)
+    return binary.added_to(_document(name, mesh, ""), b"")
 
 
 def key_times(clip: Clip) -> NDArray[np.float32]:
@@ -117,14 +128,13 @@ def _mesh(
 
 
 def _add_targets(
-    binary: Binary, mesh: dict, template: NDArray, faces: NDArray, targets: MorphTargets,
-    texture: Textured | None,
+    binary: Binary, mesh: dict, template: NDArray, faces: NDArray, names: Sequence[str],
+    deltas: NDArray, texture: Textured | None = None,
 ) -> None:  # fmt: skip
-    """Give a mesh its morph targets; their normals are those of each target alone."""
+    """Give a mesh morph targets (K, V, 3); their normals are those of each target alone."""
     at_rest = vertex_normals(template, faces)
-    moved = targets.deltas.any(axis=2)  # (K, V)
     accessors = []
-    for delta, here in zip(targets.deltas, moved, strict=True):
+    for delta, here in zip(deltas, deltas.any(axis=2), strict=True):
         turn = vertex_normals(template + delta, faces) - at_rest
         if texture is not None:
             delta, here, turn = (values[texture.source] for values in (delta, here, turn))
@@ -135,8 +145,8 @@ def _add_targets(
             }
         )
     mesh["primitives"][0]["targets"] = accessors
-    mesh["weights"] = [0.0] * len(targets.names)
-    mesh["extras"] = {"targetNames": list(targets.names)}  # where readers look for names
+    mesh["weights"] = [0.0] * len(names)
+    mesh["extras"] = {"targetNames": list(names)}  # where readers look for names
 
 
 def _animation(binary: Binary, weights: NDArray, times: NDArray) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import UserError
 from common.whole_file import write_whole
 
 MAGIC, VERSION, JSON_CHUNK, BIN_CHUNK = b"glTF", 2, b"JSON", b"BIN\0"
@@ -75,19 +76,25 @@ class Binary:
 
         Raises `OSError` of the disk.
         """
-        content = b"".join(self.parts)
-        described = document | {
-            "buffers": [{"byteLength": len(content)}],
-            "bufferViews": self.views,
-            "accessors": self.accessors,
-        }
-        text = json.dumps(described, separators=(",", ":"), allow_nan=False).encode()
-        text += b" " * (-len(text) % 4)
-        chunks = b"".join(
-            struct.pack("<I", len(chunk)) + kind + chunk
-            for kind, chunk in ((JSON_CHUNK, text), (BIN_CHUNK, content))
-        )
-        write_whole(path, MAGIC + struct.pack("<II", VERSION, 12 + len(chunks)) + chunks)
+        write_glb_file(path, *self.added_to(document, b""))
+
+    def added_to(self, document: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
+        """(document, bytes of its first buffer) with what this object holds at their ends.
+
+        Indices of accessors that `add` has returned count from the first one added: the number of
+        accessors of `document`, if any, is added to them by the caller.
+        """
+        offset = len(content) + -len(content) % 4
+        views, accessors = document.get("bufferViews", []), document.get("accessors", [])
+        moved = [view | {"byteOffset": view["byteOffset"] + offset} for view in self.views]
+        content = b"".join([content.ljust(offset, b"\0"), *self.parts])
+        buffers = document.get("buffers", [{}])
+        first = buffers[0] | {"byteLength": len(content)}
+        return document | {
+            "buffers": [first, *buffers[1:]],
+            "bufferViews": views + moved,
+            "accessors": accessors + [_shifted(item, len(views)) for item in self.accessors],
+        }, content
 
     def _view(self, values: NDArray, use: int = 0) -> int:
         content = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
@@ -112,6 +119,37 @@ class Binary:
 def index_type(n_vertices: int) -> type:
     """The smallest integers for the indices of a mesh; the largest value of a type is reserved."""
     return np.uint16 if n_vertices <= 0xFFFF else np.uint32
+
+
+def write_glb_file(path: str | Path, document: dict[str, Any], content: bytes) -> None:
+    """Write a .glb of its JSON and the bytes of its first buffer, a multiple of 4.
+
+    Raises `OSError` of the disk, `UserError` beyond the 4 GB of the format.
+    """
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    text += b" " * (-len(text) % 4)
+    n_bytes = 28 + len(text) + len(content)
+    if n_bytes >= 2**32:
+        raise UserError(
+            f"{path}: {n_bytes} bytes, expected less than 4 GB; export smaller textures"
+        )
+    parts = (MAGIC, struct.pack("<II", VERSION, n_bytes), struct.pack("<I", len(text)), JSON_CHUNK,
+             text, struct.pack("<I", len(content)), BIN_CHUNK, content)  # fmt: skip
+    write_whole(path, b"".join(parts))
+
+
+def _shifted(accessor: dict[str, Any], n_views: int) -> dict[str, Any]:
+    """An accessor whose buffer views have `n_views` before them."""
+    shifted = dict(accessor)
+    if "bufferView" in shifted:
+        shifted["bufferView"] += n_views
+    if "sparse" in shifted:
+        shifted["sparse"] = shifted["sparse"] | {
+            key: shifted["sparse"][key]
+            | {"bufferView": shifted["sparse"][key]["bufferView"] + n_views}
+            for key in ("indices", "values")
+        }
+    return shifted
 
 
 def _component(values: NDArray) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.clip import Clip
-from export.curves import curves_of, units_of
+from export.curves import curves_of, limits, units_of
 from export.frames import blocks, template_of, vertices_at
 
 TOLERANCE = 9.9e-5  # metres, just below 0.1 mm: largest distance of any vertex in any frame
@@ -70,14 +70,14 @@ def principal_targets(clip: Clip) -> MorphTargets:
 def arkit_targets(clip: Clip) -> MorphTargets:
     """The units of a clip's topology (`units_of`) as targets, with its curves as their weights.
 
-    A unit whose curve exceeds 1 ("tongueUp") is enlarged, so that weights are between 0 and 1.
-    Turns of the head (`Clip.rotations`) are left out: no unit turns it. Raises `UserError` as
-    `curves_of`.
+    A unit whose curve may exceed 1 ("tongueUp", 1.5) is enlarged to that, so that weights are
+    between 0 and 1. Turns of the head (`Clip.rotations`) are left out: no unit turns it.
+    Raises `UserError` as `curves_of`.
     """
     curves = curves_of(clip)
     names, basis_mm = units_of(clip)
     values = curves.values[:, : len(names)]
-    largest = np.maximum(values.max(axis=0), np.float32(1))
+    largest = limits(names).astype(np.float32)
     return MorphTargets(
         names=names,
         deltas=(1e-3 * basis_mm * largest[:, None, None]).astype(np.float32),

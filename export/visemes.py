@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from common.whole_file import write_whole
 from export.bounded import bounded_solution
 from export.clip import Clip
-from export.curves import error_mm, fitted_curves, units_of
+from export.curves import error_mm, fitted_curves, units_of, with_gains
 from export.live_link import curves_json
 from synthetic.head import SIDES
 from synthetic.phones import PHONE_INDEX
@@ -45,15 +45,22 @@ def write_vrm(clip: Clip, folder: Path) -> list[Path]:
 
 
 def _write(clip: Clip, path: Path, phones_of: dict[str, str], with_rest: bool) -> Path:
-    curves, (names, basis) = fitted_curves(clip), units_of(clip)
+    names, basis = units_of(clip)
     poses = pose_matrix(phones_of, names)
-    weights = pose_weights(curves.values, poses, basis)
-    rms, worst = error_mm(clip, basis, weights[:, 1:] @ poses)
-    labels = (SILENCE, *phones_of)
+    fitted = pose_weights(fitted_curves(clip).values, poses, basis)
+    rms, worst = error_mm(clip, basis, fitted[:, 1:] @ poses)
+    weights, labels = clip_weights(clip, phones_of), (SILENCE, *phones_of)
     first = 0 if with_rest else 1
     write_whole(path, curves_json(clip.fps, labels[first:], weights[:, first:], rms, worst))
     print(f"{path.name}: {rms:.2f} mm rms and {worst:.1f} mm at worst from the vertices")
     return path
+
+
+def clip_weights(clip: Clip, phones_of: dict[str, str]) -> NDArray[np.float64]:
+    """Weights (T, 1 + K) of the neutral face and of poses, of a clip's curves with its gains."""
+    names, basis = units_of(clip)
+    values = with_gains(clip, names, fitted_curves(clip).values)
+    return pose_weights(values, pose_matrix(phones_of, names), basis)
 
 
 def pose_matrix(phones_of: dict[str, str], names: tuple[str, ...]) -> NDArray[np.float64]:

@@ -117,7 +117,7 @@ def adding(
     """
     with ExitStack() as stack:
         unmoved = None
-        if rig is not None and plan.adds_to_files and plan.export:
+        if rig is not None and plan.adds_to_files and (plan.export or plan.character):
             unmoved = stack.enter_context(tempfile.TemporaryFile(dir=folder))
         motion = None
         if rig is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from common.errors import Parser, UserError
 from common.frame_rates import parse_rate
 from config import BUNDLED_MODEL, RECIPES
+from export.clip import CurveGains
 from export.formats import FORMATS, GLB_TARGETS
 from files.arrays import check_file
 from production.arguments import float_argument, int_argument, size_argument
@@ -75,6 +76,8 @@ class Plan:
     seed: int
     export: tuple[str, ...]  # keys of `export.formats.FORMATS`
     glb_targets: str | None  # of `export.formats.GLB_TARGETS`
+    character: Path | None  # a user's own, see `export.character`
+    curve_gains: CurveGains  # of single curves
     overwrite: bool
     quiet: bool
 
@@ -88,7 +91,7 @@ class Plan:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in NOT_OF_RESULTS:
             del fields[name]
-        for name in ("checkpoint", "template"):
+        for name in ("checkpoint", "template", "character"):
             if (path := fields[name]) is not None:
                 fields[name] = [str(path.resolve()), path.stat().st_mtime_ns]
         return {name: _plain(value) for name, value in fields.items()}
@@ -178,6 +181,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--glb_targets", choices=GLB_TARGETS, metavar="TARGETS",
         help="morph targets of --export glb: pca, the fewest within 0.1 mm, or arkit, ARKit's "
              "units by name; default: pca")
+    add("--character", type=Path, metavar="FILE",
+        help="your own character with named shapes, .glb, .vrm, .gltf or a folder of .obj: also "
+             "write it with the animation, and its sound")
+    add("--gain", nargs="+", action="extend", default=[], metavar="NAME=FACTOR",
+        help="factors of single curves of --export and --character, such as jawOpen=1.2 "
+             "mouthClose=0.9")
     add("--quiet", action="store_true",
         help="print the paths of the results, warnings and errors only")
     return parser.parse_args(argv)
@@ -219,6 +228,8 @@ def check(args: argparse.Namespace) -> Plan:
     ):
         if path is not None:
             check_file(path, flag)
+    if args.character is not None and not args.character.is_dir():
+        check_file(args.character, "--character")
     check_out(jobs[0].npy.parent)
     if not several:
         check_job(jobs[0], by_inode(recordings))
@@ -267,9 +278,20 @@ def check(args: argparse.Namespace) -> Plan:
         seed=args.seed,
         export=tuple(args.export),
         glb_targets=args.glb_targets,
+        character=args.character,
+        curve_gains=curve_gains_of(args.gain),
         overwrite=args.overwrite,
         quiet=args.quiet,
     )
+
+
+def curve_gains_of(texts: Sequence[str]) -> CurveGains:
+    """The factors of --gain. Raises `UserError`."""
+    if not texts:
+        return ()
+    from export.gains import parse_gains  # imports scipy
+
+    return parse_gains(texts)
 
 
 def check_values(args: argparse.Namespace) -> None:
