@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from benchmarks.read_glb import Glb
 from common.errors import UserError
@@ -17,6 +18,7 @@ from export.curves import curves_of, unit_basis
 from export.gltf import ATTRIBUTES, Binary, write_glb_file
 from export.live_link import ARKIT_UNITS
 from export.visemes import OCULUS, SILENCE, VRM, clip_weights
+from production.sound import write_sound
 from synthetic.head import load_head
 
 UNITS, BASIS_MM = unit_basis()
@@ -194,6 +196,20 @@ def test_missing_shapes_are_listed_with_the_nearest(tmp_path: Path, capsys) -> N
     driven(tiny(tmp_path / "a.glb", ["jawOpen", "mouthFunel"]), tmp_path)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.endswith("missing of those used: mouthClose, mouthFunnel (nearest: mouthFunel)")
+
+
+def test_the_sound_is_the_part_that_is_spoken(tmp_path: Path) -> None:
+    """Of three channels the mean is written, at the rate of the recording."""
+    sound = np.zeros((2_000, 3), np.float32)
+    sound[500:1_500] = 0.5, 0.1, 0.0
+    soundfile.write(tmp_path / "in.wav", sound, 1_000 * 8)
+    write_sound(tmp_path / "out.wav", tmp_path / "in.wav", None, 0.05, 0.2)
+    written, rate = soundfile.read(tmp_path / "out.wav")
+    expected = np.where(np.arange(400, 1_600) - 500 >= 0, 0.2, 0.0) * (
+        np.arange(400, 1_600) < 1_500
+    )
+    assert rate == 8_000 and written.shape == (1_200,)
+    np.testing.assert_allclose(written, expected, atol=1e-4)
 
 
 def test_obj_files_become_a_character(tmp_path: Path) -> None:
