@@ -18,7 +18,7 @@ from export.curves import curves_of, unit_basis
 from export.gltf import ATTRIBUTES, Binary, write_glb_file
 from export.live_link import ARKIT_UNITS
 from export.visemes import OCULUS, SILENCE, VRM, clip_weights
-from production.sound import write_sound
+from production.sound_beside import write_sound
 from synthetic.head import load_head
 
 UNITS, BASIS_MM = unit_basis()
