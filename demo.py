@@ -32,7 +32,6 @@ from common.whole_file import unfinished_name, whole_file
 from config import SAMPLE_RATE, DatasetSpec
 from dataset.faces import choose_face, faces_of
 from export.clip import SYNTHETIC, Clip
-from export.curves import units_of
 from export.formats import check_formats, write_formats
 from files.arrays import GrowingNpy
 from production.added import Added, adding, describe, rig_for
@@ -103,6 +102,8 @@ def make_gains(plan: Plan, spec: DatasetSpec, template: NDArray) -> Gains | None
     """The gains of --jaw and --lips, or None. Raises `UserError` where the mesh is not a face."""
     if plan.jaw == plan.lips == 1.0:
         return None
+    from export.curves import units_of  # imports scipy
+
     face = Clip(template[None], template, faces_of(spec, plan.template), Fraction(spec.fps),
                 spec.metres_per_unit, spec.name, topology=topology_of(spec))  # fmt: skip
     names, units_mm = units_of(face)

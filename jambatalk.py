@@ -28,7 +28,7 @@ from common.errors import UserError, reason_of
 from common.overrides import check, from_dict
 from config import BUNDLED_MODEL, LAYERS, DatasetSpec, ModelConfig, Recipe, TrainConfig
 from dataset.faces import choose_face, find_faces
-from files.models import load_model_file, misfits, save_model_file
+from files.models import built_without_memory, load_model_file, misfits, save_model_file
 from files.shipped import check_shipped
 from layers import NORM_EPS
 from layers.lean_linear import CoarseBackward
@@ -333,7 +333,8 @@ def _load_own(path: Path) -> Checkpoint:
         config = from_dict(ModelConfig, header["model"])
         spec = from_dict(DatasetSpec, header["dataset"])
         check(Recipe(spec, config, TrainConfig(), ""))
-        wrong = misfits(lambda: JambaTalk(config), weights)
+        model = built_without_memory(lambda: JambaTalk(config))
+        wrong = misfits(model, weights)
     except UserError as error:
         raise UserError(f"checkpoint {path}: {error}") from error
     except (ValueError, KeyError) as error:
@@ -342,6 +343,7 @@ def _load_own(path: Path) -> Checkpoint:
         ) from error
     if wrong:
         raise UserError(f"checkpoint {path}: weights do not fit its config ({wrong[0]})")
-    model = JambaTalk(config)
-    model.load_state_dict(weights)
+    if any(buffer.is_meta for buffer in model.buffers()):  # not in the file: computed when built
+        model = JambaTalk(config)
+    model.load_state_dict(weights, assign=True)
     return Checkpoint(model.eval(), spec)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.errors import UserError, reason_of
-from files.models import load_model_file, misfits, save_model_file
+from files.models import built_without_memory, load_model_file, misfits, save_model_file
 from files.texts import read_json
 from layers.transformer import TransformerLayer
 from speech.features import length_mask, resample
@@ -135,7 +135,7 @@ def load_reader(path: str | Path) -> SavedReader:
     weights, header = load_model_file(path, HEADER, "lip reader", remedy)
     try:
         dims = _checked_dims(header["dims"])
-        if wrong := misfits(lambda: LipReader(**dims), weights):
+        if wrong := misfits(built_without_memory(lambda: LipReader(**dims)), weights):
             raise ValueError(wrong[0])
         reader = LipReader(**dims)
         reader.load_state_dict(weights)

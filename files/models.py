@@ -28,6 +28,10 @@ TYPE_NAMES = {  # torch's names of types -> those of .safetensors
     "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 FLOATS = ("F64", "F32", "F16", "BF16")  # types of weights that are read
+INITIALISERS = (  # functions of torch.nn.init and methods of tensors
+    "kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_", "xavier_normal_",
+    "xavier_uniform_",
+)  # fmt: skip
 MAX_HEADER = 2**24  # bytes that are parsed to name another kind of file
 BUILD_ERRORS = (  # of networks whose numbers contradict each other
     ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
@@ -132,20 +136,35 @@ def check_sizes(weights: "dict[str, Tensor]", n_bytes: int) -> None:
         raise ValueError(f"its weights claim {needed} bytes, the file has {n_bytes}")
 
 
-def misfits(build: "Callable[[], nn.Module]", weights: "dict[str, Tensor]") -> list[str]:
-    """The weights whose shapes differ from those of the network that `build` makes, in words.
+def built_without_memory(build: "Callable[[], nn.Module]") -> "nn.Module":
+    """The network that `build` makes, on torch's device "meta" and without initial values.
 
-    The network is built on torch's device "meta", without memory: the numbers of a header are only
-    allocated where tensors of these sizes are there. Raises `ValueError` where they make no
-    network.
+    The numbers of a header are only allocated where tensors of these sizes are there. Raises
+    `ValueError` where they make no network. Arithmetic on "meta", such as that of initialisers, is
+    Python code of torch that imports torch._dynamo: 1.5 s.
     """
     import torch
+    from torch.overrides import TorchFunctionMode
+
+    class WithoutValues(TorchFunctionMode):
+        """Initialisers return their tensor as it is."""
+
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if getattr(function, "__name__", "") in INITIALISERS:
+                return args[0] if args else kwargs["tensor"]
+            return function(*args, **(kwargs or {}))
 
     try:
-        with torch.device("meta"):
-            network = build()
+        with torch.device("meta"), WithoutValues():
+            return build()
     except BUILD_ERRORS as error:
         raise ValueError(f"its numbers make no network: {reason_of(error)}") from error
+
+
+def misfits(network: "nn.Module", weights: "dict[str, Tensor]") -> list[str]:
+    """The weights whose shapes differ from those of a network, in words."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     return [

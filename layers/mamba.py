@@ -59,7 +59,8 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
         self.D = nn.Parameter(torch.empty(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
-        self.init_weights()
+        if not self.D.is_meta:  # the values of a network that is built without memory do not matter
+            self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:

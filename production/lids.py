@@ -11,8 +11,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 RADIUS_M = 0.008, 0.022  # of an eyeball
 ROUNDNESS = 0.08  # greatest standard deviation of the distance from the centre, in radii
@@ -34,6 +32,9 @@ Eye = tuple[NDArray[np.float64], float, NDArray[np.int64]]  # centre (3,), radiu
 
 def find_eyes(metres: NDArray, faces: NDArray) -> list[Eye]:
     """The two eyeballs of a mesh (V, 3), its left one first; [] where it does not have two."""
+    from scipy import sparse  # not before a mesh is searched: --help imports no scipy
+    from scipy.sparse.csgraph import connected_components
+
     n = len(metres)
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
     graph = sparse.coo_matrix((np.ones(len(edges)), edges.T), shape=(n, n))

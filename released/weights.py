@@ -20,6 +20,7 @@ from common.overrides import check_model, from_dict
 from config import XLSR_LARGE, ModelConfig
 from files.arrays import check_file
 from files.models import (
+    built_without_memory,
     check_sizes,
     load_model_file,
     load_torch_file,
@@ -158,10 +159,9 @@ def _build(
     """The network with `weights` as its parameters; `ValueError` where they do not fit."""
     config = config or read_config(weights, encoder_config)
     check_model(config)
-    if wrong := misfits(lambda: ReleasedJambaTalk(config), weights):
+    model = built_without_memory(lambda: ReleasedJambaTalk(config))
+    if wrong := misfits(model, weights):
         raise ValueError(f"{len(wrong)} weights do not fit the release's network, first {wrong[0]}")
-    with torch.device("meta"):
-        model = ReleasedJambaTalk(config)
     model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
     return model.eval()
 

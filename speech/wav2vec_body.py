@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.checkpoint import checkpoint
 
 from layers.attention import attend
@@ -87,6 +87,28 @@ class FeatureProjection(nn.Module):
         return self.dropout(self.projection(normalised)), normalised
 
 
+class WeightNorm(nn.Module):
+    """Weights (C, C / groups, taps) from a norm for each tap and directions.
+
+    Salimans and Kingma 2016 (arXiv 1602.07868). torch's own computes norms on its device "meta",
+    too, and imports torch._dynamo for that.
+    """
+
+    def forward(self, norms: Tensor, directions: Tensor) -> Tensor:
+        """norms: (1, 1, taps); directions: (C, C / groups, taps)."""
+        return directions * (norms / _tap_norms(directions))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Norms and directions of a weight."""
+        if weight.is_meta:
+            return weight.new_empty(1, 1, weight.shape[2]), weight
+        return _tap_norms(weight), weight
+
+
+def _tap_norms(weight: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(weight, dim=(0, 1), keepdim=True)
+
+
 class PositionalConvolution(nn.Module):
     """Relative positions: a wide grouped convolution over time, (B, A, C) to (B, A, C)."""
 
@@ -96,7 +118,8 @@ class PositionalConvolution(nn.Module):
         conv = nn.Conv1d(
             width, width, taps, padding=taps // 2, groups=config.num_conv_pos_embedding_groups
         )
-        self.conv = weight_norm(conv, dim=2)
+        register_parametrization(conv, "weight", WeightNorm(), unsafe=True)  # unsafe: no trial run
+        self.conv = conv
         self.activation = ACTIVATIONS[config.feat_extract_activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,7 +238,8 @@ class Wav2Vec2Body(nn.Module):
         if config.mask_time_prob > 0 or config.mask_feature_prob > 0:
             self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size).uniform_())
         self.encoder = Transformer(config)
-        self.apply(self._init_weights)
+        if not self.encoder.layer_norm.weight.is_meta:  # else it is built for its shapes alone
+            self.apply(self._init_weights)
 
     def forward(self, audio: Tensor) -> EncoderOutput:
         """audio: (B, S) of clips without padding."""
