@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from config import SAMPLE_RATE
 from speech.recording import as_samples
 from streaming.engine import Frame, Stream
 
@@ -92,7 +93,7 @@ class Session:
         self.queue = Queue(round(QUEUE_S * self.rate))
         self.changed = asyncio.Event()
         self.commands: list[str] = []
-        self.late_s = self.stream.look_ahead / 16_000 + LATE_S
+        self.late_s = self.stream.look_ahead / SAMPLE_RATE + LATE_S
 
     def hear(self, samples: NDArray) -> None:
         """Queue samples (n,), int16 or float32. Raises `ValueError` for NaN."""

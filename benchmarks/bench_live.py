@@ -1,0 +1,205 @@
+"""The live engine: delays, load, memory, and what its look-ahead costs in lip sync.
+
+    python -m benchmarks.bench_live [--minutes 10] [--memory_minutes 60] [--lips]
+
+Recordings are fed on the clock, in blocks of 20 ms as a microphone gives them; then, as fast as the
+engine takes them, for its memory and for the sessions that two threads hold in real time. `--lips`
+compares live and whole-clip prediction on human recordings (see bench_lips). The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import common.interpreter  # noqa: F401  first: explains missing packages
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.bench_lips import groups, model_predictor
+from benchmarks.lips import Predict, mesh_pairs, score_lips
+from benchmarks.real_speech import EXTRA_FOLDER, HALVES, load_real_clips
+from common.errors import Parser, UserError, run_cli
+from config import BUNDLED_MODEL, SAMPLE_RATE
+from jambatalk import Checkpoint, load_checkpoint
+from production.jobs import DEMO_FOLDER, find_recordings
+from speech.audio import read_audio
+from streaming.engine import CONTEXT_S, LOOK_AHEAD_S, Stream
+from streaming.session import LATE_S
+from synthetic.head import Head, load_head
+
+BLOCK = SAMPLE_RATE // 50
+WARM_UP_S = 2.0  # of sound before anything is measured
+SESSION_S = 20.0  # of sound, of each of the sessions
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(prog="python -m benchmarks.bench_live", description="Measure the live engine.")
+    add = parser.add_argument
+    # fmt: off
+    add("--checkpoint", type=Path, default=BUNDLED_MODEL, metavar="FILE", help="default: bundled")
+    add("--wav_path", type=Path, nargs="+", default=[DEMO_FOLDER], metavar="FILE",
+        help="recordings to feed, and folders of them; default: demo/wav")
+    add("--minutes", type=float, default=10.0, help="fed on the clock; default: %(default)s")
+    add("--memory_minutes", type=float, default=10.0,
+        help="fed as fast as possible; default: %(default)s")
+    add("--output", default="curves", help="of the engine; default: %(default)s")
+    add("--lips", action="store_true", help="lip sync by look-ahead, on human recordings")
+    add("--look_aheads", type=float, nargs="+", default=[0.0, 0.1, 0.25, 0.5], metavar="S")
+    add("--contexts", type=float, nargs="+", default=[CONTEXT_S], metavar="S")
+    add("--half", choices=HALVES, default="dev", help="of the recordings; default: %(default)s")
+    add("--extra_wav", metavar="DIR", default=EXTRA_FOLDER, help="as for bench_lips")
+    add("--asterisk", metavar="DIR", help="as for bench_lips")
+    # fmt: on
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print tables and JSON."""
+    args = parse(argv)
+    torch.set_num_threads(1)
+    checkpoint = load_checkpoint(args.checkpoint)
+    sound = np.concatenate([read_audio(path) for path in find_recordings(args.wav_path)])
+    row: dict[str, Any] = on_the_clock(checkpoint, sound, args)
+    row["memory_growth_mb_per_hour"] = memory_growth(checkpoint, sound, args)
+    row["sessions_real_time"] = sessions(checkpoint, sound, args.output)
+    if args.lips:
+        row |= lips(checkpoint, args)
+    print(json.dumps(row))
+
+
+def blocks_of(sound: NDArray, seconds: float) -> Iterator[NDArray]:
+    """Blocks of 20 ms of a sound that is repeated for so many seconds."""
+    for index in range(round(seconds * SAMPLE_RATE) // BLOCK):
+        start = index * BLOCK % (len(sound) - BLOCK)
+        yield sound[start : start + BLOCK]
+
+
+def on_the_clock(checkpoint: Checkpoint, sound: NDArray, args: argparse.Namespace) -> dict:
+    """Delays and load while blocks arrive as they are recorded."""
+    stream = Stream(checkpoint, output=args.output)
+    for block in blocks_of(sound, WARM_UP_S):
+        stream.push(block)
+    stream.reset()
+    begin, busy = time.monotonic(), time.process_time()
+    late, worst_s = 0, LOOK_AHEAD_S + LATE_S
+    for index, block in enumerate(blocks_of(sound, 60 * args.minutes), 1):
+        time.sleep(max(0.0, begin + index * BLOCK / SAMPLE_RATE - time.monotonic()))
+        frames = stream.push(block)
+        late += int((stream.latencies.last(len(frames)) > worst_s).sum())
+    share = (time.process_time() - busy) / (time.monotonic() - begin)
+    delays = stream.latency()
+    print(f"{args.minutes:g} minutes on the clock: {delays.p50_ms:.0f} ms half of the frames, "
+          f"{delays.p95_ms:.0f} ms 95 %, {delays.worst_ms:.0f} ms the worst; {late} of "
+          f"{stream.next_frame} later than {1000 * worst_s:.0f} ms; "
+          f"{share:.2f} of a core")  # fmt: skip
+    return {
+        "p50_ms": round(delays.p50_ms, 1), "p95_ms": round(delays.p95_ms, 1), "late": late,
+        "minutes": args.minutes, "core_share": round(share, 3),
+    }  # fmt: skip
+
+
+def memory_growth(checkpoint: Checkpoint, sound: NDArray, args: argparse.Namespace) -> float:
+    """Growth of the process's memory in MB for each hour of sound."""
+    stream, minutes = Stream(checkpoint, output=args.output), args.memory_minutes
+    for block in blocks_of(sound, 60.0):
+        stream.push(block)
+    before = resident_mb()
+    begin = time.process_time()
+    for block in blocks_of(sound, 60 * minutes):
+        stream.push(block)
+    growth = (resident_mb() - before) / minutes * 60
+    print(f"{minutes:g} minutes: {before:.0f} MB, growing by {growth:.1f} MB an hour; "
+          f"{(time.process_time() - begin) / (60 * minutes):.3f} of a core")  # fmt: skip
+    return round(growth, 1)
+
+
+def resident_mb() -> float:
+    """Memory of this process now, or at most so far where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def sessions(checkpoint: Checkpoint, sound: NDArray, output: str) -> float:
+    """Seconds of sound that two threads with a session each compute in a second."""
+    threads = min(2, os.cpu_count() or 1)
+
+    def speak(stream: Stream) -> None:
+        for block in blocks_of(sound, SESSION_S):
+            stream.push(block)
+
+    streams = [Stream(checkpoint, output=output) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        begin = time.monotonic()
+        list(pool.map(speak, streams))
+        held = threads * SESSION_S / (time.monotonic() - begin)
+    print(f"{threads} threads: {held:.1f} sessions in real time")
+    return round(held, 1)
+
+
+def lips(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str, float]:
+    """Lip sync by look-ahead and context beside that of the whole clip; prints a table."""
+    head = load_head()
+    whole, template = model_predictor(args.checkpoint, None, head)
+    subject = list(head.templates)[-1]
+    clips = groups(load_real_clips(args.half, args.extra_wav, args.asterisk))
+    names = ("jaw r", "gap r", "closed", "others", "AUC", "sync", "jitter mm")
+    print(f"{'':34}" + "".join(f"{name:>11}" for name in names))
+    row: dict[str, float] = {}
+    for group, members in clips.items():
+        scores = _scores(whole, members, head, template)
+        print(f"{f'{group}, whole clips':34}" + "".join(f"{value:11.3f}" for value in scores))
+        if group == "speech":
+            row["gap_r_offline"] = round(scores[1], 3)
+        for context in args.contexts:
+            for look_ahead in args.look_aheads:
+                predict = live_predictor(checkpoint, subject, look_ahead, context)
+                scores = _scores(predict, members, head, template)
+                name = f"  {look_ahead:g} s ahead, {context:g} s context"
+                print(f"{name:34}" + "".join(f"{value:11.3f}" for value in scores), flush=True)
+                if group == "speech" and (look_ahead, context) == (LOOK_AHEAD_S, CONTEXT_S):
+                    row |= {"gap_r_live": round(scores[1], 3), "closed_live": round(scores[2], 3)}
+    if "gap_r_live" not in row:
+        raise UserError(
+            f"--look_aheads, --contexts: expected {LOOK_AHEAD_S} and {CONTEXT_S} among them"
+        )
+    return row
+
+
+def live_predictor(
+    checkpoint: Checkpoint, subject: str, look_ahead: float, context: float
+) -> Predict:
+    """A function of audio (S,) that returns the vertices (T, V, 3) of the live engine."""
+    stream = Stream(checkpoint, subject, look_ahead_s=look_ahead, context_s=context)
+
+    def predict(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        stream.reset()
+        frames = stream.push(audio) + stream.flush()
+        return np.stack([frame.values for frame in frames[: len(audio) * 30 // SAMPLE_RATE]])
+
+    return predict
+
+
+def _scores(predict: Predict, clips: Sequence, head: Head, template: NDArray) -> tuple[float, ...]:
+    scores = score_lips(mesh_pairs(predict, clips, head, template))
+    figures = (
+        scores.jaw_r, scores.aperture_r, scores.closed, scores.others_closed, scores.auc,
+        scores.sync_frames, scores.jitter_mm,
+    )  # fmt: skip
+    return tuple(figure.value for figure in figures)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
