@@ -4,7 +4,7 @@ A panel has its name above it. Panels are drawn by `rendering.renderer`, names a
 matplotlib, once. T frames, V vertices; pictures (H, W, 3) uint8.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,28 +56,32 @@ class Layout:
         return len(self.names) * self.panel[0] + bar
 
 
-def write_comparison(
-    source: Source, pair: Pair, path: Path, layout: Layout, limit: float, n_frames: int = 0
-) -> None:
-    """Write the video of a pair, or of its first `n_frames`, into `path`.
+class Comparison:
+    """The pictures of a pair in a layout. Raises `UserError` where the clip has no recording.
 
-    limit: mm at which the error's colours end. Raises `UserError` where the clip has no recording
-    or the video cannot be written.
+    limit: mm at which the error's colours end.
     """
-    clip, sound = source.clip(pair), source.audio(pair)
-    n_frames = min(n_frames or len(clip.truth), len(clip.truth))
-    renderer = source.renderer(pair, size=layout.panel)
-    canvas = draw_canvas(layout, limit)
 
-    def frames() -> Iterator[NDArray[np.uint8]]:
-        for t in range(n_frames):
-            panels = [renderer.frame(mesh[t]) for mesh in (clip.truth, clip.prediction)]
-            if layout.with_error:
-                errors = source.frame_errors_mm(clip, t)
-                panels.append(draw_values(renderer, clip.truth[t], errors, limit))
-            yield paste(canvas, panels, layout)
+    def __init__(self, source: Source, pair: Pair, layout: Layout, limit: float) -> None:
+        self.source, self.layout, self.limit = source, layout, limit
+        self.clip, self.sound = source.clip(pair), source.audio(pair)
+        self.renderer = source.renderer(pair, size=layout.panel)
+        self.canvas = draw_canvas(layout, limit)
 
-    write_video(path, frames(), n_frames, source.spec.fps, sound)
+    def frame(self, t: int) -> NDArray[np.uint8]:
+        """The picture of frame t."""
+        meshes = self.clip.truth[t], self.clip.prediction[t]
+        panels = [self.renderer.frame(mesh) for mesh in meshes]
+        if self.layout.with_error:
+            errors = self.source.frame_errors_mm(self.clip, t)
+            panels.append(draw_values(self.renderer, meshes[0], errors, self.limit))
+        return paste(self.canvas, panels, self.layout)
+
+    def write(self, path: Path, n_frames: int | None = None) -> None:
+        """Write the video, or its first `n_frames`. Raises `UserError` where that fails."""
+        n_frames = min(n_frames or len(self.clip.truth), len(self.clip.truth))
+        frames = map(self.frame, range(n_frames))
+        write_video(path, frames, n_frames, self.source.spec.fps, self.sound)
 
 
 def paste(

@@ -23,7 +23,7 @@ from common.whole_file import whole_file
 from config import RECIPES, SAMPLE_RATE
 from dataset.prepared import locate
 from dataset.regions import find_inner_lips
-from evaluation.comparison import HEIGHT, Layout, write_comparison
+from evaluation.comparison import HEIGHT, Comparison, Layout
 from evaluation.opening import Opening, opening_figure
 from evaluation.phones import Segments, load_phones, read_phones
 from evaluation.pictures import YAWS, error_map, motion_map, strip, upper_limit
@@ -226,7 +226,7 @@ def draw_videos(source: Source, args: argparse.Namespace, out: Path) -> Iterator
     limit = args.max_mm or error_limit(source, source.pairs)
     for pair in source.pairs:
         path = out / f"{pair.name}.mp4"
-        write_comparison(source, pair, path, layout, limit)
+        Comparison(source, pair, layout, limit).write(path)
         yield path
 
 

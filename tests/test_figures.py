@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from common.errors import UserError, run_cli
 from config import DatasetSpec
 from evaluation import figures, pictures
-from evaluation.comparison import Layout, draw_canvas, paste, write_comparison
+from evaluation.comparison import Comparison, Layout, draw_canvas, paste
 from evaluation.figures import draw_errors, draw_motion, draw_strips
 from evaluation.opening import CLOSED, Opening, opening_figure
 from evaluation.pictures import upper_limit
@@ -163,7 +163,7 @@ def test_truth_and_prediction_become_a_video_with_the_clips_sound(
     source: Source, tmp_path: Path
 ) -> None:
     layout = Layout(96)
-    write_comparison(source, source.pairs[0], tmp_path / "a.mp4", layout, 1.0, n_frames=3)
+    Comparison(source, source.pairs[0], layout, 1.0).write(tmp_path / "a.mp4", n_frames=3)
     command = [find_ffmpeg(), "-i", str(tmp_path / "a.mp4")]
     about = subprocess.run(command, capture_output=True).stderr.decode()
     assert "Video: h264" in about and "Audio: aac" in about
