@@ -6,8 +6,8 @@ times the share of its channels, so that the rest of the mesh, and all of it at 
 predicted.
 
 jaw: jawOpen, and mouthClose, by which the lips meet while the jaw is open. lips: rounding, spread
-and opening by the lips alone. Where the lips touch, the jaw moves without opening them, and the
-gain of the lips is 1. C channels, V vertices.
+and opening by the lips alone. Where the lips touch each other, or the lower one the teeth (f, v),
+the jaw moves without opening them, and the gain of the lips is 1. C channels, V vertices.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,11 +20,13 @@ from synthetic.coarticulation import CLOSED
 from synthetic.head import SIDES, Head, channel_basis, load_head
 from synthetic.visemes import MOUTH_CHANNELS
 
-JAW, CLOSE = "jawOpen", "mouthClose"
+JAW, CLOSE, ROLL = "jawOpen", "mouthClose", "mouthRollLower"
 LIPS = ("mouthPucker", "mouthFunnel", "mouthStretch", "mouthSmile", "mouthUpperUp",
         "mouthLowerDown", "mouthShrugUpper")  # fmt: skip
 FULL = 1.0  # of a channel; a gain does not move it further
 OPEN = 3 * CLOSED  # gap, in units of jawOpen's, from which gains act in full
+ROLLED = 0.3, 0.6  # of ROLL: from where on, and from where on fully, the lip may touch the teeth
+AT_TEETH = 0.15, 0.3  # gap of the lips up to which it does fully, and from which on it does not
 RIDGE = 1e-6  # of the mean square of the channels, for a unique solution
 
 
@@ -57,7 +59,8 @@ class Gains:
 
     def change(self, curves: NDArray) -> NDArray[np.float64]:
         """What the gains add to curves (C,)."""
-        touch = touching(float(self.gaps @ curves))
+        rolled = float(curves[self.channels.index(ROLL)])
+        touch = touching(float(self.gaps @ curves), rolled)
         change = np.zeros_like(curves)
         jaw, close = self.channels.index(JAW), self.channels.index(CLOSE)
         change[jaw] = _gained(curves[jaw], self.jaw)
@@ -70,9 +73,18 @@ class Gains:
         return change
 
 
-def touching(gap: float) -> float:
-    """1 where lips with this gap touch, 0 where they are open; in units of jawOpen's gap."""
-    share = min(max((OPEN - gap) / (OPEN - CLOSED), 0.0), 1.0)
+def touching(gap: float, rolled: float) -> float:
+    """1 where lips touch each other or the lower one the teeth, 0 where they do not.
+
+    gap: of the lips, in units of jawOpen's; rolled: the curve of ROLL.
+    """
+    at_teeth = _rise(rolled, *ROLLED) * (1.0 - _rise(gap, *AT_TEETH))
+    return max(1.0 - _rise(gap, CLOSED, OPEN), at_teeth)
+
+
+def _rise(value: float, low: float, high: float) -> float:
+    """0 up to `low`, 1 from `high` on, smooth in between."""
+    share = min(max((value - low) / (high - low), 0.0), 1.0)
     return share * share * (3.0 - 2.0 * share)
 
 

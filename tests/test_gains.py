@@ -77,3 +77,15 @@ def test_lips_that_touch_have_no_gain_of_the_lips(head):
     pressed = posed(head, jawOpen=0.1, mouthClose=0.1, mouthPucker=0.4)
     np.testing.assert_allclose(made(head, 1.0, 2.0, [pressed])[0], pressed, atol=1e-8)
     assert JAW not in LIPS
+
+
+@pytest.mark.parametrize("jaw", [0.5, 2.0])
+def test_the_lower_lip_stays_at_the_teeth(head, speech, jaw):
+    teeth, lip = head.landmarks["upper_teeth"], head.landmarks["lower_lip_inner"]
+    middles = np.round(30 * 0.12 * np.array([10.45, 13.45])).astype(int)  # of f and of v
+    before, after = (
+        mesh[middles, teeth, 1] - mesh[middles, lip, 1]
+        for mesh in (speech, made(head, jaw, 1.0, speech))
+    )
+    assert (before < 0).all()  # the lip covers the edge of the teeth
+    np.testing.assert_allclose(after, before, atol=8e-4)  # metres
