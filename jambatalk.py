@@ -150,8 +150,12 @@ class JambaTalk(nn.Module):
     def decode(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encoder features (B, T, k·C) to offsets (B, T, V, 3) and balance losses (B,)."""
         x, balance = self.hidden(features, mask)
+        return self.offsets(x), balance
+
+    def offsets(self, x: Tensor) -> Tensor:
+        """The head's input (B, T, D) to offsets (B, T, V, 3)."""
         offsets, units = self.head(x), self.config.units_per_metre
-        return (offsets if units == 1 else offsets * units), balance  # a pass over all vertices
+        return offsets if units == 1 else offsets * units  # a pass over all vertices
 
     def hidden(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encoder features (B, T, k·C) to the head's input (B, T, D) and balance losses (B,)."""
@@ -194,8 +198,9 @@ class JambaTalk(nn.Module):
         features = self.encoder.reader(ClipAudio(audio, template.device))
         tail, begin = None, 0
         for start, stop, fade_start, fade_stop in self.encoder.kind.windows.plan(n_frames, fps):
-            hidden = self.encoder.transform(features(start * k, stop * k))
-            offsets = self.decode(fold(hidden, k))[0][0][begin - start :]  # (n, V, 3)
+            states = self.encoder.transform(features(start * k, stop * k))
+            hidden = self.hidden(fold(states, k))[0][:, begin - start : fade_stop - start]
+            offsets = self.offsets(hidden)[0]  # (n, V, 3), without the frames of other windows
             if tail is not None:
                 n = len(tail)
                 fade = torch.linspace(0, 1, n + 2, device=offsets.device)[1:-1, None, None]
