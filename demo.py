@@ -39,7 +39,7 @@ from production.gains import Gains, gains_of
 from production.jobs import Job, by_inode, check_job, existing_folder
 from production.motion import Arriving, resampled, smoothed, swinging
 from production.plan import Plan, check, parse
-from production.record import check_owner, is_done, note_done
+from production.record import Record
 from production.subtitles import draw_subtitles
 from rendering.animation import RENDER_THREADS
 from rendering.face import appearance
@@ -226,8 +226,10 @@ def until(stopped: Callable[[], bool], meshes: Iterator[NDArray]) -> Iterator[ND
         yield mesh
 
 
-def make(plan: Plan, job: Job, speaker: Speaker, speech: "Speech", part: str) -> None:
-    """Predict, draw and write one recording; part: "[1/9] " or "".
+def make(
+    plan: Plan, job: Job, speaker: Speaker, speech: "Speech", part: str, record: Record | None
+) -> None:
+    """Predict, draw and write one recording; part: "[1/9] " or ""; record: of several recordings.
 
     Frames are written and drawn as they are predicted. No result replaces an older file before all
     are complete. After Ctrl-C, what was made so far is kept under the names of `unfinished_name`,
@@ -251,8 +253,8 @@ def make(plan: Plan, job: Job, speaker: Speaker, speech: "Speech", part: str) ->
             files, refusal = write_results(plan, job, speaker, meshes, n_frames, added)
         if refusal is not None:
             raise refusal
-        if plan.several:
-            note_done(job, plan.flags(), [job.npy, job.result, *files])
+        if record is not None:
+            record.note_done(job, [job.npy, job.result, *files])
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({reason_of(error)})") from error
 
@@ -319,30 +321,34 @@ def run(plan: Plan) -> list[Job]:
     from production.sound import load_speech
 
     cut = plan.start_s, plan.end_s, plan.lip_offset_ms
-    speaker, failed, skipped, kept = None, [], [], by_inode([job.recording for job in plan.jobs])
+    speaker, failed, skipped, kept = None, [], [], by_inode(plan.recordings)
+    record = None
+    if plan.several and plan.jobs:
+        record = Record(plan.jobs[0].npy.parent, plan.flags(), plan.shard)
     for number, job in enumerate(plan.jobs, 1):
         speech, part = None, f"[{number}/{len(plan.jobs)}] " if plan.several else ""
         with noting_failures(plan, job, failed):
             check_job(job, kept)
-            if plan.several and not plan.overwrite:
-                if is_done(job, plan.flags()):
+            if record is not None and not plan.overwrite:
+                if record.is_done(job):
                     say(plan, f"{part}{job.recording}: skipped, {job.result} is newer; "
                               "--overwrite makes it again")  # fmt: skip
                     skipped.append(job)
                     continue
-                check_owner(job)
+                record.check_owner(job)
             folder = existing_folder(job.npy.parent)
             speech = load_speech(job.recording, plan.audio_track, *cut, folder)
         if speech is None:
             continue
         speaker = speaker or load_speaker(plan)
         with noting_failures(plan, job, failed):
-            make(plan, job, speaker, speech, part)
+            make(plan, job, speaker, speech, part, record)
             print(printable(str(job.result)), flush=True)
     if plan.several:
         n_made = len(plan.jobs) - len(skipped) - len(failed)
         names = ": " + ", ".join(str(job.recording) for job in failed) if failed else ""
-        say(plan, f"{len(plan.jobs)} recordings: {n_made} made, {len(skipped)} skipped, "
+        share = "" if plan.shard is None else f"shard {plan.shard}: "
+        say(plan, f"{share}{len(plan.jobs)} recordings: {n_made} made, {len(skipped)} skipped, "
                   f"{len(failed)} failed{names}")  # fmt: skip
     return failed
 

@@ -24,6 +24,7 @@ from production.jobs import (
     find_recordings,
     names_of,
 )
+from production.shards import Shard, shard_of
 from production.subtitles import subtitles_of
 from rendering.animation import FPS_LIMITS
 from rendering.subtitles import Cue
@@ -40,7 +41,8 @@ SEED_LIMITS = 0, 2**32 - 1
 TRACK_LIMITS = 1, 999
 TRANSPARENT = "transparent"  # of --background
 FILE_ENDINGS = (".npy", ".mp4", ".mov", ".webm")  # with which --out names a file
-NOT_OF_RESULTS = ("jobs", "several", "overwrite", "quiet")  # fields of a plan
+# Fields of a plan.
+NOT_OF_RESULTS = "jobs", "recordings", "shard", "several", "overwrite", "quiet"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Plan:
     """The checked flags of a run."""
 
     jobs: tuple[Job, ...]
-    several: bool  # more than one recording, or a folder
+    recordings: tuple[Path, ...]  # of all shards
+    shard: Shard | None  # which part of the recordings this run makes
+    several: bool  # more than one recording, a folder, or a shard
     audio_track: int | None  # from 1, see `speech.sound_file.open_sound`
     checkpoint: Path
     dataset: str | None  # a key of config.RECIPES
@@ -127,6 +131,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, metavar="FOLDER", default=Path("out"),
         help="for one recording also the file: film.mp4, or film.npy with --no_video; "
              "default: out")
+    add("--shard", metavar="N/M",
+        help="make part N of M of the recordings, sorted by name: for job arrays, whose tasks may "
+             "share --out")
     add("--overwrite", action="store_true",
         help="of several recordings, make those again whose results are complete")
     add("--fps", metavar="N",
@@ -218,7 +225,8 @@ def check(args: argparse.Namespace) -> Plan:
 
     check_values(args)
     given = args.wav_path or [bundled_recording()]
-    several = len(given) > 1 or given[0].is_dir()
+    shard = shard_of(args.shard)
+    several = len(given) > 1 or given[0].is_dir() or shard is not None
     recordings = find_recordings(given)
     jobs = plan_jobs(recordings, several, args)
     for flag, path in (
@@ -249,7 +257,9 @@ def check(args: argparse.Namespace) -> Plan:
     else:
         renderer = choose_renderer(args.renderer)
     return Plan(
-        jobs=jobs,
+        jobs=jobs if shard is None else shard.jobs(jobs),
+        recordings=tuple(recordings),
+        shard=shard,
         several=several,
         audio_track=args.audio_track,
         checkpoint=args.checkpoint,

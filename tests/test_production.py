@@ -1,5 +1,6 @@
 """Several recordings in one run of demo.py: names, what is skipped, what fails, what is printed."""
 
+import json
 import os
 from pathlib import Path
 
@@ -110,8 +111,42 @@ def test_results_are_made_again_where_recording_flags_or_files_have_changed(run,
     later = (out / "a.flac.npy").stat().st_mtime_ns + 10**9
     os.utime(takes / "a.flac", ns=(later, later))
     assert summary() == "3 recordings: 3 made, 0 skipped, 0 failed"
-    (out / ".demo.json").write_text("{")
+    with (out / ".demo.jsonl").open("r+") as file:
+        file.truncate(20)  # a kill while the first line was written
     assert summary() == "3 recordings: 3 made, 0 skipped, 0 failed"
+
+
+def test_shards_share_the_recordings_and_a_folder(run, takes, tmp_path):
+    (takes / "b.wav").unlink()
+    flags, out = ["--wav_path", takes, "--no_video"], tmp_path / "out"
+    lines = [run(*flags, "--shard", f"{n}/2")[1] for n in (2, 1)]
+    assert [each[-1] for each in lines] == [
+        "shard 2of2: 1 recordings: 1 made, 0 skipped, 0 failed",
+        "shard 1of2: 2 recordings: 2 made, 0 skipped, 0 failed",
+    ]
+    assert names(out) == ["a.flac.npy", "a.wav.npy", "c.npy"]
+    records = [".demo-1of2.jsonl", ".demo-2of2.jsonl"]
+    assert sorted(path.name for path in out.glob(".*")) == records
+    assert run(*flags)[1][-1] == "3 recordings: 0 made, 3 skipped, 0 failed"
+    code, lines, _ = run(*flags, "--shard", "4/4")
+    assert code == 0 and lines == ["shard 4of4: 0 recordings: 0 made, 0 skipped, 0 failed"]
+    for wrong in ("0/2", "3/2", "1", "1/2/3", "a/2"):
+        code, _, error = run(*flags, "--shard", wrong)
+        assert code == EXIT_BAD_INPUT and f"--shard {wrong}: expected N/M" in error
+
+
+def test_a_record_of_the_former_format_still_counts(run, takes, tmp_path):
+    (takes / "b.wav").unlink()
+    flags, out = ["--wav_path", takes, "--no_video"], tmp_path / "out"
+    run(*flags)
+    entries = [json.loads(line) for line in (out / ".demo.jsonl").read_text().split("\n") if line]
+    former = {
+        entry["name"]: {key: entry[key] for key in ("recording", "flags", "files")}
+        for entry in entries
+    }
+    (out / ".demo.json").write_text(json.dumps(former))
+    (out / ".demo.jsonl").unlink()
+    assert run(*flags)[1][-1] == "3 recordings: 0 made, 3 skipped, 0 failed"
 
 
 def test_the_result_of_another_recording_is_kept(run, tmp_path):
