@@ -31,6 +31,7 @@ from layers.mamba import Mamba
 from layers.transformer import ROTARY_BASE, attend_grouped
 from speech.bodies import build_body
 from speech.clip_audio import ClipAudio
+from speech.fast_convolutions import can_convolve, convolve
 from speech.features import fold
 from speech.recording import check_clip
 from speech.stored_speech import StoredSpeech
@@ -192,6 +193,9 @@ class ReleasedJambaTalk(nn.Module):
         With layer norm, which is per frame, the chunks join exactly; group norm, which is over
         time, gets the whole clip.
         """
+        layers, x = self.audio_encoder.feature_extractor.conv_layers, audio[:, None]
+        if not torch.is_grad_enabled() and can_convolve(layers, x):
+            return convolve(layers, x)
         n_frames = audio_frames(audio.shape[1])
         norm_over_time = self.audio_encoder.config.feat_extract_norm == "group"
         step = n_frames if norm_over_time else CHUNK_S * AUDIO_FPS

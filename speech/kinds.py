@@ -15,7 +15,6 @@ transformer width, L states: the transformer's input and the output of each laye
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from speech.chunked_features import CHUNK, TimeMoments
 from speech.clip_audio import ClipAudio
 from speech.encoder_config import wav2vec2_config
 from speech.encoder_kind import EncoderKind
+from speech.fast_convolutions import can_convolve, convolve, receptive_field
 from speech.features import (
     MEL_EPS,
     MEL_HOP,
@@ -104,16 +104,18 @@ class Wav2Vec2(EncoderKind):
         lengths: Tensor | None,
         moments: TimeMoments | None = None,
     ) -> Tensor:
-        """As `EncoderKind`. Frozen leading layers run in float32 and without gradient."""
+        """As `EncoderKind`. Frozen leading layers run in float32 and without gradient.
+
+        Without gradient all layers do.
+        """
         n_frames = audio_frames(audio.shape[1])
         layers = list(body.feature_extractor.conv_layers)
-        n_frozen = _leading_frozen(layers)
+        n_frozen = _leading_frozen(layers) if torch.is_grad_enabled() else len(layers)
         x = F.pad(audio, (self.margin, self.margin))[:, None].float()  # (B, 1, S)
-        for i, layer in enumerate(layers):
-            frozen = i < n_frozen
-            float32 = torch.autocast(audio.device.type, enabled=False) if frozen else nullcontext()
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), float32:
-                x = layer(x) if moments is None or i else _normed(layer, x, moments)
+        with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
+            x = _convolve_frozen(layers[:n_frozen], x, moments)
+        for layer in layers[n_frozen:]:
+            x = layer(x)
         return x.transpose(1, 2)[:, :n_frames]
 
     def values_over_time(self, body: nn.Module, audio: ClipAudio) -> Iterator[Tensor] | None:
@@ -197,21 +199,25 @@ def kind_of(model_type: str | None) -> type[EncoderKind]:
     return KINDS[model_type]
 
 
-def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """Samples that one output frame of a stack of convolutions depends on."""
-    reach, step = 1, 1
-    for kernel, stride in zip(kernels, strides, strict=True):
-        reach += (kernel - 1) * step
-        step *= stride
-    return reach
-
-
 def _normed(layer: nn.Module, x: Tensor, moments: TimeMoments) -> Tensor:
     """A first convolution with group norm, of which the moments over time are known."""
     norm = layer.layer_norm
     scale = norm.weight / (moments.variance + norm.eps).sqrt()
     shift = norm.bias - moments.mean * scale
     return layer.activation(layer.conv(x) * scale[:, None] + shift[:, None])
+
+
+def _convolve_frozen(layers: list[nn.Module], x: Tensor, moments: TimeMoments | None) -> Tensor:
+    """(B, C_out, m) of the layers for x (B, C_in, n); moments: as of `convolve_batch`."""
+    over_time = [isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm) for layer in layers]
+    if any(over_time[:1]):
+        first, *layers = layers
+        x = first(x) if moments is None else _normed(first, x, moments)
+    if layers and can_convolve(layers, x):
+        return convolve(layers, x)
+    for layer in layers:
+        x = layer(x)
+    return x
 
 
 def _leading_frozen(layers: list[nn.Module]) -> int:

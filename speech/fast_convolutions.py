@@ -1,0 +1,89 @@
+"""The convolutions of wav2vec 2.0 as matrix products, for a CPU and without gradient.
+
+torch's convolutions have channels before time, so that a layer norm needs a copy before and one
+after it, and results of a whole clip do not fit the cache. Here channels come last and a second of
+audio goes through all layers at once. A stride needs no copy: neighbouring frames of the input are
+one row of a matrix.
+
+B batch, n and m frames of a layer's input and output, C channels.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+FRAMES = 50  # output frames that go through all layers at once
+
+
+def convolve(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """Output (B, C_out, m) of the layers for x (B, C_in, n), float32 on a CPU.
+
+    layers: convolutions with `conv`, `activation` and an optional `layer_norm` over channels, of
+    `speech.wav2vec_body` or transformers.
+    """
+    kernels = [layer.conv.kernel_size[0] for layer in layers]
+    strides = [layer.conv.stride[0] for layer in layers]
+    reach, hop = receptive_field(kernels, strides), math.prod(strides)
+    matrices = [_matrices(layer.conv) for layer in layers]
+    total = (x.shape[2] - reach) // hop + 1
+    out = x.new_empty(len(x), total, layers[-1].conv.out_channels)
+    for clip, result in zip(x.transpose(1, 2), out, strict=True):
+        for start in range(0, total, FRAMES):
+            stop = min(start + FRAMES, total)
+            rows = clip[start * hop : (stop - 1) * hop + reach].contiguous()  # (n, C_in)
+            for layer, matrix in zip(layers, matrices, strict=True):
+                rows = _layer(layer, matrix, rows)
+            result[start:stop] = rows
+    return out.transpose(1, 2)
+
+
+def can_convolve(layers: Sequence[nn.Module], x: Tensor) -> bool:
+    """Whether `convolve` computes these layers for x (B, C_in, n)."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not any(
+            isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm) for layer in layers
+        )
+        and all(layer.conv.weight.dtype == torch.float32 for layer in layers)
+    )
+
+
+def _matrices(conv: nn.Conv1d) -> list[Tensor]:
+    """The weight (C_out, C_in, taps) as matrices (t·C_in, C_out), each of t <= stride taps."""
+    (stride,), weight = conv.stride, conv.weight
+    step = stride if weight.shape[1] > 1 else weight.shape[2]  # of audio, all taps at once
+    return [
+        weight[:, :, first : first + step].permute(2, 1, 0).flatten(0, 1)
+        for first in range(0, weight.shape[2], step)
+    ]
+
+
+def _layer(layer: nn.Module, matrices: list[Tensor], x: Tensor) -> Tensor:
+    """(m, C_out) for x (n, C_in)."""
+    (kernel,), (stride,) = layer.conv.kernel_size, layer.conv.stride
+    width, m = x.shape[1], (len(x) - kernel) // stride + 1
+    y = None
+    for i, matrix in enumerate(matrices):
+        # row j has the frames from stride · (i + j) on
+        rows = x.as_strided(
+            (m, len(matrix)), (stride * width, 1), x.storage_offset() + i * stride * width
+        )
+        if y is None:
+            bias = layer.conv.bias
+            y = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
+        else:
+            y.addmm_(rows, matrix)
+    norm = getattr(layer, "layer_norm", None)
+    return layer.activation(y if norm is None else norm(y))
+
+
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Samples that one output frame of a stack of convolutions depends on."""
+    reach, step = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        reach += (kernel - 1) * step
+        step *= stride
+    return reach
