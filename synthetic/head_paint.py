@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from synthetic.base_mesh import flood
+from synthetic.head_hair import STYLES, Style, density, locks
 from synthetic.head_parts import eye_colors
 from synthetic.lip_seal import CONTACT, INNER, OUTER, hops
 
@@ -20,11 +21,12 @@ MUCOSA = np.array([0.60, 0.30, 0.29])
 CAVITY = np.array([0.20, 0.06, 0.06])
 FLUSH = np.array([1.0, 0.84, 0.86])  # factor on the skin's colour where blood shows through
 BROW_HALO = 0.0035  # metres around the brows over which their colour fades
+LOCK_CONTRAST = 0.22  # of the hair's colour, between the locks
 PALATE = 656  # a vertex of the base mesh deep inside the mouth
 # Flushed areas: centre (x as distance from the mid-line), radii, strength.
 BLUSHES = (
     ((0.042, 0.695, 0.115), (0.017, 0.014, 0.03), 0.60),  # cheeks
-    ((0.0, 0.694, 0.168), (0.013, 0.011, 0.02), 0.75),  # tip of the nose
+    ((0.0, 0.694, 0.168), (0.013, 0.011, 0.02), 0.5),  # tip of the nose
     ((0.030, 0.742, 0.13), (0.016, 0.005, 0.03), 0.4),  # upper lids
     ((0.0, 0.632, 0.15), (0.014, 0.008, 0.02), 0.35),  # chin
 )
@@ -40,10 +42,10 @@ class Palette:
     iris: tuple[float, float, float]
 
 
-def paint(builder: "HeadBuilder", palette: Palette) -> np.ndarray:
-    """Colours (V, 3) of the vertices of `builder`, a `HeadBuilder`, in a subject's palette."""
+def paint(builder: "HeadBuilder", palette: Palette, hair: str) -> np.ndarray:
+    """Colours (V, 3) of the vertices of `builder` in a subject's palette; hair: one of `STYLES`."""
     colors = np.zeros((builder.n_vertices, 3))
-    colors[builder.parts["skin"]] = _skin_colors(builder, palette)
+    colors[builder.parts["skin"]] = _skin_colors(builder, palette, STYLES[hair])
     for name, part in builder.procedural.items():
         colors[builder.parts[name]] = part.colors
     for side, bond in zip(("left", "right"), builder.brows, strict=True):
@@ -82,7 +84,7 @@ def _bag(builder: "HeadBuilder") -> np.ndarray:
     return np.isin(np.arange(len(builder.skin.reference)), inside)
 
 
-def _skin_colors(builder: "HeadBuilder", palette: Palette) -> np.ndarray:
+def _skin_colors(builder: "HeadBuilder", palette: Palette, style: Style) -> np.ndarray:
     skin, lip = builder.skin, lip_strength(builder)
     place, lip_tone = skin.reference, np.array(palette.lip)
     tone = np.tile(palette.skin, (len(place), 1))
@@ -91,7 +93,9 @@ def _skin_colors(builder: "HeadBuilder", palette: Palette) -> np.ndarray:
         near = (np.abs(place) - centre) / radii
         tone = _blend(tone, flush, strength * np.exp(-(near**2).sum(axis=1)))
     tone = _blend(tone, flush, 0.6 * skin.ear)
-    tone = _blend(tone, np.array(palette.hair), 0.92 * skin.hair)
+    hair = style.cover * density(place, skin.ear, style)
+    shine = 1 + LOCK_CONTRAST * locks(place, style)[:, None] * (style.locks > 0)
+    tone = _blend(tone, np.array(palette.hair) * shine, hair)
     brows = np.concatenate([b.carry(place)[builder.brow_hair > 0.4] for b in builder.brows])
     distance = cKDTree(brows).query(place)[0]
     tone = _blend(tone, np.array(palette.hair), 0.6 * np.exp(-((distance / BROW_HALO) ** 2)))

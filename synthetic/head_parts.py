@@ -154,6 +154,7 @@ def tongue(incisors: np.ndarray) -> tuple[Part, np.ndarray]:
 
 EYE_RINGS = (10.5, 12.0, 18.5, 24.5, 27.5, 40.0, 60.0, 88.0)  # degrees from the gaze axis
 EYE_SEGMENTS = 16
+LID_SHADOW = 0.45  # share of light that the upper lid keeps from the eye's upper edge
 
 
 def eyeball(centre: np.ndarray, radius: float) -> Part:
@@ -176,18 +177,22 @@ def eyeball(centre: np.ndarray, radius: float) -> Part:
 
 
 def eye_colors(iris: np.ndarray) -> np.ndarray:
-    """Colours (n, 3) of an eyeball's vertices for the iris colour (3,)."""
+    """Colours (n, 3) of an eyeball's vertices for the iris colour (3,), darker under the lid."""
     by_ring = (PUPIL, iris * 1.15, iris, iris * 0.7, SCLERA * 0.93, SCLERA, SCLERA, SCLERA * 0.9)
-    return np.concatenate([[PUPIL], np.repeat(by_ring, EYE_SEGMENTS, axis=0)])
+    angle = 2 * np.pi * np.arange(EYE_SEGMENTS) / EYE_SEGMENTS
+    height = np.sin(np.radians(EYE_RINGS))[:, None] * np.sin(angle)
+    shadow = LID_SHADOW * np.clip((height - 0.05) / 0.3, 0, 1)[..., None]
+    colors = np.array(by_ring)[:, None] * (1 - shadow)
+    return np.concatenate([[PUPIL], colors.reshape(-1, 3)])
 
 
 # The left brow in front view, metres on the base mesh: x and y of its centre line, half height.
 BROW_LINE = np.array(
     [
-        [0.0100, 0.7424, 0.0016],
-        [0.0135, 0.7434, 0.0026],
-        [0.0180, 0.7448, 0.0032],
-        [0.0230, 0.7466, 0.0032],
+        [0.0108, 0.7444, 0.0013],
+        [0.0140, 0.7450, 0.0021],
+        [0.0180, 0.7459, 0.0026],
+        [0.0230, 0.7471, 0.0028],
         [0.0290, 0.7482, 0.0029],
         [0.0350, 0.7488, 0.0025],
         [0.0410, 0.7476, 0.0020],
@@ -196,7 +201,7 @@ BROW_LINE = np.array(
     ]
 )
 BROW_BORDER = 0.12
-BROW_DENSITY = (0.5, 0.8, 0.9, 0.95, 0.95, 0.85, 0.65)  # of the inner columns
+BROW_DENSITY = (0.4, 0.7, 0.9, 0.95, 0.95, 0.85, 0.65)  # of the inner columns
 # Rows from top to bottom: share of the half height, mm above the skin.
 BROW_ROWS = ((1.35, 0.1), (0.6, 0.25), (-0.6, 0.25), (-1.35, 0.1))
 

