@@ -20,6 +20,7 @@ from common.errors import UserError, reason_of
 from config import PROJECT_ROOT
 from rendering import shading
 from rendering.raster import linear_to_srgb, surface_normals
+from rendering.software import ENCODE_STEPS
 
 if TYPE_CHECKING:
     from rendering.renderer import Camera
@@ -166,7 +167,7 @@ class GpuBackend:
         self.resolved = self.context.framebuffer(
             self.context.renderbuffer(self.size, 4, dtype="f2")
         )
-        codes = linear_to_srgb(np.linspace(0.0, 1.0, shading.ENCODE_STEPS))
+        codes = linear_to_srgb(np.linspace(0.0, 1.0, ENCODE_STEPS))
         self.encode = np.round(255 * codes).astype(np.uint8)
 
     def draw(self, view: NDArray, surface: NDArray) -> NDArray:
@@ -184,7 +185,7 @@ class GpuBackend:
         light = np.frombuffer(self.resolved.read(components=3, dtype="f2", alignment=1), "f2")
         width, height = self.size
         light = light.reshape(height, width, 3)[::-1].astype(np.float32)
-        steps = shading.ENCODE_STEPS - 1
+        steps = ENCODE_STEPS - 1
         return self.encode[(np.clip(light, 0.0, 1.0) * steps + 0.5).astype(np.int32)]
 
 
@@ -193,7 +194,7 @@ def _defines() -> str:
     lines = []
     for name in SHARED_NUMBERS:
         value = getattr(shading, name)
-        text = f"vec3{value}" if isinstance(value, tuple) else repr(float(value))
+        text = f"vec3{tuple(map(float, value))}" if isinstance(value, tuple) else float(value)
         lines.append(f"#define {name} {text}")
     return "\n".join(lines)
 

@@ -5,16 +5,28 @@ not check bounds, so every index into an image is clamped here.
 
 View space: x right, y up, z towards the viewer, who is at the origin. Sample space: x right and y
 down in samples (2 × 2 a pixel), and w = 1 / depth, which is linear across a projected triangle.
+
+A picture is rasterised in bands of `BAND` sample lines, whose z-buffer stays in the processor's
+cache: `depth` (BAND, N) float32, the largest w at each sample, and `numbers` (BAND, N) float32, the
+number of its face, which is 1 + its index, or 0 where there is no face. N is a multiple of `BLOCK`.
 """
 
 import math
 
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from common.numba_jit import compiled
 
 SAMPLES = 2  # samples to a pixel's side
+BLOCK = 16  # samples of a line that are tested at once
+BAND = 32  # sample lines
+single = np.float32
+CONTRACT = {"contract"}  # of `fastmath`: a product and a sum may be one instruction
+EDGE = 1e-6  # samples by which spans are widened, so that rounding leaves no cracks
 
 
 @compiled()
@@ -70,20 +82,226 @@ def surface_normals(
         vertex_normals[i, 0], vertex_normals[i, 1], vertex_normals[i, 2] = normal
 
 
+@intrinsic
+def _keep_nearer(typing, depth, numbers, line, start, w, w_step, first, last, number):
+    """Write a face into a z-buffer where it is nearer: samples first <= k < last of a block.
+
+    depth, numbers: of a band; the block begins at the sample `start` of `line`. The face's w is `w`
+    there and grows by `w_step` a sample. These are vector instructions, because LLVM makes none of
+    a loop this short.
+    """
+    signature = types.void(depth, numbers, *[types.intp] * 2, *[types.float32] * 5)
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.FloatType(), BLOCK)
+        w, w_step, first, last, number = (_spread(builder, vector, x) for x in arguments[4:])
+        lanes = ir.Constant(vector, [float(lane) for lane in range(BLOCK)])
+        none = ir.Constant(vector, [0.0] * BLOCK)
+        w = builder.fadd(w, builder.fmul(lanes, w_step))
+        w = builder.select(builder.fcmp_ordered(">=", lanes, first), w, none)
+        w = builder.select(builder.fcmp_ordered("<", lanes, last), w, none)
+        depth_at, number_at = (
+            _vector_at(context, builder, kind, array, arguments[2:4], vector)
+            for kind, array in zip(signature.args[:2], arguments[:2], strict=True)
+        )
+        nearer = builder.fcmp_ordered(">", w, builder.load(depth_at, align=4))
+        for pointer, value in ((depth_at, w), (number_at, number)):
+            kept = builder.select(nearer, none, builder.load(pointer, align=4))
+            # A sum, because one select would become a masked store: very slow on AMD with AVX2.
+            both = builder.fadd(builder.select(nearer, value, none), kept)
+            builder.store(both, pointer, align=4)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _vector_at(context, builder, kind, array, index, vector):
+    """Pointer to the vector that begins at array[index], in LLVM's code."""
+    array = context.make_array(kind)(context, builder, array)
+    at = cgutils.get_item_pointer(context, builder, kind, array, index, wraparound=False)
+    return builder.bitcast(at, vector.as_pointer())
+
+
+def _spread(builder, vector, value):
+    """The LLVM vector whose lanes all have a value."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    zero = ir.Constant(ir.IntType(32), 0)
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), [0] * BLOCK)
+    return builder.shuffle_vector(builder.insert_element(undefined, value, zero), undefined, lanes)
+
+
+@compiled(fastmath=CONTRACT)
+def _draw_face(screen, corners, number, top, depth, numbers):
+    """Draw a face into the z-buffer of the band that begins at line `top`."""
+    a, b, c = _by_height(screen, corners)
+    area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
+    above, below = max(a[1], float(top)), min(c[1], float(top + depth.shape[0]))
+    if not (abs(area) > 1e-12 and above < below):
+        return
+    w_dx = ((b[2] - a[2]) * (c[1] - a[1]) - (c[2] - a[2]) * (b[1] - a[1])) / area
+    w_dy = ((c[2] - a[2]) * (b[0] - a[0]) - (b[2] - a[2]) * (c[0] - a[0])) / area
+    # Columns per line along the edges a-c, a-b and b-c.
+    long = (c[0] - a[0]) / (c[1] - a[1])
+    upper = (b[0] - a[0]) / (b[1] - a[1]) if b[1] > a[1] else 0.0
+    lower = (c[0] - b[0]) / (c[1] - b[1]) if c[1] > b[1] else 0.0
+    width = float(depth.shape[1])
+    # Lines, then columns, whose centres lie inside.
+    for line in range(int(math.ceil(above - 0.5)), int(math.floor(below - 0.5)) + 1):
+        y = line + 0.5
+        one = a[0] + (y - a[1]) * long
+        two = a[0] + (y - a[1]) * upper if y < b[1] else b[0] + (y - b[1]) * lower
+        first, last = max(min(one, two) - EDGE, 0.0), min(max(one, two) + EDGE, width)
+        if not first <= last:  # outside the picture, or not a number
+            continue
+        begin, end = int(math.ceil(first - 0.5)), int(math.floor(last - 0.5)) + 1
+        for start in range(begin // BLOCK * BLOCK, end if begin < end else 0, BLOCK):
+            w = a[2] + (start + 0.5 - a[0]) * w_dx + (y - a[1]) * w_dy
+            _keep_nearer(
+                depth, numbers, line - top, start, single(w), single(w_dx),
+                single(begin - start), single(end - start), number,
+            )  # fmt: skip
+
+
 @compiled()
-def _clip_span(x0, y0, x1, y1, area, y, first, last):
-    """The part of [first, last] of row y on the inner side of the edge 0-1, widened by 1e-6."""
-    slope = y1 - y0
-    if area < 0.0:
-        slope = -slope
-    if slope == 0.0:
-        # A horizontal edge limits rows, not columns, and the caller visits only rows inside.
-        return first, last
-    crossing = x0 + (y - y0) * (x1 - x0) / (y1 - y0)
-    # Comparisons instead of min and max, so that a crossing that is NaN never becomes a bound.
-    if slope > 0.0:
-        return first, crossing + 1e-6 if crossing + 1e-6 < last else last
-    return crossing - 1e-6 if crossing - 1e-6 > first else first, last
+def _by_height(screen, corners):
+    """The corners of a face as rows of `screen`, from the highest to the lowest."""
+    a, b, c = corners
+    if screen[a, 1] > screen[b, 1]:
+        a, b = b, a
+    if screen[b, 1] > screen[c, 1]:
+        b, c = c, b
+    if screen[a, 1] > screen[b, 1]:
+        a, b = b, a
+    return row(screen, a), row(screen, b), row(screen, c)
+
+
+@compiled()
+def _bounds(screen, corners):
+    """Bounds of a face: left, right, top, bottom in samples, and the largest w."""
+    xa, ya, wa = row(screen, corners[0])
+    xb, yb, wb = row(screen, corners[1])
+    xc, yc, wc = row(screen, corners[2])
+    return min(xa, xb, xc), max(xa, xb, xc), min(ya, yb, yc), max(ya, yb, yc), max(wa, wb, wc)
+
+
+@compiled()
+def _seen(screen, corners):
+    """Whether all corners of a face are in front of the viewer, and whether its front is seen."""
+    xa, ya, wa = row(screen, corners[0])
+    xb, yb, wb = row(screen, corners[1])
+    xc, yc, wc = row(screen, corners[2])
+    # Counter-clockwise in view space is clockwise in sample space, whose y points down.
+    front = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya) < 0.0
+    return wa > 0.0 and wb > 0.0 and wc > 0.0, front
+
+
+@compiled()
+def sort_faces(screen: NDArray, faces: NDArray, height: int) -> tuple[NDArray, NDArray, NDArray]:
+    """Faces by the bands that they reach, of a picture of `height` lines.
+
+    Returns (indices, starts, reach): fronts of band k are indices[starts[2 k] : starts[2 k + 1]],
+    its back sides follow until starts[2 k + 2]; reach: (bands, 2) samples, left and right.
+    """
+    n_bands = (height + BAND - 1) // BAND
+    starts, reach = np.zeros(2 * n_bands + 1, np.int64), np.empty((n_bands, 2))
+    reach[:, 0], reach[:, 1] = np.inf, -np.inf
+    bands, behind = np.empty((faces.shape[0], 2), np.int32), np.empty(faces.shape[0], np.int32)
+    for f in range(faces.shape[0]):
+        corners = row(faces, f)
+        left, right, top, bottom, _ = _bounds(screen, corners)
+        drawn, front = _seen(screen, corners)
+        top, bottom = max(top, 0.0), min(bottom, float(height))
+        bands[f, 0], bands[f, 1], behind[f] = 0, 0, 0 if front else 1
+        if not (drawn and top < bottom and left <= right):
+            continue
+        bands[f, 0], bands[f, 1] = int(top) // BAND, min(int(bottom) // BAND + 1, n_bands)
+        for band in range(bands[f, 0], bands[f, 1]):
+            starts[2 * band + behind[f] + 1] += 1
+            reach[band, 0], reach[band, 1] = min(reach[band, 0], left), max(reach[band, 1], right)
+    for k in range(2 * n_bands):
+        starts[k + 1] += starts[k]
+    indices, fill = np.empty(starts[2 * n_bands], np.int32), starts.copy()
+    for f in range(faces.shape[0]):
+        for band in range(bands[f, 0], bands[f, 1]):
+            k = 2 * band + behind[f]
+            indices[fill[k]] = f
+            fill[k] += 1
+    return indices, starts, reach
+
+
+@compiled(fastmath={"nnan", "nsz"})  # without them minima are not computed by vectors
+def _measure_floors(depth, first, last, floors):
+    """Fill `floors` (BAND / BLOCK, N / BLOCK): the least w of each square, samples first to last.
+
+    first, last: multiples of BLOCK.
+    """
+    for square in range(floors.shape[0]):
+        for start in range(first, last, BLOCK):
+            floors[square, start // BLOCK] = depth[square * BLOCK, start]
+        for line in range(square * BLOCK, (square + 1) * BLOCK):
+            for start in range(first, last, BLOCK):
+                least = floors[square, start // BLOCK]
+                for k in range(start, start + BLOCK):
+                    least = min(least, depth[line, k])
+                floors[square, start // BLOCK] = least
+
+
+@compiled()
+def _hidden(screen, corners, top, floors):
+    """Whether a face is behind the floors of all squares that it reaches."""
+    left, right, upper, lower, w = _bounds(screen, corners)
+    n_blocks = floors.shape[1]
+    end = float(n_blocks * BLOCK - 1)
+    for square in range(
+        int(max(upper - top, 0.0)) // BLOCK, int(min(lower - top, BAND - 1.0)) // BLOCK + 1
+    ):
+        for block in range(
+            int(min(max(left, 0.0), end)) // BLOCK, int(max(min(right, end), 0.0)) // BLOCK + 1
+        ):
+            if floors[square, block] < w:
+                return False
+    return True
+
+
+@compiled()
+def rasterise_band(
+    screen: NDArray,
+    faces: NDArray,
+    sorted_faces: tuple[NDArray, NDArray, NDArray],
+    band: int,
+    buffers: tuple[NDArray, NDArray, NDArray],
+) -> tuple[int, int]:
+    """Fill the z-buffer of a band; the first and last + 1 of the samples that it reaches.
+
+    Fronts are drawn first, so that most back sides are found to be hidden, many samples at once.
+    buffers: see `new_buffers`; samples outside the returned ones keep what they were.
+    """
+    indices, starts, reach = sorted_faces
+    depth, numbers, floors = buffers
+    top, width = band * BAND, float(depth.shape[1])
+    left = int(min(max(reach[band, 0], 0.0), width))
+    right = int(max(min(reach[band, 1] + 1.0, width), 0.0))
+    first, last = left // BLOCK * BLOCK, (right + BLOCK - 1) // BLOCK * BLOCK
+    depth[:, first:last] = single(0.0)
+    numbers[:, first:last] = single(0.0)
+    for k in range(starts[2 * band], starts[2 * band + 1]):
+        f = indices[k]
+        _draw_face(screen, row(faces, f), single(f + 1), top, depth, numbers)
+    _measure_floors(depth, first, last, floors)
+    for k in range(starts[2 * band + 1], starts[2 * band + 2]):
+        f = indices[k]
+        if not _hidden(screen, row(faces, f), top, floors):
+            _draw_face(screen, row(faces, f), single(f + 1), top, depth, numbers)
+    return left, right
+
+
+@compiled()
+def new_buffers(width: int) -> tuple[NDArray, NDArray, NDArray]:
+    """(depth, numbers, floors) for `rasterise_band` of a picture that is `width` samples wide."""
+    n_blocks = (width + BLOCK - 1) // BLOCK
+    samples = BAND, n_blocks * BLOCK
+    floors = np.empty((BAND // BLOCK, n_blocks), np.float32)
+    return np.empty(samples, np.float32), np.empty(samples, np.float32), floors
 
 
 @compiled()
@@ -96,40 +314,15 @@ def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray
     depth[:] = 0.0
     face_ids[:] = -1
     height, width = depth.shape
-    for f in range(faces.shape[0]):
-        xa, ya, wa = row(screen, faces[f, 0])
-        xb, yb, wb = row(screen, faces[f, 1])
-        xc, yc, wc = row(screen, faces[f, 2])
-        if not (wa > 0.0 and wb > 0.0 and wc > 0.0):
-            continue
-        area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
-        if not abs(area) > 1e-12:
-            continue
-        # Clamped before the conversion to int, which overflows for huge floats.
-        left = max(min(xa, xb, xc), 0.0)
-        right = min(max(xa, xb, xc), float(width))
-        top = max(min(ya, yb, yc), 0.0)
-        bottom = min(max(ya, yb, yc), float(height))
-        if left >= right or top >= bottom:
-            continue
-        # w is linear in x and y.
-        w_dx = ((wb - wa) * (yc - ya) - (wc - wa) * (yb - ya)) / area
-        w_dy = ((wc - wa) * (xb - xa) - (wb - wa) * (xc - xa)) / area
-        # Rows, then columns, whose centres lie inside: the three edges clip a row to its span.
-        for line in range(int(math.ceil(top - 0.5)), int(math.floor(bottom - 0.5)) + 1):
-            y = line + 0.5
-            first, last = _clip_span(xa, ya, xb, yb, area, y, left, right)
-            first, last = _clip_span(xb, yb, xc, yc, area, y, first, last)
-            first, last = _clip_span(xc, yc, xa, ya, area, y, first, last)
-            if first > last:
-                continue
-            begin, end = int(math.ceil(first - 0.5)), int(math.floor(last - 0.5)) + 1
-            w = wa + (begin + 0.5 - xa) * w_dx + (y - ya) * w_dy
-            for column in range(begin, end):
-                if w > depth[line, column]:
-                    depth[line, column] = w
-                    face_ids[line, column] = f
-                w += w_dx
+    buffers = new_buffers(width)
+    sorted_faces = sort_faces(screen, faces, height)
+    for band in range((height + BAND - 1) // BAND):
+        left, right = rasterise_band(screen, faces, sorted_faces, band, buffers)
+        right = min(right, width)
+        for line in range(min(BAND, height - band * BAND)):
+            for column in range(left, right):
+                depth[band * BAND + line, column] = buffers[0][line, column]
+                face_ids[band * BAND + line, column] = int(buffers[1][line, column]) - 1
 
 
 def srgb_to_linear(colour: NDArray) -> NDArray:

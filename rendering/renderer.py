@@ -147,7 +147,7 @@ def rotation(yaw: float) -> NDArray:
 
 
 def _software_backend(*args):
-    from rendering.shading import SoftwareBackend
+    from rendering.software import SoftwareBackend
 
     return SoftwareBackend(*args)
 
