@@ -1,8 +1,8 @@
 """Characters of the kinds that users have, made of the synthetic head, to try `--character` on.
 
 Targets are named as by Apple's tools with `_L` and `_R`, as Oculus' visemes or as VRoid names
-vowels. Each is a .glb of two meshes with the same names, head and teeth, with a texture, a skin and
-an animation of its own; one is a folder of .obj files. V vertices, K targets.
+vowels. Each is a .glb of two meshes with the same names, head and teeth, with colours, a texture, a
+skin and an animation of its own; one is a folder of .obj files. V vertices, K targets.
 """
 
 import struct
@@ -19,6 +19,7 @@ from export.gltf import ATTRIBUTES, INDICES, Binary, write_glb_file
 from export.live_link import ARKIT_UNITS
 from export.sequences import obj_writer
 from export.visemes import OCULUS, SILENCE, VRM, pose_matrix
+from rendering.raster import srgb_to_linear
 from synthetic.head import load_head
 
 PARTS = ("head", "teeth")  # names of the nodes, in the order of the alphabet
@@ -132,20 +133,20 @@ def write_head(
 ) -> None:
     """Write a character: two skinned meshes (V, 3) with targets (V, 3), a texture, an animation."""
     head, binary = load_head(), Binary()
-    pixels = np.round(255 * head.subject_colors["ada"][None, :, :]).astype(np.uint8)
-    picture = binary.add(np.frombuffer(png(pixels), np.uint8))
+    picture = binary.add(np.frombuffer(png(np.full((4, 4, 3), 250, np.uint8)), np.uint8))
+    colors = srgb_to_linear(head.colors).astype(np.float32)
     meshes = []
     for name, part in zip(PARTS, part_indices(), strict=True):
         number = np.full(len(template), -1)
         number[part] = np.arange(len(part))
         faces = number[head.faces]
         faces = faces[(faces >= 0).all(axis=1)].ravel()
-        place = np.stack([(part + 0.5) / len(template), np.full(len(part), 0.5)], axis=1)
         joints = np.zeros((len(part), 4), np.uint8)
         weights = np.tile(np.array([1, 0, 0, 0], np.float32), (len(part), 1))
         attributes = {
             "POSITION": binary.add(template[part].astype(np.float32), ATTRIBUTES, bounds=True),
-            "TEXCOORD_0": binary.add(place.astype(np.float32), ATTRIBUTES),
+            "COLOR_0": binary.add(colors[part], ATTRIBUTES),
+            "TEXCOORD_0": binary.add(template[part, :2].astype(np.float32), ATTRIBUTES),
             "JOINTS_0": binary.add(joints, ATTRIBUTES),
             "WEIGHTS_0": binary.add(weights, ATTRIBUTES),
         }

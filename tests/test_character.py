@@ -70,6 +70,11 @@ def tiny(path: Path, *meshes: list[str], **content: object) -> Path:
     return path
 
 
+def driven_json(path: Path, folder: Path) -> dict:
+    """The JSON of the character driven by the clip."""
+    return Glb(write_character(CLIP, load_character(path), folder)[0]).json
+
+
 def driven(path: Path, folder: Path, clip: Clip = CLIP) -> tuple[Glb, list[np.ndarray]]:
     """(file, weights (T, K) of each mesh that moves) of the character driven by a clip."""
     (result,) = write_character(clip, load_character(path), folder)
@@ -266,6 +271,19 @@ def test_views_of_several_buffers_are_moved(tmp_path: Path) -> None:
     (tmp_path / "a.gltf").write_text(json.dumps(document))
     result, _ = driven(tmp_path / "a.gltf", tmp_path)
     assert (result.attribute("POSITION") == np.eye(3)).all()
+
+
+def test_views_that_meshopt_has_compressed_stay_as_they_are(tmp_path: Path) -> None:
+    """Their bytes lie in the first buffer; the second is the room that they unfold to."""
+    name = "EXT_meshopt_compression"
+    glb = Glb(tiny(tmp_path / "a.glb", ["jawOpen"]))
+    packed = {"buffer": 0, "byteOffset": 4, "byteLength": 8, "count": 3, "byteStride": 12}
+    view = {"buffer": 1, "byteLength": 36, "extensions": {name: packed}}
+    room = {"byteLength": 36, "extensions": {name: {"fallback": True}}}
+    buffers, views = glb.json["buffers"], glb.json["bufferViews"]
+    changed(tmp_path / "a.glb", buffers=[*buffers, room], bufferViews=[view, *views[1:]])
+    result = driven_json(tmp_path / "a.glb", tmp_path)
+    assert result["buffers"][1] == room and result["bufferViews"][0] == view
 
 
 def broken(**content: object):
