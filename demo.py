@@ -35,7 +35,7 @@ from export.clip import SYNTHETIC, Clip
 from export.formats import check_formats, write_formats
 from files.arrays import GrowingNpy
 from production.added import Added, adding, describe, rig_for
-from production.gains import Gains, gains_of
+from production.gains import Gains, gains_for
 from production.jobs import Job, by_inode, check_job, existing_folder
 from production.motion import Arriving, resampled, smoothed, swinging
 from production.plan import Plan, check, parse
@@ -94,20 +94,8 @@ def load_speaker(plan: Plan) -> Speaker:
     renderer = make_renderer(plan, spec, (name, template)) if plan.video else None
     if rig is not None:
         say(plan, describe(plan, spec, rig))
-    gains = make_gains(plan, spec, template)
+    gains = gains_for(plan, spec, template, topology_of(spec))
     return Speaker(checkpoint, name, template, renderer, rig, gains, character)
-
-
-def make_gains(plan: Plan, spec: DatasetSpec, template: NDArray) -> Gains | None:
-    """The gains of --jaw and --lips, or None. Raises `UserError` where the mesh is not a face."""
-    if plan.jaw == plan.lips == 1.0:
-        return None
-    from export.curves import units_of  # imports scipy
-
-    face = Clip(template[None], template, faces_of(spec, plan.template), Fraction(spec.fps),
-                spec.metres_per_unit, spec.name, topology=topology_of(spec))  # fmt: skip
-    names, units_mm = units_of(face)
-    return gains_of(template, names, units_mm / (1e3 * spec.metres_per_unit), plan.jaw, plan.lips)
 
 
 def make_renderer(plan: Plan, spec: DatasetSpec, face: tuple[str, NDArray]) -> "Renderer":

@@ -12,10 +12,15 @@ the jaw moves without opening them, and the gain of the lips is 1. C channels, V
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from config import DatasetSpec
+from dataset.faces import faces_of
+from export.clip import Clip
+from production.plan import Plan
 from synthetic.coarticulation import CLOSED
 from synthetic.head import SIDES, Head, channel_basis, load_head
 from synthetic.visemes import MOUTH_CHANNELS
@@ -113,6 +118,24 @@ def gains_of(
     solver = np.linalg.solve(gram, columns).astype(np.float32)
     basis = basis.astype(np.float32)
     return Gains(template, channels, basis, solver, lip_gaps(load_head(), channels), jaw, lips)
+
+
+def gains_for(
+    plan: Plan, spec: DatasetSpec, template: NDArray[np.float32], topology: str
+) -> Gains | None:
+    """The gains of --jaw and --lips, or None where both are 1.
+
+    topology: as of `export.clip.Clip`. Raises `UserError` where the mesh is not a face.
+    """
+    if plan.jaw == plan.lips == 1.0:
+        return None
+    from export.curves import units_of  # imports scipy
+
+    faces = faces_of(spec, plan.template)
+    face = Clip(template[None], template, faces, Fraction(spec.fps), spec.metres_per_unit,
+                spec.name, topology=topology)  # fmt: skip
+    names, units_mm = units_of(face)
+    return gains_of(template, names, units_mm / (1e3 * spec.metres_per_unit), plan.jaw, plan.lips)
 
 
 def lip_gaps(head: Head, channels: tuple[str, ...]) -> NDArray[np.float64]:
