@@ -23,10 +23,10 @@ from rendering.subtitle_pages import MAX_LINES, Page, font_path, pages_of, text_
 from rendering.subtitles import Cue
 from speech import ffmpeg
 
-FONT_SHARES = 22, 20  # em in a picture's width and in its height, at least
+FONT_SHARES = 26, 24  # em in a picture's width and in its height, at least
 LINE_SHARE = 0.9  # of the width
 LINE_EM = 2384 / 2048  # height of a line of DejaVu Sans, ascender to descender
-BELOW_EM, PAD_EM = 0.8, 0.25  # below the box; around the letters
+BELOW_EM, PAD_EM = 0.6, 0.25  # below the letters; around them
 BOX_ALPHA = 0.65  # of black behind the letters: white on it has 7:1 before a white picture, too
 STYLE = "Name, Fontname, Fontsize, PrimaryColour, BorderStyle, Outline, Shadow, Alignment, MarginV"
 EVENT = "Layer, Start, End, Style, MarginL, MarginR, MarginV, Text"

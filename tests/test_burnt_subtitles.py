@@ -80,19 +80,19 @@ def test_transparent_pictures_get_straight_alpha(overlay) -> None:
 
 
 def test_ffmpeg_draws_white_letters_in_all_their_lines() -> None:
-    first, second = draw_overlays([Cue(0, 1000, LONG), Cue(1000, 2000, "{2} \\N")], (440, 240))
+    first, second = draw_overlays([Cue(0, 1000, LONG), Cue(1000, 2000, "{2} \\N")], (520, 288))
     assert len(first.page.lines) == 2 and second.page.lines == ("{2} \\N",)
     for overlay in (first, second):
         letters, (height, width) = overlay.coverage()[..., 0], overlay.shape
         assert letters.max() == 1 and letters[:, [0, -1]].max() == 0
-        assert overlay.left + width / 2 == pytest.approx(220, abs=4)
-        assert overlay.top + height < 240 and height == pytest.approx(
+        assert overlay.left + width / 2 == pytest.approx(260, abs=4)
+        assert overlay.top + height < 288 and height == pytest.approx(
             12 * (2 * 0.25 + len(overlay.page.lines) * 2384 / 2048), abs=3
         )
-    braces = draw_overlays([Cue(0, 1000, "2 N")], (440, 240))[0]
+    braces = draw_overlays([Cue(0, 1000, "2 N")], (520, 288))[0]
     assert braces.shape[1] < second.shape[1]  # they are drawn, not obeyed
 
 
 def test_a_letter_without_a_font_is_an_error() -> None:
     with pytest.raises(UserError, match=r"no font of this system has .* \(U\+10FFF0\) in 'x .*'"):
-        draw_overlays([Cue(0, 1000, "x \U0010fff0")], (440, 240))
+        draw_overlays([Cue(0, 1000, "x \U0010fff0")], (520, 288))
