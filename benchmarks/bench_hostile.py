@@ -1,7 +1,7 @@
 """Whether hostile files do harm: `python -m benchmarks.bench_hostile [--inputs 200000] [--jobs 1]`.
 
 Small valid files of every format that the project reads are mutated at random (`hostile_mutators`,
-`hostile_formats`), and each mutant is given to its loader (`hostile_targets`, `hostile_models`) in
+`hostile_formats`), and each mutant is given to its loader (`hostile_targets` and others) in
 a process that is watched (`hostile_pool`). Hand-made hostile pickles (`hostile_pickles`) go through
 all four readers of pickles. Faults are: an exception other than `UserError`, or a file that was
 accepted but gave something else than promised ("tracebacks"); a process ended by a signal
@@ -32,6 +32,7 @@ from pathlib import Path
 
 import common.interpreter  # noqa: F401  first: explains missing packages
 
+from benchmarks.hostile_characters import CHARACTER_TARGETS
 from benchmarks.hostile_models import MODEL_TARGETS
 from benchmarks.hostile_mutators import mutant
 from benchmarks.hostile_pickles import hostile_pickles
@@ -40,7 +41,7 @@ from benchmarks.hostile_targets import AUDIO_SUFFIXES, DATA_TARGETS, Attempt, Ta
 from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT
 
-TARGETS = (*DATA_TARGETS, *MODEL_TARGETS)
+TARGETS = (*DATA_TARGETS, *CHARACTER_TARGETS, *MODEL_TARGETS)
 EXAMPLES = 2  # saved files for one kind of fault
 CANARY = "code_was_run"  # the file that hostile pickles try to make in the working directory
 
