@@ -275,11 +275,13 @@ class Renderer:
 
     def _frame_surface(self, view: NDArray) -> NDArray:
         """`surface` (N, 6) with the openness of this frame's mouth."""
-        screen, focal = self.camera.project_square(view, MOUTH_MAP)
+        coarse = len(view) - len(self.rounding.edges)  # the vertices before those of the rounding
+        screen, focal = self.camera.project_square(view[:coarse], MOUTH_MAP)
         depth = np.empty((MOUTH_MAP, MOUTH_MAP), np.float32)
-        rasterise(screen, self.faces, depth, np.empty(depth.shape, np.int32))
-        surface = self.surface.copy()
-        open_mouth(screen, depth, focal, self.surface[:, 3], surface[:, 3])
+        rasterise(screen, self.rounding.coarse_faces, depth, np.empty(depth.shape, np.int32))
+        surface, openness = self.surface.copy(), np.empty((coarse, 1))
+        open_mouth(screen, depth, focal, self.surface[:coarse, 3], openness[:, 0])
+        surface[:, 3:4] = self.rounding.append_values(openness)
         return surface
 
     def frames(self, vertices: Iterable[NDArray], workers: int = 1) -> Iterator[NDArray]:
