@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from export.bounded import bounded_solution
 from export.clip import SYNTHETIC, Clip
-from export.frames import template_of
+from export.frames import release_pages, template_of
 from export.unit_cache import units_on
 from synthetic.coarticulation import CHANNELS
 from synthetic.head import SIDES, load_head
@@ -189,6 +189,7 @@ def offsets_mm(clip: Clip) -> Iterator[NDArray[np.float64]]:
     for start in range(0, len(vertices), BLOCK):
         block = np.asarray(vertices[start : start + BLOCK], np.float64) - clip.template
         yield scale * block.reshape(len(block), -1)
+        release_pages(vertices)
 
 
 def error_mm(clip: Clip, basis: NDArray, values: NDArray) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 T frames, V vertices.
 """
 
+import mmap
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -39,6 +40,18 @@ def blocks(clip: Clip) -> Iterator[NDArray[np.float32]]:
     n = max(1, BLOCK_BYTES // (12 * len(clip.template)))
     for start in range(0, len(clip.vertices), n):
         yield vertices_at(clip, slice(start, start + n))
+        release_pages(clip.vertices)
+
+
+def release_pages(array: NDArray) -> None:
+    """Let the system take back the memory in which a memory-mapped file was read.
+
+    It would count as this process's until memory is short; the vertices of an hour have 8 GB.
+    """
+    while isinstance(array, np.ndarray):
+        array = array.base
+    if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.madvise(mmap.MADV_DONTNEED)
 
 
 def template_of(clip: Clip) -> NDArray[np.float32]:

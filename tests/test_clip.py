@@ -1,12 +1,15 @@
 """A clip whose parts disagree is refused in one line that names the numbers."""
 
+import mmap
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.errors import UserError
 from export.clip import Clip
+from export.frames import blocks
 
 T, V = 3, 5
 GOOD = {
@@ -36,3 +39,19 @@ def test_parts_that_agree_make_a_clip():
 def test_parts_that_disagree_are_refused(wrong, message):
     with pytest.raises(UserError, match=f"clip a: {message}"):
         Clip(**{**GOOD, **wrong})
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
+def test_reading_a_mapped_clip_block_by_block_holds_few_of_its_pages(tmp_path):
+    shape = 1_500, 4_000, 3  # 72 MB
+    np.memmap(tmp_path / "a", np.float32, "w+", shape=shape)
+    vertices = np.memmap(tmp_path / "a", np.float32, "r", shape=shape)
+    template = np.zeros(shape[1:], np.float32)
+    clip = Clip(**{**GOOD, "vertices": vertices, "template": template})
+
+    def mapped_bytes():
+        return int(Path("/proc/self/statm").read_text().split()[2]) * mmap.PAGESIZE
+
+    before = mapped_bytes()
+    most = max(mapped_bytes() - before for _ in blocks(clip))
+    assert most < 40e6
