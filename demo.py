@@ -85,7 +85,9 @@ def load_speaker(plan: Plan) -> Speaker:
 
     check_formats(plan.export, plan.glb_targets, plan.curve_gains, plan.character is not None)
     character = None if plan.character is None else load_character(plan.character)
-    checkpoint = load_checkpoint(plan.checkpoint, plan.dataset, plan.encoder_backend)
+    checkpoint = load_checkpoint(
+        plan.checkpoint, plan.dataset, plan.encoder_backend, plan.precision
+    )
     spec = checkpoint.spec
     name, template = choose_face(spec, plan.subject, plan.template)
     rig = rig_for(plan, spec, template)

@@ -31,6 +31,7 @@ from dataset.faces import choose_face, find_faces
 from files.models import built_without_memory, load_model_file, misfits, save_model_file
 from files.shipped import check_shipped
 from layers import NORM_EPS
+from layers.coarse_linear import use_precision
 from layers.lean_linear import CoarseBackward
 from layers.mamba import MambaLayer
 from layers.moe import MoEMambaLayer
@@ -300,26 +301,34 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: str | Path | None = None, dataset: str | None = None, encoder_backend: str = "torch"
+    path: str | Path | None = None,
+    dataset: str | None = None,
+    encoder_backend: str = "torch",
+    precision: str = "fp32",
 ) -> Checkpoint:
     """The model and data set of a checkpoint, in evaluation mode on the CPU.
 
     path: a file that `save_checkpoint` wrote, or the authors' published weights (vocaset.pth,
     biwi.pth, or what release.py makes of them); None loads the bundled model. dataset: a key of
     `config.RECIPES`, needed only where published weights fit several data sets. encoder_backend:
-    of `speech.encoder_backend.BACKENDS`. Nothing is downloaded or unpickled. Raises
-    `UserError` for a file that is missing, damaged or of another kind, for a `dataset` that the
-    model is not for, and for a backend that the model cannot have or that is not installed.
+    of `speech.encoder_backend.BACKENDS`. precision: of the encoder's matrix products, one of
+    `layers.PRECISIONS`; only "fp32" keeps weights that can be trained or saved. Nothing is
+    downloaded or unpickled. Raises `UserError` for a file that is missing, damaged or of another
+    kind, for a `dataset` that the model is not for, and for a backend or precision that the model
+    cannot have or that is not installed.
     """
     from released.topology import published_dataset
     from released.weights import is_release, load_release
 
+    if encoder_backend == "onnx" and precision != "fp32":
+        raise UserError(f"--precision {precision}: needs --encoder_backend torch")
     check_backend(encoder_backend)
     path = BUNDLED_MODEL if path is None else Path(path)
     if is_release(path):
         if encoder_backend != "torch":
             raise UserError(f"{path}: published weights need --encoder_backend torch")
         model = load_release(path)
+        use_precision(model.audio_encoder, precision, pick_device()[0])
         return Checkpoint(model, published_dataset(path, dataset, model.config))
     checkpoint = _load_own(path)
     if dataset not in (None, checkpoint.spec.name):
@@ -327,6 +336,7 @@ def load_checkpoint(
     if encoder_backend == "onnx":
         encoder = checkpoint.model.encoder
         encoder.kind.use_onnx(encoder.body)
+    use_precision(checkpoint.model.encoder.body, precision, pick_device()[0])
     return checkpoint
 
 

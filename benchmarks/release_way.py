@@ -1,4 +1,6 @@
-"""How the public JambaTalk release trains, in plain PyTorch: the other side of `bench_train`.
+"""How the public JambaTalk release runs, in plain PyTorch: the other side of two benchmarks.
+
+`bench_train` compares training, `bench_predict` prediction.
 
 It was written from the names and shapes of the release's published weights and from its behaviour,
 not from its code. `ReleaseNetwork` is `released.network.ReleasedJambaTalk` with the parts that only
@@ -24,6 +26,7 @@ from layers.mamba import set_scan_backend
 from released.network import Mixture, ReleasedJambaTalk, stretched_frames
 from speech.bodies import build_ctc, transformers_config
 from speech.features import fold
+from speech.timing import audio_frames
 
 W_VERTEX, W_VELOCITY, W_LATENT, W_CTC = 1000.0, 1000.0, 0.001, 0.0001  # as the paper
 LEARNING_RATE = 1e-4
@@ -127,6 +130,17 @@ class ReleaseNetwork(ReleasedJambaTalk):
             hidden = self.audio_encoder._mask_hidden_states(hidden)
         return fold(self.audio_encoder.encoder(hidden).last_hidden_state, self.config.fold)
 
+    def convolve(self, audio: Tensor) -> Tensor:
+        """As `ReleasedJambaTalk`, the whole clip at once by torch's convolutions."""
+        return self.audio_encoder.feature_extractor(audio)
+
+    def lip_features(self, vertices: Tensor, template: Tensor, n_frames: int) -> Tensor:
+        """(1, A, C) of the lip Transformer, from vertices (1, T, V, 3); n_frames: A."""
+        offsets = (vertices[:, :, self.lips] - template[self.lips]).flatten(2)  # (1, T, 3·L)
+        lips = F.interpolate(self.lip_map(offsets).transpose(1, 2), n_frames, mode="linear")
+        lips = lips.transpose(1, 2)  # (1, A, C)
+        return self.transformer(lips, lips)
+
     def losses(self, audio: Tensor, template: Tensor, vertices: Tensor) -> dict[str, Tensor]:
         """The four losses of one clip, by name, each ().
 
@@ -139,11 +153,7 @@ class ReleaseNetwork(ReleasedJambaTalk):
         # masks change its targets each time
         teacher = self.text_encoder(audio, output_hidden_states=True)
         latent = teacher.hidden_states[-1]  # (1, A, C)
-        offsets = (predicted[:, :, self.lips] - template[self.lips]).flatten(2)  # (1, T, 3·L)
-        lips = F.interpolate(
-            self.lip_map(offsets).transpose(1, 2), latent.shape[1], mode="linear"
-        ).transpose(1, 2)  # (1, A, C)
-        lip_latent = self.transformer(lips, lips)
+        lip_latent = self.lip_features(predicted, template, latent.shape[1])
         text = torch.unique_consecutive(teacher.logits[0].argmax(-1))
         text = text[text != self.text_encoder.config.pad_token_id]
         log_probs = self.lm_head(lip_latent)[0].log_softmax(-1)  # (A, K)
@@ -157,6 +167,19 @@ class ReleaseNetwork(ReleasedJambaTalk):
                 blank=self.text_encoder.config.pad_token_id,
             ),
         }  # fmt: skip
+
+
+@torch.no_grad()
+def predict_clip(network: ReleaseNetwork, audio: Tensor, template: Tensor) -> Tensor:
+    """Vertices (1, T, V, 3) of one clip, as the release predicts; audio: (1, S); template: (V, 3).
+
+    The release also runs its lip Transformer and drops the result.
+    """
+    network.eval()
+    network.maps = []
+    vertices = network(audio, template)
+    network.lm_head(network.lip_features(vertices, template, audio_frames(audio.shape[1])))
+    return vertices
 
 
 def make_adam(network: ReleaseNetwork) -> torch.optim.Adam:

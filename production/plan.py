@@ -14,6 +14,7 @@ from config import BUNDLED_MODEL, RECIPES
 from export.clip import CurveGains
 from export.formats import FORMATS, GLB_TARGETS
 from files.arrays import check_file
+from layers import PRECISIONS
 from production.arguments import float_argument, int_argument, size_argument
 from production.jobs import (
     Job,
@@ -70,6 +71,7 @@ class Plan:
     jaw: float  # gains, see `production.gains`
     lips: float
     background: str | None  # None: transparent
+    precision: str  # of `layers.PRECISIONS`
     encoder_backend: str  # of `speech.encoder_backend.BACKENDS`
     renderer: str  # a key of `rendering.renderer.RENDERERS`
     video: bool
@@ -168,6 +170,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--encoder_backend", default="torch", metavar="NAME",
         help="torch, or onnx: onnxruntime with 8-bit products, for the included encoder on a "
              "processor; default: torch")
+    add("--precision", choices=PRECISIONS, default="fp32",
+        help="of the speech encoder's matrix products: fp32, bf16, int8 (8-bit, on a processor), "
+             "or auto: bf16 where the hardware multiplies it, else fp32; default: fp32")
     add("--subtitles", type=Path, metavar="FILE.srt",
         help="a track of subtitles for the video of one recording, in time of the recording")
     add("--burn_subtitles", action="store_true",
@@ -278,6 +283,7 @@ def check(args: argparse.Namespace) -> Plan:
         jaw=args.jaw,
         lips=args.lips,
         background=None if args.background == TRANSPARENT else args.background,
+        precision=args.precision,
         encoder_backend=args.encoder_backend,
         renderer=renderer,
         video=not args.no_video,

@@ -7,7 +7,13 @@ import torch
 from torch.testing import assert_close
 
 from benchmarks import release_way
-from benchmarks.release_way import DispatchedMixture, ReleaseNetwork, make_adam, train_clip
+from benchmarks.release_way import (
+    DispatchedMixture,
+    ReleaseNetwork,
+    make_adam,
+    predict_clip,
+    train_clip,
+)
 from config import RECIPES, ModelConfig
 from released.network import Mixture, ReleasedJambaTalk
 
@@ -115,6 +121,7 @@ def test_the_network_predicts_as_the_published_one(
     audio, template, _ = clip
     ours, theirs = (net.eval()(audio, template) for net in (network, published))
     assert ours.shape == (1, 44, V, 3)
+    assert_close(predict_clip(network, audio, template), ours)  # which runs the lip reader, too
     assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 

@@ -1,0 +1,89 @@
+"""Linear layers in bfloat16 or with 8-bit products, for prediction.
+
+Most of the time of a large speech encoder goes into its linear layers. Only their products are
+coarse: sums, norms, attention and what goes from layer to layer stay float32.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.device import fast_bfloat16
+from common.errors import UserError
+from layers import PRECISIONS
+
+LEVELS = 127  # the largest value of a signed byte
+
+
+class BfloatLinear(nn.Module):
+    """A linear layer whose weights and activations are bfloat16: half of the memory."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.register_buffer("weight", linear.weight.detach().bfloat16())
+        bias = linear.bias
+        self.register_buffer("bias", None if bias is None else bias.detach().bfloat16())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C_out) in the dtype of x (..., C_in)."""
+        return F.linear(x.bfloat16(), self.weight, self.bias).to(x.dtype)
+
+
+class ByteLinear(nn.Module):
+    """A linear layer whose products are 8-bit, on a CPU: a fourth of the memory.
+
+    A row of the weights has one scale; activations are quantised when they are known, to 7 bits,
+    because processors without VNNI add two products in 16 bits.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.packed = _packed(linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C_out) float32 for x (..., C_in)."""
+        return torch.ops.quantized.linear_dynamic(x.float(), self.packed, True)
+
+
+def _packed(linear: nn.Linear) -> torch.ScriptObject:
+    """The quantised weights of a layer, in the order of the kernel."""
+    weight = linear.weight.detach().float()
+    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS  # (C_out,)
+    levels = (weight / scales[:, None]).round().to(torch.int8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that its quantised tensors will change
+        quantised = torch._make_per_channel_quantized_tensor(
+            levels, scales.double(), torch.zeros(len(levels), dtype=torch.long), 0
+        )
+        bias = None if linear.bias is None else linear.bias.detach().float()
+        return torch.ops.quantized.linear_prepack(quantised, bias)
+
+
+def use_precision(module: nn.Module, name: str, device: torch.device) -> None:
+    """Replace all linear layers inside `module`, which is used for prediction only from now on.
+
+    name: of `PRECISIONS`; "auto" is "bf16" where `device` multiplies bfloat16 matrices in hardware,
+    else "fp32", which changes nothing. Raises `UserError` for an unknown name, and for int8 on
+    another device than a CPU.
+    """
+    if name not in PRECISIONS:
+        raise UserError(f"--precision {name}: expected {', '.join(PRECISIONS)}")
+    if name == "auto":
+        name = "bf16" if fast_bfloat16(device) else "fp32"
+    if name == "int8" and device.type != "cpu":
+        raise UserError("--precision int8: works on a CPU only; use --precision bf16")
+    kinds: dict[str, Callable[[nn.Linear], nn.Module]] = {"bf16": BfloatLinear, "int8": ByteLinear}
+    if name in kinds:
+        _replace(module, kinds[name])
+
+
+@torch.no_grad()
+def _replace(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, make(child))
+        else:
+            _replace(child, make)

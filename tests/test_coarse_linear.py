@@ -1,0 +1,70 @@
+"""Linear layers in bfloat16 and with 8-bit products, against the float32 ones that they replace."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import UserError
+from jambatalk import load_checkpoint
+from layers.coarse_linear import BfloatLinear, ByteLinear, use_precision
+from tests.toy import synthetic_checkpoint
+
+CPU = torch.device("cpu")
+# Relative rms errors. bfloat16: three roundings to 8 bits. int8: activations of -4.5 to 4.5 times
+# their rms in 127 steps, of which a rounding misses 1 / sqrt(12): 0.02.
+MOST = {"bf16": 3 * 2**-9, "int8": 0.025}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", MOST)
+def test_products_differ_by_the_rounding_of_their_numbers(name: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Sequential(nn.Linear(37, 53, bias)), torch.randn(2, 29, 37)
+    expected = layer(x)
+    use_precision(layer, name, CPU)
+    assert isinstance(layer[0], BfloatLinear if name == "bf16" else ByteLinear)
+    with torch.no_grad():
+        result = layer(x)
+    assert result.dtype == torch.float32
+    assert 0 < (result - expected).norm() / expected.norm() < MOST[name]
+
+
+def test_8_bit_products_of_whole_numbers_are_exact() -> None:
+    """Weights of -127 to 127 with 127 in every row have scale 1, activations of 0 to 127, too."""
+    layer = nn.Sequential(nn.Linear(3, 2, bias=False))
+    weight = torch.tensor([[127.0, -5.0, 0.0], [3.0, -127.0, 9.0]])
+    layer[0].weight = nn.Parameter(weight)
+    x = torch.tensor([[127.0, 0.0, 64.0], [1.0, 2.0, 3.0]])
+    use_precision(layer, "int8", CPU)
+    torch.testing.assert_close(layer(x), x @ weight.T)
+
+
+def test_auto_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has_units in (True, False):
+        monkeypatch.setattr("layers.coarse_linear.fast_bfloat16", lambda _, has=has_units: has)
+        layer = nn.Sequential(nn.Linear(3, 2))
+        use_precision(layer, "auto", CPU)
+        assert isinstance(layer[0], BfloatLinear) == has_units
+
+
+def test_only_the_encoder_of_a_loaded_model_is_coarse(tmp_path: Path) -> None:
+    path = synthetic_checkpoint(tmp_path)
+    model, spec = load_checkpoint(path, precision="int8")
+    coarse = [name for name, layer in model.named_modules() if isinstance(layer, ByteLinear)]
+    assert len(coarse) == 7 and all(name.startswith("encoder.body.") for name in coarse)
+    audio, template = torch.randn(16_000), torch.zeros(spec.n_vertices, 3)
+    audio = (audio - audio.mean()) / audio.std(correction=0)
+    exact = load_checkpoint(path).model.predict(audio, template)
+    error = (model.predict(audio, template) - exact).norm() / exact.norm()
+    assert 0 < error < 0.05
+
+
+def test_precisions_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UserError, match="--precision fp8: expected fp32, auto, bf16, int8"):
+        use_precision(nn.Linear(2, 2), "fp8", CPU)
+    with pytest.raises(UserError, match="--precision int8: works on a CPU only"):
+        use_precision(nn.Linear(2, 2), "int8", torch.device("cuda"))
+    with pytest.raises(UserError, match="--precision int8: needs --encoder_backend torch"):
+        load_checkpoint(encoder_backend="onnx", precision="int8")
