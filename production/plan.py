@@ -105,7 +105,7 @@ class Plan:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return list(value)
+        return [_plain(item) for item in value]
     return value if value is None or isinstance(value, int | float | list) else str(value)
 
 

@@ -1,5 +1,6 @@
 """Names of shapes as tools spell them, and the factors of curves that are given by name."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from export.shape_names import (
     viseme_spellings,
     vowel_spellings,
 )
+from production.plan import check, parse
 from synthetic.head import load_head
 
 
@@ -78,6 +80,13 @@ def test_gains_are_read_by_any_spelling_and_the_last_one_counts() -> None:
 def test_wrong_gains_are_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^--gain {text}: {message}"):
         parse_gains([text])
+
+
+def test_the_record_of_a_run_compares_gains_after_json(tmp_path: Path) -> None:
+    """Else a recording with --gain would never count as done."""
+    flags = check(parse(["--out", str(tmp_path), "--no_video", "--gain", "jawOpen=1.2"])).flags()
+    assert flags["curve_gains"] == [["jawOpen", 1.2]]
+    assert json.loads(json.dumps(flags)) == flags
 
 
 def test_curves_are_multiplied_by_their_gains_up_to_1() -> None:
