@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -28,13 +29,15 @@ import soundfile
 from numpy.typing import NDArray
 
 from benchmarks.bench_demo import run_demo
+from benchmarks.jaw_motion import jaw_motion
 from benchmarks.read_glb import Glb
 from common.errors import Parser, UserError, run_cli
 from config import SYNTHETIC as SPEC
 from export.clip import SYNTHETIC, Clip
-from export.curves import Curves, curves_of, unit_basis
+from export.curves import Curves, curves_of, units_of
 from export.glb import write_arkit_glb, write_glb
 from export.sequences import write_npz, write_obj
+from files.meshes import load_mesh
 from metrics import jitter
 from rendering.face import appearance
 from synthetic.head import load_head
@@ -150,24 +153,71 @@ def on_another_face(curves: Curves, clip: Clip) -> Clip:
     )
 
 
-def curve_figures(clip: Clip) -> dict[str, float | None]:
+def jaw_clip(file: Path, curves: Curves, clip: Clip) -> Clip:
+    """A face of a file whose jaw opens as in a clip, by `jaw_motion` instead of our units."""
+    vertices, faces = load_mesh(file)
+    opening = curves.values[:, curves.names.index("jawOpen")]
+    return Clip(
+        vertices=jaw_motion(vertices.astype(np.float64), faces, opening),
+        template=vertices,
+        faces=faces,
+        fps=clip.fps,
+        metres_per_unit=1.0,
+        name=clip.name,
+        topology=file.stem,
+    )
+
+
+def jitter_ratio(curves: Curves, clip: Clip) -> float:
+    """Jitter of the mesh of the curves over that of the clip."""
+    names, basis_mm = units_of(clip)
+    kept = [curves.names.index(name) for name in names]
+    mesh = clip.template + np.tensordot(curves.values[:, kept], 1e-3 * basis_mm, 1)
+    return round(jitter(mesh, SPEC.fps) / jitter(clip.vertices, SPEC.fps), 3)
+
+
+def round_trip(curves: Curves, clip: Clip) -> float:
+    """The largest change of a curve after curves -> head -> curves."""
+    mesh = clip.template + np.tensordot(curves.values, 1e-3 * units_of(clip)[1], 1)
+    again = curves_of(replace(clip, vertices=mesh.astype(np.float32)))
+    return round(float(np.abs(again.values - curves.values).max()), 6)
+
+
+def curve_figures(clip: Clip, flame: Path | None) -> dict[str, float | None]:
     """How far the mesh of the curves is from the clip (rms), and how its jitter compares.
 
     "transferred" is the fit on another topology: its error, the motion there, and the rms change of
-    the curves that both fits have.
+    the curves that both fits have. "flame" is the fit to a jaw that turns (`jaw_motion`).
     """
-    curves, basis_mm = curves_of(clip), unit_basis()[1]
-    mesh = clip.template + np.tensordot(curves.values, 1e-3 * basis_mm, 1)
-    ratio = jitter(mesh, SPEC.fps) / jitter(clip.vertices, SPEC.fps)
-    other = curves_of(on_another_face(curves, clip))
-    same = curves.values[:, [curves.names.index(name) for name in other.names]]
-    return {
+    curves = curves_of(clip)
+    figures = {
         "arkit_fit_mm_synthetic": round(curves.rms_mm, 4),
-        "arkit_fit_mm_flame": None,  # no motion of FLAME is in the project
+        "arkit_fit_mm_flame": None,
+        "curve_jitter_ratio": jitter_ratio(curves, clip),
+        "curve_round_trip": round_trip(curves, clip),
+    }
+    shuffled = on_another_face(curves, clip)
+    other = curves_of(shuffled)
+    common = [name for name in other.names if name in curves.names]
+    apart = [
+        other.values[:, other.names.index(n)] - curves.values[:, curves.names.index(n)]
+        for n in common
+    ]
+    figures |= {
         "arkit_fit_mm_transferred": round(other.rms_mm, 4),
         "motion_mm_transferred": round(other.motion_mm, 3),
-        "curve_change_transferred": round(float(np.sqrt(((other.values - same) ** 2).mean())), 4),
-        "curve_jitter_ratio": round(ratio, 3),
+        "curve_change_transferred": round(float(np.sqrt(np.mean(np.square(apart)))), 4),
+        "curve_jitter_ratio_transferred": jitter_ratio(other, shuffled),
+    }
+    if flame is None:
+        print("arkit_fit_mm_flame: not measured: no --flame")
+        return figures
+    jaw = jaw_clip(flame, curves, clip)
+    of_jaw = curves_of(jaw)
+    return figures | {
+        "arkit_fit_mm_flame": round(of_jaw.rms_mm, 4),
+        "motion_mm_flame": round(of_jaw.motion_mm, 3),
+        "curve_jitter_ratio_flame": jitter_ratio(of_jaw, jaw),
     }
 
 
@@ -183,6 +233,7 @@ def parse(argv: Sequence[str] | None) -> Any:
         help="with the npm packages three and gltf-validator; default: NODE_PATH",
     )
     add("--blender", type=Path, metavar="PYTHON", help="a Python that has the package bpy")
+    add("--flame", type=Path, metavar="FILE", help="a neutral face of FLAME, .ply or .obj")
     add("--picture", type=Path, metavar="FILE.png", help="what headless chromium shows of the .glb")
     return parser.parse_args(argv)  # fmt: skip
 
@@ -219,7 +270,7 @@ def measure(args: Any, folder: Path) -> dict[str, Any]:
         "glb_max_error_mm": round(max(errors.values()), 4),
         "validator_errors": None if report is None else report["numErrors"],
         "obj_per_s": round(obj_per_s, 1),
-        **curve_figures(clip),
+        **curve_figures(clip, args.flame),
     }
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from common.errors import Parser, UserError, run_cli
 from common.frame_rates import parse_rate
 from config import BUNDLED_MODEL, RECIPES, DatasetSpec
-from dataset.faces import find_faces
+from dataset.faces import find_faces, misfit
 from export.character import load_character
 from export.clip import SYNTHETIC, Clip
 from export.formats import FORMATS, GLB_TARGETS, write_formats
@@ -83,6 +83,9 @@ def load_clip(args: argparse.Namespace) -> Clip:
             f"prediction {args.file}: {vertices.shape[1]} vertices, expected {len(template)} as in "
             f"{args.template or args.faces or subject}"
         )
+    problem = misfit(vertices[0], template) if np.isfinite(vertices[0]).all() else ""
+    if problem:
+        raise UserError(f"prediction {args.file}: its first frame {problem}")
     rate = args.fps or (spec.fps if spec else 30)
     return Clip(
         vertices=vertices,
@@ -93,7 +96,7 @@ def load_clip(args: argparse.Namespace) -> Clip:
         name=args.file.stem,
         colors=appearance(spec, subject)["colors"] if bundled else None,
         mesh=args.template or args.faces,
-        topology=SYNTHETIC if bundled else str(args.faces or (spec and spec.topology)),
+        topology=SYNTHETIC if bundled else str(args.faces or args.template or spec.topology),
         curve_gains=parse_gains(args.gain),
     )
 

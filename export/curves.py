@@ -21,6 +21,7 @@ from common.errors import UserError
 from export.bounded import bounded_solution
 from export.clip import SYNTHETIC, Clip
 from export.frames import release_pages, template_of
+from export.registration import largest_part
 from export.unit_cache import units_on
 from synthetic.coarticulation import CHANNELS
 from synthetic.head import SIDES, load_head
@@ -33,6 +34,7 @@ RIDGE = 1e-9  # of each unit's own square, for a unique solution
 MAX_RMS_MM, MAX_WORST_MM = 0.5, 5.0  # a fit with a larger error is refused
 MAX_SHARE = 0.5  # of the motion's rms, the same on other topologies, whose units are approximate
 BLOCK = 128  # frames read at once
+CONNECTED = 0.25  # share of the vertices that the skin has at least; FLAME: 0.78
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +102,14 @@ def units_of(clip: Clip) -> tuple[tuple[str, ...], NDArray[np.float64]]:
                 "the synthetic head"
             )
         return names, basis
+    faces = np.asarray(clip.faces, np.int32).reshape(-1, 3)
+    share = len(np.unique(largest_part(faces, len(clip.template)))) / len(clip.template)
+    if share < CONNECTED:
+        raise UserError(
+            f"curves of {clip.topology}: {100 * share:.0f} % of its vertices are connected by "
+            f"triangles, expected a skin of at least {100 * CONNECTED:.0f} %; merge vertices at "
+            "the same place, or give the triangles with --faces"
+        )
     try:
         names, units = units_on(template_of(clip), clip.faces)
     except ValueError as error:

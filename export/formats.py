@@ -113,6 +113,10 @@ def write_formats(
     hold the clip and for a folder or file that cannot be written.
     """
     check_formats(formats, glb_targets, clip.curve_gains, character is not None)
+    if "glb" in formats:
+        from export.textured import textured
+
+        textured(clip)  # its error comes before other files
     writers = dict(FORMATS)
     if glb_targets == "arkit":
         from export.glb import write_arkit_glb

@@ -103,7 +103,9 @@ def moved_skin(head: Head, units: NDArray) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def largest_part(faces: NDArray, n_vertices: int) -> NDArray:
-    """The faces of the largest connected part: without eyeballs."""
+    """The faces of the connected part with most vertices: without eyeballs."""
+    if not len(faces):
+        return faces
     edges = np.vstack([faces[:, :2], faces[:, 1:]])
     graph = coo_matrix((np.ones(len(edges)), edges.T), (n_vertices, n_vertices))
     part = connected_components(graph, directed=False)[1]

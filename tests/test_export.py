@@ -113,7 +113,7 @@ def test_a_prediction_of_another_mesh_is_refused(tmp_path, capsys):
     assert "7 vertices, not those of the synthetic" in error_of(capsys, tmp_path / "a.npy")
     flags = tmp_path / "a.npy", "--faces", tmp_path / "a.obj"
     assert "7 vertices, expected 3 as in" in error_of(capsys, *flags)
-    np.save(tmp_path / "a.npy", np.zeros((2, 3, 3), np.float32))
+    np.save(tmp_path / "a.npy", np.stack([[[0, 0, 0], [1, 0, 0], [0, 1, 0]]] * 2).astype(float))
     line = error_of(capsys, *flags, "--out", tmp_path / "new")
     assert "no nose, lips and chin on its neutral face" in line
     assert list((tmp_path / "new").iterdir()) == []
@@ -124,6 +124,34 @@ def test_a_face_that_no_subject_has_is_refused(tmp_path, capsys):
     assert "no subject of the synthetic head has this face" in error_of(capsys, tmp_path / "a.npy")
     np.save(tmp_path / "a.npy", np.zeros((2, 5), np.float32))
     assert "shape (2, 5), expected (frames," in error_of(capsys, tmp_path / "a.npy")
+
+
+def other_mesh(tmp_path, order, scale=1.0):
+    """Write a fan of 41 triangles in motion, and a template with its vertices in another order."""
+    rng = np.random.default_rng(0)
+    template = rng.normal(size=(41, 3)) * 0.1
+    np.save(tmp_path / "own.npy", np.stack([template] * 3).astype(np.float32))
+    lines = ["v {} {} {}\n".format(*vertex) for vertex in scale * template[order]]
+    lines += [f"f 1 {n} {n + 1}\n" for n in range(2, 41)]
+    (tmp_path / "face.obj").write_text("".join(lines))
+    return tmp_path / "own.npy", "--template", tmp_path / "face.obj", "--formats", "glb"
+
+
+def test_a_neutral_face_in_another_order_or_unit_is_refused(tmp_path, capsys):
+    shuffled = other_mesh(tmp_path, np.random.default_rng(1).permutation(41))
+    assert "its first frame differs" in error_of(capsys, *shuffled)
+    assert "another order of vertices" in error_of(capsys, *shuffled)
+    large = other_mesh(tmp_path, np.arange(41), scale=1000.0)
+    assert "another scale or another mesh" in error_of(capsys, *large)
+    assert not list(tmp_path.glob("*.glb"))
+
+
+def test_triangles_that_are_not_connected_have_no_curves(tmp_path, capsys):
+    own = other_mesh(tmp_path, np.arange(41))
+    text = (tmp_path / "face.obj").read_text().split("f ")[0]
+    (tmp_path / "face.obj").write_text(text + "f 1 2 3\nf 4 5 6\nf 7 8 9\n")
+    line = error_of(capsys, *own[:-1], "arkit")
+    assert "7 % of its vertices are connected by triangles, expected a skin of at least 25" in line
 
 
 def test_a_folder_that_cannot_be_written_is_named(prediction, capsys):
