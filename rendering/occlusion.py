@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.numba_jit import compiled
-from rendering.raster import dot, rasterise, row, surface_normals
+from rendering.raster import dot, rasterise, rasterise_depth, row, surface_normals
 
 OPENNESS_DIRECTIONS = 96
 OPENNESS_MAP = 192  # side of the depth pictures for `measure_openness`, in samples
@@ -21,6 +21,8 @@ ENCLOSED = 0.3  # points less open than this in the neutral face are computed an
 MOUTH_MAP = 256  # side of the depth picture for `open_mouth`, in samples
 MOUTH_DIRECTIONS = 16
 MOUTH_RADII = (0.008, 0.016, 0.028, 0.044)  # of the picture's side, up to that of a wide open mouth
+_TURNS = 2.0 * np.pi * np.arange(MOUTH_DIRECTIONS) / MOUTH_DIRECTIONS
+MOUTH_COMPASS = np.stack([np.cos(_TURNS), np.sin(_TURNS)], axis=1)  # (MOUTH_DIRECTIONS, 2)
 
 
 @compiled()
@@ -94,6 +96,20 @@ def _smooth(values: NDArray, faces: NDArray) -> NDArray:
 
 
 @compiled()
+def draw_mouth_map(screen: NDArray, faces: NDArray, resting: NDArray, depth: NDArray) -> None:
+    """Fill the lines of `depth` (N, N) that `open_mouth` reads: screen, resting as there."""
+    side = depth.shape[0]
+    first, last = float(side), 0.0
+    for v in range(screen.shape[0]):
+        if resting[v] < ENCLOSED and screen[v, 2] > 0.0:
+            first, last = min(first, screen[v, 1]), max(last, screen[v, 1])
+    reach = MOUTH_RADII[-1] * side + 1.0  # one line more, for the interpolation
+    first, last = max(first - reach, 0.0), min(last + reach, float(side))
+    if first < last:
+        rasterise_depth(screen, faces, int(first), int(math.ceil(last)), depth)
+
+
+@compiled(forceinline=True)
 def _between(depth, x, y):
     """The depth picture at (x, y) samples, interpolated bilinearly so that nothing flickers."""
     last = depth.shape[0] - 1
@@ -123,14 +139,13 @@ def open_mouth(
             continue
         sky = 0.0
         for k in range(MOUTH_DIRECTIONS):
-            turn = 2.0 * math.pi * k / MOUTH_DIRECTIONS
+            across, down = MOUTH_COMPASS[k, 0] * side, MOUTH_COMPASS[k, 1] * side
             steepest = 0.0
             for share in MOUTH_RADII:
-                away = share * side
-                nearest = _between(depth, x + away * math.cos(turn), y + away * math.sin(turn))
+                nearest = _between(depth, x + share * across, y + share * down)
                 if nearest > w:
-                    rise = (1.0 / w - 1.0 / nearest) / (away / (focal * w))
-                    steepest = max(steepest, rise)
+                    # (1 / w - 1 / nearest) over the distance share · side / (focal · w)
+                    steepest = max(steepest, (1.0 - w / nearest) * (focal / (share * side)))
             sky += 1.0 - steepest / math.sqrt(1.0 + steepest * steepest)
         sky /= MOUTH_DIRECTIONS
         # Blends into the resting value towards the threshold, so that there is no visible border.

@@ -325,6 +325,22 @@ def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray
                 face_ids[band * BAND + line, column] = int(buffers[1][line, column]) - 1
 
 
+@compiled()
+def rasterise_depth(screen: NDArray, faces: NDArray, first: int, last: int, depth: NDArray) -> None:
+    """Fill the lines first to last of `depth` (M, N) as `rasterise`; others are of no use."""
+    height, width = depth.shape
+    buffers = new_buffers(width)
+    sorted_faces = sort_faces(screen, faces, height)
+    for band in range(first // BAND, (last + BAND - 1) // BAND):
+        left, right = rasterise_band(screen, faces, sorted_faces, band, buffers)
+        right = min(right, width)
+        for line in range(min(BAND, height - band * BAND)):
+            here = depth[band * BAND + line]
+            here[:] = 0.0
+            for column in range(left, right):
+                here[column] = buffers[0][line, column]
+
+
 def srgb_to_linear(colour: NDArray) -> NDArray:
     """Linear light 0..1 of sRGB values 0..1 (IEC 61966-2-1)."""
     colour = np.asarray(colour, dtype=np.float64)

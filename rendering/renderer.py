@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from common.errors import UserError
 from rendering.mesh_holes import HoleFill, drop_doubles
-from rendering.occlusion import MOUTH_MAP, measure_openness, open_mouth
-from rendering.raster import rasterise, srgb_to_linear
+from rendering.occlusion import MOUTH_MAP, draw_mouth_map, measure_openness, open_mouth
+from rendering.raster import srgb_to_linear
 from rendering.rounding import Rounding
 
 CLAY = (0.79, 0.66, 0.59)  # sRGB, for meshes without colours
@@ -278,9 +278,10 @@ class Renderer:
         coarse = len(view) - len(self.rounding.edges)  # the vertices before those of the rounding
         screen, focal = self.camera.project_square(view[:coarse], MOUTH_MAP)
         depth = np.empty((MOUTH_MAP, MOUTH_MAP), np.float32)
-        rasterise(screen, self.rounding.coarse_faces, depth, np.empty(depth.shape, np.int32))
-        surface, openness = self.surface.copy(), np.empty((coarse, 1))
-        open_mouth(screen, depth, focal, self.surface[:coarse, 3], openness[:, 0])
+        resting, openness = self.surface[:coarse, 3], np.empty((coarse, 1))
+        draw_mouth_map(screen, self.rounding.coarse_faces, resting, depth)
+        open_mouth(screen, depth, focal, resting, openness[:, 0])
+        surface = self.surface.copy()
         surface[:, 3:4] = self.rounding.append_values(openness)
         return surface
 

@@ -87,6 +87,42 @@ def test_depth_is_linear_across_a_triangle_and_the_nearest_wins():
         assert (ids == expected).all()
 
 
+def test_the_z_buffer_is_that_of_a_test_of_every_sample(rng):
+    # Two sizes of triangles over three bands, fronts and back sides, some behind others.
+    height, width, n = 70, 90, 120
+    middles = rng.uniform([0, 0, 2], [width, height, 9], (n, 1, 3))
+    points = (
+        middles
+        + rng.normal(size=(n, 3, 3))
+        * [8, 8, 0.3]
+        * (1 + 3 * (np.arange(n) % 7 == 0))[:, None, None]
+    )
+    corners = np.arange(3 * n, dtype=np.int32).reshape(n, 3)
+    y, x = np.mgrid[:height, :width] + 0.5
+    nearest, second, expected = np.zeros((3, height, width))
+    clear = np.ones((height, width), bool)
+    for f, (a, b, c) in enumerate(points):
+        weights = []
+        for p, q in ((b, c), (c, a), (a, b)):
+            weights.append((p[0] - x) * (q[1] - y) - (q[0] - x) * (p[1] - y))
+        weights = np.stack(weights) / sum(weights)
+        w = weights[0] * a[2] + weights[1] * b[2] + weights[2] * c[2]
+        inside = (weights >= 0).all(0) & (points[f, :, 2] > 0).all()
+        clear &= np.abs(weights).min(0) > 1e-4
+        second = np.where(inside, np.maximum(second, np.minimum(nearest, w)), second)
+        expected = np.where(inside & (w > nearest), f + 1, expected)
+        nearest = np.where(inside, np.maximum(nearest, w), nearest)
+    clear &= nearest - second > 1e-4
+    depth, ids = np.empty((height, width), np.float32), np.empty((height, width), np.int32)
+    raster.rasterise(points.reshape(-1, 3), corners, depth, ids)
+    assert clear.mean() > 0.8 and (expected > 0).mean() > 0.5
+    np.testing.assert_array_equal(ids[clear], expected[clear] - 1)
+    np.testing.assert_allclose(depth[clear], nearest[clear], rtol=1e-5)
+    part = np.full_like(depth, np.nan)
+    raster.rasterise_depth(points.reshape(-1, 3), corners, 37, 61, part)
+    np.testing.assert_array_equal(part[37:61], depth[37:61])
+
+
 def test_normals_of_a_sphere_point_along_its_radii(ball):
     faces, vertices = ball
     normals = np.empty_like(vertices)
@@ -160,6 +196,14 @@ def test_white_walls_of_a_closed_room_give_a_finite_light(ball):
 
     assert shading._open_light(0.0, 1.0) == 0.0
     assert shading._open_light(1.0, 1.0) == 1.0
+
+
+def test_light_above_the_knee_follows_an_exponential():
+    from rendering import shading
+
+    for light in (0.0, 0.3, 0.75, 0.8, 1.0, 1.7, 3.0, 40.0):
+        exact = light if light <= 0.75 else 1.0 - 0.25 * np.exp((0.75 - light) / 0.25)
+        assert shading._knee(np.float32(light)) == pytest.approx(exact, abs=1e-6)
 
 
 def test_a_mesh_that_is_inside_out_is_turned_round(ball):
