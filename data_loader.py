@@ -26,7 +26,7 @@ from config import SAMPLE_RATE, DatasetSpec
 from dataset.clip_files import find_audio, npy_path
 from dataset.faces import FACE_M, misfit
 from dataset.motion import Motion
-from dataset.prepared import clip_length, find_clips, first_clip
+from dataset.prepared import check_prepared_with, clip_length, find_clips, first_clip
 from dataset.regions import Region, find_regions
 from files.arrays import load_npy
 from files.meshes import load_templates
@@ -89,6 +89,7 @@ class MeshSpeechDataset(Dataset):
                 "the data set's README.md"
             )
         self.templates = load_templates(spec.path(spec.templates))
+        check_prepared_with(spec, self.templates)
         for name, subject in self.clips:
             self._check_clip(name, subject)
 

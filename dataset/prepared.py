@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import UserError
 from common.frame_rates import parse_rate, rate_text, stored_rate
@@ -21,11 +22,12 @@ from config import DatasetSpec, Split
 from dataset.clip_files import audio_files, find_audio, mesh_files, npy_path, wav_path
 from files.arrays import load_npy
 from files.listing import on_disk, plain_name
-from files.meshes import split_key
+from files.meshes import load_templates, split_key
 from speech.audio import length_of
 
 SUBFOLDERS = ("", "templates", "regions", "masks")  # of a root, searched for files
 CLIPS_TIMED = 40  # clips that the frame rate of a data set is measured on
+SAME_FACE_M = 1e-4  # metres: neutral faces that differ by less are the same
 RATE_TOLERANCE = 0.1  # relative: accepted difference of the measured frame rate
 
 
@@ -204,6 +206,29 @@ def disk_fps(root: Path, names: list[str], fps: int, expected: Fraction | int) -
             "do wav/ and vertices_npy/ hold the same clips?"
         )
     return nearest
+
+
+def check_prepared_with(spec: DatasetSpec, templates: Mapping[str, NDArray]) -> None:
+    """Raise `UserError` where the data were prepared with other neutral faces than `templates`.
+
+    Preparation leaves the faces of the data in `templates.pkl` beside the clips. Vertices made with
+    an earlier head would be compared with the neutral faces of the present one.
+    """
+    path = spec.path(spec.root) / "templates.pkl"
+    if path == spec.path(spec.templates) or not path.exists():
+        return
+    for name, face in load_templates(path).items():
+        now = templates.get(name)
+        if now is None or now.shape != face.shape:
+            continue
+        apart = float(np.abs(now - face).max()) * spec.metres_per_unit
+        if apart > SAME_FACE_M:
+            place = relative_to_project(path)
+            raise UserError(
+                f"{spec.name}: the neutral face of {name} in {place} differs by "
+                f"{1000 * apart:.1f} mm from that in {spec.templates}: the data were prepared with "
+                "an earlier head; prepare them again"
+            )
 
 
 def find_clips(root: Path, split: Split) -> list[tuple[str, str]]:

@@ -236,3 +236,13 @@ def test_vertices_with_nan_are_named(spec: DatasetSpec) -> None:
     np.save(path, stored)
     with pytest.raises(UserError, match="F1_TA_sentence03.npy: NaN"):
         MeshSpeechDataset(spec, "val")[0]
+
+
+def test_data_of_an_earlier_head_are_refused(spec: DatasetSpec, tmp_path: Path) -> None:
+    templates = pickle.loads((tmp_path / "templates.pkl").read_bytes())
+    moved = {name: face + [0, 0.002 / spec.metres_per_unit, 0] for name, face in templates.items()}
+    np.savez(tmp_path / "head.npz", **{n: v.astype(np.float32) for n, v in templates.items()})
+    MeshSpeechDataset(replace(spec, templates=str(tmp_path / "head.npz")), "train")
+    np.savez(tmp_path / "head.npz", **{n: v.astype(np.float32) for n, v in moved.items()})
+    with pytest.raises(UserError, match="differs by 2.0 mm .* an earlier head; prepare them again"):
+        MeshSpeechDataset(replace(spec, templates=str(tmp_path / "head.npz")), "train")
