@@ -19,10 +19,8 @@ from common.errors import Parser, UserError, run_cli
 from common.frame_rates import parse_rate
 from config import BUNDLED_MODEL, RECIPES, DatasetSpec
 from dataset.faces import find_faces, misfit
-from export.character import load_character
 from export.clip import SYNTHETIC, Clip
 from export.formats import FORMATS, GLB_TARGETS, write_formats
-from export.gains import parse_gains
 from files.arrays import load_npy
 from files.meshes import MESH_SUFFIXES, load_faces, load_mesh, load_templates
 from rendering.face import appearance
@@ -68,6 +66,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def load_clip(args: argparse.Namespace) -> Clip:
     """The clip that the flags name; raises `UserError` for files that do not belong together."""
+    from export.gains import parse_gains  # imports scipy
+
     vertices = load_npy(args.file, "prediction", mapped=True)
     if vertices.ndim == 2 and vertices.shape[1] % 3 == 0:
         vertices = vertices.reshape(len(vertices), -1, 3)
@@ -173,6 +173,8 @@ def neutral_paths(args: argparse.Namespace) -> list[Path]:
 
 def clip_paths(args: argparse.Namespace) -> list[Path]:
     """Write FILE.npy in the formats; the paths of all files."""
+    from export.character import load_character  # imports scipy
+
     for flag in ("format", "scale"):
         if getattr(args, flag) is not None:
             raise UserError(f"--{flag}: of a neutral face only; leave out FILE.npy")
