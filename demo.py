@@ -35,10 +35,11 @@ from export.clip import SYNTHETIC, Clip
 from export.formats import check_formats, write_formats
 from files.arrays import GrowingNpy
 from production.added import Added, adding, describe, rig_for
+from production.flags import parse
 from production.gains import Gains, gains_for
 from production.jobs import Job, by_inode, check_job, existing_folder
 from production.motion import Arriving, resampled, smoothed, swinging
-from production.plan import Plan, check, parse
+from production.plan import Plan, check
 from production.record import Record
 from production.subtitles import draw_subtitles
 from rendering.animation import RENDER_THREADS

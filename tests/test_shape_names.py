@@ -21,7 +21,8 @@ from export.shape_names import (
     viseme_spellings,
     vowel_spellings,
 )
-from production.plan import check, parse
+from production.flags import parse
+from production.plan import check
 from synthetic.head import load_head
 
 
