@@ -111,11 +111,8 @@ class Mamba(nn.Module):
             past = u.new_zeros(len(u), self.d_conv - 1, self.d_inner)
             state = MambaState(past, u.new_zeros(len(u), self.d_inner, self.d_state))
         inputs = torch.cat([state.inputs, u], dim=1)  # (B, d_conv - 1 + T, d_inner)
-        convolution = self.conv1d
-        u = F.conv1d(
-            inputs.transpose(1, 2), convolution.weight, convolution.bias, groups=self.d_inner
-        )
-        u = F.silu(u.transpose(1, 2))
+        taps = inputs.unfold(1, self.d_conv, 1)  # (B, T, d_inner, d_conv)
+        u = F.silu((taps * self.conv1d.weight[:, 0]).sum(-1) + self.conv1d.bias)
         rank, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = F.softplus(self.dt_proj(rank))  # (B, T, d_inner)
         decay = torch.exp(delta[..., None] * -torch.exp(self.A_log))  # (B, T, d_inner, N)

@@ -23,6 +23,8 @@ class LiveDecoder:
 
     def __init__(self, model: JambaTalk, reach: int) -> None:
         self.model, self.reach = model.eval(), reach
+        attention = [i for i, x in enumerate(model.layers) if isinstance(x, TransformerLayer)]
+        self.last_attention = attention[-1] if attention else None
 
     def start(self) -> DecoderState:
         """The state before the first frame."""
@@ -36,10 +38,12 @@ class LiveDecoder:
         in the next step.
         """
         x, states = self.model.project(features), []
-        for layer, before in zip(self.model.layers, state.layers, strict=True):
+        for index, (layer, before) in enumerate(zip(self.model.layers, state.layers, strict=True)):
             if isinstance(layer, TransformerLayer):
                 x, after = layer.step(x, before, n, self.reach)
             else:
                 x, after = layer.step(x, before, n)
             states.append(after)
+            if index == self.last_attention:  # the layers behind it look at no later frame
+                x = x[:, :n]
         return self.model.norm(x[:, :n]), DecoderState(tuple(states))
