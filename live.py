@@ -129,7 +129,7 @@ def serve(args: argparse.Namespace, checkpoint: "Checkpoint", senders: list) -> 
     listening = listen(args.host, args.port)
     service = Service(
         checkpoint, args.checkpoint, Access(args.host, token), Limits(sessions=args.sessions),
-        args.threads, args.subject, senders,
+        args.threads, args.subject, args.dataset, senders,
     )  # fmt: skip
     shown = args.host if args.host not in ("0.0.0.0", "::") else socket.gethostname()
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}/"

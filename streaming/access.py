@@ -38,11 +38,14 @@ class Access:
         """
         if "\0" in headers.get("host", "") or not headers.get("host"):
             return "the request has no Host"
-        name = urlsplit("//" + headers["host"]).hostname or ""
-        if is_local(self.host) and name not in LOCAL_NAMES:
+        try:
+            name = urlsplit("//" + headers["host"]).hostname or ""
+            origin = urlsplit(headers.get("origin", "//" + headers["host"])).netloc
+        except ValueError:  # such as of "[": not an IPv6 address
+            return "the request's Host or Origin is not an address"
+        if is_local(self.host) and not is_local(name):
             return f"Host {name}: expected one of {', '.join(LOCAL_NAMES)}"
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers["host"]:
+        if origin != headers["host"]:
             return "a page of another address may not use this service"
         if self.token is None:
             return ""

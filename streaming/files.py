@@ -1,9 +1,14 @@
 """Files from a recording that a page sends, made by demo.py in a process of its own."""
 
-import subprocess
+import asyncio
+import re
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
+
+from starlette.requests import ClientDisconnect
 
 from common.errors import UserError
 from config import PROJECT_ROOT
@@ -14,16 +19,25 @@ FORMATS = {  # name -> (ending, flags of demo.py, media type)
     "csv": (".csv", ("--no_video", "--export", "arkit"), "text/csv"),
 }
 TIMEOUT_S = 1800.0
+ASK_S = 1.0  # between two looks whether the client is still there
+STOP_S = 5.0  # for demo.py to end its own children
 
 
-def make_file(
-    name: str, recording: bytes, longest_s: float, checkpoint: Path, subject: str
+async def make_file(
+    name: str,
+    recording: bytes,
+    longest_s: float,
+    checkpoint: Path,
+    dataset: str | None,
+    subject: str,
+    is_gone: Callable[[], Awaitable[bool]],
 ) -> tuple[bytes, str, str]:
     """(content, file name, media type) of the format `name` of FORMATS.
 
     recording: a file in any format that demo.py reads; longest_s: what follows is left out;
-    checkpoint, subject: as for demo.py. Raises `UserError` for an unknown format and a recording
-    that cannot be used.
+    checkpoint, dataset, subject: as for demo.py; is_gone: whether the client has left. Raises
+    `UserError` for an unknown format and a recording that cannot be used, `ClientDisconnect` once
+    the client has left. demo.py ends with this call, however it ends.
     """
     if name not in FORMATS:
         raise UserError(f"file {name}: expected one of {', '.join(FORMATS)}")
@@ -32,15 +46,46 @@ def make_file(
         path = Path(folder) / "recording.wav"
         path.write_bytes(recording)
         command = [
-            sys.executable, PROJECT_ROOT / "demo.py", "--wav_path", path,
-            "--out", Path(folder) / "out", "--end", str(longest_s), "--quiet",
-            "--checkpoint", checkpoint, "--subject", subject, *flags,
+            PROJECT_ROOT / "demo.py", "--wav_path", path, "--out", Path(folder) / "out",
+            "--end", str(longest_s), "--quiet", "--checkpoint", checkpoint,
+            f"--subject={subject}", *flags,
+            *([] if dataset is None else [f"--dataset={dataset}"]),
         ]  # fmt: skip
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-        except subprocess.TimeoutExpired as error:
-            raise UserError(f"the file took longer than {TIMEOUT_S:g} s") from error
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["demo.py failed"]
-            raise UserError(lines[-1].replace(str(path), "the recording"))
+        code, error = await run_python(command, is_gone)
+        if code:
+            lines = error.strip().splitlines() or ["demo.py failed"]
+            raise UserError(message_for_page(lines[-1], path))
         return (Path(folder) / "out" / f"recording{ending}").read_bytes(), f"speech{ending}", kind
+
+
+async def run_python(
+    command: list[str | Path], is_gone: Callable[[], Awaitable[bool]]
+) -> tuple[int, str]:
+    """Exit status and stderr of a Python program; it ends with this call, as `make_file`."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    ending = asyncio.ensure_future(child.communicate())
+    try:
+        for _ in range(round(TIMEOUT_S / ASK_S)):
+            done, _ = await asyncio.wait([ending], timeout=ASK_S)
+            if done:
+                return child.returncode or 0, ending.result()[1].decode(errors="replace")
+            if await is_gone():
+                raise ClientDisconnect
+        raise UserError(f"the file took longer than {TIMEOUT_S:g} s")
+    finally:
+        if not ending.done():
+            with suppress(ProcessLookupError):
+                child.terminate()
+            done, _ = await asyncio.wait([ending], timeout=STOP_S)
+            if not done:
+                child.kill()
+                await ending
+
+
+def message_for_page(line: str, path: Path) -> str:
+    """demo.py's message about the recording at `path`, without its flags and folders."""
+    line = line.removeprefix("error: ").replace(str(path), "the recording")
+    return re.sub(r"^(audio|--wav_path) the recording", "the recording", line)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
@@ -44,6 +44,8 @@ from streaming.session import Counts, Session
 PAGE = Path(__file__).parent / "page"
 RECORDING = PROJECT_ROOT / "demo/wav/sense_and_sensibility.wav"
 SEND_TIMEOUT_S = 10.0  # for a client that does not read
+CLOSE_TIMEOUT_S = 2.0  # for its last message
+MAX_UPLOADS = 3  # at a time; each may be `Limits.upload_bytes` large
 BAD_DATA, REFUSED, FULL = 1007, 1008, 1013  # close codes of RFC 6455
 STATIC_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src 'self' "
@@ -75,11 +77,13 @@ class Service:
     limits: Limits
     threads: int
     subject: str | None = None
+    dataset: str | None = None  # as `--dataset`
     senders: list[Sender] = field(default_factory=list)  # get curves of every session
     total: Counts = field(default_factory=Counts)
     sessions: int = 0
     opened: int = 0
     failed: int = 0
+    uploads: int = 0  # that are read or wait for their file
 
     def __post_init__(self) -> None:
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="live")
@@ -137,6 +141,8 @@ class Service:
         try:
             subject = request.query_params.get("subject", self.subject)
             name, template = choose_face(self.checkpoint.spec, subject, None)
+            if self.checkpoint.model.head.coefficients is None:
+                raise UserError("live: the model's vertex head has no components")
         except UserError as error:
             return JSONResponse({"error": message_of(error)}, 400)
         message = face_message(self.checkpoint, name, template)
@@ -150,15 +156,23 @@ class Service:
         """A file made from the recording in the request's body, as demo.py makes it."""
         if refused := self._granted(request):
             return refused
+        if self.uploads >= MAX_UPLOADS:
+            return JSONResponse({"error": "other files are being made; try again later"}, 503)
+        self.uploads += 1
         try:
             body = await self._body(request)
             async with self.making:
-                content, name, kind = await asyncio.to_thread(
-                    make_file, request.path_params["format"], body, self.limits.upload_s, self.path,
-                    request.query_params.get("subject", self.subject),
+                content, name, kind = await make_file(
+                    request.path_params["format"], body, self.limits.upload_s, self.path,
+                    self.dataset, request.query_params.get("subject", self.subject),
+                    request.is_disconnected,
                 )  # fmt: skip
         except UserError as error:
             return JSONResponse({"error": message_of(error)}, 400)
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it
+        finally:
+            self.uploads -= 1
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(content, media_type=kind, headers=headers)
 
@@ -234,7 +248,7 @@ class Service:
             if (data := message.get("bytes")) is not None:
                 session.hear(samples_of(data, settings))
             elif (command := command_of(message.get("text") or "")) != "ping":
-                session.command(command)
+                await session.command(command)
 
     async def _body(self, request: Request) -> bytes:
         """The body of a request; `UserError` where it is too large."""
@@ -284,9 +298,13 @@ class Static(StaticFiles):
 
 async def end(socket: WebSocket, code: int, reason: str) -> None:
     """Tell a client why its session ends, and close it."""
-    with suppress(RuntimeError, WebSocketDisconnect, ConnectionError):
+
+    async def close() -> None:
         await socket.send_text(json.dumps({"type": "error", "message": reason}))
         await socket.close(code, reason[:100])
+
+    with suppress(RuntimeError, WebSocketDisconnect, ConnectionError, TimeoutError):
+        await asyncio.wait_for(close(), CLOSE_TIMEOUT_S)
 
 
 async def both(one: Awaitable[None], other: Awaitable[None]) -> None:

@@ -49,11 +49,14 @@ class Queue:
         """Append samples (n,)."""
         self.blocks.append(samples)
         self.n_waiting += len(samples)
-        while self.n_waiting > self.limit and self.blocks:
+        while (excess := self.n_waiting - self.limit) > 0:
             oldest = self.blocks.pop(0)
-            self.n_waiting -= len(oldest)
-            self.n_silent += len(oldest)
-            self.dropped += len(oldest)
+            if len(oldest) > excess:
+                self.blocks.insert(0, oldest[excess:].copy())  # frees the rest of the message
+            n = min(excess, len(oldest))
+            self.n_waiting -= n
+            self.n_silent += n
+            self.dropped += n
 
     def take(self, n: int) -> NDArray[np.float32]:
         """Up to n samples, float32, the oldest first."""
@@ -92,7 +95,8 @@ class Session:
         self.rate = self.stream.resampler.rate
         self.queue = Queue(round(QUEUE_S * self.rate))
         self.changed = asyncio.Event()
-        self.commands: list[str] = []
+        self.obeyed = asyncio.Event()
+        self.pending: str | None = None  # the command that waits
         self.late_s = self.stream.look_ahead / SAMPLE_RATE + LATE_S
 
     def hear(self, samples: NDArray) -> None:
@@ -102,10 +106,17 @@ class Session:
         self._count(dropped_ms=1000.0 * (self.queue.dropped - dropped) / self.rate)
         self.changed.set()
 
-    def command(self, name: str) -> None:
-        """Queue a command: "end" flushes the frames of the recording, "reset" forgets it."""
-        self.commands.append(name)
+    async def command(self, name: str) -> None:
+        """Return once a command is done: "end" flushes the recording's frames, "reset" forgets it.
+
+        What a client sends after a command belongs to the next recording, so it is read afterwards.
+        """
+        if name == "reset":
+            self.queue.reset()
+        self.pending = name
+        self.obeyed.clear()
         self.changed.set()
+        await self.obeyed.wait()
 
     async def run(self) -> None:
         """Compute and send until cancelled."""
@@ -115,8 +126,10 @@ class Session:
             block = self.queue.take(round(BLOCK_S * self.rate))
             if len(block):
                 await self._compute(self.stream.push, block)
-            elif self.commands:
-                await self._obey(self.commands.pop(0))
+            elif self.pending is not None:
+                await self._obey(self.pending)
+                self.pending = None
+                self.obeyed.set()
             else:
                 self.changed.clear()
             if time.monotonic() - reported > REPORT_S:

@@ -133,6 +133,21 @@ def test_a_session_can_begin_a_new_recording(
         assert np.array_equal(speak(socket, sound, 4_000), speak(socket, sound, 500))
 
 
+def test_sound_behind_an_end_belongs_to_the_next_recording(
+    service: SimpleNamespace, rng: np.random.Generator
+) -> None:
+    sound, end = sound_of(rng, 0.3).tobytes(), '{"type": "end"}'
+    counts = []
+    with open_session(service) as socket:
+        for message in (sound, end, sound[: len(sound) // 3], end, sound, '{"type": "reset"}', end):
+            socket.send(message)
+        while len(counts) < 3:
+            message = socket.recv(timeout=10)
+            if isinstance(message, str) and (content := json.loads(message))["type"] == "ended":
+                counts.append(content["frames"])
+    assert counts == [9, 3, 0]
+
+
 @pytest.mark.parametrize("message, reason", [
     (b"\0\0\0", "not whole samples of 2 bytes"),
     ("hello", "not JSON"),
@@ -178,7 +193,10 @@ def test_a_page_of_another_address_gets_nothing(service: SimpleNamespace) -> Non
     with pytest.raises(InvalidStatus, match="403"):
         connect(f"ws://127.0.0.1:{service.port}/ws", origin="http://elsewhere.example")
     assert answer(service, "/api/info", Origin="http://elsewhere.example")[0] == 403
-    assert answer(service, "/api/info", Host="elsewhere.example")[0] == 403
+    for address in ("elsewhere.example", "[", "[x]"):
+        assert answer(service, "/api/info", Host=address)[0] == 403
+    assert answer(service, "/api/info", Origin="http://[")[0] == 403
+    assert answer(service, "/api/info", Host="127.0.0.2")[0] == 200
     assert answer(service, "/api/info", Origin=f"http://127.0.0.1:{service.port}")[0] == 200
 
 
@@ -209,11 +227,14 @@ def test_waiting_sound_is_bounded_and_keeps_its_instants() -> None:
     queue = Queue(limit=10)
     for value in range(1, 6):
         queue.put(np.full(4, value, np.float32))
-    # 20 samples came, 10 may wait: three blocks became silence
-    assert queue.dropped == 12
+    # 20 samples came, 10 may wait: the first ten became silence
+    assert queue.dropped == 10
     taken = np.concatenate([queue.take(5) for _ in range(6)])
-    assert taken.tolist() == [0] * 12 + [4] * 4 + [5] * 4
+    assert taken.tolist() == [0] * 10 + [3] * 2 + [4] * 4 + [5] * 4
     assert len(queue.take(5)) == 0
+    queue.put(np.arange(25, dtype=np.float32))  # one block that is longer than the limit
+    taken = np.concatenate([queue.take(5) for _ in range(5)])
+    assert taken.tolist() == [0] * 15 + list(range(15, 25))
 
 
 def test_osc_messages_are_those_of_the_specification() -> None:
