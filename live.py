@@ -136,9 +136,11 @@ def serve(args: argparse.Namespace, checkpoint: "Checkpoint", senders: list) -> 
     print(f"open {address}{f'?token={token}' if token else ''}  (Ctrl-C ends)", flush=True)
     config = uvicorn.Config(
         service.app(), log_level="warning", ws_max_size=service.limits.message_bytes,
-        ws_max_queue=32, timeout_graceful_shutdown=2,
+        ws_max_queue=32, timeout_graceful_shutdown=5,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+    service.is_stopping = lambda: server.should_exit
+    server.run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:

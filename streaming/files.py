@@ -19,8 +19,8 @@ FORMATS = {  # name -> (ending, flags of demo.py, media type)
     "csv": (".csv", ("--no_video", "--export", "arkit"), "text/csv"),
 }
 TIMEOUT_S = 1800.0
-ASK_S = 1.0  # between two looks whether the client is still there
-STOP_S = 5.0  # for demo.py to end its own children
+ASK_S = 0.5  # between two looks whether the client is still there
+STOP_S = 2.0  # for demo.py to end its own children
 
 
 async def make_file(

@@ -5,7 +5,7 @@ docs/streaming.md describes the addresses and the protocol.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -79,6 +79,7 @@ class Service:
     subject: str | None = None
     dataset: str | None = None  # as `--dataset`
     senders: list[Sender] = field(default_factory=list)  # get curves of every session
+    is_stopping: Callable[[], bool] = lambda: False  # files are then given up
     total: Counts = field(default_factory=Counts)
     sessions: int = 0
     opened: int = 0
@@ -165,7 +166,7 @@ class Service:
                 content, name, kind = await make_file(
                     request.path_params["format"], body, self.limits.upload_s, self.path,
                     self.dataset, request.query_params.get("subject", self.subject),
-                    request.is_disconnected,
+                    lambda: self._is_over(request),
                 )  # fmt: skip
         except UserError as error:
             return JSONResponse({"error": message_of(error)}, 400)
@@ -249,6 +250,9 @@ class Service:
                 session.hear(samples_of(data, settings))
             elif (command := command_of(message.get("text") or "")) != "ping":
                 await session.command(command)
+
+    async def _is_over(self, request: Request) -> bool:
+        return self.is_stopping() or await request.is_disconnected()
 
     async def _body(self, request: Request) -> bytes:
         """The body of a request; `UserError` where it is too large."""

@@ -1,10 +1,12 @@
 """The live service: sessions over WebSocket, who may open one, packets for engines, the pipe."""
 
+import asyncio
 import io
 import json
 import struct
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import uvicorn
+from starlette.requests import ClientDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -24,6 +27,7 @@ from export.live_link import ARKIT_UNITS
 from streaming.access import Access
 from streaming.basis import packed
 from streaming.engine import Frame, Stream
+from streaming.files import run_python
 from streaming.protocol import HEADER, MAGIC
 from streaming.senders import OscSender, address_of, live_link_packet, osc_message
 from streaming.server import Limits, Service
@@ -305,3 +309,15 @@ def test_half_a_sample_at_the_end_of_a_pipe_is_one_line(
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(b"abc"))))
     assert run_cli(live.main, ["--stdin"]) == 2
     assert "the last sample has one byte" in capsys.readouterr().err
+
+
+def test_the_program_that_makes_a_file_ends_when_its_client_leaves() -> None:
+    async def leaves() -> bool:
+        return True
+
+    program = ["-c", "import time; time.sleep(60)"]
+    begin = time.monotonic()
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(run_python(program, leaves))
+    assert time.monotonic() - begin < 10
+    assert asyncio.run(run_python(["-c", "raise SystemExit('no')"], leaves)) == (1, "no\n")

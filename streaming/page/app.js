@@ -20,8 +20,12 @@ function say(text, name = document.body.dataset.state) {
   document.body.dataset.state = name;
 }
 
+class Unreachable extends Error {}
+
 async function ask(path, options) {
-  const response = await fetch(withToken(path), options);
+  const response = await fetch(withToken(path), options).catch(() => {
+    throw new Unreachable("The program does not answer. Start it again, or reload this page.");
+  });
   if (response.ok) return response;
   let reason = `${response.status}`;
   try {
@@ -41,7 +45,7 @@ async function load() {
       say("", "ready");
       return;
     } catch (error) {
-      const lost = error instanceof TypeError;
+      const lost = error instanceof Unreachable;
       say(lost ? "The program does not answer. Trying again…" : error.message, "lost");
       if (!lost) return;
       await new Promise((done) => { setTimeout(done, RETRY_MS); });
@@ -88,6 +92,10 @@ function openSession(context, start) {
       byId("p50").textContent = stats.p50_ms === undefined ? "–" : `${Math.round(stats.p50_ms)} ms`;
       byId("p95").textContent = stats.p95_ms === undefined ? "–" : `${Math.round(stats.p95_ms)} ms`;
       byId("dropped").textContent = `${(stats.dropped_ms / 1000).toFixed(1)} s`;
+    },
+    ended: () => { // of a recording that is too short for the frames that playing waits for
+      const { source } = state;
+      if (source instanceof Recording && source.begin === null) source.play();
     },
     error: ({ message }) => say(message, "error"),
     closed: (expected) => { if (!expected) reconnect(); else if (document.body.dataset.state === "error") finish(); },
