@@ -21,6 +21,7 @@ import numpy as np
 
 from common.errors import Parser, UserError, reason_of, run_cli
 from config import BUNDLED_MODEL
+from layers import PRECISIONS
 
 if TYPE_CHECKING:
     from jambatalk import Checkpoint
@@ -48,6 +49,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--sessions", type=int, default=8, metavar="N", help="at a time; default: %(default)s")
     add("--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N",
         help="that compute; default: %(default)s")
+    add("--precision", choices=PRECISIONS, default="auto", metavar="NAME",
+        help="of the speech encoder's matrix products, as for demo.py; default: %(default)s")
     add("--osc", metavar="HOST:PORT", help="send curves by OSC with VMC's addresses, such as to "
         "127.0.0.1:39539")
     add("--livelink", metavar="HOST:PORT", help="send curves as Live Link Face does, such as to "
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, kind in (("osc", OscSender), ("livelink", LiveLinkSender))
         if getattr(args, name) is not None
     ]
-    checkpoint = load_checkpoint(args.checkpoint, args.dataset)
+    checkpoint = load_checkpoint(args.checkpoint, args.dataset, precision=args.precision)
     if args.stdin:
         read_pipe(args, checkpoint, senders)
     else:

@@ -30,6 +30,7 @@ from benchmarks.real_speech import EXTRA_FOLDER, HALVES, load_real_clips
 from common.errors import Parser, UserError, run_cli
 from config import BUNDLED_MODEL, SAMPLE_RATE
 from jambatalk import Checkpoint, load_checkpoint
+from layers import PRECISIONS
 from production.jobs import DEMO_FOLDER, find_recordings
 from speech.audio import read_audio
 from streaming.engine import CONTEXT_S, LOOK_AHEAD_S, Stream
@@ -52,6 +53,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--minutes", type=float, default=10.0, help="fed on the clock; default: %(default)s")
     add("--memory_minutes", type=float, default=10.0,
         help="fed as fast as possible; default: %(default)s")
+    add("--precision", choices=PRECISIONS, default="auto", help="as of live.py; default: auto")
     add("--output", default="curves", help="of the engine; default: %(default)s")
     add("--lips", action="store_true", help="lip sync by look-ahead, on human recordings")
     add("--look_aheads", type=float, nargs="+", default=[0.0, 0.1, 0.25, 0.5], metavar="S")
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print tables and JSON."""
     args = parse(argv)
     torch.set_num_threads(1)
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = load_checkpoint(args.checkpoint, precision=args.precision)
     sound = np.concatenate([read_audio(path) for path in find_recordings(args.wav_path)])
     row: dict[str, Any] = on_the_clock(checkpoint, sound, args)
     row["memory_growth_mb_per_hour"] = memory_growth(checkpoint, sound, args)
