@@ -6,6 +6,7 @@ import { Timeline } from "./timeline.js";
 
 const DELAY_S = 0.07; // behind the newest frame of a microphone, so that steps do not show
 const RETRY_MS = 1500;
+const LATEST_S = 10; // that frames may still come after the end of a recording
 const LONGEST_S = 600; // of sound that is kept for "Save"
 const BUTTONS = ["microphone", "recording", "file", "subject"];
 
@@ -80,6 +81,7 @@ function keep(samples) {
 function openSession(context, start) {
   state.timeline.clear();
   state.instant = 0;
+  state.ended = false;
   state.session = new Session({ rate: context.sampleRate, subject: byId("subject").value }, {
     hello: start,
     frames: (first, frames) => {
@@ -95,6 +97,7 @@ function openSession(context, start) {
     },
     ended: () => { // of a recording that is too short for the frames that playing waits for
       const { source } = state;
+      state.ended = true;
       if (source instanceof Recording && source.begin === null) source.play();
     },
     error: ({ message }) => say(message, "error"),
@@ -198,7 +201,7 @@ function wantedPose(elapsed) {
   const { source, timeline } = state;
   if (!source || !timeline?.count) return null;
   if (source instanceof Recording) {
-    if (source.isOver) finish();
+    if (source.isOver && (state.ended || source.instant > source.buffer.duration + LATEST_S)) finish();
     return source.begin === null ? null : timeline.at(source.instant);
   }
   const target = timeline.newest - DELAY_S;
