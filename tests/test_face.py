@@ -15,7 +15,7 @@ from data_loader import load_wav
 from dataset.faces import check_own_face
 from files.meshes import load_mesh
 from jambatalk import load_checkpoint
-from production import plan
+from production import flags
 from released import topology
 from released.network import ReleasedJambaTalk
 from released.weights import convert, load_release
@@ -57,7 +57,7 @@ def recipes(tmp_path, monkeypatch):
     specs = [spec("square", 4, 30), spec("BIG", 9, 25), spec("BIG_6", 5, 25)]
     known = {s.name: dataclasses.replace(RECIPES["vocaset"], dataset=s) for s in specs}
     monkeypatch.setattr(topology, "RECIPES", known)
-    monkeypatch.setattr(plan, "RECIPES", known)
+    monkeypatch.setattr(flags, "RECIPES", known)
     np.savez(tmp_path / "square.npz", ann=SQUARE, bob=2 * SQUARE)
     np.savez(tmp_path / "square_faces.npz", faces=np.array(FACES))
     return {name: recipe.dataset for name, recipe in known.items()}
