@@ -26,7 +26,7 @@ class Listener:
     """
 
     def __init__(self, encoder: SpeechEncoder, look_ahead: int, context: int) -> None:
-        self.encoder, self.look_ahead = encoder, look_ahead
+        self.encoder = encoder
         self.step = encoder.kind.window_step(encoder.fps, encoder.k)
         self.window = encoder.kind.window_samples(context + look_ahead)
         self.kept_samples = self.window + self.step + (REACH + 1) * BLOCK
