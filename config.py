@@ -51,7 +51,7 @@ class DatasetSpec:
     topology: str  # faces: .ply, .obj or an .npz with `faces`
     lips_region: str  # index list for LVE, the lip reader and the lip measures
     upper_region: str  # index list for FDD
-    inner_lips: str = ""  # two indices that touch when the mouth is shut: upper, lower
+    inner_lips: str = ""  # indices in pairs that touch when the mouth is shut: upper, lower, ...
     phones: str = ""  # JSON lines {"name", "segments": [[phone, start_s, end_s], ...]}
     splits: dict[str, Split] = field(default_factory=dict)
     speech_pool: str = ""  # extra training speech kept as audio + phones (synthetic only)

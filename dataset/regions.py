@@ -16,6 +16,7 @@ Measured on the public templates, as recall of the true lips and intersection ov
 
 import functools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,22 +64,43 @@ def find_regions(spec: DatasetSpec) -> dict[str, Region]:
     regions = {which: find_region(spec, which) for which in FIELDS}
     if spec.inner_lips:
         path = inner_lips_path(spec)
-        regions["inner_lips"] = Region(load_region(path, spec.n_vertices), path.name)
+        indices = load_region(path, spec.n_vertices)
+        lip_sides(indices, f"region {path}")
+        regions["inner_lips"] = Region(indices, path.name)
     return regions
 
 
-def find_inner_lips(spec: DatasetSpec) -> tuple[int, int] | None:
-    """Upper and lower inner lip, vertices that touch when the mouth is shut; None if not named.
+def find_inner_lips(spec: DatasetSpec) -> tuple[list[int], list[int]] | None:
+    """Vertices of the upper and of the lower inner lip, in pairs that touch when the mouth is shut.
 
-    Raises `UserError` if the file is missing or has other content.
+    None if the data set names none. Raises `UserError` if the file is missing or has other content.
     """
     if not spec.inner_lips:
         return None
     path = inner_lips_path(spec)
-    indices = load_region(path, spec.n_vertices)
-    if len(indices) != 2:
-        raise UserError(f"region {path}: {len(indices)} vertices, expected 2: upper and lower lip")
-    return int(indices[0]), int(indices[1])
+    return lip_sides(load_region(path, spec.n_vertices), f"region {path}")
+
+
+def lip_sides(indices: Sequence[int], where: str) -> tuple[list[int], list[int]]:
+    """The upper and the lower vertices of pairs: upper, lower, upper, lower, ...
+
+    Raises `UserError`, which begins with `where`, for an odd number of them, none, or a pair of one
+    vertex.
+    """
+    upper, lower = ([int(index) for index in indices[side::2]] for side in (0, 1))
+    if len(upper) != len(lower) or any(a == b for a, b in zip(upper, lower, strict=True)):
+        raise UserError(
+            f"{where}: {len(indices)} vertices, expected pairs: an upper and a lower lip's each"
+        )
+    return upper, lower
+
+
+def given_inner_lips(indices: Sequence[int], n_vertices: int) -> tuple[list[int], list[int]]:
+    """`lip_sides` of the vertices that --inner_lips names; `UserError` for others than 0 to V-1."""
+    flag = f"--inner_lips {' '.join(map(str, indices))}"
+    if not all(0 <= index < n_vertices for index in indices):
+        raise UserError(f"{flag}: expected vertices from 0 to {n_vertices - 1}")
+    return lip_sides(indices, flag)
 
 
 def inner_lips_path(spec: DatasetSpec) -> Path:

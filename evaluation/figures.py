@@ -22,7 +22,7 @@ from common.errors import Parser, UserError, reason_of, run_cli, writable_folder
 from common.whole_file import whole_file
 from config import RECIPES, SAMPLE_RATE
 from dataset.prepared import locate
-from dataset.regions import find_inner_lips
+from dataset.regions import find_inner_lips, given_inner_lips
 from evaluation.comparison import HEIGHT, Comparison, Layout
 from evaluation.opening import Opening, opening_figure
 from evaluation.phones import Segments, load_phones, read_phones
@@ -66,9 +66,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "(default: from the errors)")  # fmt: skip
     add("--error_panel", action="store_true",
         help="with video: the error as a third panel")  # fmt: skip
-    add("--inner_lips", nargs=2, type=int, metavar=("UPPER", "LOWER"),
-        help="for opening: two vertices that touch when the mouth is shut, 3533 3509 for FLAME "
-        "(default: those of the data set)")  # fmt: skip
+    add("--inner_lips", nargs="+", type=int, metavar="VERTEX",
+        help="for opening: upper and lower vertex that touch when the mouth is shut, 3533 3509 for "
+        "FLAME; several pairs are averaged (default: those of the data set)")  # fmt: skip
     add("--phones", type=Path, metavar="FILE",
         help="for opening: phones of the clips, a line of JSON each: name, and segments "
         "[[phone, start_s, end_s], ...] (default: those of the data set, if it has any)"
@@ -139,9 +139,9 @@ def draw_strips(
 
 
 def clip_opening(
-    source: Source, pair: Pair, inner_lips: tuple[int, int], phones: dict[str, Segments]
+    source: Source, pair: Pair, inner_lips: tuple[list[int], list[int]], phones: dict[str, Segments]
 ) -> Opening:
-    """The mouth opening of a pair between two vertices, upper and lower inner lip.
+    """The mouth opening of a pair; inner_lips: vertices of the upper and of the lower lip.
 
     Raises `UserError` where the clip has no recording.
     """
@@ -160,26 +160,24 @@ def clip_opening(
 
 def opening_parts(
     source: Source, args: argparse.Namespace
-) -> tuple[tuple[int, int], dict[str, Segments]]:
-    """Upper and lower inner lip, and the phones of clips ({} if unknown).
+) -> tuple[tuple[list[int], list[int]], dict[str, Segments]]:
+    """Vertices of the upper and lower inner lip, and the phones of clips ({} if unknown).
 
     Raises `UserError` where the vertices are not named or out of range, and for missing files.
     """
     spec = source.spec
-    inner_lips = args.inner_lips or find_inner_lips(spec)
+    if args.inner_lips:
+        inner_lips = given_inner_lips(args.inner_lips, spec.n_vertices)
+    else:
+        inner_lips = find_inner_lips(spec)
     if inner_lips is None:
         raise UserError(
             f"{spec.name} names no vertices of the inner lips; give --inner_lips UPPER LOWER"
         )
-    upper, lower = inner_lips
-    if not (0 <= upper < spec.n_vertices and 0 <= lower < spec.n_vertices and upper != lower):
-        raise UserError(
-            f"--inner_lips {upper} {lower}: expected two vertices from 0 to {spec.n_vertices - 1}"
-        )
     phones = read_phones(args.phones) if args.phones else load_phones(spec)
     for pair in source.pairs:
         source.audio(pair)
-    return (upper, lower), phones
+    return inner_lips, phones
 
 
 def draw_openings(source: Source, args: argparse.Namespace) -> Iterator[tuple[str, "Figure"]]:

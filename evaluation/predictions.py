@@ -22,6 +22,11 @@ from files.meshes import load_region
 LENGTH_TOLERANCE = 0.15  # relative difference in length of prediction and decimated truth, at most
 LARGEST_STEP = 2  # VOCASET's 60 fps against 30; a larger ratio means that a clip was cut short
 CLEAR_MARGIN = 0.1  # least difference of two motion correlations that decides between them
+# A prediction that has little in common with the truth may follow its beginning by chance. It was
+# cut short if it follows the beginning well and the decimated truth badly.
+FOLLOWS, DIFFERS = 0.8, 0.5  # motion correlations, at least and at most
+HALF_ROUNDING = 1  # frames by which half of a clip's length may be rounded
+SURE_CLIPS = 3  # of different lengths, all predicted with half of their frames: half the rate
 RATE_DIFFERENCE = 0.02  # relative difference in length, at least, that is another frame rate
 RATE_ROUNDING = 1.5  # frames by which lengths differ from a common ratio, at most
 FIT_VERTICES = 500  # vertices, at most, for these correlations
@@ -157,11 +162,12 @@ def check_step(pairs: Sequence[Pair], step: Fraction) -> str:
     """A warning if the motion does not confirm the ratio `step` of frame rates, else "".
 
     Predictions of half as many frames as the truth have half its frame rate, or were cut short.
-    For each of these two cases the correlation of predicted and true motion over all clips is
-    computed. There is a warning if they hardly differ (a face that never moves). Raises `UserError`
-    if the second one is clearly higher.
+    Several clips of different lengths, each of half as many frames, are not cut short. Otherwise
+    the correlation of predicted and true motion over all clips is computed for both cases. Raises
+    `UserError` if it is high for the second case and low for the first one. There is a warning if
+    the first one is not clearly higher: a face that never moves, or that moves otherwise.
     """
-    if step != LARGEST_STEP:
+    if step != LARGEST_STEP or _all_are_half(_counts(pairs)):
         return ""
     sums = np.zeros((2, 3))  # (decimated, cut) × (covariance, variance, true variance)
     for pair in pairs:
@@ -184,15 +190,22 @@ def check_step(pairs: Sequence[Pair], step: Fraction) -> str:
     first = pairs[0]
     n_pred, n_truth = (len(load_vertices(path)) for path in (first.prediction, first.truth))
     counts = f"{first.prediction}: {n_pred} frames, its truth has {n_truth}"
-    if r_cut > r_decimated + CLEAR_MARGIN:
+    if r_cut > FOLLOWS and r_decimated < DIFFERS:
         raise UserError(
             f"{counts}; the motion fits the truth's first {n_pred} frames (r {r_cut:.2f}) better "
-            f"than one frame in {step} (r {r_decimated:.2f}): cut short; predict whole clips"
+            f"than one frame in {step} (r {r_decimated:.2f}): cut short; predict whole clips, or "
+            "give --pred_fps and --truth_fps"
         )
     return (
         f"{counts}; compared with one frame in {step} of the truth, although the motion does not "
         "tell whether the predictions were cut short instead"
     )
+
+
+def _all_are_half(counts: Sequence[tuple[int, int]]) -> bool:
+    """Whether all predictions have half of their truth's frames, and several different lengths."""
+    halves = all(abs(n_truth - 2 * n_pred) <= 2 * HALF_ROUNDING for n_pred, n_truth in counts)
+    return halves and len({n_pred for n_pred, _ in counts}) >= SURE_CLIPS
 
 
 def _motion(vertices: NDArray) -> NDArray[np.float64]:

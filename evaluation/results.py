@@ -23,7 +23,6 @@ from config import DatasetSpec
 from evaluation.literature import WARNING, benchmark, comparison, rows_of
 from metrics import CLOSED_M
 
-UNITS = {"lve": "unit²", "fdd": "unit²", "mve": "unit", "jitter": "unit/s²", "cer": "ratio"}
 OVER_FRAMES = ("lve", "mve", "jitter")  # metrics averaged over frames; FDD is over clips
 SUFFIXES = {"model": "", "motionless template": "_motionless", "captured truth": "_truth"}
 # Character error rate on true lips, as a share of that on a motionless face, above which the rates
@@ -58,8 +57,8 @@ def grouped(rows: list[dict[str, Any]], key: str) -> dict[str, list[dict[str, An
 def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means of the metrics of rows (at least one).
 
-    LVE, MVE and jitter are means over all frames; FDD, opening r and sync over clips; closures and
-    character error rates over all closures and characters.
+    LVE, MVE and jitter are means over all frames; FDD, opening r, sync and MTM over clips; closures
+    and character error rates over all closures and characters.
     """
     frames = np.array([row["frames"] for row in rows])
     total: dict[str, Any] = {"clips": len(rows), "frames": int(frames.sum())}
@@ -74,6 +73,8 @@ def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
     if "opening_r" in rows[0]:
         total["opening_r"] = mean_without_nan([row["opening_r"] for row in rows])
         total["sync_ms"] = mean_without_nan([row["sync_ms"] for row in rows])
+        total["mtm_ms"] = mean_without_nan([row["mtm_ms"] for row in rows])
+        total["mtm_extrema"] = sum(row["mtm_extrema"] for row in rows)
         n = sum(row["closures"] for row in rows)
         if n:
             total["closures"] = n
@@ -181,6 +182,9 @@ def summary_lines(total: dict[str, Any]) -> list[str]:
     if "opening_r" in total:
         sync_ms = round(total["sync_ms"], 0) + 0.0  # -0.0 + 0.0 is 0.0: "+0", not "-0"
         lines.append(f"mouth opening r: {total['opening_r']:.3f}; sync: {sync_ms:+.0f} ms")
+        matched = f"{total['mtm_extrema']} matched extrema of the opening"
+        lines.append(f"MTM: {total['mtm_ms']:.1f} ms, {matched}" if total["mtm_extrema"] else
+                     "MTM: none, no extrema of the opening match")  # fmt: skip
     if "closed" in total:
         lines.append(
             f"p b m closed: {total['closed']:.3f} of {total['closures']} "

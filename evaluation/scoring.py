@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.units import metric_units, unit_name
 from config import DatasetSpec
 from data_loader import OpenDataset
-from dataset.regions import Region
+from dataset.regions import Region, lip_sides
+from evaluation.misalignment import temporal_misalignment
 from evaluation.phones import load_phones
-from evaluation.results import UNITS, published_rows, results_name, summarise, table, write_results
+from evaluation.results import published_rows, results_name, summarise, table, write_results
 from evaluation.saved import check_predictions_folder, save_prediction
 from jambatalk import JambaTalk
 from lip_reader import READER_FILE, LipReadingScorer, edit_distance, load_reader
@@ -64,7 +66,8 @@ def evaluate(
         row for s in splits for row in score_split(model, dataset, s, device, scorer, predictions)
     ]
     total = {"checkpoint": str(checkpoint), "dataset": spec.name, "split": ", ".join(splits)}
-    total |= {"metres_per_unit": spec.metres_per_unit, "units": UNITS}
+    units = metric_units(unit_name(spec.metres_per_unit))
+    total |= {"metres_per_unit": spec.metres_per_unit, "units": units}
     total |= {"regions": {which: region_label(region) for which, region in dataset.regions.items()}}
     total |= {"lip_reader": remark} | summarise(rows)
     total |= {"published": published_rows(spec, splits)}
@@ -137,7 +140,7 @@ class ClipScorer:
         self.spec, self.lip_scorer = spec, lip_scorer
         self.lips, self.upper = (dataset.regions[which].indices for which in ("lips", "upper"))
         inner_lips = dataset.regions.get("inner_lips")
-        self.inner = inner_lips.indices if inner_lips else None
+        self.inner = lip_sides(inner_lips.indices, inner_lips.source) if inner_lips else None
         self.phones = load_phones(spec)
 
     def row(self, model: JambaTalk, item: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -186,20 +189,23 @@ def clip_scores(
 
 
 def mouth_scores(
-    predicted: np.ndarray, truth: np.ndarray, inner: np.ndarray, segments: list, spec: DatasetSpec
-) -> dict[str, Any]:
-    """Correlation and sync of the mouth opening with the truth's; closures on p, b, m.
+    predicted: np.ndarray, truth: np.ndarray, inner: tuple[list[int], list[int]], segments: list,
+    spec: DatasetSpec,
+) -> dict[str, Any]:  # fmt: skip
+    """Correlation, sync and MTM of the mouth opening with the truth's; closures on p, b, m.
 
-    predicted, truth: (T, V, 3); inner: (2,) vertices of the upper and lower inner lip; segments:
+    predicted, truth: (T, V, 3); inner: vertices of the upper and of the lower inner lip; segments:
     [phone, start_s, end_s] of the clip, empty where phones are unknown.
     """
     threshold = CLOSED_M / spec.metres_per_unit
-    opening = mouth_opening(predicted, int(inner[0]), int(inner[1]))
-    true_opening = mouth_opening(truth, int(inner[0]), int(inner[1]))
+    opening, true_opening = mouth_opening(predicted, *inner), mouth_opening(truth, *inner)
+    misalignment = temporal_misalignment(opening, true_opening, spec.fps)
     closed = closures(opening, segments, threshold, spec.fps)
     return {
         "opening_r": mouth_opening_correlation(opening, true_opening),
         "sync_ms": lip_sync_offset_ms(opening, true_opening, spec.fps),
+        "mtm_ms": misalignment.ms,
+        "mtm_extrema": misalignment.extrema,
         "closures": len(closed),
         "closed": int(closed.sum()),
         "closed_truth": int(closures(true_opening, segments, threshold, spec.fps).sum()),

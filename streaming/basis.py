@@ -48,10 +48,11 @@ def face_message(checkpoint: Checkpoint, subject: str, template: NDArray[np.floa
         "openness": np.rint(255 * np.clip(openness, 0, 1)).astype("u1"),
         "gloss": np.rint(255 * np.clip(gloss, 0, 1)).astype("u1"),
     }
+    sides = find_inner_lips(spec)
     header = {
         "subject": subject, "fps": spec.fps, "n_vertices": len(template),
-        "inner_lips": find_inner_lips(spec), "low": framed.min(axis=0).tolist(),
-        "high": framed.max(axis=0).tolist(),
+        "inner_lips": [side[0] for side in sides] if sides else None,
+        "low": framed.min(axis=0).tolist(), "high": framed.max(axis=0).tolist(),
     }  # fmt: skip
     return packed(header, arrays)
 

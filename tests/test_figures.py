@@ -222,7 +222,9 @@ def test_openings_need_the_inner_lips_and_are_left_out_unless_named(
     assert run(source, monkeypatch) == 0
     assert capsys.readouterr().out == f"no mouth opening: {reason}"
     assert run(source, monkeypatch, "--inner_lips", "2", "4") == 2
-    assert "--inner_lips 2 4: expected two vertices from 0 to 3" in capsys.readouterr().err
+    assert "--inner_lips 2 4: expected vertices from 0 to 3" in capsys.readouterr().err
+    assert run(source, monkeypatch, "--inner_lips", "2", "1", "0") == 2
+    assert "3 vertices, expected pairs: an upper and a lower" in capsys.readouterr().err
     phones = Path(source.spec.root) / "phones.jsonl"
     phones.write_text('{"name": "a_01", "segments": [["m", 0.1, 0.2]]}\n')
     assert run(source, monkeypatch, "--inner_lips", "2", "1", "--phones", str(phones)) == 0

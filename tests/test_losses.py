@@ -101,6 +101,13 @@ def test_closure_weight_by_hand() -> None:
     torch.testing.assert_close(weight[0], torch.tensor([4.0, 4.0, 1 + 3 * 0.36787944]))
 
 
+def test_closure_weight_takes_the_mean_opening_of_several_pairs() -> None:
+    truth = torch.zeros(1, 1, 4, 3)
+    truth[0, 0, :, 1] = torch.tensor([3.0, 0.0, 2.0, 1.0])  # openings 3 and 1
+    weight = closure_weight(truth, gain=3.0, reach=2.0)
+    assert weight.item() == pytest.approx(1 + 3 * 0.36787944)
+
+
 def test_ctc_of_one_certain_path() -> None:
     """Two frames, text "1": paths 11, 01, 10 of uniform 3-way frames have probability 3/9."""
     logits = torch.zeros(1, 2, 3)

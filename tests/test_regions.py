@@ -10,7 +10,7 @@ import pytest
 from common.errors import UserError
 from config import BIWI, BIWI_6, VOCASET, Box, DatasetSpec
 from dataset import regions
-from dataset.regions import about_nose, find_region, find_regions, inside
+from dataset.regions import about_nose, find_inner_lips, find_region, find_regions, inside
 from files.meshes import load_region, load_templates
 
 V = 8
@@ -71,6 +71,18 @@ def test_inner_lips_are_a_region_if_the_data_set_has_them(
     assert (inner_lips.indices.tolist(), inner_lips.source) == ([6, 5], "inner.txt")
     with pytest.raises(UserError, match="none.txt: no such file"):
         find_regions(dataclasses.replace(spec, inner_lips="none.txt"))
+
+
+def test_inner_lips_are_pairs_of_an_upper_and_a_lower_vertex(
+    spec: DatasetSpec, tmp_path: Path
+) -> None:
+    spec = dataclasses.replace(spec, inner_lips="inner.txt")
+    (tmp_path / "inner.txt").write_text("6 5 2 1")
+    assert find_inner_lips(spec) == ([6, 2], [5, 1])
+    for rows, n in (("6 5 2", 3), ("6 6", 2)):
+        (tmp_path / "inner.txt").write_text(rows)
+        with pytest.raises(UserError, match=f"inner.txt: {n} vertices, expected pairs: an upper"):
+            find_inner_lips(spec)
 
 
 def test_an_empty_box_is_an_error_with_a_remedy(spec: DatasetSpec) -> None:

@@ -31,6 +31,7 @@ def test_train_then_test_leaves_a_whole_run_folder(
     folder = Path("runs/toy")
     record = json.loads((folder / "run.json").read_text())
     assert record["recipe"]["train"]["epochs"] == 2 and record["commit"]
+    assert record["units"] == {"val_lve": "m²", "val_mve": "m"}
     log = (folder / "log.csv").read_text().splitlines()
     assert len(log) == 3
     assert {"loss", "vertex", "velocity", "lips", "latent", "ctc", "balance", "val_lve"} < set(
@@ -46,6 +47,8 @@ def test_train_then_test_leaves_a_whole_run_folder(
     assert not any("teacher" in name or "reader" in name for name in model.state_dict())
     total = json.loads((folder / "results.json").read_text())["total"]
     assert total["clips"] == 2 and total["closures"] == 2
+    assert total["units"]["lve"] == "m²" and total["units"]["mtm_ms"] == "ms"
+    assert {"mtm_ms", "mtm_extrema"} < set(total)
     assert (folder / "reader.safetensors").exists() and {"cer", "cer_truth"} < set(total)
     output = capsys.readouterr().out
     assert "motionless template" in output

@@ -116,7 +116,8 @@ def test_full_size_scores_equal_the_formulas_of_codetalker_and_facediffuser(
         + ["--templates", f"{tmp_path}/templates.npz"]
     )
     scores = json.loads(capsys.readouterr().out)
-    assert set(scores) == {"lve", "fdd", "abs_fdd", "mve", "frames", "clips"}
+    figures = {"lve", "fdd", "abs_fdd", "mve", "frames", "clips"}
+    assert figures | {"opening_r", "mtm_ms", "mtm_extrema", "units"} == set(scores)
     assert (scores["frames"], scores["clips"]) == (10, 2)
     assert scores["lve"] == pytest.approx(math.fsum(largest) / 10, rel=1e-6)
     assert scores["mve"] == pytest.approx(math.fsum(distances) / (10 * n), rel=1e-6)
@@ -259,6 +260,76 @@ def test_half_the_frame_rate_is_accepted_where_the_motion_fits(
     assert "one frame in 2 of the truth" in printed.out
     assert printed.err.startswith("warning: ") and "30 frames, its truth has 60;" in printed.err
     assert "cut short instead" in printed.err
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_prediction_at_half_the_rate_is_never_taken_for_one_cut_short(
+    seed: int, folders: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Motion of its own, which by chance may follow the beginning of the truth better."""
+    rng = np.random.default_rng(seed)
+
+    def other_motion(truth: np.ndarray) -> np.ndarray:
+        return truth[:1] + 0.1 * rng.normal(size=(30, V, 3)).cumsum(0)
+
+    main(talk(folders, other_motion))
+    assert "one frame in 2 of the truth" in capsys.readouterr().out
+
+
+def test_clips_of_several_lengths_with_half_the_frames_need_no_motion(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The predictions have the motion of the truth's first half, but its whole length."""
+    for name in ("truth", "pred"):
+        (tmp_path / name).mkdir()
+    for i, frames in enumerate((60, 71, 90)):
+        truth = np.random.default_rng(i).normal(size=(frames, V, 3)).cumsum(0).astype("f4")
+        np.save(tmp_path / f"truth/c_{i}.npy", truth)
+        np.save(tmp_path / f"pred/c_{i}.npy", truth[: (frames + 1) // 2])
+    main(["--pred", f"{tmp_path}/pred", "--truth", f"{tmp_path}/truth"])
+    printed = capsys.readouterr()
+    assert "one frame in 2 of the truth" in printed.out and "cut short" not in printed.err
+
+
+def opening_clips(folder: Path, late_frames: int, metres_per_unit: float) -> list[str]:
+    """A face 0.2 m across that opens and closes its mouth, predicted late; the flags."""
+    for name, late in (("truth", 0), ("pred", late_frames)):
+        (folder / name).mkdir()
+        meshes = np.zeros((120, V, 3))
+        meshes[:, 0, 0] = 0.2
+        meshes[:, 1, 1] = 0.01 * (1 + np.sin(2 * np.pi * (np.arange(120) - late) / 24))
+        np.save(folder / name / "c_1.npy", (meshes / metres_per_unit).astype(np.float32))
+    return ["--pred", f"{folder}/pred", "--truth", f"{folder}/truth"]
+
+
+@pytest.mark.parametrize(("metres_per_unit", "unit"), [(1.0, "m"), (1e-3, "mm"), (0.1856, "unit")])
+def test_units_are_named(
+    metres_per_unit: float, unit: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = opening_clips(tmp_path, 0, metres_per_unit)
+    main([*flags, "--json"])
+    units = json.loads(capsys.readouterr().out)["units"]
+    assert units["lve"] == f"{unit}²" and units["mve"] == unit and units["mtm_ms"] == "ms"
+    main(flags)
+    lines = capsys.readouterr().out.splitlines()
+    assert f" {unit}² " in lines[0] and lines[4].startswith("unit: ")
+    main([*flags, "--unit", "ell"])
+    assert " ell² " in capsys.readouterr().out
+
+
+def test_misalignment_of_folders_is_in_milliseconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = opening_clips(tmp_path, 2, 1.0)
+    with pytest.raises(UserError, match="--inner_lips: MTM is in milliseconds; add --pred_fps"):
+        main([*flags, "--inner_lips", "1", "2"])
+    flags += ["--inner_lips", "1", "2", "1", "3", "--pred_fps", "25", "--truth_fps", "25"]
+    main([*flags, "--json"])
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["mtm_ms"] == pytest.approx(80.0) and scores["mtm_extrema"] >= 8
+    assert scores["opening_r"] == pytest.approx(np.cos(2 * np.pi * 2 / 24), abs=0.02)
+    main(flags)
+    assert "MTM     8.0000e+01 ms     inner lips 1 2 1 3; " in capsys.readouterr().out
 
 
 def test_frames_after_a_predictions_end_are_counted(

@@ -157,7 +157,7 @@ def test_files_hold_both_splits_every_clip_and_plain_json(
     assert [clip["clip"] for clip in content["clips"]] == ["F2_e01", "F2_e02", "F1_e02"]
     assert set(content["total"]["splits"]) == {"test_a", "test_b"}
     assert content["total"]["metres_per_unit"] == 1e-3
-    assert content["total"]["units"]["lve"] == "unit²"
+    assert content["total"]["units"]["lve"] == "mm²" and content["total"]["units"]["mve"] == "mm"
     assert content["total"]["regions"]["lips"] == "lips.txt (3 vertices)"
     lines = (out / "results.csv").read_text().splitlines()
     assert lines[0].startswith("split,clip,subject,frames,lve,") and len(lines) == 4

@@ -140,12 +140,13 @@ class MeshSums(torch.autograd.Function):
 def closure_weight(inner_lips: Tensor, gain: float, reach: float) -> Tensor:
     """Weight (B, T) of each frame: 1 + gain where the inner lips touch, falling to 1 as they part.
 
-    inner_lips: (B, T, 2, 3) true positions of the upper and the lower lip, y up; reach: the
-    opening, in their unit, at which the extra weight has fallen to 1/e. A squared error alone
-    leaves lips half open where a closure is uncertain, and a missed closure is what viewers notice.
+    inner_lips: (B, T, 2n, 3) true positions of n pairs, upper and lower lip in turn, y up; the
+    opening is the mean of the pairs. reach: the opening, in their unit, at which the extra weight
+    has fallen to 1/e. A squared error alone leaves lips half open where a closure is uncertain, and
+    a missed closure is what viewers notice.
     """
-    height = inner_lips[..., 1]  # (B, T, 2)
-    opening = (height[..., 0] - height[..., 1]).clamp(min=0)
+    height = inner_lips[..., 1].unflatten(-1, (-1, 2))  # (B, T, n, 2)
+    opening = (height[..., 0] - height[..., 1]).mean(-1).clamp(min=0)
     return 1.0 + gain * torch.exp(-((opening / reach) ** 2))
 
 

@@ -35,7 +35,7 @@ class Networks:
     teacher: TextTeacher
     average: AveragedModel | None
     loss_scale: float = 1.0  # factor from the vertices' unit to TrainConfig.loss_unit
-    inner_lips: Tensor | None = None  # (2,) vertices that touch when the mouth is shut
+    inner_lips: Tensor | None = None  # (2n,) upper, lower, ...: touch when the mouth is shut
     closure_reach: float = 0.0  # see `losses.closure_weight`, in the vertices' unit
     source: str = ""  # of the pre-trained encoder and teacher: a folder or a hub name
 
@@ -50,7 +50,7 @@ def build(
 ) -> Networks:
     """The networks of a recipe on a device, encoder and teacher loaded from `recipe.wav2vec2`.
 
-    n_lips: number of vertices that the lip reader takes; inner_lips: (2,) vertices, needed with
+    n_lips: number of vertices that the lip reader takes; inner_lips: (2n,) vertices, needed with
     `closure_gain`. Raises `UserError` when the pre-trained encoder cannot be loaded or has another
     shape.
     """

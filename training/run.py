@@ -25,6 +25,7 @@ from common.device import fast_bfloat16, pick_device
 from common.errors import UserError
 from common.failures import explained_worker_loss, step_failure
 from common.stop_signals import Stop, exit_code
+from common.units import unit_name
 from config import Recipe
 from data_loader import OpenDataset
 from dataset.batch_loader import PlannedLoader
@@ -109,7 +110,8 @@ class Run:
         log = None
         if self.group.is_first:
             with disk_errors(self.folder):
-                log = Log(self.folder, self.epoch - 1)
+                unit = unit_name(self.recipe.dataset.metres_per_unit)
+                log = Log(self.folder, self.epoch - 1, unit)
         validation, previews = self.dataset.split("val"), None
         if log is not None and config.preview_every:
             previews = Previews(self.recipe.dataset, validation, self.folder)

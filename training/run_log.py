@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from common.errors import UserError, reason_of
+from common.units import UNNAMED, metric_units, unit_name
 from common.whole_file import whole_file, write_whole
 from config import PROJECT_ROOT, Recipe
 from files.texts import decode
@@ -31,6 +32,7 @@ OF_A_RUN = (
     "results.*", "events.out.tfevents.*",
 )  # fmt: skip
 OLD_COLUMNS = {"val_choice": "val_selection_score"}  # names up to commit 4c337b8 -> names now
+SQUARED, LENGTHS = ("val_lve", "val_selection_score"), ("val_mve",)  # columns that have a unit
 STATIC_AFTER = 3  # epoch of the first warning about lips that do not move
 STATIC_EVERY = 10  # epochs between two such warnings
 DIVERGED = 3.0  # times the best validation error so far
@@ -49,6 +51,7 @@ def write_record(
     import torch
 
     diff = git("diff", "HEAD")
+    units = metric_units(unit_name(recipe.dataset.metres_per_unit))
     record = {
         "command": shlex.join(["main.py", *arguments]),
         "arguments": list(arguments),
@@ -61,6 +64,7 @@ def write_record(
         "processes": world,
         "precision": str(precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "units": {f"val_{name}": unit for name, unit in units.items() if name in ("lve", "mve")},
         "recipe": dataclasses.asdict(recipe),
     }
     write_whole(folder / RECORD_FILE, json.dumps(record, indent=1) + "\n")
@@ -82,11 +86,12 @@ class Log:
     """A row per epoch: log.csv, TensorBoard scalars, a line on the screen, warnings.
 
     Epoch 0 is the validation of the model that --init names, before the first step. done: the last
-    epoch that an earlier part of this run finished, -1 for none; later rows are dropped.
+    epoch that an earlier part of this run finished, -1 for none; later rows are dropped. unit: of
+    the vertices, printed on the screen.
     """
 
-    def __init__(self, folder: Path, done: int = 0) -> None:
-        self.path = folder / LOG_FILE
+    def __init__(self, folder: Path, done: int = 0, unit: str = UNNAMED) -> None:
+        self.path, self.unit = folder / LOG_FILE, unit
         try:
             self.rows = [row for row in read_log(self.path) if int(row["epoch"]) <= done]
         except (ValueError, KeyError, TypeError) as error:
@@ -102,7 +107,10 @@ class Log:
         self.rows.append({name: str(value) for name, value in row.items()})
         self._write()
         self.events.add_scalars(row, int(row["epoch"]))
-        printed = (f"{k} {v:.4g}" for k, v in row.items() if not k.startswith("router"))
+        units = dict.fromkeys(SQUARED, f" {self.unit}²") | dict.fromkeys(LENGTHS, f" {self.unit}")
+        printed = (
+            f"{k} {v:.4g}{units.get(k, '')}" for k, v in row.items() if not k.startswith("router")
+        )
         left = epochs - row["epoch"]
         remark = f"  {format_duration(left * row['seconds'])} left" if left else ""
         tqdm.write("  ".join(printed) + (remark if row["epoch"] else "  (start)"))

@@ -51,7 +51,7 @@ class MeshLosses(NamedTuple):
     balance: Tensor  # (B,) of the routers
     lip_offsets: Tensor  # (B, T, L, 3) predicted lips minus template
     lip_error: Tensor  # (B, T, L, 3) predicted minus true lips
-    inner_lips: Tensor | None  # (B, T, 2, 3) true upper and lower lip, where a loss needs them
+    inner_lips: Tensor | None  # (B, T, 2n, 3) true upper, lower, ... lips, where a loss needs them
     details: Tensor | None = None  # () vertex loss of small parts
 
 

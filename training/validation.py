@@ -26,7 +26,7 @@ STATIC_MOTION = 0.02  # share of the recorded lips' motion below which a face is
 class Closures:
     """Extra weight of frames in which the lips touch; see `losses.closure_weight`."""
 
-    inner_lips: Tensor  # (2,)
+    inner_lips: Tensor  # (2n,) vertices: upper, lower, ...
     gain: float
     reach: float
 
