@@ -196,9 +196,11 @@ class JambaTalk(nn.Module):
             for start in range(0, n_frames, SILENT_PART):
                 yield template.expand(min(SILENT_PART, n_frames - start), *template.shape)
             return
-        features = self.encoder.reader(ClipAudio(audio, template.device))
-        tail, begin = None, 0
-        for start, stop, fade_start, fade_stop in self.encoder.kind.windows.plan(n_frames, fps):
+        lead_in, features = self.encoder.reader_from_rest(ClipAudio(audio, template.device))
+        tail, begin = None, lead_in
+        for start, stop, fade_start, fade_stop in self.encoder.kind.windows.plan(
+            lead_in + n_frames, fps
+        ):
             states = self.encoder.transform(features(start * k, stop * k))
             hidden = self.hidden(fold(states, k))[0][:, begin - start : fade_stop - start]
             offsets = self.offsets(hidden)[0]  # (n, V, 3), without the frames of other windows

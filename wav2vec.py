@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from config import SAMPLE_RATE
 from speech.bodies import body_of, build_body
 from speech.clip_audio import ClipAudio
 from speech.features import fold, length_mask, mix_states
@@ -76,6 +77,14 @@ class SpeechEncoder(nn.Module):
         It is called with a start and a stop, in frames at fps·k Hz, that move forwards.
         """
         return self.kind.reader(self.body, audio, self.fps, self.k)
+
+    def reader_from_rest(self, audio: ClipAudio) -> tuple[int, Callable[[int, int], Tensor]]:
+        """Mesh frames of silence before a clip, and a `reader` of them and of the clip.
+
+        The decoder begins in this silence (`EncoderKind.lead_in_s`).
+        """
+        frames = round(self.kind.lead_in_s(audio) * self.fps)
+        return frames, self.reader(audio.after(-round(frames * SAMPLE_RATE / self.fps)))
 
     def window(self, audio: Tensor, begin: int, start: int, stop: int) -> Tensor:
         """Features (1, stop - start, k·C) of mesh frames start to stop - 1 of a long recording.

@@ -10,7 +10,8 @@ class ClipAudio:
     """Audio (S,) with zero mean and unit variance, read in parts; silence before and after it.
 
     source: a tensor (S,), or stored speech. device: of the parts of stored speech; a tensor's stay
-    on its own. first: sample of the source at which the clip begins.
+    on its own. first: sample of the source at which the clip begins; a negative one lies in the
+    silence before it.
     """
 
     def __init__(
@@ -22,18 +23,20 @@ class ClipAudio:
         return len(self.source) - self.first
 
     def after(self, n_samples: int) -> "ClipAudio":
-        """The clip without its first samples."""
+        """The clip without its first samples; -n: with n samples of silence before it."""
         return ClipAudio(self.source, self.device, self.first + n_samples)
 
     def read(self, start: int, stop: int) -> Tensor:
         """Samples (stop - start,) from `start` on, which may lie outside of the clip."""
-        low, high = (min(max(at, 0), len(self)) for at in (start, stop))
+        begin = max(self.first, 0)
+        low, high = (
+            min(max(self.first + at, begin), len(self.source)) for at in (start, stop)
+        )  # of the source
         if isinstance(self.source, Tensor):
-            part = self.source[self.first + low : self.first + high]
+            part = self.source[low:high]
         else:
-            part = torch.from_numpy(self.source.read(self.first + low, self.first + high))
-            part = part.to(self.device)
-        before = min(max(-start, 0), stop - start)
+            part = torch.from_numpy(self.source.read(low, high)).to(self.device)
+        before = min(max(begin - self.first - start, 0), stop - start)
         return torch.nn.functional.pad(part, (before, stop - start - before - len(part)))
 
 

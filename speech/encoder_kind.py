@@ -190,6 +190,10 @@ class EncoderKind(nn.Module):
         """
         return ChunkReader(self, body, audio, fps * k)
 
+    def lead_in_s(self, audio: ClipAudio) -> float:
+        """Seconds of silence before a clip that the decoder gets as well, so that it settles."""
+        return 0.0
+
     def window_step(self, fps: int, k: int) -> int:
         """Samples between two instants at which a window of `window_features` may begin."""
         return SAMPLE_RATE // math.gcd(AUDIO_FPS, fps * k)

@@ -19,7 +19,16 @@ from speech.clip_audio import ClipAudio
 BLOCK = SAMPLE_RATE // 100  # samples of which one amplitude is computed
 REACH = 200  # blocks before and after an instant that its level depends on
 PIECE = 4096  # blocks of a long clip that are computed at once, 41 s
+STEADY_SAMPLES = 4800  # of the beginning that `is_steady` is asked about, 0.3 s
+STEADY_BLOCK = 480  # samples of which it takes one loudness
+STEADY_RATIO = 2.0  # of the loudest to the softest, at most
 FLOOR = 1e-3  # added to the level, in the unit of the audio, so that digital silence stays zero
+
+
+def is_steady(sound: Tensor) -> bool:
+    """Whether a sound (S,) stays equally loud, as the noise of a room does and speech does not."""
+    loudness = sound.unfold(0, STEADY_BLOCK, STEADY_BLOCK).abs().mean(1)
+    return bool(loudness.max() <= STEADY_RATIO * loudness.min())
 
 
 def even_level(audio: Tensor) -> Tensor:

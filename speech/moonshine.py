@@ -48,6 +48,8 @@ STORED_SETTINGS = {  # constants of the features that a store has under a key wi
 }  # fmt: skip
 PHASES = (0, STRIDE // 2)  # samples at which the encodings that a prediction averages begin
 
+LEAD_IN_S = 0.1  # silence that the decoder gets before a clip that begins with steady noise
+
 Encode = Callable[[Tensor], Tensor]  # of windows (B, WINDOW_SAMPLES), see `window_states`
 
 
@@ -184,6 +186,10 @@ class Moonshine(EncoderKind):
         encode = self.encode(body)
         readers = [StateReader(encode, audio, fps, k, phase) for phase in phases]
         return lambda start, stop: sum(read(start, stop) for read in readers) / len(readers)
+
+    def lead_in_s(self, audio: ClipAudio) -> float:
+        """As `EncoderKind`: before noise, in which a decoder without a past opens the lips."""
+        return LEAD_IN_S if level.is_steady(audio.read(0, level.STEADY_SAMPLES)) else 0.0
 
     def window_step(self, fps: int, k: int) -> int:
         """As `EncoderKind`: a window may begin anywhere."""

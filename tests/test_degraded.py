@@ -5,10 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmarks.bench_lips import model_predictor
 from benchmarks.degraded import KINDS, degraded
-from benchmarks.measures import Lips
+from benchmarks.measures import LipMeter, Lips
 from benchmarks.non_speech import claps, guitar, rest, second_over_first, softer_voices, sounds
 from benchmarks.real_speech import Clip
+from config import BUNDLED_MODEL
+from synthetic.head import load_head
 from synthetic.phones import Segment
 
 N = 24_000
@@ -106,3 +109,10 @@ def test_open_frames_and_the_share_of_the_second_half():
     lips = Lips(track, track, track, track, track, track[:, None], closed=1.0)
     assert rest(lips) == (6, 3, 4.0)
     assert second_over_first(lips) == pytest.approx(3.2 / 6.5)
+
+
+def test_the_bundled_model_keeps_the_lips_still_from_the_first_frame_of_a_noise() -> None:
+    head = load_head()
+    predict, template = model_predictor(BUNDLED_MODEL, None, head, "torch")
+    noise = sounds()["room -50 dB"][:24_000]
+    assert rest(LipMeter(head).of_meshes(predict(noise), template)).largest_mm <= 0.1

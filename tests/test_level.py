@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from speech.level import even_level
+from speech.level import even_level, is_steady
 from speech.windows import SHORT, WHOLE_CLIPS, Windows
 
 RATE = 16_000
@@ -13,6 +13,14 @@ RATE = 16_000
 def noise(seconds: float, seed: int = 0) -> torch.Tensor:
     """White noise (1, S) with unit variance."""
     return torch.randn(1, int(seconds * RATE), generator=torch.Generator().manual_seed(seed))
+
+
+def test_noise_is_steady_and_a_sound_that_doubles_is_not() -> None:
+    sound = noise(0.3)[0]
+    assert is_steady(sound) and is_steady(0.01 * sound) and is_steady(torch.zeros(4800))
+    rising = torch.linspace(1, 2.2, 10).repeat_interleave(480)  # 30 ms at each loudness
+    assert not is_steady(rising) and is_steady(rising.clamp(max=2))
+    assert not is_steady(torch.cat([sound[:4000], torch.zeros(800)]))  # falls silent
 
 
 def test_steady_noise_gets_a_mean_amplitude_of_one() -> None:

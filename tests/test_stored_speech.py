@@ -65,6 +65,18 @@ def test_a_clip_is_silent_around_its_samples():
     assert clip.read(5, 7).tolist() == clip.read(-9, -7).tolist() == [0, 0]
 
 
+def test_a_clip_may_begin_in_the_silence_before_its_samples():
+    speech = StoredSpeech(stored(None, np.arange(5, dtype=np.float32)), 0, 5)
+    a, b, c, d, e = samples = speech.read(0, 5).tolist()
+    for source in (speech, torch.tensor(samples)):
+        clip = ClipAudio(source).after(-2)
+        assert len(clip) == 7
+        assert clip.read(-1, 4).tolist() == [0, 0, 0, a, b]
+        assert clip.read(1, 2).tolist() == [0]
+        assert clip.read(5, 9).tolist() == [d, e, 0, 0]
+        assert clip.after(3).read(0, 2).tolist() == [b, c]
+
+
 def test_the_level_in_pieces_is_that_of_the_whole_clip(monkeypatch):
     monkeypatch.setattr(level, "PIECE", 300)
     audio = torch.randn(20 * 16_000 + 57, generator=torch.Generator().manual_seed(0))
