@@ -94,6 +94,7 @@ class ModelConfig:
     vertex_rank: int = 0  # > 0: vertex head of that many learnt components; 0: one full matrix
     units_per_metre: float = 1.0  # of the data; the vertex head's output is multiplied by it
     mix_layers: bool = False  # features are a learnt mean of all the encoder's states
+    model: str = "jambatalk"  # whose decoder, a key of MODELS
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,8 @@ class Recipe:
     wav2vec2: str
 
 
+# Whose decoder -> its class, "" for the layers of the layout string.
+MODELS = {"jambatalk": "", "selftalk": "baselines.selftalk.SelfTalkDecoder"}
 LAYERS = {"M": "Mamba", "E": "MoE-Mamba", "A": "Transformer"}  # letter of a layout -> its layer
 
 # Ablated orders of the decoder (authors' poster): variant -> layouts for N = 1 (vocaset) and N = 2

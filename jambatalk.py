@@ -13,6 +13,7 @@ C0 and C convolutional and transformer width of the encoder, k encoder frames pe
 """
 
 import dataclasses
+import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from common.device import pick_device
 from common.errors import UserError, reason_of
 from common.overrides import check, from_dict
-from config import BUNDLED_MODEL, LAYERS, DatasetSpec, ModelConfig, Recipe, TrainConfig
+from config import BUNDLED_MODEL, LAYERS, MODELS, DatasetSpec, ModelConfig, Recipe, TrainConfig
 from dataset.faces import choose_face, find_faces
 from files.models import built_without_memory, load_model_file, misfits, save_model_file
 from files.shipped import check_shipped
@@ -65,6 +66,14 @@ def make_layer(kind: str, config: ModelConfig) -> nn.Module:
     if kind == "A":
         return TransformerLayer(c.d_model, c.d_ff, c.n_heads, c.n_kv_heads, c.rope_rank, c.dropout)
     raise ValueError(f"layout letter {kind!r}: expected one of {', '.join(LAYERS)}")
+
+
+def make_layers(config: ModelConfig) -> nn.ModuleList:
+    """The decoder that `config.model` names; each layer's `forward(x, mask)` keeps (B, T, D)."""
+    module, _, name = MODELS[config.model].rpartition(".")
+    if not module:
+        return nn.ModuleList(make_layer(kind, config) for kind in config.layout)
+    return nn.ModuleList([getattr(importlib.import_module(module), name)(config)])
 
 
 class VertexHead(nn.Module):
@@ -117,7 +126,7 @@ class JambaTalk(nn.Module):
         self.config = config
         self.encoder = SpeechEncoder(config.encoder, config.fps, config.fold, config.mix_layers)
         self.project = nn.Linear(self.encoder.width, config.d_model)
-        self.layers = nn.ModuleList(make_layer(kind, config) for kind in config.layout)
+        self.layers = make_layers(config)
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
         self.head = VertexHead(config.d_model, config.n_vertices, config.vertex_rank)

@@ -56,6 +56,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", metavar="RECIPE",
                         help="recipe whose network, encoder and training are used, such as "
                         "synthetic: small, its encoder is included")  # fmt: skip
+    parser.add_argument("--model", metavar="NAME", help="whose decoder: jambatalk (default), or a "
+                        "baseline of docs/comparison.md")  # fmt: skip
     parser.add_argument("--encoder", "--wav2vec2", metavar="NAME_OR_FOLDER",
                         help="pre-trained encoder: a local folder, such as synthetic/encoder, "
                         "or a hub name (--wav2vec2 is the same flag)")  # fmt: skip

@@ -18,6 +18,7 @@ from common.frame_rates import parse_rate, stored_rate
 from config import (
     LAYERS,
     LAYOUTS,
+    MODELS,
     RECIPES,
     RETIRED_FIELDS,
     Box,
@@ -292,6 +293,7 @@ def check(recipe: Recipe, typed: dict[str, str] | None = None) -> None:
                 raise wrong(path, expected)
     c, spec = recipe.model, recipe.dataset
     faults = (
+        ("model.model", c.model not in MODELS, f"one of {', '.join(MODELS)}"),
         ("model.layout", len(c.layout) > MAX_LAYERS, f"at most {MAX_LAYERS} letters"),
         ("model.n_experts", c.n_experts > MAX_LAYERS, f"at most {MAX_LAYERS}"),
         ("model.fps", c.fps > MAX_FPS, f"at most {MAX_FPS}"),

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WINGS = (  # left to right; a module of the root is a wing of its own
     ("config",),
     ("common",),
-    ("files", "layers"),
+    ("files", "layers", "baselines"),
     ("speech", "synthetic.head"),
     ("dataset", "wav2vec"),
     ("data_loader", "lip_reader"),

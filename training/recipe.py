@@ -71,8 +71,10 @@ def named_recipe(name: str, base: str | None) -> tuple[Recipe, dict[str, str]]:
 
 
 def settings_of(args: argparse.Namespace) -> list[tuple[str, str, str]]:
-    """What --set and `FIELD_FLAGS` change, as triples for `override`."""
+    """What --set, --model and `FIELD_FLAGS` change, as triples for `override`."""
     settings = parse_settings(args.set)
+    if args.model is not None:
+        settings.append((f"--model {args.model}", "model.model", args.model))
     for field in FIELD_FLAGS:
         if (value := getattr(args, field)) is not None:
             settings.append((f"--{field} {value}", f"train.{field}", value))

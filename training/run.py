@@ -93,7 +93,9 @@ class Run:
         inner_lips = torch.from_numpy(inner_lips.indices) if inner_lips else None
         self.nets = build(recipe, self.device, len(self.lips), inner_lips)
         c = recipe.model
-        tqdm.write(f"network: {c.layout}, width {c.d_model}, encoder {recipe.wav2vec2}")
+        tqdm.write(
+            f"network: {c.model}, layout {c.layout}, width {c.d_model}, encoder {recipe.wav2vec2}"
+        )
         self.new_head = start is None or take_weights(self.nets.model, start)
         self.epoch = 1 if start is None else 0  # 0: the validation of `start`
         self.best_score, self.sums = math.inf, dict[str, float]()

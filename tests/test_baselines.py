@@ -1,0 +1,85 @@
+"""Decoders of other systems under JambaTalk's interface: padding, stream, gradients, training."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.errors import UserError
+from config import MODELS, SYNTHETIC, ModelConfig, Recipe
+from jambatalk import Checkpoint, JambaTalk, load_checkpoint, save_checkpoint
+from speech.timing import mesh_frames
+from streaming.engine import Stream
+from tests.toy import DECODER, ENCODER, V, outcome, run_toy
+
+BASELINES = [name for name in MODELS if name != "jambatalk"]
+SPEC = dataclasses.replace(SYNTHETIC, n_vertices=V)
+
+
+def moving(name: str) -> JambaTalk:
+    """An untrained network whose head moves the face, in evaluation mode."""
+    torch.manual_seed(0)
+    encoder = ENCODER | {"apply_spec_augment": False}
+    model = JambaTalk(
+        ModelConfig(encoder=encoder, n_vertices=V, fps=30, fold=2, model=name, **DECODER)
+    )
+    torch.nn.init.normal_(model.head.offsets.weight, std=0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_padded_batch_gives_what_each_clip_gives_alone(name: str) -> None:
+    model = moving(name)
+    audio, template = torch.randn(2, 16_000), torch.randn(2, V, 3)
+    audio[1, 9_600:] = 0
+    both, balance = model(audio, template, torch.tensor([16_000, 9_600]))
+    assert both.shape == (2, mesh_frames(16_000, 30), V, 3) and not balance.any()
+    alone, _ = model(audio[1:, :9_600], template[1:])
+    torch.testing.assert_close(both[1:, : alone.shape[1]], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_stream_of_a_short_clip_is_its_forward_pass(name: str) -> None:
+    model, audio, template = moving(name), torch.randn(16_000), torch.randn(V, 3)
+    audio = (audio - audio.mean()) / audio.std(correction=0)
+    with torch.no_grad():
+        whole = model(audio[None], template[None])[0][0]
+    torch.testing.assert_close(model.predict(audio, template), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_gradient_reaches_every_parameter_of_the_decoder(name: str) -> None:
+    model = moving(name)
+    vertices, _ = model(torch.randn(1, 16_000), torch.randn(1, V, 3))
+    vertices.square().sum().backward()
+    for part in (model.project, model.layers, model.norm, model.head):
+        assert all(p.grad is not None and p.grad.any() for p in part.parameters())
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_checkpoint_rebuilds_the_model_that_it_names(name: str, tmp_path: Path) -> None:
+    model, path = moving(name), tmp_path / "model.safetensors"
+    save_checkpoint(path, model, SPEC)
+    again = load_checkpoint(path).model
+    assert again.config.model == name
+    audio, template = torch.randn(1, 8_000), torch.randn(1, V, 3)
+    assert torch.equal(again(audio, template)[0], model(audio, template)[0])
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_training_by_the_command_line_reduces_the_loss(name: str, recipe: Recipe) -> None:
+    assert run_toy("--model", name, "--out", name) == 0
+    losses = [float(row["vertex"]) for row in outcome(name)[1]]
+    assert losses[-1] < losses[0]
+
+
+def test_an_unknown_model_is_one_line(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_toy("--model", "selftalkk") == 2
+    assert f"--model selftalkk: expected one of {', '.join(MODELS)}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_live_engine_refuses_a_decoder_without_steps(name: str) -> None:
+    with pytest.raises(UserError, match=f"live: {name} attends to the whole clip"):
+        Stream(Checkpoint(moving(name), SPEC))
