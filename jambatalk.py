@@ -33,10 +33,10 @@ from files.models import built_without_memory, load_model_file, misfits, save_mo
 from files.shipped import check_shipped
 from layers import NORM_EPS
 from layers.coarse_linear import use_precision
-from layers.lean_linear import CoarseBackward
 from layers.mamba import MambaLayer
 from layers.moe import MoEMambaLayer
 from layers.transformer import TransformerLayer
+from layers.vertex_head import VertexHead
 from rendering.animation import Animation, check_fps, resample_motion
 from speech.clip_audio import ClipAudio
 from speech.encoder_backend import check_backend
@@ -74,48 +74,6 @@ def make_layers(config: ModelConfig) -> nn.ModuleList:
     if not module:
         return nn.ModuleList(make_layer(kind, config) for kind in config.layout)
     return nn.ModuleList([getattr(importlib.import_module(module), name)(config)])
-
-
-class VertexHead(nn.Module):
-    """Decoder output (B, T, D) to offsets (B, T, V, 3), zero at initialisation.
-
-    rank 0: one D x 3V matrix, as in the paper. rank r: D x r, then r learnt components of the mesh;
-    `set_components` initialises them with principal components of the data.
-    """
-
-    def __init__(self, d_model: int, n_vertices: int, rank: int) -> None:
-        super().__init__()
-        self.n_vertices = n_vertices
-        self.coefficients = nn.Linear(d_model, rank) if rank else None
-        self.offsets = nn.Linear(rank or d_model, 3 * n_vertices)
-        nn.init.zeros_(self.offsets.weight)
-        nn.init.zeros_(self.offsets.bias)
-
-    def low_rank(self, x: Tensor) -> Tensor:
-        """x: (B, T, D). Returns coefficients (B, T, rank) float32, for a rank above 0."""
-        with torch.autocast(x.device.type, enabled=False):
-            return self.coefficients(x.float())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, T, D). Returns (B, T, V, 3) float32, under autocast as well."""
-        device = x.device.type
-        coarse = torch.is_autocast_enabled(device) and torch.is_grad_enabled()
-        coarse = coarse and torch.get_autocast_dtype(device) == torch.bfloat16
-        with torch.autocast(device, enabled=False):  # bfloat16 has an error of 0.2 %
-            x = x.float() if self.coefficients is None else self.coefficients(x.float())
-            last = self.offsets
-            offsets = CoarseBackward.apply(x, last.weight, last.bias) if coarse else last(x)
-            return offsets.unflatten(-1, (self.n_vertices, 3))
-
-    @torch.no_grad()
-    def set_components(self, mean: Tensor, components: Tensor) -> None:
-        """Initialise with mean offsets (V, 3) and components (rank, V, 3) for unit coefficients."""
-        if self.coefficients is None:
-            raise ValueError("vertex head of rank 0: it has no components")
-        self.offsets.bias.copy_(mean.flatten())
-        self.offsets.weight.copy_(components.flatten(1).T)
-        nn.init.normal_(self.coefficients.weight, std=0.02)
-        nn.init.zeros_(self.coefficients.bias)
 
 
 class JambaTalk(nn.Module):

@@ -23,6 +23,7 @@ from training.recipe import (
     locate_data,
     recipe_of_flags,
     recipe_of_run,
+    run_name,
     splits_to_test,
 )
 from training.run_log import BEST_FILE
@@ -50,8 +51,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", help=f"{', '.join(RECIPES)}, or a folder of your own data "
                         "(default synthetic)")  # fmt: skip
     parser.add_argument("--mode", choices=("train", "test"), help="default: train, then test")
-    parser.add_argument("--out", help="run folder (default runs/<dataset>, or "
-                        "runs/test for a --checkpoint without --dataset)")  # fmt: skip
+    parser.add_argument("--out", help="run folder (default runs/<dataset>, "
+                        "runs/<dataset>_<model> with --model, or runs/test for a --checkpoint "
+                        "without --dataset)")  # fmt: skip
     parser.add_argument("--checkpoint", help="model to test (default <out>/best.safetensors)")
     parser.add_argument("--base", metavar="RECIPE",
                         help="recipe whose network, encoder and training are used, such as "
@@ -147,7 +149,7 @@ def resolve_run(args: argparse.Namespace) -> ResolvedRun:
     if not args.source:  # a recorded recipe is located already
         spec, regions = locate_data(spec, facts)
         recipe = dataclasses.replace(recipe, dataset=spec)
-    out = writable_folder(args.out or f"runs/{spec.name}")
+    out = writable_folder(args.out or f"runs/{run_name(recipe)}")
     if args.save_predictions:
         from evaluation.saved import check_predictions_folder
 
@@ -199,6 +201,9 @@ def test(
     from jambatalk import load_checkpoint
 
     model, own = load_checkpoint(checkpoint)
+    name = getattr(model.config, "model", "published weights")
+    if args.model not in (None, name):
+        raise UserError(f"--model {args.model}: {checkpoint} is a model of {name}")
     if dataset is None:
         dataset = OpenDataset(*locate_data(own))
     spec = dataset.spec

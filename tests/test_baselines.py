@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.errors import UserError
+import main
+from common.errors import UserError, run_cli
 from config import MODELS, SYNTHETIC, ModelConfig, Recipe
-from jambatalk import Checkpoint, JambaTalk, load_checkpoint, save_checkpoint
+from files.models import load_model_file, save_model_file
+from jambatalk import HEADER, Checkpoint, JambaTalk, load_checkpoint, save_checkpoint
 from speech.timing import mesh_frames
 from streaming.engine import Stream
 from tests.toy import DECODER, ENCODER, V, outcome, run_toy
@@ -77,6 +79,25 @@ def test_training_by_the_command_line_reduces_the_loss(name: str, recipe: Recipe
 def test_an_unknown_model_is_one_line(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_toy("--model", "selftalkk") == 2
     assert f"--model selftalkk: expected one of {', '.join(MODELS)}" in capsys.readouterr().err
+
+
+def test_a_test_refuses_a_checkpoint_of_another_model(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint("x.safetensors", moving("jambatalk"), SPEC)
+    test = ["--mode", "test", "--dataset", "toy"]
+    assert run_cli(main.main, [*test, "--model", "selftalk", "--checkpoint", "x.safetensors"]) == 2
+    expected = "--model selftalk: x.safetensors is a model of jambatalk"
+    assert expected in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_a_model_name_is_of_jambatalk(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, moving("jambatalk"), SPEC)
+    weights, header = load_model_file(path, HEADER)
+    del header["model"]["model"]
+    save_model_file(path, weights, HEADER, header)
+    assert load_checkpoint(path).model.config.model == "jambatalk"
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jambatalk import VertexHead
+from layers.vertex_head import VertexHead
 from speech.features import length_mask
 from training.losses import Sizes
 

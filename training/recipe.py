@@ -12,7 +12,7 @@ from typing import Any
 
 from common.errors import UserError, reason_of
 from common.overrides import check, from_dict, override, parse_settings
-from config import RECIPES, DatasetSpec, Recipe
+from config import MODELS, RECIPES, DatasetSpec, Recipe
 from dataset.base_recipe import with_base
 from dataset.own_folder import lines_of, read_folder
 from dataset.prepared import locate
@@ -41,7 +41,10 @@ def recipe_of_flags(args: argparse.Namespace) -> tuple[Recipe, dict[str, str]]:
     default, recipe = recipe, override(recipe, settings_of(args))
     if args.mode == "test":
         facts.pop("recipe", None)
-        if (default.model, default.train) != (recipe.model, recipe.train):
+        network = dataclasses.replace(
+            recipe.model, model=default.model.model
+        )  # --model may be given
+        if (default.model, default.train) != (network, recipe.train):
             raise UserError(
                 "--mode test: the model file determines network and training; "
                 "only settings of dataset are allowed"
@@ -79,6 +82,12 @@ def settings_of(args: argparse.Namespace) -> list[tuple[str, str, str]]:
         if (value := getattr(args, field)) is not None:
             settings.append((f"--{field} {value}", f"train.{field}", value))
     return settings
+
+
+def run_name(recipe: Recipe) -> str:
+    """The name of a recipe's run folder: of the data set, and of the decoder if not JambaTalk's."""
+    name, model = recipe.dataset.name, recipe.model.model
+    return name if model == next(iter(MODELS)) else f"{name}_{model}"
 
 
 def recipe_of_run(args: argparse.Namespace) -> tuple[Recipe, list[str], str]:
