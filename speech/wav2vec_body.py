@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.checkpoint import checkpoint
 
 from layers.attention import attend
 from speech.encoder_config import ACTIVATIONS, EncoderConfig
+from speech.positional_convolution import PositionalConvolution
 
 
 class Convolution(nn.Module):
@@ -85,48 +85,6 @@ class FeatureProjection(nn.Module):
         """(B, A, C), and the normalised features (B, A, C0)."""
         normalised = self.layer_norm(features)
         return self.dropout(self.projection(normalised)), normalised
-
-
-class WeightNorm(nn.Module):
-    """Weights (C, C / groups, taps) from a norm for each tap and directions.
-
-    Salimans and Kingma 2016 (arXiv 1602.07868). torch's own computes norms on its device "meta",
-    too, and imports torch._dynamo for that.
-    """
-
-    def forward(self, norms: Tensor, directions: Tensor) -> Tensor:
-        """norms: (1, 1, taps); directions: (C, C / groups, taps)."""
-        return directions * (norms / _tap_norms(directions))
-
-    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Norms and directions of a weight."""
-        if weight.is_meta:
-            return weight.new_empty(1, 1, weight.shape[2]), weight
-        return _tap_norms(weight), weight
-
-
-def _tap_norms(weight: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(weight, dim=(0, 1), keepdim=True)
-
-
-class PositionalConvolution(nn.Module):
-    """Relative positions: a wide grouped convolution over time, (B, A, C) to (B, A, C)."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        width, taps = config.hidden_size, config.num_conv_pos_embeddings
-        conv = nn.Conv1d(
-            width, width, taps, padding=taps // 2, groups=config.num_conv_pos_embedding_groups
-        )
-        register_parametrization(conv, "weight", WeightNorm(), unsafe=True)  # unsafe: no trial run
-        self.conv = conv
-        self.activation = ACTIVATIONS[config.feat_extract_activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, A, C)."""
-        n_frames = x.shape[1]
-        y = self.conv(x.transpose(1, 2))[..., :n_frames]  # an even number of taps gives one more
-        return self.activation(y).transpose(1, 2)
 
 
 class Attention(nn.Module):
