@@ -40,6 +40,7 @@ from synthetic.head import Head, load_head
 BLOCK = SAMPLE_RATE // 50
 WARM_UP_S = 2.0  # of sound before anything is measured
 SESSION_S = 20.0  # of sound, of each of the sessions
+MEMORY_ROW = 10  # minutes of sound between two rows about memory
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,8 +52,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--wav_path", type=Path, nargs="+", default=[DEMO_FOLDER], metavar="FILE",
         help="recordings to feed, and folders of them; default: demo/wav")
     add("--minutes", type=float, default=10.0, help="fed on the clock; default: %(default)s")
-    add("--memory_minutes", type=float, default=10.0,
-        help="fed as fast as possible; default: %(default)s")
+    add("--memory_minutes", type=int, default=10, metavar="N",
+        help="fed as fast as possible, 60 for the hour; at least 1; default: %(default)s")
     add("--precision", choices=PRECISIONS, default="auto", help="as of live.py; default: auto")
     add("--output", default="curves", help="of the engine; default: %(default)s")
     add("--lips", action="store_true", help="lip sync by look-ahead, on human recordings")
@@ -62,7 +63,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--extra_wav", metavar="DIR", default=EXTRA_FOLDER, help="as for bench_lips")
     add("--asterisk", metavar="DIR", help="as for bench_lips")
     # fmt: on
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.memory_minutes < 1:
+        raise UserError(f"--memory_minutes {args.memory_minutes}: expected at least 1")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,18 +115,25 @@ def on_the_clock(checkpoint: Checkpoint, sound: NDArray, args: argparse.Namespac
 
 
 def memory_growth(checkpoint: Checkpoint, sound: NDArray, args: argparse.Namespace) -> float:
-    """Growth of the process's memory in MB for each hour of sound."""
+    """Growth of the process's memory in MB for each hour of sound, after a minute of warming up.
+
+    The slope of a line through the memory after each minute of sound, by least squares.
+    """
     stream, minutes = Stream(checkpoint, output=args.output), args.memory_minutes
     for block in blocks_of(sound, 60.0):
         stream.push(block)
-    before = resident_mb()
-    begin = time.process_time()
-    for block in blocks_of(sound, 60 * minutes):
-        stream.push(block)
-    growth = (resident_mb() - before) / minutes * 60
-    print(f"{minutes:g} minutes: {before:.0f} MB, growing by {growth:.1f} MB an hour; "
-          f"{(time.process_time() - begin) / (60 * minutes):.3f} of a core")  # fmt: skip
-    return round(growth, 1)
+    memory, begin = [resident_mb()], time.process_time()
+    for minute in range(1, minutes + 1):
+        for block in blocks_of(sound, 60.0):
+            stream.push(block)
+        memory.append(resident_mb())
+        if minute % MEMORY_ROW == 0 or minute == minutes:
+            share = (time.process_time() - begin) / (60 * minute)
+            print(f"{minute:4} of {minutes} minutes: {memory[-1]:.1f} MB, {min(memory):.1f} to "
+                  f"{max(memory):.1f} so far; {share:.3f} of a core", flush=True)  # fmt: skip
+    slope, _ = np.polyfit(np.arange(minutes + 1) / 60, memory, 1)
+    print(f"memory grows by {slope:.1f} MB an hour")
+    return round(float(slope), 1)
 
 
 def resident_mb() -> float:

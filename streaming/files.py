@@ -27,29 +27,25 @@ async def make_file(
     name: str,
     recording: bytes,
     longest_s: float,
-    checkpoint: Path,
-    dataset: str | None,
-    subject: str,
+    flags: list[str],
     is_gone: Callable[[], Awaitable[bool]],
 ) -> tuple[bytes, str, str]:
     """(content, file name, media type) of the format `name` of FORMATS.
 
     recording: a file in any format that demo.py reads; longest_s: what follows is left out;
-    checkpoint, dataset, subject: as for demo.py; is_gone: whether the client has left. Raises
+    flags: further flags of demo.py; is_gone: whether the client has left. Raises
     `UserError` for an unknown format and a recording that cannot be used, `ClientDisconnect` once
     the client has left. demo.py ends with this call, however it ends.
     """
     if name not in FORMATS:
         raise UserError(f"file {name}: expected one of {', '.join(FORMATS)}")
-    ending, flags, kind = FORMATS[name]
+    ending, kind_flags, kind = FORMATS[name]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recording.wav"
         path.write_bytes(recording)
         command = [
             PROJECT_ROOT / "demo.py", "--wav_path", path, "--out", Path(folder) / "out",
-            "--end", str(longest_s), "--quiet", "--checkpoint", checkpoint,
-            f"--subject={subject}", *flags,
-            *([] if dataset is None else [f"--dataset={dataset}"]),
+            "--end", str(longest_s), "--quiet", *kind_flags, *flags,
         ]  # fmt: skip
         code, error = await run_python(command, is_gone)
         if code:

@@ -164,9 +164,8 @@ class Service:
             body = await self._body(request)
             async with self.making:
                 content, name, kind = await make_file(
-                    request.path_params["format"], body, self.limits.upload_s, self.path,
-                    self.dataset, request.query_params.get("subject", self.subject),
-                    lambda: self._is_over(request),
+                    request.path_params["format"], body, self.limits.upload_s,
+                    self._demo_flags(request), lambda: self._is_over(request),
                 )  # fmt: skip
         except UserError as error:
             return JSONResponse({"error": message_of(error)}, 400)
@@ -250,6 +249,16 @@ class Service:
                 session.hear(samples_of(data, settings))
             elif (command := command_of(message.get("text") or "")) != "ping":
                 await session.command(command)
+
+    def _demo_flags(self, request: Request) -> list[str]:
+        """Flags of demo.py for a file: `subject` and `background` are those of the request."""
+        query = request.query_params
+        flags = [f"--checkpoint={self.path}", f"--subject={query.get('subject', self.subject)}"]
+        if self.dataset is not None:
+            flags.append(f"--dataset={self.dataset}")
+        if "background" in query and request.path_params["format"] == "mp4":
+            flags.append(f"--background={query['background']}")
+        return flags
 
     async def _is_over(self, request: Request) -> bool:
         return self.is_stopping() or await request.is_disconnected()

@@ -138,7 +138,7 @@ class Session:
 
     def state(self) -> dict[str, Any]:
         """The report of a session."""
-        latency = self.stream.latency()._asdict() if self.counts.frames else {}
+        latency = self.stream.latency()._asdict()
         waiting = self.queue.n_waiting + self.queue.n_silent
         return {
             "type": "stats",
@@ -146,7 +146,7 @@ class Session:
             "late": self.counts.late,
             "queued_ms": round(1000.0 * waiting / self.rate, 1),
             "dropped_ms": round(self.counts.dropped_ms, 1),
-            **{name: round(value, 1) for name, value in latency.items()},
+            **{name: round(value, 1) for name, value in latency.items() if not np.isnan(value)},
         }
 
     async def _obey(self, name: str) -> None:

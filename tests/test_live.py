@@ -137,6 +137,21 @@ def test_a_session_can_begin_a_new_recording(
         assert np.array_equal(speak(socket, sound, 4_000), speak(socket, sound, 500))
 
 
+def test_reports_are_json_without_nan(
+    service: SimpleNamespace, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streaming.session.REPORT_S", 0.0)
+    with open_session(service) as socket:
+        socket.send(sound_of(rng, 0.3).tobytes())
+        socket.send('{"type": "end"}')  # behind it the stream has no delays yet
+        has_delays = []
+        while True not in has_delays or has_delays[-1]:
+            message = socket.recv(timeout=5)
+            if isinstance(message, str) and '"stats"' in message:
+                assert "NaN" not in message
+                has_delays.append("p50_ms" in message)
+
+
 def test_sound_behind_an_end_belongs_to_the_next_recording(
     service: SimpleNamespace, rng: np.random.Generator
 ) -> None:

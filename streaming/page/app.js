@@ -1,27 +1,54 @@
 // The page: buttons, the session, what is drawn.
 import { Head, readFace } from "./head.js";
+import { Kept } from "./kept.js";
+import { Motion } from "./motion.js";
 import { Session, withToken } from "./session.js";
-import { Microphone, Recording, wavFile } from "./sound.js";
+import { Microphone, Recording } from "./sound.js";
 import { Timeline } from "./timeline.js";
 
-const DELAY_S = 0.07; // behind the newest frame of a microphone, so that steps do not show
 const RETRY_MS = 1500;
-const LATEST_S = 10; // that frames may still come after the end of a recording
-const LONGEST_S = 600; // of sound that is kept for "Save"
+const TAIL_MS = 300; // between the end of a recording and that of its motion
 const BUTTONS = ["microphone", "recording", "file", "subject"];
 
 const byId = (id) => document.getElementById(id);
-const head = new Head(byId("head"));
-const state = { info: null, context: null, source: null, session: null, timeline: null, kept: [], keptRate: 0,
-  keptSamples: 0, shown: null, instant: 0, last: performance.now(), drawn: 0, counted: performance.now(), wanted: false };
-globalThis.liveHead = { head, state }; // for tests and for the console
+const state = { info: null, context: null, source: null, session: null, timeline: null, kept: null, task: 0,
+  ended: false, saving: new Set() };
+let head;
+let motion;
 
+// `name` says what the page does: loading, ready, opening, listening, speaking, saving, lost or error.
 function say(text, name = document.body.dataset.state) {
   byId("status").textContent = text;
   document.body.dataset.state = name;
 }
 
 class Unreachable extends Error {}
+class Stale extends Error {} // the user asked for something else meanwhile
+
+// What a promise gives; throws `Stale` when another task began before, and discards the result.
+async function current(promise, discard = () => {}) {
+  const { task } = state;
+  const result = await promise.catch((error) => {
+    if (task !== state.task) throw new Stale();
+    throw error;
+  });
+  if (task === state.task) return result;
+  discard(result);
+  throw new Stale();
+}
+
+// Runs what a button asks for, and shows why it failed.
+function act(work) {
+  return async (event) => {
+    try {
+      await work(event);
+    } catch (error) {
+      if (error instanceof Stale) return;
+      finish();
+      say(error.message, "error");
+    }
+  };
+}
 
 async function ask(path, options) {
   const response = await fetch(withToken(path), options).catch(() => {
@@ -35,23 +62,30 @@ async function ask(path, options) {
   throw new Error(reason);
 }
 
-async function load() {
+const wait = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
+
+// Shows the program's faces, as soon as it answers.
+async function connect() {
   for (;;) {
     try {
-      state.info = await (await ask("/api/info")).json();
+      state.info = await (await current(ask("/api/info"))).json();
       if (!state.info.components) throw new Error("The model's head has no components; use the bundled model.");
       fillSubjects();
-      await showSubject();
-      BUTTONS.forEach((id) => { byId(id).disabled = false; });
-      say("", "ready");
+      await current(showSubject());
+      state.timeline = new Timeline(state.info.fps);
       return;
     } catch (error) {
-      const lost = error instanceof Unreachable;
-      say(lost ? "The program does not answer. Trying again…" : error.message, "lost");
-      if (!lost) return;
-      await new Promise((done) => { setTimeout(done, RETRY_MS); });
+      if (!(error instanceof Unreachable)) throw error;
+      say("The program does not answer. Trying again…", "lost");
+      await current(wait(RETRY_MS));
     }
   }
+}
+
+async function load() {
+  await connect();
+  BUTTONS.forEach((id) => { byId(id).disabled = false; });
+  say("", "ready");
 }
 
 function fillSubjects() {
@@ -60,49 +94,64 @@ function fillSubjects() {
 }
 
 async function showSubject() {
-  const subject = encodeURIComponent(byId("subject").value);
-  const buffer = await (await ask(`/api/face?subject=${subject}`)).arrayBuffer();
+  const subject = byId("subject").value;
+  const buffer = await (await ask(`/api/face?subject=${encodeURIComponent(subject)}`)).arrayBuffer();
+  if (subject !== byId("subject").value) return; // another was chosen meanwhile
   head.show(readFace(buffer));
-  state.timeline = new Timeline(state.info.fps);
-  state.shown = null;
+  motion.reset();
 }
 
-function audioContext() {
+// A running audio context. Browsers start one only after a click or a key.
+async function audioContext() {
   state.context ??= new AudioContext();
-  return state.context.resume().then(() => state.context);
+  const { task } = state;
+  const timer = setTimeout(() => {
+    if (task === state.task) say("Click here: the browser plays sound only after a click.");
+  }, 500);
+  await current(state.context.resume());
+  clearTimeout(timer);
+  return state.context;
 }
 
-function keep(samples) {
-  if (state.keptSamples > LONGEST_S * state.keptRate) return;
-  state.kept.push(samples.slice());
-  state.keptSamples += samples.length;
-}
-
-function openSession(context, start) {
+function openSession(start) {
   state.timeline.clear();
-  state.instant = 0;
   state.ended = false;
-  state.session = new Session({ rate: context.sampleRate, subject: byId("subject").value }, {
+  const session = new Session({ rate: state.context.sampleRate, subject: byId("subject").value }, {
     hello: start,
     frames: (first, frames) => {
       state.timeline.add(first, frames);
       document.body.dataset.frames = state.timeline.count;
-      const { source } = state;
-      if (source instanceof Recording && source.begin === null && state.timeline.newest > 0.25) source.play();
+      if (state.timeline.newest > 0.25) playRecording();
     },
     stats: (stats) => {
       byId("p50").textContent = stats.p50_ms === undefined ? "–" : `${Math.round(stats.p50_ms)} ms`;
       byId("p95").textContent = stats.p95_ms === undefined ? "–" : `${Math.round(stats.p95_ms)} ms`;
       byId("dropped").textContent = `${(stats.dropped_ms / 1000).toFixed(1)} s`;
     },
-    ended: () => { // of a recording that is too short for the frames that playing waits for
-      const { source } = state;
+    ended: () => {
       state.ended = true;
-      if (source instanceof Recording && source.begin === null) source.play();
+      playRecording(); // one that is too short for the frames that playing waits for
+      finishRecording();
     },
-    error: ({ message }) => say(message, "error"),
-    closed: (expected) => { if (!expected) reconnect(); else if (document.body.dataset.state === "error") finish(); },
+    error: ({ message }) => {
+      finish();
+      say(message, "error");
+    },
+    closed: () => { if (session === state.session) act(reconnect)(); },
   });
+  state.session = session;
+}
+
+function playRecording() {
+  const { source } = state;
+  if (source instanceof Recording && source.begin === null) source.play(finishRecording);
+}
+
+// Ends a recording that has been played and whose frames have all come.
+function finishRecording() {
+  const { source } = state;
+  if (!(source instanceof Recording) || !source.isOver || !state.ended) return;
+  setTimeout(() => { if (source === state.source) finish(); }, TAIL_MS);
 }
 
 // The connection was lost: wait for the program, then go on where that is possible.
@@ -110,39 +159,57 @@ async function reconnect() {
   const { source } = state;
   state.session = null;
   say("The connection was lost. Trying again…", "lost");
-  for (;;) {
-    await new Promise((done) => { setTimeout(done, RETRY_MS); });
-    if (state.source !== source) return;
-    try {
-      await ask("/healthz");
-      break;
-    } catch { /* it is still away */ }
-  }
+  await current(wait(RETRY_MS));
+  await connect();
   if (source instanceof Microphone) {
-    openSession(state.context, () => say("Listening", "listening"));
+    openSession(() => listen(source));
   } else {
     finish();
-    say("Connected again.", "ready");
+    say("Connected again.");
   }
+}
+
+// Ends what goes on and begins a task, which the user can stop.
+function open(text) {
+  finish();
+  say(text, "opening");
+  byId("stop").disabled = false;
 }
 
 function begin(source) {
-  finish();
-  Object.assign(state, { source, kept: [], keptSamples: 0, keptRate: state.context.sampleRate });
-  byId("stop").disabled = false;
+  const { limits } = state.info;
+  const rate = state.context.sampleRate;
+  const longest = Math.min(limits.upload_s * rate, limits.upload_bytes / 2 - rate);
+  Object.assign(state, { source, kept: new Kept(rate, longest) });
   byId("subject").disabled = true;
-  document.querySelectorAll(".save").forEach((button) => { button.disabled = true; });
+  showSaveButtons();
 }
 
 function finish() {
+  state.task += 1;
   state.source?.stop();
-  state.session?.close();
+  const { session } = state;
   Object.assign(state, { source: null, session: null });
+  session?.close();
   byId("microphone").setAttribute("aria-pressed", "false");
+  byId("subject").disabled = !state.timeline;
+  if (document.activeElement === byId("stop")) byId("microphone").focus(); // a disabled button loses it
   byId("stop").disabled = true;
-  byId("subject").disabled = false;
-  document.querySelectorAll(".save").forEach((button) => { button.disabled = !state.keptSamples; });
-  if (document.body.dataset.state !== "error") say("", "ready");
+  showSaveButtons();
+  say("", "ready");
+}
+
+function showSaveButtons() {
+  const canSave = !state.source && state.kept?.length > 0;
+  document.querySelectorAll(".save").forEach((button) => {
+    button.disabled = !canSave;
+    button.setAttribute("aria-busy", state.saving.has(button));
+  });
+}
+
+function send(samples) {
+  state.kept.add(samples);
+  state.session?.send(samples);
 }
 
 async function useMicrophone() {
@@ -150,128 +217,114 @@ async function useMicrophone() {
     finish();
     return;
   }
+  open("Waiting for the microphone…");
   const context = await audioContext();
-  const microphone = await Microphone.open(context);
+  const microphone = await current(Microphone.open(context), (late) => late.stop());
   begin(microphone);
   byId("microphone").setAttribute("aria-pressed", "true");
-  openSession(context, () => {
-    say("Listening", "listening");
-    microphone.start((samples) => {
-      keep(samples);
-      state.session?.send(samples);
-    });
-  });
+  openSession(() => listen(microphone));
 }
 
-async function useRecording(data) {
+function listen(microphone) {
+  say("Listening", "listening");
+  const lost = act(() => { throw new Error("The microphone was disconnected."); });
+  if (!microphone.node) act(() => microphone.start(send, lost))();
+}
+
+// read: a function that gives the bytes of a file
+async function useRecording(read) {
+  open("Reading the recording…");
   const context = await audioContext();
-  const recording = await Recording.open(context, data);
+  const recording = await current(read().then((bytes) => Recording.open(context, bytes)));
   begin(recording);
-  openSession(context, () => {
+  openSession(() => {
     say("Speaking", "speaking");
-    recording.start((samples) => {
-      keep(samples);
-      state.session?.send(samples);
-    }, () => state.session?.end());
+    recording.start(send, () => state.session?.end());
   });
 }
 
 async function save(button) {
   const { format } = button.dataset;
-  button.disabled = true;
-  say(`Making the ${button.textContent.replace("Save ", "")}…`, "saving");
+  if (state.saving.has(button)) return;
+  const { task } = state;
+  const tell = (text, name) => { if (task === state.task) say(text, name); };
+  state.saving.add(button);
+  showSaveButtons();
   try {
-    const subject = encodeURIComponent(byId("subject").value);
-    const body = wavFile(state.kept, state.keptRate);
-    const blob = await (await ask(`/api/files/${format}?subject=${subject}`, { method: "POST", body })).blob();
+    tell(`Making the ${button.textContent.replace("Save ", "")}…`, "saving");
+    const wishes = new URLSearchParams({ subject: byId("subject").value });
+    const background = byId("background").value;
+    if (background !== "page") wishes.set("background", background);
+    const body = state.kept.file();
+    const blob = await (await ask(`/api/files/${format}?${wishes}`, { method: "POST", body })).blob();
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
     link.download = `speech.${format}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    document.body.dataset.saved = format;
-    say("", "ready");
+    tell(`Saved ${link.download}.`, "ready");
+  } catch (error) {
+    say(error.message, task === state.task ? "error" : undefined); // what goes on meanwhile goes on
   } finally {
-    button.disabled = false;
+    state.saving.delete(button);
+    showSaveButtons();
   }
 }
 
-// The coefficients to show now, or null for the neutral face.
-function wantedPose(elapsed) {
-  const { source, timeline } = state;
-  if (!source || !timeline?.count) return null;
-  if (source instanceof Recording) {
-    if (source.isOver && (state.ended || source.instant > source.buffer.duration + LATEST_S)) finish();
-    return source.begin === null ? null : timeline.at(source.instant);
-  }
-  const target = timeline.newest - DELAY_S;
-  state.instant += elapsed;
-  if (Math.abs(target - state.instant) > 0.3) state.instant = target;
-  state.instant += 0.1 * (target - state.instant);
-  return timeline.at(state.instant);
+function showValue(slider, text) {
+  byId(`${slider.id}-value`).textContent = text;
+  slider.setAttribute("aria-valuetext", text);
 }
 
-function frame(now) {
-  const elapsed = Math.min((now - state.last) / 1000, 0.2);
-  state.last = now;
-  if (head.mesh) {
-    const { rank } = head.face;
-    const wanted = wantedPose(elapsed);
-    const pause = wanted ? byId("smooth").value / 1000 : 0.12; // a face at rest returns slowly
-    const share = pause > 0 ? 1 - Math.exp(-elapsed / pause) : 1;
-    state.shown ??= { pose: new Float32Array(rank), gain: 0 };
-    const { shown } = state;
-    const gain = wanted ? byId("gain").value / 100 : 0;
-    if (wanted) shown.pose = shown.pose.map((value, k) => value + share * (wanted[k] - value));
-    shown.gain += (wanted ? 1 : share) * (gain - shown.gain);
-    head.pose(shown.pose, shown.gain);
-    head.draw();
-    document.body.dataset.gap = head.gap().toFixed(2);
-  }
-  state.drawn += 1;
-  if (now - state.counted > 1000) {
-    byId("rate").textContent = Math.round((1000 * state.drawn) / (now - state.counted));
-    Object.assign(state, { drawn: 0, counted: now });
-  }
-  requestAnimationFrame(frame);
-}
-
-// Runs what a button asks for, and shows why it failed.
-function act(work) {
-  return (event) => Promise.resolve(work(event)).catch((error) => {
-    finish();
-    say(error.message, "error");
+function connectButtons() {
+  byId("microphone").addEventListener("click", act(useMicrophone));
+  byId("recording").addEventListener("click", act(() => useRecording(async () => (await ask("/api/recording")).arrayBuffer())));
+  byId("stop").addEventListener("click", act(finish));
+  byId("subject").addEventListener("change", act(showSubject));
+  byId("file").addEventListener("change", act(({ target }) => {
+    const [file] = target.files;
+    target.value = ""; // the same file can be chosen again
+    return file && useRecording(() => file.arrayBuffer());
+  }));
+  document.querySelectorAll(".save").forEach((button) => button.addEventListener("click", () => save(button)));
+  byId("gain").addEventListener("input", ({ target }) => showValue(target, `${target.value} %`));
+  byId("smooth").addEventListener("input", ({ target }) => showValue(target, target.value === "0" ? "off" : `${target.value} ms`));
+  byId("background").addEventListener("change", ({ target }) => {
+    byId("stage").style.background = target.value === "page" ? "" : target.value;
   });
+  for (const name of ["pointerdown", "keydown"]) {
+    addEventListener(name, () => state.context?.resume());
+  }
 }
 
-byId("microphone").addEventListener("click", act(useMicrophone));
-byId("recording").addEventListener("click", act(async () => useRecording(await (await ask("/api/recording")).arrayBuffer())));
-byId("stop").addEventListener("click", act(finish));
-byId("subject").addEventListener("change", act(showSubject));
-byId("file").addEventListener("change", act(async ({ target }) => {
-  const [file] = target.files;
-  if (file) await useRecording(await file.arrayBuffer());
-  target.value = "";
-}));
-document.querySelectorAll(".save").forEach((button) => button.addEventListener("click", act(() => save(button))));
-byId("gain").addEventListener("input", ({ target }) => { byId("gain-value").textContent = `${target.value} %`; });
-byId("smooth").addEventListener("input", ({ target }) => {
-  byId("smooth-value").textContent = target.value === "0" ? "off" : `${target.value} ms`;
-});
-byId("background").addEventListener("change", ({ target }) => {
-  byId("stage").style.background = target.value === "page" ? "" : target.value;
-});
-addEventListener("dragover", (event) => {
-  event.preventDefault();
-  byId("drop").hidden = false;
-});
-addEventListener("dragleave", (event) => { if (!event.relatedTarget) byId("drop").hidden = true; });
-addEventListener("drop", act(async (event) => {
-  event.preventDefault();
-  byId("drop").hidden = true;
-  const [file] = event.dataTransfer.files;
-  if (file) await useRecording(await file.arrayBuffer());
-}));
+function connectDrop() {
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    byId("drop").hidden = !state.timeline || !event.dataTransfer.types.includes("Files");
+  });
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) byId("drop").hidden = true; });
+  addEventListener("drop", act((event) => {
+    event.preventDefault();
+    if (byId("drop").hidden) return null; // no file, or no head yet
+    byId("drop").hidden = true;
+    const [file] = event.dataTransfer.files;
+    return file && useRecording(() => file.arrayBuffer());
+  }));
+}
 
-requestAnimationFrame(frame);
-load();
+function start() {
+  try {
+    head = new Head(byId("head"));
+  } catch {
+    say("This browser shows no 3D pictures (WebGL 2). Allow them in its settings, or use another one.", "error");
+    return;
+  }
+  globalThis.liveHead = { head, state }; // for tests and for the console
+  connectButtons();
+  connectDrop();
+  motion = new Motion(head, state);
+  motion.run();
+  act(load)();
+}
+
+start();

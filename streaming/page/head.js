@@ -92,7 +92,6 @@ export class Head {
     this.canvas = canvas;
     this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true });
     this.renderer.outputColorSpace = THREE.LinearSRGBColorSpace; // the shader encodes itself
-    this.renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
     this.scene = new THREE.Scene();
     this.camera = new THREE.PerspectiveCamera(24, 1, 0.01, 10);
     this.pivot = new THREE.Group();
@@ -101,6 +100,8 @@ export class Head {
     this.pitch = 0;
     this.zoom = 1;
     this.mesh = null;
+    this.view = ""; // what was drawn last, but for the pose
+    canvas.addEventListener("webglcontextrestored", () => { this.view = ""; });
     this.listen();
   }
 
@@ -133,6 +134,7 @@ export class Head {
     this.height = face.high[1] - face.low[1];
     this.width = face.high[0] - face.low[0];
     this.pivot.add(this.mesh);
+    this.weights = null;
     this.pose(new Float32Array(face.rank), 0);
     this.restGap = this.gap();
   }
@@ -142,8 +144,12 @@ export class Head {
     const { template, mean, components, scale, rank } = this.face;
     const n = template.length;
     const out = this.positions;
-    const weights = new Float32Array(rank);
+    const weights = new Float32Array(rank + 1);
     for (let k = 0; k < rank; k += 1) weights[k] = gain * coefficients[k] * scale[k];
+    weights[rank] = gain;
+    if (this.weights?.every((weight, k) => weight === weights[k])) return;
+    this.weights = weights;
+    this.view = "";
     for (let i = 0; i < n; i += 1) out[i] = template[i] + gain * mean[i];
     for (let k = 0; k < rank; k += 1) {
       const weight = weights[k];
@@ -166,10 +172,15 @@ export class Head {
     return 1000 * Math.hypot(p[3 * a] - p[3 * b], p[3 * a + 1] - p[3 * b + 1], p[3 * a + 2] - p[3 * b + 2]);
   }
 
+  // Draws what changed since the last call; returns whether anything did.
   draw() {
     const { clientWidth: width, clientHeight: height } = this.canvas;
-    if (!this.mesh || !width || !height) return;
+    const ratio = Math.min(window.devicePixelRatio, 2);
+    const view = [width, height, ratio, this.yaw, this.pitch, this.zoom].join();
+    if (!this.mesh || !width || !height || view === this.view) return false;
+    this.view = view;
     const size = this.renderer.getSize(new THREE.Vector2());
+    if (this.renderer.getPixelRatio() !== ratio) this.renderer.setPixelRatio(ratio);
     if (size.x !== width || size.y !== height) this.renderer.setSize(width, height, false);
     this.camera.aspect = width / height;
     const half = Math.tan((this.camera.fov * Math.PI) / 360);
@@ -178,9 +189,10 @@ export class Head {
     this.camera.updateProjectionMatrix();
     this.pivot.rotation.set(this.pitch, this.yaw, 0, "XYZ");
     this.renderer.render(this.scene, this.camera);
+    return true;
   }
 
-  // One finger or the mouse turns, two fingers or the wheel come nearer, arrow keys turn.
+  // One finger, the mouse or the arrow keys turn; two fingers, the wheel, + and - come nearer.
   listen() {
     const { canvas } = this;
     const fingers = new Map();
@@ -209,17 +221,25 @@ export class Head {
       this.come(Math.exp(-event.deltaY * 0.001));
     }, { passive: false });
     canvas.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: [-0.1, 0], ArrowRight: [0.1, 0], ArrowUp: [0, -0.1], ArrowDown: [0, 0.1] }[event.key];
-      if (!step) return;
+      const act = {
+        ArrowLeft: () => this.turn(-0.1, 0), ArrowRight: () => this.turn(0.1, 0),
+        ArrowUp: () => this.turn(0, -0.1), ArrowDown: () => this.turn(0, 0.1),
+        "+": () => this.come(1.15), "-": () => this.come(1 / 1.15), Home: () => this.front(),
+      }[event.key];
+      if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
-      this.turn(...step);
+      act();
     });
-    canvas.addEventListener("dblclick", () => Object.assign(this, { yaw: 0, pitch: 0, zoom: 1 }));
+    canvas.addEventListener("dblclick", () => this.front());
   }
 
   turn(yaw, pitch) {
     this.yaw = Math.min(Math.max(this.yaw + yaw, -1.4), 1.4);
     this.pitch = Math.min(Math.max(this.pitch + pitch, -0.6), 0.6);
+  }
+
+  front() {
+    Object.assign(this, { yaw: 0, pitch: 0, zoom: 1 });
   }
 
   come(factor) {

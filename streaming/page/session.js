@@ -16,11 +16,10 @@ export class Session {
     const settings = { rate, subject, format: "f32", output: "coefficients" };
     for (const [name, value] of Object.entries(settings)) address.searchParams.set(name, value);
     this.on = on;
-    this.failed = false;
     this.socket = new WebSocket(address);
     this.socket.binaryType = "arraybuffer";
     this.socket.addEventListener("message", ({ data }) => this.take(data));
-    this.socket.addEventListener("close", () => on.closed(this.failed));
+    this.socket.addEventListener("close", () => on.closed());
   }
 
   take(data) {
@@ -37,7 +36,6 @@ export class Session {
       return;
     }
     const message = JSON.parse(data);
-    if (message.type === "error") this.failed = true;
     this.on[message.type]?.(message);
   }
 
@@ -54,7 +52,6 @@ export class Session {
   }
 
   close() {
-    this.failed = true; // not by accident
     this.socket.close();
   }
 }

@@ -25,8 +25,11 @@ export class Microphone {
     }
   }
 
-  async start(send) {
+  // send gets blocks of samples; lost is called when the microphone is taken away.
+  async start(send, lost) {
+    this.stream.getAudioTracks()[0].addEventListener("ended", lost);
     await this.context.audioWorklet.addModule("/static/capture.js");
+    if (!this.stream.active) return; // stopped meanwhile
     this.source = this.context.createMediaStreamSource(this.stream);
     this.node = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
     this.node.port.onmessage = ({ data }) => send(data);
@@ -50,13 +53,14 @@ export class Recording {
     }
     this.sent = 0;
     this.begin = null; // time of the context at which it began to sound
+    this.isOver = false;
   }
 
   static async open(context, data) {
     try {
       return new Recording(context, await context.decodeAudioData(data));
     } catch {
-      throw new Error("The browser cannot read this file; expected sound such as .wav, .mp3 or .m4a.");
+      throw new Error("The browser finds no sound in this file; expected .wav, .mp3, .m4a or a video with sound.");
     }
   }
 
@@ -74,11 +78,16 @@ export class Recording {
     feed();
   }
 
-  play() {
+  // over is called once all has sounded.
+  play(over) {
     this.player = this.context.createBufferSource();
     this.player.buffer = this.buffer;
     this.player.connect(this.context.destination);
     this.begin = this.context.currentTime;
+    this.player.addEventListener("ended", () => {
+      this.isOver = true;
+      over();
+    });
     this.player.start();
   }
 
@@ -86,39 +95,8 @@ export class Recording {
     return this.begin === null ? 0 : this.context.currentTime - this.begin - (this.context.outputLatency || 0);
   }
 
-  get isOver() {
-    return this.begin !== null && this.instant > this.buffer.duration + 0.3;
-  }
-
   stop() {
     clearInterval(this.timer);
     if (this.begin !== null) this.player.stop();
   }
-}
-
-// 16-bit mono .wav of blocks of samples.
-export function wavFile(blocks, rate) {
-  const length = blocks.reduce((sum, block) => sum + block.length, 0);
-  const view = new DataView(new ArrayBuffer(44 + 2 * length));
-  const text = (offset, value) => [...value].forEach((c, i) => view.setUint8(offset + i, c.charCodeAt(0)));
-  text(0, "RIFF");
-  view.setUint32(4, 36 + 2 * length, true);
-  text(8, "WAVEfmt ");
-  view.setUint32(16, 16, true);
-  view.setUint16(20, 1, true);
-  view.setUint16(22, 1, true);
-  view.setUint32(24, rate, true);
-  view.setUint32(28, 2 * rate, true);
-  view.setUint16(32, 2, true);
-  view.setUint16(34, 16, true);
-  text(36, "data");
-  view.setUint32(40, 2 * length, true);
-  let offset = 44;
-  for (const block of blocks) {
-    for (const value of block) {
-      view.setInt16(offset, Math.max(-1, Math.min(1, value)) * 32767, true);
-      offset += 2;
-    }
-  }
-  return new Blob([view], { type: "audio/wav" });
 }

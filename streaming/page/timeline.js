@@ -15,8 +15,10 @@ export class Timeline {
   add(first, frames) {
     frames.forEach((frame, i) => this.frames.set(first + i, frame));
     this.count = first + frames.length;
-    this.frames.delete(this.count - KEPT - 1);
-    this.frames.delete(this.count - KEPT - 2);
+    for (const index of this.frames.keys()) { // in the order in which they came
+      if (index >= this.count - KEPT) break;
+      this.frames.delete(index);
+    }
   }
 
   get newest() {
