@@ -17,19 +17,11 @@ from common.errors import Parser, UserError, run_cli, writable_folder
 from common.start_up import prepare_process
 from common.stop_signals import Stop, stopping
 from config import RECIPES, Recipe
-from training.processes import Group, from_environment, joined
-from training.recipe import (
-    FIELD_FLAGS,
-    locate_data,
-    recipe_of_flags,
-    recipe_of_run,
-    run_name,
-    splits_to_test,
-)
-from training.run_log import BEST_FILE
+from training.flags import FIELD_FLAGS
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # --help waits for neither numpy nor torch
     from data_loader import OpenDataset
+    from training.processes import Group
 
 DEFAULTS = {"workers": 1, "precision": "auto", "save_every": 10.0, "cache": "cache"}
 MODEL_FIELDS = ("n_vertices", "fps", "metres_per_unit")  # that model and data must share
@@ -116,6 +108,8 @@ def resolve_flags(args: argparse.Namespace) -> tuple[Recipe, dict[str, str], arg
     With --from, recipe and flags are those of that run; flags that leave its results as they are
     may be given anew.
     """
+    from training.recipe import recipe_of_flags, recipe_of_run
+
     if args.source:
         recipe, arguments, precision = recipe_of_run(args)
         given, facts, args = args, {}, parse(arguments)
@@ -141,6 +135,8 @@ def resolve_flags(args: argparse.Namespace) -> tuple[Recipe, dict[str, str], arg
 
 def resolve_run(args: argparse.Namespace) -> ResolvedRun:
     """Recipe, data and run folder; raises `UserError` before anything slow where one is wrong."""
+    from training.recipe import locate_data, run_name, splits_to_test
+
     recipe, facts, args = resolve_flags(args)
     needed = [] if args.mode == "test" else ["train", "val"]
     if args.mode != "train" or args.split:
@@ -162,7 +158,7 @@ def resolve_run(args: argparse.Namespace) -> ResolvedRun:
     return ResolvedRun(recipe, dataset, out, args)
 
 
-def train(run: ResolvedRun, group: Group, stop: Stop) -> None:
+def train(run: ResolvedRun, group: "Group", stop: Stop) -> None:
     """Train into the run folder; best.safetensors is the best model on the validation split."""
     from speech.pretrained import encoder_of
     from training.batches import training_batches
@@ -199,6 +195,7 @@ def test(
     from evaluation.results import results_name
     from evaluation.scoring import evaluate
     from jambatalk import load_checkpoint
+    from training.recipe import locate_data, splits_to_test
 
     model, own = load_checkpoint(checkpoint)
     name = getattr(model.config, "model", "published weights")
@@ -238,12 +235,17 @@ def run_test(args: argparse.Namespace) -> None:
     if args.checkpoint and not (args.dataset or args.source):
         test(Path(args.checkpoint), None, writable_folder(args.out or "runs/test"), args)
         return
+    from training.run_log import BEST_FILE
+
     run = resolve_run(args)
     test(Path(args.checkpoint or run.out / BEST_FILE), run.dataset, run.out, run.args)
 
 
 def run_training(args: argparse.Namespace) -> None:
     """Training, and the test of its best model unless --mode train."""
+    from training.processes import joined
+    from training.run_log import BEST_FILE
+
     with stopping() as stop, joined() as group:
         run = resolve_run(args)
         from training.state_file import folder_lock
@@ -258,6 +260,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, test or plot, as the flags say. Raises `UserError` for bad flags and files."""
     args = parse(argv)
     prepare_process()
+    from training.processes import from_environment
+
     check_files(args)
     if args.plot:
         from training.plots import plot_runs

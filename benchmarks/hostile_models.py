@@ -85,7 +85,8 @@ def training_state(folder: Path) -> Attempt:
 
 def record(folder: Path) -> Attempt:
     """run.json of a run that `--from` repeats: `recipe_of_run`."""
-    from training.recipe import FIELD_FLAGS, FIXED_BY_RUN, recipe_of_run
+    from training.flags import FIELD_FLAGS
+    from training.recipe import FIXED_BY_RUN, recipe_of_run
 
     flags = dict.fromkeys((*FIXED_BY_RUN, *FIELD_FLAGS)) | {"set": [], "source": str(folder)}
     args = argparse.Namespace(**flags, out=str(folder / "new"), mode="train")

@@ -13,7 +13,8 @@ from common.errors import UserError
 NTSC = Fraction(1000, 1001)
 NTSC_RATES = (24, 30, 48, 60, 120)  # times NTSC: 23.976, 29.97, 47.952, 59.94, 119.88
 ROUNDED = 0.005  # a decimal this near to an NTSC rate is that rate: 23.98, 29.97, 59.94
-LIMITS = (1, 1000)  # frames a second
+LIMITS = (1, 1000)  # frames a second, of data
+FPS_LIMITS = (1, 240)  # of videos and files that are written
 WRITTEN = re.compile(r"\d{1,9}(\.\d{1,6})?|\d{1,9}/[1-9]\d{0,8}")
 
 

@@ -5,55 +5,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, reason_of, writable_folder
-from export.clip import Clip, CurveGains
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the names of the formats are needed for --help, without numpy
     from export.character import Character
+    from export.clip import Clip, CurveGains
 
 
-def _arkit(clip: Clip, folder: Path) -> list[Path]:
+def _arkit(clip: "Clip", folder: Path) -> list[Path]:
     from export.live_link import write_arkit
 
     return write_arkit(clip, folder)
 
 
-def _visemes(clip: Clip, folder: Path) -> list[Path]:
+def _visemes(clip: "Clip", folder: Path) -> list[Path]:
     from export.visemes import write_visemes
 
     return write_visemes(clip, folder)
 
 
-def _vrm(clip: Clip, folder: Path) -> list[Path]:
+def _vrm(clip: "Clip", folder: Path) -> list[Path]:
     from export.visemes import write_vrm
 
     return write_vrm(clip, folder)
 
 
-def _glb(clip: Clip, folder: Path) -> list[Path]:
+def _glb(clip: "Clip", folder: Path) -> list[Path]:
     from export.glb import write_glb
 
     return write_glb(clip, folder)
 
 
-def _obj(clip: Clip, folder: Path) -> list[Path]:
+def _obj(clip: "Clip", folder: Path) -> list[Path]:
     from export.sequences import write_obj
 
     return write_obj(clip, folder)
 
 
-def _ply(clip: Clip, folder: Path) -> list[Path]:
+def _ply(clip: "Clip", folder: Path) -> list[Path]:
     from export.sequences import write_ply
 
     return write_ply(clip, folder)
 
 
-def _usd(clip: Clip, folder: Path) -> list[Path]:
+def _usd(clip: "Clip", folder: Path) -> list[Path]:
     from export.usd import write_usd
 
     return write_usd(clip, folder)
 
 
-def _npz(clip: Clip, folder: Path) -> list[Path]:
+def _npz(clip: "Clip", folder: Path) -> list[Path]:
     from export.sequences import write_npz
 
     return write_npz(clip, folder)
@@ -61,7 +61,7 @@ def _npz(clip: Clip, folder: Path) -> list[Path]:
 
 # Each writer writes a clip's files into a folder and returns their paths; they appear when whole.
 # Of a sequence the path is its folder.
-FORMATS: dict[str, Callable[[Clip, Path], list[Path]]] = {
+FORMATS: dict[str, Callable[["Clip", Path], list[Path]]] = {
     "arkit": _arkit,
     "visemes": _visemes,
     "vrm": _vrm,
@@ -78,7 +78,7 @@ OF_CURVES = ("arkit", "visemes", "vrm")  # the formats that hold curves
 def check_formats(
     formats: Sequence[str],
     glb_targets: str | None = None,
-    gains: CurveGains = (),
+    gains: "CurveGains" = (),
     has_character: bool = False,
 ) -> None:
     """Raise `UserError` for a format whose package is missing, and for options of absent formats.
@@ -100,7 +100,7 @@ def check_formats(
 
 
 def write_formats(
-    clip: Clip,
+    clip: "Clip",
     formats: Sequence[str],
     folder: Path,
     glb_targets: str | None = None,

@@ -9,12 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from common.errors import Parser, UserError
-from common.frame_rates import parse_rate
+from common.frame_rates import FPS_LIMITS, parse_rate
 from config import BUNDLED_MODEL, RECIPES
 from export.formats import FORMATS, GLB_TARGETS
 from layers import PRECISIONS
 from production.arguments import float_argument, int_argument, size_argument
-from rendering.animation import FPS_LIMITS
 from rendering.video_formats import VIDEO_FORMATS
 
 YAW_LIMITS = -90, 90  # degrees

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError, reason_of, writable_folder
+from common.frame_rates import FPS_LIMITS
 from common.whole_file import whole_file
 from config import DatasetSpec
 from dataset.faces import missing_faces
@@ -19,7 +20,6 @@ from files.arrays import stream_npy
 if TYPE_CHECKING:
     from speech.recording import Recording
 
-FPS_LIMITS = 1, 240
 RENDER_THREADS = 4  # at most; each holds a z-buffer of its own
 
 

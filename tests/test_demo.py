@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 import demo
+import production.run
 from common.errors import EXIT_BAD_INPUT, UserError, run_cli
 from config import SAMPLE_RATE
 from jambatalk import Checkpoint, JambaTalk, load_checkpoint
@@ -450,7 +451,7 @@ def test_the_same_recording_gives_the_same_bytes_also_while_another_demo_writes_
     wav = noise(tmp_path / "a.wav", 0.2)
     code, _, error, out = run("--wav_path", wav)
     assert code == 0, error
-    expected, draw, n_drawn = files_of(out), demo.draw, []
+    expected, draw, n_drawn = files_of(out), production.run.draw, []
     assert expected.keys() == {"a.mp4", "a.npy"}
 
     def draw_after_another_demo(*arguments):
@@ -460,7 +461,7 @@ def test_the_same_recording_gives_the_same_bytes_also_while_another_demo_writes_
             assert expected.items() <= files_of(out).items()
         draw(*arguments)
 
-    monkeypatch.setattr(demo, "draw", draw_after_another_demo)
+    monkeypatch.setattr(production.run, "draw", draw_after_another_demo)
     assert run("--wav_path", wav)[0] == 0 and len(n_drawn) == 2
     assert files_of(out) == expected
 

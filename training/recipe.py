@@ -19,18 +19,10 @@ from dataset.prepared import locate
 from dataset.regions import Region, find_regions
 from files.texts import read_json
 from speech.pretrained import find_source, source_for_record
+from training.flags import FIELD_FLAGS
 from training.run_log import DIFF_FILE, RECORD_FILE, git
 
 DEFAULT_DATASET = "synthetic"
-FIELD_FLAGS = {  # flag, named as the field of TrainConfig that it sets -> its help
-    "epochs": "passes over the training data",
-    "batch_size": "clips per batch, on each process",
-    "steps_per_epoch": "batches per epoch; 0 for every clip once",
-    "learning_rate": "of everything but the speech encoder",
-    "encoder_learning_rate": "of the speech encoder",
-    "closure_gain": "extra loss weight of the lips in frames in which they touch",
-    "seed": "of initial weights, crops and order of clips",
-}
 FIXED_BY_RUN = ("dataset", "base", "encoder", "init", "checkpoint")  # cannot go with --from
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}  # in run.json -> as a flag
 
