@@ -96,7 +96,7 @@ def key_times(clip: Clip) -> NDArray[np.float32]:
 
 def vertex_normals(vertices: NDArray, faces: NDArray) -> NDArray[np.float32]:
     """(V, 3) unit normals of vertices (V, 3); (0, 0, 1) where no face of any area has a vertex."""
-    of_faces, normals = np.empty((len(faces), 3)), np.empty((len(vertices), 3))
+    of_faces, normals = np.empty((len(faces), 3), np.float32), np.empty((len(vertices), 3))
     surface_normals(
         np.asarray(vertices, np.float64), np.asarray(faces, np.int32), of_faces, normals
     )

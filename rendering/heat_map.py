@@ -32,7 +32,7 @@ def draw_values(renderer: Renderer, vertices: NDArray, values: NDArray, limit: f
     depth = np.empty((height * SAMPLES, width * SAMPLES), np.float32)
     face_ids = np.empty(depth.shape, np.int32)
     rasterise(screen, renderer.faces, depth, face_ids)
-    normals, face_normals = np.empty(view.shape), np.empty((len(renderer.faces), 3))
+    normals, face_normals = np.empty(view.shape), np.empty((len(renderer.faces), 3), np.float32)
     surface_normals(view, renderer.faces, face_normals, normals)
     n_filled = len(renderer.hole_fill.append_vertices(renderer.template)) - len(values)
     levels = np.append(values / limit, np.full(n_filled, np.nan))

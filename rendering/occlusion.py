@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.numba_jit import compiled
-from rendering.raster import dot, rasterise, rasterise_depth, row, surface_normals
+from rendering.raster import ENCLOSED, dot, rasterise, rasterise_depth, row, surface_normals
 
 OPENNESS_DIRECTIONS = 96
 OPENNESS_MAP = 192  # side of the depth pictures for `measure_openness`, in samples
 SOFTNESS = 0.012  # of the head's radius: depth behind another surface at which light begins to fade
-ENCLOSED = 0.3  # points less open than this in the neutral face are computed anew in every frame
 MOUTH_MAP = 256  # side of the depth picture for `open_mouth`, in samples
 MOUTH_DIRECTIONS = 16
 MOUTH_RADII = (0.008, 0.016, 0.028, 0.044)  # of the picture's side, up to that of a wide open mouth
@@ -63,7 +62,7 @@ def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
     radius = np.linalg.norm(template - centre, axis=1).max()
     points = (template - centre) / radius
     normals = np.empty_like(points)
-    surface_normals(points, faces, np.empty((len(faces), 3)), normals)
+    surface_normals(points, faces, np.empty((len(faces), 3), np.float32), normals)
     depth = np.empty((OPENNESS_MAP, OPENNESS_MAP), np.float32)
     face_ids = np.empty((OPENNESS_MAP, OPENNESS_MAP), np.int32)
     visible, total = np.zeros(len(points)), np.zeros(len(points))
@@ -106,7 +105,7 @@ def draw_mouth_map(screen: NDArray, faces: NDArray, resting: NDArray, depth: NDA
     reach = MOUTH_RADII[-1] * side + 1.0  # one line more, for the interpolation
     first, last = max(first - reach, 0.0), min(last + reach, float(side))
     if first < last:
-        rasterise_depth(screen, faces, int(first), int(math.ceil(last)), depth)
+        rasterise_depth(screen, faces, resting, int(first), int(math.ceil(last)), depth)
 
 
 @compiled(forceinline=True)

@@ -175,7 +175,7 @@ class GpuBackend:
         import moderngl
 
         normals = np.empty_like(view)
-        surface_normals(view, self.faces, np.empty((len(self.faces), 3)), normals)
+        surface_normals(view, self.faces, np.empty((len(self.faces), 3), np.float32), normals)
         self.moving.write(np.hstack([view, normals, surface[:, :5]]).astype("f4").tobytes())
         self.canvas.use()
         self.canvas.clear(*self.background, 1.0)
@@ -241,7 +241,7 @@ class PyrenderBackend:
             )
         )  # fmt: skip
         normals = np.empty_like(view)
-        surface_normals(view, self.faces, np.empty((len(self.faces), 3)), normals)
+        surface_normals(view, self.faces, np.empty((len(self.faces), 3), np.float32), normals)
         # A mesh for each side, because pyrender lights the inside like the outside.
         outside = np.hstack([surface[:, :3], np.ones((len(surface), 1))])
         inside = outside * [*[shading.BACK_FACE] * 3, 1.0]

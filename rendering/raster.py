@@ -8,24 +8,23 @@ down in samples (2 × 2 a pixel), and w = 1 / depth, which is linear across a pr
 
 A picture is rasterised in bands of `BAND` sample lines, whose z-buffer stays in the processor's
 cache: `depth` (BAND, N) float32, the largest w at each sample, and `numbers` (BAND, N) float32, the
-number of its face, which is 1 + its index, or 0 where there is no face. N is a multiple of `BLOCK`.
+number of its face, which is 1 + its index, or 0 where there is no face. N is a multiple of `BLOCK`,
+and `LANES` more.
 """
 
 import math
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from common.numba_jit import compiled
+from rendering.lanes import CONTRACT, LANES, keep_nearer
 
 SAMPLES = 2  # samples to a pixel's side
+ENCLOSED = 0.3  # openness below which a point lies inside the mouth or behind the lids
 BLOCK = 16  # samples of a line that are tested at once
 BAND = 32  # sample lines
 single = np.float32
-CONTRACT = {"contract"}  # of `fastmath`: a product and a sum may be one instruction
 EDGE = 1e-6  # samples by which spans are widened, so that rounding leaves no cracks
 
 
@@ -54,13 +53,30 @@ def unit(a):
     return scaled(a, 1.0 / length if length > 0.0 else 0.0)
 
 
+@compiled(fastmath=CONTRACT)
+def project_points(
+    view: NDArray, near: float, focal: float, middle: tuple[float, float], screen: NDArray
+) -> None:
+    """Fill `screen` (V, 3) with sample space: x, y and w of points (V, 3) in view space.
+
+    near: depth from which on points are in front of the viewer, others get w = 0; focal: the focal
+    length in samples; middle: x and y of the optical axis.
+    """
+    for i in range(view.shape[0]):
+        depth = -view[i, 2]
+        w = 1.0 / depth if depth > near else 0.0
+        screen[i, 0] = middle[0] + focal * view[i, 0] * w
+        screen[i, 1] = middle[1] - focal * view[i, 1] * w
+        screen[i, 2] = w
+
+
 @compiled()
 def surface_normals(
     points: NDArray, faces: NDArray, face_normals: NDArray, vertex_normals: NDArray
 ) -> None:
-    """Fill unit `face_normals` (F, 3) and area-weighted unit `vertex_normals` (V, 3) of `points`.
+    """Fill unit `face_normals` (F, 3) float32 and area-weighted unit `vertex_normals` (V, 3).
 
-    A degenerate face gets the normal 0 and weight 0.
+    points: (V, 3); faces: (F, 3). A degenerate face gets the normal 0 and weight 0.
     """
     vertex_normals[:] = 0.0
     for f in range(faces.shape[0]):
@@ -82,84 +98,52 @@ def surface_normals(
         vertex_normals[i, 0], vertex_normals[i, 1], vertex_normals[i, 2] = normal
 
 
-@intrinsic
-def _keep_nearer(typing, depth, numbers, line, start, w, w_step, first, last, number):
-    """Write a face into a z-buffer where it is nearer: samples first <= k < last of a block.
-
-    depth, numbers: of a band; the block begins at the sample `start` of `line`. The face's w is `w`
-    there and grows by `w_step` a sample. These are vector instructions, because LLVM makes none of
-    a loop this short.
-    """
-    signature = types.void(depth, numbers, *[types.intp] * 2, *[types.float32] * 5)
-
-    def generate(context, builder, signature, arguments):
-        vector = ir.VectorType(ir.FloatType(), BLOCK)
-        w, w_step, first, last, number = (_spread(builder, vector, x) for x in arguments[4:])
-        lanes = ir.Constant(vector, [float(lane) for lane in range(BLOCK)])
-        none = ir.Constant(vector, [0.0] * BLOCK)
-        w = builder.fadd(w, builder.fmul(lanes, w_step))
-        w = builder.select(builder.fcmp_ordered(">=", lanes, first), w, none)
-        w = builder.select(builder.fcmp_ordered("<", lanes, last), w, none)
-        depth_at, number_at = (
-            _vector_at(context, builder, kind, array, arguments[2:4], vector)
-            for kind, array in zip(signature.args[:2], arguments[:2], strict=True)
-        )
-        nearer = builder.fcmp_ordered(">", w, builder.load(depth_at, align=4))
-        for pointer, value in ((depth_at, w), (number_at, number)):
-            kept = builder.select(nearer, none, builder.load(pointer, align=4))
-            # A sum, because one select would become a masked store: very slow on AMD with AVX2.
-            both = builder.fadd(builder.select(nearer, value, none), kept)
-            builder.store(both, pointer, align=4)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-def _vector_at(context, builder, kind, array, index, vector):
-    """Pointer to the vector that begins at array[index], in LLVM's code."""
-    array = context.make_array(kind)(context, builder, array)
-    at = cgutils.get_item_pointer(context, builder, kind, array, index, wraparound=False)
-    return builder.bitcast(at, vector.as_pointer())
-
-
-def _spread(builder, vector, value):
-    """The LLVM vector whose lanes all have a value."""
-    undefined = ir.Constant(vector, ir.Undefined)
-    zero = ir.Constant(ir.IntType(32), 0)
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), [0] * BLOCK)
-    return builder.shuffle_vector(builder.insert_element(undefined, value, zero), undefined, lanes)
-
-
 @compiled(fastmath=CONTRACT)
 def _draw_face(screen, corners, number, top, depth, numbers):
     """Draw a face into the z-buffer of the band that begins at line `top`."""
     a, b, c = _by_height(screen, corners)
     area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
-    above, below = max(a[1], float(top)), min(c[1], float(top + depth.shape[0]))
+    above, below = max(a[1], float(top)), min(c[1], float(top + BAND))
     if not (abs(area) > 1e-12 and above < below):
         return
     w_dx = ((b[2] - a[2]) * (c[1] - a[1]) - (c[2] - a[2]) * (b[1] - a[1])) / area
     w_dy = ((c[2] - a[2]) * (b[0] - a[0]) - (b[2] - a[2]) * (c[0] - a[0])) / area
-    # Columns per line along the edges a-c, a-b and b-c.
-    long = (c[0] - a[0]) / (c[1] - a[1])
-    upper = (b[0] - a[0]) / (b[1] - a[1]) if b[1] > a[1] else 0.0
-    lower = (c[0] - b[0]) / (c[1] - b[1]) if c[1] > b[1] else 0.0
-    width = float(depth.shape[1])
-    # Lines, then columns, whose centres lie inside.
-    for line in range(int(math.ceil(above - 0.5)), int(math.floor(below - 0.5)) + 1):
-        y = line + 0.5
-        one = a[0] + (y - a[1]) * long
-        two = a[0] + (y - a[1]) * upper if y < b[1] else b[0] + (y - b[1]) * lower
-        first, last = max(min(one, two) - EDGE, 0.0), min(max(one, two) + EDGE, width)
+    plane = a[0], a[1], a[2], w_dx, w_dy
+    # Lines whose centres lie inside; those before `middle` lie above the corner b.
+    first, last = int(math.ceil(above - 0.5)), int(math.floor(below - 0.5)) + 1
+    middle = int(math.ceil(min(max(b[1], above), below) - 0.5))
+    # Edges, as a point and columns per line.
+    long = a[0], a[1], (c[0] - a[0]) / (c[1] - a[1])
+    if first < middle:
+        short = a[0], a[1], (b[0] - a[0]) / (b[1] - a[1])
+        edges = (long, short) if area > 0.0 else (short, long)
+        _draw_lines(edges, (first, middle, top), plane, number, depth, numbers)
+    if middle < last:
+        short = b[0], b[1], (c[0] - b[0]) / (c[1] - b[1]) if c[1] > b[1] else 0.0
+        edges = (long, short) if area > 0.0 else (short, long)
+        _draw_lines(edges, (middle, last, top), plane, number, depth, numbers)
+
+
+@compiled(fastmath=CONTRACT)
+def _draw_lines(edges, lines, plane, number, depth, numbers):
+    """Draw the lines (first, last, and the band's top) between the left and the right edge."""
+    (left, left_y, left_step), (right, right_y, right_step) = edges
+    x, y, w, w_dx, w_dy = plane
+    width = float(depth.shape[1] - LANES)
+    for line in range(lines[0], lines[1]):
+        at = line + 0.5
+        first = max(left + (at - left_y) * left_step - EDGE, 0.0)
+        last = min(right + (at - right_y) * right_step + EDGE, width)
         if not first <= last:  # outside the picture, or not a number
             continue
         begin, end = int(math.ceil(first - 0.5)), int(math.floor(last - 0.5)) + 1
-        for start in range(begin // BLOCK * BLOCK, end if begin < end else 0, BLOCK):
-            w = a[2] + (start + 0.5 - a[0]) * w_dx + (y - a[1]) * w_dy
-            _keep_nearer(
-                depth, numbers, line - top, start, single(w), single(w_dx),
-                single(begin - start), single(end - start), number,
+        here = w + (begin + 0.5 - x) * w_dx + (at - y) * w_dy
+        for start in range(begin, end, LANES):
+            keep_nearer(
+                depth, numbers, line - lines[2], start,
+                single(here), single(w_dx), single(end - start), number,
             )  # fmt: skip
+            here += LANES * w_dx
 
 
 @compiled()
@@ -196,11 +180,14 @@ def _seen(screen, corners):
 
 
 @compiled()
-def sort_faces(screen: NDArray, faces: NDArray, height: int) -> tuple[NDArray, NDArray, NDArray]:
+def sort_faces(
+    screen: NDArray, faces: NDArray, openness: NDArray, height: int
+) -> tuple[NDArray, NDArray, NDArray]:
     """Faces by the bands that they reach, of a picture of `height` lines.
 
-    Returns (indices, starts, reach): fronts of band k are indices[starts[2 k] : starts[2 k + 1]],
-    its back sides follow until starts[2 k + 2]; reach: (bands, 2) samples, left and right.
+    openness: (V,) float32. Returns (indices, starts, reach): fronts of band k are indices[starts[2
+    k] : starts[2 k + 1]], and until starts[2 k + 2] follow faces that others are likely to hide:
+    back sides and those with an enclosed corner; reach: (bands, 2) samples, left and right.
     """
     n_bands = (height + BAND - 1) // BAND
     starts, reach = np.zeros(2 * n_bands + 1, np.int64), np.empty((n_bands, 2))
@@ -211,9 +198,11 @@ def sort_faces(screen: NDArray, faces: NDArray, height: int) -> tuple[NDArray, N
         left, right, top, bottom, _ = _bounds(screen, corners)
         drawn, front = _seen(screen, corners)
         top, bottom = max(top, 0.0), min(bottom, float(height))
-        bands[f, 0], bands[f, 1], behind[f] = 0, 0, 0 if front else 1
+        bands[f, 0], bands[f, 1] = 0, 0
         if not (drawn and top < bottom and left <= right):
             continue
+        least = min(openness[corners[0]], openness[corners[1]], openness[corners[2]])
+        behind[f] = 0 if front and least >= ENCLOSED else 1
         bands[f, 0], bands[f, 1] = int(top) // BAND, min(int(bottom) // BAND + 1, n_bands)
         for band in range(bands[f, 0], bands[f, 1]):
             starts[2 * band + behind[f] + 1] += 1
@@ -230,20 +219,21 @@ def sort_faces(screen: NDArray, faces: NDArray, height: int) -> tuple[NDArray, N
 
 
 @compiled(fastmath={"nnan", "nsz"})  # without them minima are not computed by vectors
-def _measure_floors(depth, first, last, floors):
+def _measure_floors(depth, first, last, floors, lows):
     """Fill `floors` (BAND / BLOCK, N / BLOCK): the least w of each square, samples first to last.
 
-    first, last: multiples of BLOCK.
+    first, last: multiples of BLOCK; lows: room for N numbers.
     """
     for square in range(floors.shape[0]):
-        for start in range(first, last, BLOCK):
-            floors[square, start // BLOCK] = depth[square * BLOCK, start]
-        for line in range(square * BLOCK, (square + 1) * BLOCK):
-            for start in range(first, last, BLOCK):
-                least = floors[square, start // BLOCK]
-                for k in range(start, start + BLOCK):
-                    least = min(least, depth[line, k])
-                floors[square, start // BLOCK] = least
+        lows[first:last] = depth[square * BLOCK, first:last]
+        for line in range(square * BLOCK + 1, (square + 1) * BLOCK):
+            for k in range(first, last):
+                lows[k] = min(lows[k], depth[line, k])
+        for block in range(first // BLOCK, last // BLOCK):
+            least = lows[block * BLOCK]
+            for k in range(block * BLOCK + 1, (block + 1) * BLOCK):
+                least = min(least, lows[k])
+            floors[square, block] = least
 
 
 @compiled()
@@ -269,16 +259,16 @@ def rasterise_band(
     faces: NDArray,
     sorted_faces: tuple[NDArray, NDArray, NDArray],
     band: int,
-    buffers: tuple[NDArray, NDArray, NDArray],
+    buffers: tuple[NDArray, NDArray, NDArray, NDArray],
 ) -> tuple[int, int]:
     """Fill the z-buffer of a band; the first and last + 1 of the samples that it reaches.
 
-    Fronts are drawn first, so that most back sides are found to be hidden, many samples at once.
+    Fronts are drawn first, so that most other faces are found to be hidden, many samples at once.
     buffers: see `new_buffers`; samples outside the returned ones keep what they were.
     """
     indices, starts, reach = sorted_faces
-    depth, numbers, floors = buffers
-    top, width = band * BAND, float(depth.shape[1])
+    depth, numbers, floors, lows = buffers
+    top, width = band * BAND, float(depth.shape[1] - LANES)
     left = int(min(max(reach[band, 0], 0.0), width))
     right = int(max(min(reach[band, 1] + 1.0, width), 0.0))
     first, last = left // BLOCK * BLOCK, (right + BLOCK - 1) // BLOCK * BLOCK
@@ -287,7 +277,7 @@ def rasterise_band(
     for k in range(starts[2 * band], starts[2 * band + 1]):
         f = indices[k]
         _draw_face(screen, row(faces, f), single(f + 1), top, depth, numbers)
-    _measure_floors(depth, first, last, floors)
+    _measure_floors(depth, first, last, floors, lows)
     for k in range(starts[2 * band + 1], starts[2 * band + 2]):
         f = indices[k]
         if not _hidden(screen, row(faces, f), top, floors):
@@ -296,12 +286,13 @@ def rasterise_band(
 
 
 @compiled()
-def new_buffers(width: int) -> tuple[NDArray, NDArray, NDArray]:
-    """(depth, numbers, floors) for `rasterise_band` of a picture that is `width` samples wide."""
+def new_buffers(width: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Buffers for `rasterise_band` of `width` samples: depth, numbers, floors, lows."""
     n_blocks = (width + BLOCK - 1) // BLOCK
-    samples = BAND, n_blocks * BLOCK
+    samples = BAND, n_blocks * BLOCK + LANES
     floors = np.empty((BAND // BLOCK, n_blocks), np.float32)
-    return np.empty(samples, np.float32), np.empty(samples, np.float32), floors
+    lows = np.empty(n_blocks * BLOCK, np.float32)
+    return np.empty(samples, np.float32), np.empty(samples, np.float32), floors, lows
 
 
 @compiled()
@@ -315,7 +306,7 @@ def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray
     face_ids[:] = -1
     height, width = depth.shape
     buffers = new_buffers(width)
-    sorted_faces = sort_faces(screen, faces, height)
+    sorted_faces = sort_faces(screen, faces, np.ones(screen.shape[0], np.float32), height)
     for band in range((height + BAND - 1) // BAND):
         left, right = rasterise_band(screen, faces, sorted_faces, band, buffers)
         right = min(right, width)
@@ -326,11 +317,16 @@ def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray
 
 
 @compiled()
-def rasterise_depth(screen: NDArray, faces: NDArray, first: int, last: int, depth: NDArray) -> None:
-    """Fill the lines first to last of `depth` (M, N) as `rasterise`; others are of no use."""
+def rasterise_depth(
+    screen: NDArray, faces: NDArray, openness: NDArray, first: int, last: int, depth: NDArray
+) -> None:
+    """Fill the lines first to last of `depth` (M, N) as `rasterise`; others are of no use.
+
+    openness: as for `sort_faces`.
+    """
     height, width = depth.shape
     buffers = new_buffers(width)
-    sorted_faces = sort_faces(screen, faces, height)
+    sorted_faces = sort_faces(screen, faces, openness, height)
     for band in range(first // BAND, (last + BAND - 1) // BAND):
         left, right = rasterise_band(screen, faces, sorted_faces, band, buffers)
         right = min(right, width)

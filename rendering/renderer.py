@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from rendering.mesh_holes import HoleFill, drop_doubles
 from rendering.occlusion import MOUTH_MAP, draw_mouth_map, measure_openness, open_mouth
-from rendering.raster import srgb_to_linear
+from rendering.raster import project_points, srgb_to_linear
 from rendering.rounding import Rounding
 
 CLAY = (0.79, 0.66, 0.59)  # sRGB, for meshes without colours
@@ -111,7 +111,8 @@ class Camera:
 
     def view(self, vertices: NDArray) -> NDArray:
         """(V, 3) in view space: the viewer at the origin, looking along -z."""
-        return (vertices - self.centre) @ self.turn.T - [0.0, 0.0, self.distance]
+        shift = self.turn @ self.centre + [0.0, 0.0, self.distance]
+        return vertices @ self.turn.T - shift
 
     def project(self, view: NDArray, samples: float) -> NDArray:
         """(V, 3) in sample space: x, y in samples, `samples` to a pixel's side, and w = 1 / depth.
@@ -130,13 +131,8 @@ class Camera:
         return self._project(view, focal, (side / 2, side / 2)), focal
 
     def _project(self, view: NDArray, focal: float, middle: tuple[float, float]) -> NDArray:
-        depth = -view[:, 2]
-        visible = depth > self.near
-        w = np.where(visible, 1.0, 0.0) / np.where(visible, depth, 1.0)
-        screen = np.empty_like(view)
-        screen[:, 0] = middle[0] + focal * view[:, 0] * w
-        screen[:, 1] = middle[1] - focal * view[:, 1] * w
-        screen[:, 2] = w
+        screen = np.empty(view.shape)
+        project_points(view, self.near, focal, middle, screen)
         return screen
 
 
@@ -232,6 +228,7 @@ class Renderer:
         points = self.template if framed is None else self.template[framed]
         self.camera = Camera(points, size, yaw, zoom, swing)
         self.surface = self._surface(colors, gloss)
+        self.resting = self.surface[: len(filled), 3].copy()  # openness of unsplit vertices
         self.backend = self._backend(background, renderer)
 
     def _backend(self, background: str | tuple[int, int, int] | None, renderer: str) -> Any:
@@ -242,7 +239,7 @@ class Renderer:
         return RENDERERS[choose_renderer(renderer)](self.faces, self.camera, light)
 
     def _surface(self, colors: NDArray | None, gloss: NDArray | None) -> NDArray:
-        """(N, 6) linear r, g, b, openness, gloss, 0 of the template with its holes filled."""
+        """(N, 6) float32 linear r, g, b, openness, gloss, 0 of the template, its holes filled."""
         if colors is None:
             colors = np.broadcast_to(CLAY, self.template.shape)
         if colors.shape != self.template.shape or colors.min() < 0 or colors.max() > 1:
@@ -255,7 +252,7 @@ class Renderer:
         surface[:, :3] = srgb_to_linear(self.hole_fill.append_colours(colors))
         surface[: len(colors), 4] = 0.0 if gloss is None else gloss
         surface[:, 3] = measure_openness(filled, self.rounding.coarse_faces)
-        return self.rounding.append_values(surface)
+        return self.rounding.append_values(surface).astype(np.float32)
 
     def frame(self, vertices: NDArray) -> NDArray:
         """The picture (H, W, 3) uint8 of `vertices` (V, 3); (H, W, 4) if transparent.
@@ -275,14 +272,13 @@ class Renderer:
 
     def _frame_surface(self, view: NDArray) -> NDArray:
         """`surface` (N, 6) with the openness of this frame's mouth."""
-        coarse = len(view) - len(self.rounding.edges)  # the vertices before those of the rounding
-        screen, focal = self.camera.project_square(view[:coarse], MOUTH_MAP)
+        screen, focal = self.camera.project_square(view[: len(self.resting)], MOUTH_MAP)
         depth = np.empty((MOUTH_MAP, MOUTH_MAP), np.float32)
-        resting, openness = self.surface[:coarse, 3], np.empty((coarse, 1))
-        draw_mouth_map(screen, self.rounding.coarse_faces, resting, depth)
-        open_mouth(screen, depth, focal, resting, openness[:, 0])
+        openness = np.empty(len(screen), np.float32)
+        draw_mouth_map(screen, self.rounding.coarse_faces, self.resting, depth)
+        open_mouth(screen, depth, focal, self.resting, openness)
         surface = self.surface.copy()
-        surface[:, 3:4] = self.rounding.append_values(openness)
+        surface[:, 3] = self.rounding.append_values(openness)
         return surface
 
     def frames(self, vertices: Iterable[NDArray], workers: int = 1) -> Iterator[NDArray]:

@@ -10,7 +10,8 @@ V vertices, F faces, E split edges.
 import numpy as np
 from numpy.typing import NDArray
 
-from rendering.raster import surface_normals
+from common.numba_jit import compiled
+from rendering.raster import dot, row, surface_normals
 
 TOLERANCE = 8e-4  # of the mesh's height: an edge nearer to the curve than this is not coarse
 
@@ -34,23 +35,35 @@ class Rounding:
 
     def _middles(self, points: NDArray, edges: NDArray) -> NDArray:
         """(E, 3) middles of cubic curves over the edges, normal to the surface at both ends."""
-        normals, faces = np.empty_like(points), self.coarse_faces
-        surface_normals(points, faces, np.empty((len(faces), 3)), normals)
-        start, end = edges.T
-        along = points[end] - points[start]
-        rise = np.einsum("ij,ij->i", along, normals[start])[:, None] * normals[start]
-        rise -= np.einsum("ij,ij->i", along, normals[end])[:, None] * normals[end]
-        return (points[start] + points[end]) / 2 - rise / 8
+        normals, faces = np.empty(points.shape), self.coarse_faces
+        surface_normals(points, faces, np.empty((len(faces), 3), np.float32), normals)
+        middles = np.empty((len(edges), 3))
+        _fill_middles(points, normals, edges, middles)
+        return middles
 
     def append_vertices(self, points: NDArray) -> NDArray:
-        """The vertices (V, 3) of a mesh, followed by the middles of the split edges."""
+        """The vertices (V, 3) float64 of a mesh, followed by the middles of the split edges."""
         if not len(self.edges):
             return points
         return np.concatenate([points, self._middles(points, self.edges)])
 
     def append_values(self, values: NDArray) -> NDArray:
-        """Values (V, C) at the vertices, followed by their means on the split edges."""
-        return np.concatenate([values, values[self.edges].mean(axis=1)])
+        """Values (V,) or (V, C) at the vertices, followed by their means on the split edges."""
+        start, end = self.edges.T
+        return np.concatenate([values, (values[start] + values[end]) / 2])
+
+
+@compiled()
+def _fill_middles(points: NDArray, normals: NDArray, edges: NDArray, middles: NDArray) -> None:
+    """Fill `middles` (E, 3) as `Rounding._middles`; points, normals: (V, 3); edges: (E, 2)."""
+    for i in range(edges.shape[0]):
+        start, end = row(points, edges[i, 0]), row(points, edges[i, 1])
+        first, last = row(normals, edges[i, 0]), row(normals, edges[i, 1])
+        along = end[0] - start[0], end[1] - start[1], end[2] - start[2]
+        rise, fall = dot(along, first), dot(along, last)
+        for axis in range(3):
+            bend = rise * first[axis] - fall * last[axis]
+            middles[i, axis] = (start[axis] + end[axis]) / 2.0 - bend / 8.0
 
 
 def _edges(faces: NDArray) -> NDArray:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.numba_jit import compiled
-from rendering.raster import CONTRACT, dot, scaled, single
+from rendering.lanes import CONTRACT
+from rendering.raster import dot, scaled, single
 
 ZERO, HALF, ONE, TWO = single(0.0), single(0.5), single(1.0), single(2.0)
 
@@ -142,7 +143,8 @@ def _direction(x, y, z):
 def light_fragments(fragments: NDArray[np.float32], count: int) -> None:
     """Replace the first three rows of `count` fragments by their linear light r, g, b, 0 to 1."""
     for i in range((count + VECTOR - 1) // VECTOR * VECTOR):
-        normal = _direction(*_triple(fragments, NORMAL, i))
+        front = fragments[FRONT * ROW + i]
+        normal = scaled(_direction(*_triple(fragments, NORMAL, i)), TWO * front - ONE)
         along_x, along_y = fragments[TO_VIEWER * ROW + i], fragments[(TO_VIEWER + 1) * ROW + i]
         view = _direction(along_x, along_y, ONE)
         share = ONE / fragments[W * ROW + i]
@@ -152,7 +154,7 @@ def light_fragments(fragments: NDArray[np.float32], count: int) -> None:
             scaled(_triple(fragments, ALBEDO, i), share),
             fragments[OPENNESS * ROW + i] * share,
             fragments[GLOSS * ROW + i] * share,
-            fragments[FRONT * ROW + i],
+            front,
         )
         fragments[i] = _level(red)
         fragments[ROW + i] = _level(green)

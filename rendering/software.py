@@ -4,8 +4,9 @@ A pixel whose samples lie on one smooth patch is one fragment, any other pixel h
 sample. So silhouettes, lips and lids get anti-aliased edges, and all other pixels are lit once.
 Light is summed in linear space and encoded as sRGB at the end.
 
-A line of pixels is drawn in steps: `_find_runs` finds its fragments, `_fill_fragments` interpolates
-what the light needs, `shading.light_fragments` lights them, and `_resolve` makes pixels of them.
+A line of pixels is drawn in steps: `_first_kinds`, `_join` and `_find_runs` find its fragments,
+`_fill_fragments` interpolates what the light needs, `shading.light_fragments` lights them, and
+`_resolve` makes pixels of them.
 Coordinates as in raster.py.
 """
 
@@ -15,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.numba_jit import compiled
+from rendering.lanes import CONTRACT, LANES, fill_line, fill_rows
 from rendering.raster import (
     BAND,
-    CONTRACT,
     SAMPLES,
     dot,
     linear_to_srgb,
@@ -40,113 +41,128 @@ SAME_PATCH_DEPTH = 0.004  # and the largest relative difference of their depths
 N_SAMPLES = SAMPLES * SAMPLES  # of a pixel
 SEGMENT = CAPACITY // N_SAMPLES  # pixels of a line that are drawn at once
 # Kinds of pixels; others are the number of their fragments.
-EMPTY, PATCH, UNKNOWN = 0, N_SAMPLES + 1, N_SAMPLES + 2
+EMPTY, PATCH, NEAR = 0, N_SAMPLES + 1, N_SAMPLES + 2
 N_TRAITS = 8  # of a vertex: normal, r, g, b, openness, gloss
 
 
 @compiled(fastmath=CONTRACT)
-def _first_kinds(upper, lower, kinds):
-    """Fill `kinds` (N,) of pixels: EMPTY, PATCH where all samples are of one face, else UNKNOWN.
+def _first_kinds(numbers, depth, lines, left, kinds):
+    """Fill `kinds` (N,) of the pixels whose samples are in two lines, from the sample `left` on.
 
-    upper, lower: (2 N,) numbers of the faces at their samples.
+    PATCH where all samples are of one face, NEAR where all are covered and about as deep as the
+    first, else the number of covered samples.
     """
+    upper, lower = numbers[lines, left:], numbers[lines + 1, left:]
+    upper_depth, lower_depth = depth[lines, left:], depth[lines + 1, left:]
     for j in range(kinds.shape[0]):
         a, b = upper[2 * j], upper[2 * j + 1]
         c, d = lower[2 * j], lower[2 * j + 1]
-        same = (a == b) & (a == c) & (a == d)
-        kinds[j] = (PATCH if a > 0 else EMPTY) if same else UNKNOWN
+        w = upper_depth[2 * j]
+        apart = max(abs(upper_depth[2 * j + 1] - w), abs(lower_depth[2 * j] - w))
+        apart = max(apart, abs(lower_depth[2 * j + 1] - w))
+        covered = (a > 0) * 1 + (b > 0) * 1 + (c > 0) * 1 + (d > 0) * 1
+        near = (covered == N_SAMPLES) & (apart <= single(SAME_PATCH_DEPTH) * w)
+        kind = NEAR if near else covered
+        same = (a == b) & (a == c) & (a == d) & (a > 0)
+        kinds[j] = PATCH if same else kind
 
 
 @compiled()
-def _kind(depth, numbers, line, column, face_normals):
-    """The kind of a pixel whose samples begin at (line, column) and are not of one face.
+def _join(numbers, lines, left, face_normals, kinds, near):
+    """Replace NEAR in `kinds` by PATCH or N_SAMPLES: whether the normals of faces are alike.
 
-    It is a patch if the others of its samples can share the shading of the first.
+    near: room for N numbers; other arguments as for `_first_kinds`.
     """
-    covered, joined = 0, True
-    first, w = numbers[line, column], depth[line, column]
-    for k in range(N_SAMPLES):
-        i, j = line + k // SAMPLES, column + k % SAMPLES
-        number = numbers[i, j]
-        if number == 0:
-            joined = False
-            continue
-        covered += 1
-        if joined and number != first:
-            normals = row(face_normals, int(first) - 1), row(face_normals, int(number) - 1)
-            joined = abs(depth[i, j] - w) <= SAME_PATCH_DEPTH * w
-            joined = joined and dot(normals[0], normals[1]) >= SAME_PATCH_COS
-    return PATCH if joined else covered
+    n = 0
+    for j in range(kinds.shape[0]):  # a list first, as a branch here would be guessed wrong
+        near[n] = j
+        n += kinds[j] == NEAR
+    for i in range(n):
+        column = left + near[i] * SAMPLES
+        first = numbers[lines, column]
+        normal, joined = row(face_normals, int(first) - 1), True
+        for k in range(1, N_SAMPLES):
+            number = numbers[lines + k // SAMPLES, column + k % SAMPLES]
+            alike = dot(normal, row(face_normals, int(number) - 1)) >= single(SAME_PATCH_COS)
+            joined = joined & (alike | (number == first))
+        kinds[near[i]] = PATCH if joined else N_SAMPLES
 
 
 @compiled()
-def _find_runs(buffers, line, y, first, face_normals, kinds, runs):
-    """Fill `kinds` (N,) and `runs` (M, 4) of the pixels from `first` on; the number of runs.
+def _find_runs(numbers, lines, left, kinds, runs):
+    """Fill `runs` (M, 4) of the pixels of `kinds` (N,); the number of runs.
 
-    A run is the number of a face, x and y of a sample, and the count of its fragments there and
-    every SAMPLES samples to the right: neighbouring pixels on one face, or a sample. buffers: of
-    the band; line: the upper of the pixels' two lines in it; y: the centre of that line.
+    A run is a face, the column and line (0 or 1) of a sample, and the count of its fragments there
+    and every SAMPLES samples to the right: neighbouring pixels on one face, or a sample.
     """
-    depth, numbers, _ = buffers
-    left, right = first * SAMPLES, (first + kinds.shape[0]) * SAMPLES
-    _first_kinds(numbers[line, left:right], numbers[line + 1, left:right], kinds)
-    n, previous = 0, single(0.0)
+    n, previous = -1, single(0.0)
     for j in range(kinds.shape[0]):
         column, kind = left + j * SAMPLES, kinds[j]
-        if kind == UNKNOWN:
-            kind = _kind(depth, numbers, line, column, face_normals)
-            kinds[j] = kind
-        here = numbers[line, column] if kind == PATCH else single(0.0)
-        if here > 0 and here == previous:
-            runs[n - 1, 3] += single(1.0)
-        elif kind != EMPTY:
-            for k in range(1 if kind == PATCH else N_SAMPLES):
-                down, right = k // SAMPLES, k % SAMPLES
-                number = numbers[line + down, column + right]
-                if number > 0:
-                    runs[n, 0], runs[n, 1] = number, column + right + 0.5
-                    runs[n, 2], runs[n, 3] = y + down, single(1.0)
-                    n += 1
-        previous = here
-    return n
+        if kind == PATCH:
+            here = numbers[lines, column]
+            if here == previous:
+                runs[n, 3] += 1
+            else:
+                n += 1
+                runs[n, 0], runs[n, 1], runs[n, 2], runs[n, 3] = int(here) - 1, column, 0, 1
+            previous = here
+            continue
+        previous = single(0.0)
+        for k in range(N_SAMPLES if kind != EMPTY else 0):
+            down, aside = k // SAMPLES, k % SAMPLES
+            number = int(numbers[lines + down, column + aside])
+            if number > 0:
+                n += 1
+                runs[n, 0], runs[n, 1] = number - 1, column + aside
+                runs[n, 2], runs[n, 3] = down, 1
+    return n + 1
 
 
 @compiled(fastmath=CONTRACT)
-def _fill_fragments(mesh, lens, runs, n_runs, fragments):
-    """Fill `fragments` from the runs of a line; their number.
+def _fill_fragments(mesh, lens, runs, top, fragments):
+    """Fill `fragments` from the `runs` (M, 4) of a line; their number.
+
+    top: the upper of the line's two lines of samples.
 
     Perspective-correct weights of the corners are those of the picture, each times its w. They are
     linear in x, and so are the rows of fragments.
     """
-    screen, faces, traits = mesh
+    screen, faces, traits, _ = mesh
     focal, middle_x, middle_y = lens
-    at = 0
-    for run in range(n_runs):
-        ia, ib, ic = row(faces, int(runs[run, 0]) - 1)
+    per_focal, at = 1.0 / focal, 0
+    across = single(SAMPLES * per_focal)
+    for run in range(runs.shape[0]):
+        ia, ib, ic = row(faces, runs[run, 0])
         xa, ya, wa = row(screen, ia)
         xb, yb, wb = row(screen, ib)
         xc, yc, wc = row(screen, ic)
-        x, y = float(runs[run, 1]), float(runs[run, 2])
+        x, y = runs[run, 1] + 0.5, top + runs[run, 2] + 0.5
         area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
-        wa, wb, wc = wa / area, wb / area, wc / area
+        per_area = 1.0 / area
+        wa, wb, wc = wa * per_area, wb * per_area, wc * per_area
         ka = single(((xb - x) * (yc - y) - (xc - x) * (yb - y)) * wa)
         kb = single(((xc - x) * (ya - y) - (xa - x) * (yc - y)) * wb)
         kc = single(((xa - x) * (yb - y) - (xb - x) * (ya - y)) * wc)
         step_a = single(SAMPLES * (yb - yc) * wa)
         step_b = single(SAMPLES * (yc - ya) * wb)
         step_c = single(SAMPLES * (ya - yb) * wc)
+        w_step = step_a + step_b + step_c
         # Counter-clockwise in view space is clockwise in sample space, whose y points down.
-        side = single(1.0) if area < 0.0 else single(-1.0)
-        for to in range(at, at + int(runs[run, 3])):
-            for trait in range(N_TRAITS):
-                value = ka * traits[ia, trait] + kb * traits[ib, trait] + kc * traits[ic, trait]
-                fragments[trait * ROW + to] = side * value if trait < 3 else value
-            fragments[W * ROW + to] = ka + kb + kc
-            fragments[FRONT * ROW + to] = max(side, single(0.0))
-            fragments[TO_VIEWER * ROW + to] = single((middle_x - x) / focal)
-            fragments[(TO_VIEWER + 1) * ROW + to] = single((y - middle_y) / focal)
-            ka, kb, kc, x = ka + step_a, kb + step_b, kc + step_c, x + SAMPLES
-        at += int(runs[run, 3])
+        front = single(1.0) if area < 0.0 else single(0.0)
+        to_x, to_y = single((middle_x - x) * per_focal), single((y - middle_y) * per_focal)
+        end = at + runs[run, 3]
+        for to in range(at, end, LANES):
+            weights, steps = (ka, kb, kc), (step_a, step_b, step_c)
+            fill_rows(fragments, to, ROW, traits, (ia, ib, ic), weights, steps)
+            fill_line(fragments, W * ROW + to, ka + kb + kc, w_step)
+            fill_line(fragments, FRONT * ROW + to, front, single(0.0))
+            fill_line(fragments, TO_VIEWER * ROW + to, to_x, -across)
+            fill_line(fragments, (TO_VIEWER + 1) * ROW + to, to_y, single(0.0))
+            ka += single(LANES) * step_a
+            kb += single(LANES) * step_b
+            kc += single(LANES) * step_c
+            to_x -= single(LANES) * across
+        at = end
     return at
 
 
@@ -161,46 +177,53 @@ def _resolve(kinds, fragments, behind, encode, pixels):
         kind = kinds[j]
         if kind == EMPTY:
             continue
-        count = 1 if kind == PATCH else kind
-        for c in range(3):
-            light = fragments[c * ROW + at]
-            if kind != PATCH:
-                for k in range(1, count):
-                    light += fragments[c * ROW + at + k]
-                light = (light + (N_SAMPLES - count) * behind[c]) / single(N_SAMPLES)
-            pixels[j, c] = encode[int(light * top_code + single(0.5))]
+        if kind == PATCH:
+            for c in range(3):
+                pixels[j, c] = encode[int(fragments[c * ROW + at] * top_code + single(0.5))]
+            at += 1
+        else:
+            for c in range(3):
+                light = (N_SAMPLES - kind) * behind[c]
+                for k in range(at, at + kind):
+                    light += fragments[c * ROW + k]
+                pixels[j, c] = encode[int(light / single(N_SAMPLES) * top_code + single(0.5))]
+            at += kind
         if pixels.shape[1] == 4:
             pixels[j, 3] = min(kind, N_SAMPLES)
-        at += count
 
 
 @compiled()
 def draw_picture(mesh, lens, face_normals, behind, encode, image) -> None:
     """Draw a mesh over `image` (H, W, 3 or 4) uint8.
 
-    mesh: screen (V, 3) as for `rasterise`, faces (F, 3) and traits (V, N_TRAITS) float32: unit
-    normal, linear r, g, b, openness (1 free, 0 enclosed) and gloss (1 wet, 0 skin); lens: focal
-    length, middle x and y in samples; face_normals: (F, 3); behind: (3,) float32, linear light of
-    the background; encode: (n,) uint8, the sRGB code of the light i / (n - 1).
+    mesh: screen (V, 3) as for `rasterise`, faces (F, 3), traits (V, N_TRAITS) float32: unit
+    normal, linear r, g, b, openness (1 free, 0 enclosed) and gloss (1 wet, 0 skin), and openness
+    (V,) again; lens: focal length, middle x and y in samples; face_normals: (F, 3) float32; behind:
+    (3,) float32, linear light of the background; encode: (n,) uint8, the sRGB code of the light
+    i / (n - 1).
     """
-    screen, faces, _ = mesh
+    screen, faces, _, openness = mesh
     height, width = image.shape[0], image.shape[1]
     buffers = new_buffers(width * SAMPLES)
-    kinds = np.empty(SEGMENT, np.uint8)
-    runs, fragments = np.empty((CAPACITY, 4), np.float32), np.ones(N_ROWS * ROW, np.float32)
-    sorted_faces = sort_faces(screen, faces, height * SAMPLES)
+    depth, numbers, _, _ = buffers
+    kinds, near = np.empty(SEGMENT, np.uint8), np.empty(SEGMENT + 1, np.int32)
+    runs, fragments = np.empty((CAPACITY, 4), np.int32), np.ones(N_ROWS * ROW, np.float32)
+    sorted_faces = sort_faces(screen, faces, openness, height * SAMPLES)
     for band in range((height * SAMPLES + BAND - 1) // BAND):
         left, right = rasterise_band(screen, faces, sorted_faces, band, buffers)
         end = min((right + 1) // SAMPLES, width)
         for line in range(0, min(BAND, height * SAMPLES - band * BAND), SAMPLES):
-            i, y = (band * BAND + line) // SAMPLES, band * BAND + line + 0.5
+            top = band * BAND + line
             for first in range(left // SAMPLES, end, SEGMENT):
                 last = min(first + SEGMENT, end)
                 here = kinds[: last - first]
-                n_runs = _find_runs(buffers, line, y, first, face_normals, here, runs)
-                count = _fill_fragments(mesh, lens, runs, n_runs, fragments)
+                at = first * SAMPLES
+                _first_kinds(numbers, depth, line, at, here)
+                _join(numbers, line, at, face_normals, here, near)
+                n_runs = _find_runs(numbers, line, at, here, runs)
+                count = _fill_fragments(mesh, lens, runs[:n_runs], top, fragments)
                 light_fragments(fragments, count)
-                _resolve(here, fragments, behind, encode, image[i, first:last])
+                _resolve(here, fragments, behind, encode, image[top // SAMPLES, first:last])
 
 
 class SoftwareBackend:
@@ -223,16 +246,17 @@ class SoftwareBackend:
     def draw(self, view: NDArray, surface: NDArray) -> NDArray:
         """The picture (H, W, 3) uint8 of vertices (V, 3) in view space.
 
-        surface: (V, 6) linear r, g, b, openness, gloss, 0. (H, W, 4) with straight alpha where the
-        background is None.
+        surface: (V, 6) float32 linear r, g, b, openness, gloss, 0. (H, W, 4) with straight alpha
+        where the background is None.
         """
         camera = self.camera
-        face_normals, normals = np.empty((len(self.faces), 3)), np.empty((len(view), 3))
+        face_normals, normals = np.empty((len(self.faces), 3), np.float32), np.empty(view.shape)
         surface_normals(view, self.faces, face_normals, normals)
-        traits = np.hstack([normals, surface[:, :5]]).astype(np.float32)
+        traits = np.empty((len(view), N_TRAITS), np.float32)
+        traits[:, :3], traits[:, 3:] = normals, surface[:, : N_TRAITS - 3]
         lens = camera.focal_px * SAMPLES, camera.width * SAMPLES / 2, camera.height * SAMPLES / 2
         image = self.blank.copy()
-        mesh = camera.project(view, SAMPLES), self.faces, traits
+        mesh = camera.project(view, SAMPLES), self.faces, traits, surface[:, 3].copy()
         draw_picture(mesh, lens, face_normals, self.behind, self.encode, image)
         return _with_alpha(image) if self.transparent else image
 

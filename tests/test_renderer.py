@@ -119,14 +119,15 @@ def test_the_z_buffer_is_that_of_a_test_of_every_sample(rng):
     np.testing.assert_array_equal(ids[clear], expected[clear] - 1)
     np.testing.assert_allclose(depth[clear], nearest[clear], rtol=1e-5)
     part = np.full_like(depth, np.nan)
-    raster.rasterise_depth(points.reshape(-1, 3), corners, 37, 61, part)
+    openness = rng.uniform(size=3 * n).astype(np.float32)  # faces in another order
+    raster.rasterise_depth(points.reshape(-1, 3), corners, openness, 37, 61, part)
     np.testing.assert_array_equal(part[37:61], depth[37:61])
 
 
 def test_normals_of_a_sphere_point_along_its_radii(ball):
     faces, vertices = ball
     normals = np.empty_like(vertices)
-    raster.surface_normals(vertices, faces, np.empty((len(faces), 3)), normals)
+    raster.surface_normals(vertices, faces, np.empty((len(faces), 3), np.float32), normals)
     assert (normals * vertices).sum(axis=1).min() > 0.999
 
 
