@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PORT = 8765
 READ_BYTES = 1 << 16  # of a pipe at a time, at most
+GONE_MS = 30_000  # a connection whose other side takes nothing for so long is closed
 
 
 # fmt: off
@@ -69,6 +70,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until Ctrl-C, or read a pipe to its end."""
     args = parse(argv)
+    if args.stdin and sys.stdin is None:
+        raise UserError("--stdin: stdin is closed; pipe 16-bit samples into live.py")
     import torch
 
     from jambatalk import load_checkpoint
@@ -103,7 +106,12 @@ def read_pipe(args: argparse.Namespace, checkpoint: "Checkpoint", senders: list)
         for frame in frames:
             curves = {n: round(float(v), 4) for n, v in zip(ARKIT_UNITS, frame.values, strict=True)}
             row = {"frame": frame.index, "time_s": round(frame.time_s, 4), "curves": curves}
-            print(json.dumps(row), flush=True)
+            try:
+                print(json.dumps(row), flush=True)
+            except OSError as error:
+                raise UserError(
+                    f"--stdin: stdout takes no more frames ({reason_of(error)})"
+                ) from error
 
     pipe, rest = sys.stdin.buffer, b""
     while data := pipe.read1(READ_BYTES):
@@ -111,9 +119,9 @@ def read_pipe(args: argparse.Namespace, checkpoint: "Checkpoint", senders: list)
         whole = len(data) // 2 * 2
         rest = data[whole:]
         write(stream.push(np.frombuffer(data[:whole], "<i2")))
+    write(stream.flush())
     if rest:
         raise UserError("--stdin: the last sample has one byte, expected 16-bit samples")
-    write(stream.flush())
 
 
 def serve(args: argparse.Namespace, checkpoint: "Checkpoint", senders: list) -> None:
@@ -152,6 +160,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_MS)
         bound.bind(address)
         bound.listen(64)
     except OSError as error:

@@ -169,8 +169,8 @@ class Service:
                 )  # fmt: skip
         except UserError as error:
             return JSONResponse({"error": message_of(error)}, 400)
-        except ClientDisconnect:
-            return Response(status_code=499)  # nobody reads it
+        except ClientDisconnect:  # or the service stops
+            return JSONResponse({"error": "the service is stopping; start it again"}, 503)
         finally:
             self.uploads -= 1
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}

@@ -3,23 +3,19 @@
 import asyncio
 import io
 import json
+import socket
 import struct
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import uvicorn
 from starlette.requests import ClientDisconnect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 import live
 from common.errors import UserError, run_cli
@@ -28,84 +24,16 @@ from streaming.access import Access
 from streaming.basis import packed
 from streaming.engine import Frame, Stream
 from streaming.files import run_python
-from streaming.protocol import HEADER, MAGIC
 from streaming.senders import OscSender, address_of, live_link_packet, osc_message
-from streaming.server import Limits, Service
 from streaming.session import Queue
-from tests.streams import MOONSHINE, checkpoint
-from tests.toy import V
-
-RATE = 16_000
+from tests.live_clients import answer, open_session, serving, sound_of, speak
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """A running service with a toy model: its `port`, its `service` and the `checkpoint`."""
-    model = checkpoint(tmp_path_factory.mktemp("toy"), MOONSHINE)
-    limits = Limits(sessions=2, message_bytes=100_000, idle_s=0.4)
-    made = Service(model, Path("toy.safetensors"), Access("127.0.0.1", None), limits, threads=2)
-    listening = live.listen("127.0.0.1", 0)
-    config = uvicorn.Config(made.app(), log_level="error", ws_max_size=limits.message_bytes)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield SimpleNamespace(port=listening.getsockname()[1], service=made, checkpoint=model)
-    server.should_exit = True
-    thread.join(5)
-
-
-@contextmanager
-def open_session(
-    service: SimpleNamespace, query: str = "output=vertices"
-) -> Iterator[ClientConnection]:
-    """A connection after its greeting."""
-    with connect(f"ws://127.0.0.1:{service.port}/ws?{query}") as socket:
-        assert json.loads(socket.recv(timeout=5))["type"] == "hello"
-        yield socket
-
-
-def error_of(socket: ClientConnection) -> str:
-    """The error that ends a session."""
-    text = ""
-    try:
-        while True:
-            message = socket.recv(timeout=5)
-            if isinstance(message, str) and (content := json.loads(message))["type"] == "error":
-                text = content["message"]
-    except ConnectionClosed as closed:
-        return text or str(closed)
-
-
-def answer(service: SimpleNamespace, path: str, **headers: str) -> tuple[int, bytes]:
-    """Status and body of a request."""
-    request = urllib.request.Request(f"http://127.0.0.1:{service.port}{path}", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=5) as response:
-            return response.status, response.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def speak(socket: ClientConnection, sound: np.ndarray, size: int) -> np.ndarray:
-    """The vertices (T, V, 3) of a sound that is sent in messages of `size` samples."""
-    for start in range(0, len(sound), size):
-        socket.send(sound[start : start + size].tobytes())
-    socket.send('{"type": "end"}')
-    frames = []
-    while True:
-        message = socket.recv(timeout=10)
-        if isinstance(message, bytes):
-            magic, _, output, n, n_values, index, time_s = HEADER.unpack(message[: HEADER.size])
-            assert (magic, output, n_values, index) == (MAGIC, 0, 3 * V, len(frames))
-            assert time_s == index / 30
-            frames += list(np.frombuffer(message, "<f4", offset=HEADER.size).reshape(n, V, 3))
-        elif json.loads(message)["type"] == "ended":
-            return np.stack(frames)
-
-
-def sound_of(rng: np.random.Generator, seconds: float) -> np.ndarray:
-    """Noise (n,) int16."""
-    return (3_000 * rng.standard_normal(int(seconds * RATE))).astype(np.int16)
+    """A service for all tests."""
+    with serving(tmp_path_factory.mktemp("toy")) as running:
+        yield running
 
 
 def test_sessions_get_the_frames_of_the_engine_beside_each_other(
@@ -167,56 +95,16 @@ def test_sound_behind_an_end_belongs_to_the_next_recording(
     assert counts == [9, 3, 0]
 
 
-@pytest.mark.parametrize("message, reason", [
-    (b"\0\0\0", "not whole samples of 2 bytes"),
-    ("hello", "not JSON"),
-    ('{"type": "dance"}', "expected one of end, reset, ping"),
-    ("[" * 100_000, ""),
-    (b"\0" * 200_000, "1009"),
-])  # fmt: skip
-def test_a_bad_message_ends_its_session_alone(
-    service: SimpleNamespace, rng: np.random.Generator, message: bytes | str, reason: str
-) -> None:
-    with open_session(service) as good, open_session(service) as bad:
-        bad.send(message)
-        assert reason in error_of(bad)
-        assert len(speak(good, sound_of(rng, 0.2), 1_000)) == 6
-
-
-def test_nan_ends_its_session(service: SimpleNamespace) -> None:
-    with open_session(service, "format=f32") as socket:
-        socket.send(np.full(10, np.nan, np.float32).tobytes())
-        assert "10 of 10 are NaN" in error_of(socket)
-
-
-@pytest.mark.parametrize("query, reason", [
-    ("rate=5", "expected 8000 to 192000"), ("rate=fast", "expected a number"),
-    ("output=film", "expected one of"), ("volume=11", "volume: unknown"),
-    ("subject=nobody", "nobody"), ("look_ahead_s=nan", "expected 0 to 2"),
-])  # fmt: skip
-def test_bad_settings_are_refused_in_one_line(
-    service: SimpleNamespace, query: str, reason: str
-) -> None:
-    with connect(f"ws://127.0.0.1:{service.port}/ws?{query}") as socket:
-        assert reason in error_of(socket)
-
-
-def test_idle_sessions_and_too_many_are_closed(service: SimpleNamespace) -> None:
-    with open_session(service) as one, open_session(service):
-        with connect(f"ws://127.0.0.1:{service.port}/ws") as third:
-            assert "which is the limit" in error_of(third)
-        assert "no message for 0.4 s" in error_of(one)
-
-
-def test_a_page_of_another_address_gets_nothing(service: SimpleNamespace) -> None:
-    with pytest.raises(InvalidStatus, match="403"):
-        connect(f"ws://127.0.0.1:{service.port}/ws", origin="http://elsewhere.example")
-    assert answer(service, "/api/info", Origin="http://elsewhere.example")[0] == 403
-    for address in ("elsewhere.example", "[", "[x]"):
-        assert answer(service, "/api/info", Host=address)[0] == 403
-    assert answer(service, "/api/info", Origin="http://[")[0] == 403
-    assert answer(service, "/api/info", Host="127.0.0.2")[0] == 200
-    assert answer(service, "/api/info", Origin=f"http://127.0.0.1:{service.port}")[0] == 200
+def test_an_ipv6_address_is_served(tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this system has no IPv6")
+    with (
+        serving(tmp_path, "::1") as running,
+        connect(f"ws://[::1]:{running.port}/ws", origin=f"http://[::1]:{running.port}") as client,
+    ):
+        assert json.loads(client.recv(timeout=5))["type"] == "hello"
 
 
 def test_health_and_metrics_count(service: SimpleNamespace, rng: np.random.Generator) -> None:
@@ -295,17 +183,6 @@ def test_arrays_of_a_face_are_read_back() -> None:
         assert np.array_equal(read.reshape(place["shape"]), arrays[place["name"]])
 
 
-@pytest.mark.parametrize("argv", [
-    ["--port", "99999"], ["--sessions", "0"], ["--osc", "here"], ["--host", "no.such.host."],
-    ["--checkpoint", "missing.safetensors"],
-])  # fmt: skip
-def test_bad_flags_are_one_line_with_exit_code_2(
-    argv: list[str], capsys: pytest.CaptureFixture
-) -> None:
-    assert run_cli(live.main, argv) == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
-
-
 def test_a_pipe_becomes_lines_of_curves(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -316,14 +193,6 @@ def test_a_pipe_becomes_lines_of_curves(
     assert [row["frame"] for row in rows] == list(range(9))
     assert set(rows[0]["curves"]) == set(ARKIT_UNITS)
     assert all(0 <= value <= 1 for row in rows for value in row["curves"].values())
-
-
-def test_half_a_sample_at_the_end_of_a_pipe_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(b"abc"))))
-    assert run_cli(live.main, ["--stdin"]) == 2
-    assert "the last sample has one byte" in capsys.readouterr().err
 
 
 def test_the_program_that_makes_a_file_ends_when_its_client_leaves() -> None:
