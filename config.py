@@ -95,6 +95,7 @@ class ModelConfig:
     units_per_metre: float = 1.0  # of the data; the vertex head's output is multiplied by it
     mix_layers: bool = False  # features are a learnt mean of all the encoder's states
     model: str = "jambatalk"  # whose decoder, a key of MODELS
+    subjects: tuple[str, ...] = ()  # of the training split, where the decoder has their styles
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,21 @@ class Recipe:
     wav2vec2: str
 
 
-# Whose decoder -> its class, "" for the layers of the layout string.
-MODELS = {"jambatalk": "", "selftalk": "baselines.selftalk.SelfTalkDecoder"}
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder that `--model` names."""
+
+    path: str = ""  # module and class; "" for the layers of the layout string
+    has_styles: bool = False  # one for each training subject: `ModelConfig.subjects` is set
+
+
+MODELS = {  # name -> whose decoder
+    "jambatalk": Decoder(),
+    "selftalk": Decoder("baselines.selftalk.SelfTalkDecoder"),
+    "faceformer": Decoder("baselines.faceformer.FaceFormerDecoder", has_styles=True),
+    "voca": Decoder("baselines.voca.VOCADecoder", has_styles=True),
+    "facexhubert": Decoder("baselines.facexhubert.FaceXHuBERTDecoder", has_styles=True),
+}
 LAYERS = {"M": "Mamba", "E": "MoE-Mamba", "A": "Transformer"}  # letter of a layout -> its layer
 
 # Ablated orders of the decoder (authors' poster): variant -> layouts for N = 1 (vocaset) and N = 2

@@ -13,7 +13,6 @@ C0 and C convolutional and transformer width of the encoder, k encoder frames pe
 """
 
 import dataclasses
-import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,18 +23,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from baselines.conditioning import ConditionedDecoder, make_given, style_weights
+from baselines.registry import make_layers
 from common.device import pick_device
 from common.errors import UserError, reason_of
 from common.overrides import check, from_dict
-from config import BUNDLED_MODEL, LAYERS, MODELS, DatasetSpec, ModelConfig, Recipe, TrainConfig
+from config import BUNDLED_MODEL, DatasetSpec, ModelConfig, Recipe, TrainConfig
 from dataset.faces import choose_face, find_faces
 from files.models import built_without_memory, load_model_file, misfits, save_model_file
 from files.shipped import check_shipped
 from layers import NORM_EPS
 from layers.coarse_linear import use_precision
-from layers.mamba import MambaLayer
-from layers.moe import MoEMambaLayer
-from layers.transformer import TransformerLayer
 from layers.vertex_head import VertexHead
 from rendering.animation import Animation, check_fps, resample_motion
 from speech.clip_audio import ClipAudio
@@ -53,27 +51,6 @@ SILENT_PART = 300  # frames of a digitally silent clip that `stream` yields at o
 HEADER = "jambatalk"  # key of the JSON in a model file's header
 
 Source = str | Path | NDArray | Tensor  # of a recording: a file or samples
-
-
-def make_layer(kind: str, config: ModelConfig) -> nn.Module:
-    """The decoder layer for a letter of the layout; `ValueError` for an unknown letter."""
-    c = config
-    if kind == "M":
-        return MambaLayer(c.d_model, c.d_ff, c.d_state, c.d_conv, c.expand, c.dropout)
-    if kind == "E":
-        return MoEMambaLayer(c.d_model, c.d_ff, c.n_experts, c.top_k, c.moe_d_state, c.moe_d_conv,
-                             c.expand, c.dropout)  # fmt: skip
-    if kind == "A":
-        return TransformerLayer(c.d_model, c.d_ff, c.n_heads, c.n_kv_heads, c.rope_rank, c.dropout)
-    raise ValueError(f"layout letter {kind!r}: expected one of {', '.join(LAYERS)}")
-
-
-def make_layers(config: ModelConfig) -> nn.ModuleList:
-    """The decoder that `config.model` names; each layer's `forward(x, mask)` keeps (B, T, D)."""
-    module, _, name = MODELS[config.model].rpartition(".")
-    if not module:
-        return nn.ModuleList(make_layer(kind, config) for kind in config.layout)
-    return nn.ModuleList([getattr(importlib.import_module(module), name)(config)])
 
 
 class JambaTalk(nn.Module):
@@ -101,43 +78,58 @@ class JambaTalk(nn.Module):
         template: Tensor,
         lengths: Tensor | None = None,
         conv: Tensor | None = None,
+        styles: Tensor | None = None,
+        motion: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Vertices (B, T, V, 3) in the template's unit, and the routers' balance losses (B,).
+        """Vertices (B, T, V, 3) in the template's unit, and the decoder's own losses (B,).
 
         audio: (B, S) float32 at 16 kHz, zero mean and unit variance over each clip; template:
         (B, V, 3); lengths: (B,) samples of each clip of a padded batch, None if all have S; conv:
-        (B, N, C0) of `SpeechEncoder.convolve` if they are cached. Raises `ValueError`
-        for audio that is not a floating tensor (B, S).
+        (B, N, C0) of `SpeechEncoder.convolve` if they are cached; styles, motion: as for `hidden`.
+        Raises `ValueError` for audio that is not a floating tensor (B, S).
         """
         check_speech(audio, "(B, S)", 2)
         features = self.encoder(audio, lengths, conv)  # (B, T, k·C)
         mask = self.frame_mask(lengths, features)  # (B, T) or None
-        offsets, balance = self.decode(features, mask)  # (B, T, V, 3), (B,)
-        return template[:, None] + offsets, balance
-
-    def decode(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Encoder features (B, T, k·C) to offsets (B, T, V, 3) and balance losses (B,)."""
-        x, balance = self.hidden(features, mask)
-        return self.offsets(x), balance
+        x, own_loss = self.hidden(features, mask, styles, motion)  # (B, T, D), (B,)
+        return template[:, None] + self.offsets(x), own_loss
 
     def offsets(self, x: Tensor) -> Tensor:
         """The head's input (B, T, D) to offsets (B, T, V, 3)."""
         offsets, units = self.head(x), self.config.units_per_metre
         return offsets if units == 1 else offsets * units  # a pass over all vertices
 
-    def hidden(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Encoder features (B, T, k·C) to the head's input (B, T, D) and balance losses (B,)."""
+    def hidden(
+        self,
+        features: Tensor,
+        mask: Tensor | None = None,
+        styles: Tensor | None = None,
+        motion: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encoder features (B, T, k·C) to the head's input (B, T, D) and own losses (B,).
+
+        styles: (B, N) of `style_weights`, None for equal weights; motion: (B, T or fewer, M) of
+        `VertexHead.motion_of_offsets`, the truth in training. Both are used by decoders of other
+        systems alone. The losses are those of routers, or of such a decoder.
+        """
         x = self.dropout(self.project(features))
-        balance = x.new_zeros(len(x), dtype=torch.float32)
+        own_loss = x.new_zeros(len(x), dtype=torch.float32)
         for layer in self.layers:
+            arguments = (x, mask)
+            if isinstance(layer, ConditionedDecoder):
+                arguments += (make_given(x, self.config, self.motion_of, styles, motion),)
             if self.checkpointing and self.training:
-                x = checkpoint(layer, x, mask, use_reentrant=False)
+                x = checkpoint(layer, *arguments, use_reentrant=False)
             else:
-                x = layer(x, mask)
+                x = layer(*arguments)
             if isinstance(x, tuple):
-                x, layer_balance = x
-                balance = balance + layer_balance
-        return self.norm(x), balance
+                x, layer_loss = x
+                own_loss = own_loss + layer_loss
+        return self.norm(x), own_loss
+
+    def motion_of(self, x: Tensor) -> Tensor:
+        """Motion (B, T, M) of a decoder's output (B, T, D)."""
+        return self.head.motion(self.norm(x))
 
     def frame_mask(self, lengths: Tensor | None, features: Tensor) -> Tensor | None:
         """(B, T) bool, True on the frames of `features` (B, T, k·C) that a clip's samples reach."""
@@ -147,13 +139,15 @@ class JambaTalk(nn.Module):
         return length_mask(frames, features.shape[1], features.device)
 
     @torch.inference_mode()
-    def stream(self, audio: Tensor | StoredSpeech, template: Tensor) -> Iterator[Tensor]:
+    def stream(
+        self, audio: Tensor | StoredSpeech, template: Tensor, subject: str | None = None
+    ) -> Iterator[Tensor]:
         """Yield vertices (n, V, 3) of one clip in order, T = mesh_frames(S, fps) frames in all.
 
         audio: (S,) float32 at 16 kHz with zero mean and unit variance over the clip, at least 45
-        ms, or stored speech; template: (V, 3). Raises `ValueError` for other input. The clip is
-        processed in windows (`speech.windows`), so that memory does not grow with S. The model is
-        left in evaluation mode.
+        ms, or stored speech; template: (V, 3); subject: whose style, see `style_weights`. Raises
+        `ValueError` for other input. The clip is processed in windows (`speech.windows`), so that
+        memory does not grow with S. The model is left in evaluation mode.
         """
         self.eval()
         fps, k = self.config.fps, self.config.fold
@@ -164,13 +158,15 @@ class JambaTalk(nn.Module):
                 yield template.expand(min(SILENT_PART, n_frames - start), *template.shape)
             return
         lead_in, features = self.encoder.reader_from_rest(ClipAudio(audio, template.device))
+        styles = style_weights([subject], self.config).to(template.device)
         tail, begin = None, lead_in
         for start, stop, fade_start, fade_stop in self.encoder.kind.windows.plan(
             lead_in + n_frames, fps
         ):
             states = self.encoder.transform(features(start * k, stop * k))
-            hidden = self.hidden(fold(states, k))[0][:, begin - start : fade_stop - start]
-            offsets = self.offsets(hidden)[0]  # (n, V, 3), without the frames of other windows
+            hidden, _ = self.hidden(fold(states, k), styles=styles)
+            hidden = hidden[:, begin - start : fade_stop - start]  # without other windows' frames
+            offsets = self.offsets(hidden)[0]  # (n, V, 3)
             if tail is not None:
                 n = len(tail)
                 fade = torch.linspace(0, 1, n + 2, device=offsets.device)[1:-1, None, None]
@@ -179,9 +175,9 @@ class JambaTalk(nn.Module):
             yield template + offsets[: fade_start - begin]
             begin = fade_start
 
-    def predict(self, audio: Tensor, template: Tensor) -> Tensor:
+    def predict(self, audio: Tensor, template: Tensor, subject: str | None = None) -> Tensor:
         """Vertices (T, V, 3) of one clip, T = mesh_frames(S, fps); arguments as for `stream`."""
-        return torch.cat(list(self.stream(audio, template)))
+        return torch.cat(list(self.stream(audio, template, subject)))
 
 
 class Checkpoint(NamedTuple):
@@ -217,34 +213,43 @@ class Checkpoint(NamedTuple):
         sources = recording if several else [recording]
         animations = [
             Animation(
-                self.vertices(sound.audio, face, fps), fps, faces, name, face, self.spec, sound
+                self.vertices(sound.audio, face, fps, name),
+                fps,
+                faces,
+                name,
+                face,
+                self.spec,
+                sound,
             )
             for sound in [load_recording(source, sample_rate) for source in sources]
         ]
         return animations if several else animations[0]
 
     def vertices(
-        self, audio: NDArray[np.float32] | StoredSpeech, template: NDArray[np.float32], fps: int
-    ) -> NDArray[np.float32]:
+        self, audio: NDArray[np.float32] | StoredSpeech, template: NDArray[np.float32], fps: int,
+        subject: str | None = None,
+    ) -> NDArray[np.float32]:  # fmt: skip
         """`meshes` in one array (T, V, 3)."""
         result = np.empty((covering_frames(len(audio), fps), *template.shape), np.float32)
-        for frame, mesh in zip(result, self.meshes(audio, template, fps), strict=True):
+        for frame, mesh in zip(result, self.meshes(audio, template, fps, subject), strict=True):
             frame[:] = mesh
         return result
 
     def meshes(
-        self, audio: NDArray[np.float32] | StoredSpeech, template: NDArray[np.float32], fps: int
-    ) -> Iterator[NDArray[np.float32]]:
+        self, audio: NDArray[np.float32] | StoredSpeech, template: NDArray[np.float32], fps: int,
+        subject: str | None = None,
+    ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
         """Yield vertices (V, 3) at `fps` frames a second that cover the whole clip, in order.
 
         audio: (S,) as `data_loader.load_wav` returns it, or stored speech; template: (V, 3) in the
-        data set's unit. Runs on the GPU if there is one. Raises `UserError` where the motion is not
-        finite.
+        data set's unit; subject: as for `JambaTalk.stream`. Runs on the GPU if there is one. Raises
+        `UserError` where the motion is not finite.
         """
         device = pick_device()[0]
         if not isinstance(audio, StoredSpeech):
             audio = torch.from_numpy(audio).to(device)
-        chunks = self.model.to(device).stream(audio, torch.from_numpy(template).to(device))
+        template = torch.from_numpy(template).to(device)
+        chunks = self.model.to(device).stream(audio, template, subject)
         predicted = (mesh for chunk in chunks for mesh in chunk.cpu().numpy())
         n_frames = covering_frames(len(audio), fps)
         for mesh in resample_motion(predicted, self.spec.fps, fps, n_frames):

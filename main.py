@@ -135,7 +135,7 @@ def resolve_flags(args: argparse.Namespace) -> tuple[Recipe, dict[str, str], arg
 
 def resolve_run(args: argparse.Namespace) -> ResolvedRun:
     """Recipe, data and run folder; raises `UserError` before anything slow where one is wrong."""
-    from training.recipe import locate_data, run_name, splits_to_test
+    from training.recipe import locate_data, run_name, splits_to_test, with_subjects
 
     recipe, facts, args = resolve_flags(args)
     needed = [] if args.mode == "test" else ["train", "val"]
@@ -145,6 +145,8 @@ def resolve_run(args: argparse.Namespace) -> ResolvedRun:
     if not args.source:  # a recorded recipe is located already
         spec, regions = locate_data(spec, facts)
         recipe = dataclasses.replace(recipe, dataset=spec)
+    if args.mode != "test":
+        recipe = with_subjects(recipe)
     out = writable_folder(args.out or f"runs/{run_name(recipe)}")
     if args.save_predictions:
         from evaluation.saved import check_predictions_folder

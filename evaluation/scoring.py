@@ -147,7 +147,7 @@ class ClipScorer:
         """The scores of an item of `MeshSpeechDataset`, by name of the metric."""
         audio = torch.from_numpy(item["audio"]).to(device)
         template = torch.from_numpy(item["template"]).to(device)
-        predicted = model.predict(audio, template).cpu().numpy()
+        predicted = model.predict(audio, template, item["subject"]).cpu().numpy()
         frames = min(len(predicted), item["frames"])
         predicted, truth = predicted[:frames], item["vertices"][:frames]
         if self.predictions is not None:

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from layers.lean_linear import CoarseBackward
 
+RIDGE = 1e-6  # relative to the mean square of the components
+
 
 class VertexHead(nn.Module):
     """Decoder output (B, T, D) to offsets (B, T, V, 3), zero at initialisation.
@@ -36,6 +38,34 @@ class VertexHead(nn.Module):
             last = self.offsets
             offsets = CoarseBackward.apply(x, last.weight, last.bias) if coarse else last(x)
             return offsets.unflatten(-1, (self.n_vertices, 3))
+
+    def motion(self, x: Tensor) -> Tensor:
+        """Motion (B, T, M) float32 of x (B, T, D): coefficients, or with rank 0 offsets (3V)."""
+        return self(x).flatten(2) if self.coefficients is None else self.low_rank(x)
+
+    @torch.no_grad()
+    def motion_of_offsets(self, offsets: Tensor) -> Tensor:
+        """The motion (B, T, M) whose offsets are nearest to `offsets` (B, T, V, 3)."""
+        flat = offsets.float().flatten(2)
+        if self.coefficients is None:
+            return flat
+        return self.solve((flat - self.offsets.bias) @ self.offsets.weight)
+
+    @torch.no_grad()
+    def motion_of_curves(self, curves: Tensor, basis: Tensor) -> Tensor:
+        """`motion_of_offsets` of curves (B, T, K) @ basis (K, V, 3), for a rank above 0."""
+        weight, bias = self.offsets.weight, self.offsets.bias
+        return self.solve(curves @ (basis.flatten(1) @ weight) - bias @ weight)
+
+    def solve(self, products: Tensor) -> Tensor:
+        """Least squares: coefficients (B, T, r) of products (B, T, r) with the components.
+
+        A small ridge keeps components that are zero, as few training frames leave them, at zero.
+        """
+        gram = (self.offsets.weight.T @ self.offsets.weight).double()
+        ridge = RIDGE * gram.diagonal().mean().clamp(min=1e-30)
+        gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        return torch.linalg.solve(gram, products.double(), left=False).float()
 
     @torch.no_grad()
     def set_components(self, mean: Tensor, components: Tensor) -> None:

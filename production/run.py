@@ -108,7 +108,7 @@ def motion(
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the meshes (V, 3) of a recording at `fps` as they are predicted."""
     model_fps, n_frames = speaker.spec.fps, covering_frames(len(audio), fps)
-    meshes = speaker.checkpoint.meshes(audio, speaker.template, model_fps)
+    meshes = speaker.checkpoint.meshes(audio, speaker.template, model_fps, speaker.name)
     if fps != model_fps:
         shape = covering_frames(len(audio), model_fps), *speaker.template.shape
         meshes = resampled(Arriving(meshes, shape), model_fps, fps, n_frames)

@@ -214,10 +214,12 @@ class ReleasedJambaTalk(nn.Module):
         return x
 
     @torch.inference_mode()
-    def stream(self, audio: Tensor | StoredSpeech, template: Tensor) -> Iterator[Tensor]:
+    def stream(
+        self, audio: Tensor | StoredSpeech, template: Tensor, subject: str | None = None
+    ) -> Iterator[Tensor]:
         """Yield vertices (n, V, 3) of one clip in order, n at most 100; otherwise as `predict`.
 
-        Stored speech is read as a whole.
+        Stored speech is read as a whole. subject: as in `JambaTalk.stream`; it has no effect.
         """
         if isinstance(audio, Tensor) and audio.ndim == 2 and len(audio) == 1:
             audio = audio[0]
@@ -227,7 +229,7 @@ class ReleasedJambaTalk(nn.Module):
         for x in self.decode(self.encode(audio[None]))[0].split(HEAD_FRAMES):  # (n, D)
             yield template + self.vertice_map_r(x).unflatten(-1, (-1, 3))
 
-    def predict(self, audio: Tensor, template: Tensor) -> Tensor:
+    def predict(self, audio: Tensor, template: Tensor, subject: str | None = None) -> Tensor:
         """Vertices (T, V, 3) of one clip, in the template's unit.
 
         audio: (1, S) or (S,) float32 at 16 kHz, zero mean and unit variance, S >= 720; template:
@@ -235,7 +237,7 @@ class ReleasedJambaTalk(nn.Module):
         mesh's rate, so a clip of one second has 29 frames at 30 fps, or 24 at 25 fps. Raises
         `ValueError` for other input.
         """
-        return torch.cat(list(self.stream(audio, template)))
+        return torch.cat(list(self.stream(audio, template, subject)))
 
 
 def stretched_frames(n_audio: int, fps: int) -> int:

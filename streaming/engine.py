@@ -76,7 +76,9 @@ class Stream:
         if not isinstance(model, JambaTalk):
             raise UserError("live: published weights attend to the whole clip; use another model")
         if not all(hasattr(layer, "step") for layer in model.layers):
-            raise UserError(f"live: {model.config.model} attends to the whole clip; use jambatalk")
+            raise UserError(
+                f"live: {model.config.model} has no steps of a few frames; use jambatalk"
+            )
         if not 0 <= look_ahead_s <= MAX_LOOK_AHEAD_S:
             raise ValueError(f"look_ahead_s {look_ahead_s}: expected 0 to {MAX_LOOK_AHEAD_S:g}")
         if not CONTEXTS_S[0] <= context_s <= CONTEXTS_S[1]:

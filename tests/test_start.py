@@ -138,7 +138,8 @@ def test_a_new_head_without_components_starts_from_the_neutral_face(
     model = JambaTalk(config)
     assert take_weights(model, trained[1])
     with torch.no_grad():
-        offsets, _ = model.eval().decode(torch.randn(1, 5, model.encoder.width))
+        model.eval()
+        offsets = model.offsets(model.hidden(torch.randn(1, 5, model.encoder.width))[0])
     assert offsets.shape == (1, 5, N_VERTICES, 3) and not offsets.any()
     assert not take_weights(JambaTalk(small.model), trained[1])
 

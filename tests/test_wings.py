@@ -8,8 +8,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WINGS = (  # left to right; a module of the root is a wing of its own
     ("config",),
     ("common",),
-    ("files", "layers", "baselines"),
-    ("speech", "synthetic.head"),
+    ("files", "layers"),
+    ("speech", "synthetic.head", "baselines"),
     ("dataset", "wav2vec"),
     ("data_loader", "lip_reader"),
     ("rendering", "released"),

@@ -113,7 +113,8 @@ def recorded_and_predicted(
     model.eval()
     device = next(model.parameters()).device
     audio, template = (torch.from_numpy(clip[name]).to(device) for name in ("audio", "template"))
-    predicted = model.predict(audio, template)[: min(n_frames, clip["frames"])].cpu().numpy()
+    predicted = model.predict(audio, template, clip["subject"])
+    predicted = predicted[: min(n_frames, clip["frames"])].cpu().numpy()
     return clip["vertices"][: len(predicted)], predicted
 
 

@@ -76,6 +76,18 @@ def settings_of(args: argparse.Namespace) -> list[tuple[str, str, str]]:
     return settings
 
 
+def with_subjects(recipe: Recipe) -> Recipe:
+    """`recipe` with the subjects of the train split in its network, if the decoder has styles.
+
+    Subjects that are set already stay: those of the model of `--init`, given by `--set`.
+    """
+    model = recipe.model
+    if not MODELS[model.model].has_styles or model.subjects:
+        return recipe
+    subjects = recipe.dataset.splits["train"].subjects
+    return dataclasses.replace(recipe, model=dataclasses.replace(model, subjects=subjects))
+
+
 def run_name(recipe: Recipe) -> str:
     """The name of a recipe's run folder: of the data set, and of the decoder if not JambaTalk's."""
     name, model = recipe.dataset.name, recipe.model.model

@@ -23,6 +23,7 @@ from dataset.batch_plan import BatchPlan
 from speech.features import length_mask
 from speech.timing import frame_lengths
 from training.compact_adam import clip_gradients
+from training.given import given_of, own_loss_name
 from training.losses import (
     Sizes,
     closure_weight,
@@ -48,7 +49,7 @@ class MeshLosses(NamedTuple):
 
     vertex: Tensor  # ()
     velocity: Tensor  # ()
-    balance: Tensor  # (B,) of the routers
+    own_loss: Tensor  # (B,) of the decoder: of its routers, for example
     lip_offsets: Tensor  # (B, T, L, 3) predicted lips minus template
     lip_error: Tensor  # (B, T, L, 3) predicted minus true lips
     inner_lips: Tensor | None  # (B, T, 2n, 3) true upper, lower, ... lips, where a loss needs them
@@ -81,7 +82,7 @@ class Objective(nn.Module):
         mesh = self.low_rank_mesh if "curves" in batch else self.whole_mesh
         motion = mesh(batch, padded, targets.conv, sizes)
         losses = {"vertex": motion.vertex, "velocity": motion.velocity}
-        losses["balance"] = motion.balance.sum() / sizes.clips
+        losses[own_loss_name(self.model)] = motion.own_loss.sum() / sizes.clips
         if motion.details is not None:
             losses["details"] = motion.details
         if self.config.w_lips:
@@ -103,14 +104,15 @@ class Objective(nn.Module):
     ) -> MeshLosses:
         """The losses of a batch with vertices."""
         template, truth = batch["template"], batch["vertices"]
-        prediction, balance = self.model(batch["audio"], template, padded, conv)
+        given = given_of(self.model, batch)
+        prediction, own_loss = self.model(batch["audio"], template, padded, conv, **given)
         vertex, velocity, predicted = mesh_losses(
             prediction, truth, batch["frames"], sizes, self.lips, self.nets.loss_scale
         )
         offsets = predicted - template[:, None, self.lips]
         error = predicted - truth[:, :, self.lips]
         inner = None if self.nets.inner_lips is None else truth[:, :, self.nets.inner_lips]
-        return MeshLosses(vertex, velocity, balance, offsets, error, inner)
+        return MeshLosses(vertex, velocity, own_loss, offsets, error, inner)
 
     def low_rank_mesh(
         self, batch: dict[str, Any], padded: Tensor | None, conv: Tensor | None, sizes: Sizes
@@ -118,7 +120,8 @@ class Objective(nn.Module):
         """The losses of a batch with curves and basis, by `training.low_rank`."""
         model, inner = self.model, self.nets.inner_lips
         features = model.encoder(batch["audio"], padded, conv)
-        hidden, balance = model.hidden(features, model.frame_mask(padded, features))
+        mask = model.frame_mask(padded, features)
+        hidden, own_loss = model.hidden(features, mask, **given_of(model, batch))
         with torch.autocast(hidden.device.type, enabled=False):
             motion = LowRankMotion.of(
                 model.head, model.config.units_per_metre, model.head.low_rank(hidden),
@@ -134,7 +137,7 @@ class Objective(nn.Module):
                 parts = motion.predicted(batch["details"]) - motion.true(batch["details"])
                 mask = length_mask(batch["frames"], parts.shape[1], parts.device)
                 details = vertex_loss(parts * self.nets.loss_scale, mask, sizes.frames)
-        return MeshLosses(vertex, velocity, balance, offsets, error, inner, details)
+        return MeshLosses(vertex, velocity, own_loss, offsets, error, inner, details)
 
     def lip_loss(
         self, error: Tensor, inner_lips: Tensor | None, frames: Tensor, sizes: Sizes

@@ -81,7 +81,7 @@ def score(
 ) -> dict[str, float]:  # fmt: skip
     """The figures of one clip of `data_loader.MeshSpeechDataset`."""
     audio, template = (torch.from_numpy(clip[name]).to(device) for name in ("audio", "template"))
-    predicted = model.predict(audio, template).cpu().numpy()[: clip["frames"]]
+    predicted = model.predict(audio, template, clip["subject"]).cpu().numpy()[: clip["frames"]]
     truth = clip["vertices"][: len(predicted)]
     lve = selection_score = float(lip_errors(predicted, truth, lips).mean())
     if closures is not None:
