@@ -145,7 +145,7 @@ def jaw_opens(monkeypatch):
     """The network predicts a jaw that is half open."""
     opened = 0.5 * load_head().units["jawOpen"]
 
-    def meshes(self, audio, template, fps):
+    def meshes(self, audio, template, fps, subject):
         return iter([template + opened] * covering_frames(len(audio), fps))
 
     monkeypatch.setattr(Checkpoint, "meshes", meshes)
@@ -163,7 +163,7 @@ def test_exports_stand_beside_the_vertices(run, jaw_opens, tmp_path):
 
 
 def test_motion_that_the_units_cannot_hold_is_not_exported(run, monkeypatch, tmp_path):
-    def meshes(self, audio, template, fps):
+    def meshes(self, audio, template, fps, subject):
         return iter([template * 1.1] * covering_frames(len(audio), fps))
 
     monkeypatch.setattr(Checkpoint, "meshes", meshes)
@@ -202,7 +202,7 @@ def test_life_is_in_the_picture_and_in_files_only_where_it_is_asked_for(run, tmp
 
 
 def test_exported_curves_have_the_life_of_the_vertices(run, monkeypatch, tmp_path):
-    def meshes(self, audio, template, fps):  # the jaw half open
+    def meshes(self, audio, template, fps, subject):  # the jaw half open
         jaw = template + 0.5 * load_head().units["jawOpen"]
         return iter([jaw] * covering_frames(len(audio), fps))
 

@@ -59,7 +59,7 @@ class Shifted:
     def __init__(self, by: float) -> None:
         self.by, self.predictions = by, []
 
-    def predict(self, audio: torch.Tensor, template: torch.Tensor) -> torch.Tensor:
+    def predict(self, audio: torch.Tensor, template: torch.Tensor, subject: str) -> torch.Tensor:
         assert all(ref() is None for ref in self.predictions), "an earlier clip is in memory"
         frames = ((len(audio) - 400) // 320 + 1) * 25 // 50
         predicted = template.repeat(frames, 1, 1)
