@@ -366,7 +366,7 @@ def test_a_renderer_that_cannot_draw_fails_before_the_prediction(run, tmp_path, 
 
 
 def test_motion_that_is_not_finite_is_refused(run, tmp_path, monkeypatch):
-    def broken(model, audio, template):
+    def broken(model, audio, template, subject):
         yield torch.stack([template, torch.full_like(template, torch.nan)])
 
     monkeypatch.setattr(JambaTalk, "stream", broken)
