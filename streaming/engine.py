@@ -26,13 +26,14 @@ from jambatalk import Checkpoint, JambaTalk
 from speech.recording import as_samples
 from speech.timing import covering_frames
 from streaming.curves import LiveCurves
-from streaming.decoder import LiveDecoder
+from streaming.decoder import DecoderState, LiveDecoder
 from streaming.latency import Latencies, Percentiles
 from streaming.listener import Listener
 from streaming.resampler import BlockResampler
 
 STEP_FRAMES = 2  # frames that are computed together
 LOOK_AHEAD_S, CONTEXT_S = 0.25, 1.0
+REST_STEPS = 5  # of silence that the decoder gets before a recording, so that it begins at rest
 ATTENTION_S = 2.0  # how far back the decoder's attention reaches
 MAX_LOOK_AHEAD_S, CONTEXTS_S = 2.0, (0.5, 10.0)  # of context, the least and the most
 OUTPUTS = ("vertices", "coefficients", "curves")
@@ -97,13 +98,14 @@ class Stream:
         self.ahead_frames = int(look_ahead_s * self.fps)
         self.listener = Listener(model.encoder, self.look_ahead, round(context_s * SAMPLE_RATE))
         self.decoder = LiveDecoder(model, round(ATTENTION_S * self.fps))
+        self.at_rest = self._state_at_rest()
         self.reset()
 
     def reset(self) -> None:
         """Begin a new recording."""
         self.resampler.reset()
         self.listener.reset()
-        self.state, self.next_frame = self.decoder.start(), 0
+        self.state, self.next_frame = self.at_rest, 0
         self.latencies, self.n_pushed = Latencies(), 0
 
     def push(self, block: NDArray) -> list[Frame]:
@@ -148,6 +150,12 @@ class Stream:
     def _end(self, stop: int) -> int:
         """Samples that the frames before `stop` need."""
         return (stop - 1) * SAMPLE_RATE // self.fps + self.look_ahead + 1
+
+    def _state_at_rest(self) -> DecoderState:
+        """The decoder's state after `REST_STEPS` steps of silence."""
+        n = REST_STEPS * STEP_FRAMES
+        silence = self.listener.silence.expand(1, n + self.ahead_frames, -1)
+        return self.decoder.step(silence, self.decoder.start(), n)[1]
 
     @torch.inference_mode()
     def _step(self, n: int) -> list[Frame]:

@@ -20,7 +20,7 @@ from layers.mamba import MambaState
 from layers.transformer import TransformerLayer
 from speech.features import fold
 from speech.moonshine import LEVEL, Moonshine, encoder_states, mesh_instants, read_at
-from streaming.engine import ATTENTION_S, CONTEXT_S, STEP_FRAMES, Stream
+from streaming.engine import ATTENTION_S, CONTEXT_S, REST_STEPS, STEP_FRAMES, Stream
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -154,6 +154,7 @@ def describe(stream: Stream, inputs: dict[str, Tensor], error: float) -> dict[st
     """What a program needs to know to run the graph."""
     return {
         "fps": stream.fps, "step_frames": STEP_FRAMES, "ahead_frames": stream.ahead_frames,
+        "rest_steps": REST_STEPS,
         "encoder_frames_per_frame": stream.model.encoder.k, "sample_rate": 16_000,
         "window_samples": stream.listener.window,
         "look_ahead_samples": stream.look_ahead, "context_s": CONTEXT_S,

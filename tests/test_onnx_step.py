@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import UserError
 from speech.moonshine import mesh_instants
-from streaming.engine import STEP_FRAMES, Stream
+from streaming.engine import REST_STEPS, STEP_FRAMES, Stream
 from tests.streams import MOONSHINE, checkpoint
 
 
@@ -31,6 +31,10 @@ def test_the_graph_gives_the_frames_of_the_engine(tmp_path: Path, rng: np.random
     listener.hear(sound)
     states = [value.numpy() for _, value in LiveStep(stream).first_states()]
     names, results = [i.name for i in session.get_inputs()], []
+    silence = np.zeros((1, listener.window), np.float32)
+    for _ in range(REST_STEPS):
+        frame_0 = np.tile(mesh_instants(0, k, 30, k).numpy(), STEP_FRAMES + 3)
+        _, *states = session.run(None, dict(zip(names, [silence, frame_0, *states], strict=True)))
     for start in range(0, len(expected), STEP_FRAMES):
         stop = start + STEP_FRAMES
         window, begin = listener.window_at((stop - 1) * 16_000 // 30 + 1_600 + 1)
