@@ -34,6 +34,7 @@ from files.models import built_without_memory, load_model_file, misfits, save_mo
 from files.shipped import check_shipped
 from layers import NORM_EPS
 from layers.coarse_linear import use_precision
+from layers.fast_linear import large_weights, make_fast
 from layers.vertex_head import VertexHead
 from rendering.animation import Animation, check_fps, resample_motion
 from speech.clip_audio import ClipAudio
@@ -172,7 +173,7 @@ class JambaTalk(nn.Module):
                 fade = torch.linspace(0, 1, n + 2, device=offsets.device)[1:-1, None, None]
                 offsets[:n] = torch.lerp(tail, offsets[:n], fade)
             tail = offsets[fade_start - begin : fade_stop - begin]
-            yield template + offsets[: fade_start - begin]
+            yield offsets[: fade_start - begin].add_(template)  # behind it nothing was added
             begin = fade_start
 
     def predict(self, audio: Tensor, template: Tensor, subject: str | None = None) -> Tensor:
@@ -286,10 +287,11 @@ def load_checkpoint(
     biwi.pth, or what release.py makes of them); None loads the bundled model. dataset: a key of
     `config.RECIPES`, needed only where published weights fit several data sets. encoder_backend:
     of `speech.encoder_backend.BACKENDS`. precision: of the encoder's matrix products, one of
-    `layers.PRECISIONS`; only "fp32" keeps weights that can be trained or saved. Nothing is
-    downloaded or unpickled. Raises `UserError` for a file that is missing, damaged or of another
-    kind, for a `dataset` that the model is not for, and for a backend or precision that the model
-    cannot have or that is not installed.
+    `layers.PRECISIONS`; only "fp32" keeps weights that can be trained or saved. Weights of large
+    layers stay memory-mapped as they are stored; half precision is widened when it is used (call
+    the model's `float()` before training). Nothing is downloaded or unpickled. Raises `UserError`
+    for a file that is missing, damaged or of another kind, for a `dataset` that the model is not
+    for, and for a backend or precision that the model cannot have or that is not installed.
     """
     from released.topology import published_dataset
     from released.weights import is_release, load_release
@@ -303,14 +305,16 @@ def load_checkpoint(
             raise UserError(f"{path}: published weights need --encoder_backend torch")
         model = load_release(path)
         use_precision(model.audio_encoder, precision, pick_device()[0])
+        make_fast(model)
         return Checkpoint(model, published_dataset(path, dataset, model.config))
     checkpoint = _load_own(path)
     if dataset not in (None, checkpoint.spec.name):
         raise UserError(f"dataset {dataset}: {path} is a model for {checkpoint.spec.name}")
     if encoder_backend == "onnx":
         encoder = checkpoint.model.encoder
-        encoder.kind.use_onnx(encoder.body)
+        encoder.kind.use_onnx(encoder.body.float())
     use_precision(checkpoint.model.encoder.body, precision, pick_device()[0])
+    make_fast(checkpoint.model)
     return checkpoint
 
 
@@ -334,5 +338,7 @@ def _load_own(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint {path}: weights do not fit its config ({wrong[0]})")
     if any(buffer.is_meta for buffer in model.buffers()):  # not in the file: computed when built
         model = JambaTalk(config)
-    model.load_state_dict(weights, assign=True)
+    stored = large_weights(model)
+    widened = {name: w if name in stored else w.float() for name, w in weights.items()}
+    model.load_state_dict(widened, assign=True)
     return Checkpoint(model.eval(), spec)

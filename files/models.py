@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError, reason_of
+from common.mapped_values import map_values
 from common.whole_file import whole_file
 from files.archives import open_zip, read_member
 from files.arrays import check_file
@@ -27,7 +28,7 @@ TYPE_NAMES = {  # torch's names of types -> those of .safetensors
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
     "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
-FLOATS = ("F64", "F32", "F16", "BF16")  # types of weights that are read
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<i2"}  # of weights: types of numpy
 INITIALISERS = (  # functions of torch.nn.init and methods of tensors
     "kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_", "xavier_normal_",
     "xavier_uniform_",
@@ -70,8 +71,9 @@ def save_model_file(
 def load_model_file(
     path: str | Path, key: str, what: str = "checkpoint", remedy: str = MODEL_SOURCE
 ) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """(weights as float32, header) of a file that `save_model_file` wrote under the same `key`.
+    """(weights, header) of a file that `save_model_file` wrote under the same `key`.
 
+    Weights have the types of the file and are read when they are used (`common.mapped_values`).
     Raises `UserError`, beginning with `what` and the path, for a file that is missing, damaged or
     of another kind; its message ends with `remedy` where the file itself suggests none.
     """
@@ -83,12 +85,12 @@ def load_model_file(
             names = file.keys()
             header = (file.metadata() or {}).get(key)
             types = {file.get_slice(name).get_dtype() for name in names}
-            if types - set(FLOATS):
-                raise UserError(
-                    f"{what} {path}: weights of type {min(types - set(FLOATS))}, expected "
-                    f"{', '.join(FLOATS)}; {other_model_file(path, key, remedy) or remedy}"
-                )
-            weights = {name: file.get_tensor(name).float() for name in names}
+        if types - set(FLOATS):
+            raise UserError(
+                f"{what} {path}: weights of type {min(types - set(FLOATS))}, expected "
+                f"{', '.join(FLOATS)}; {other_model_file(path, key, remedy) or remedy}"
+            )
+        weights = _mapped(path)
     except (SafetensorError, OSError) as error:
         damage = f"not a whole .safetensors file ({reason_of(error)}); {remedy}"
         raise UserError(
@@ -102,6 +104,24 @@ def load_model_file(
     except ValueError as error:
         lack = f"no {key} header; {remedy}"
         raise UserError(f"{what} {path}: {other_model_file(path, key, remedy) or lack}") from error
+
+
+def _mapped(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a .safetensors that its own reader accepts, memory-mapped one by one."""
+    import numpy as np
+    import torch
+
+    weights = {}
+    with path.open("rb") as file:
+        begin = 8 + int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(begin - 8))
+        entries.pop("__metadata__", None)
+        for name, entry in entries.items():
+            (first, end), kind = entry["data_offsets"], np.dtype(FLOATS[entry["dtype"]])
+            values = map_values(file, kind, begin + first, (end - first) // kind.itemsize)
+            tensor = torch.from_numpy(values).view(entry["shape"])
+            weights[name] = tensor.view(torch.bfloat16) if entry["dtype"] == "BF16" else tensor
+    return weights
 
 
 def load_torch_file(path: Path, mmap: bool) -> Any:

@@ -50,9 +50,10 @@ class ByteLinear(nn.Module):
 
 def _packed(linear: nn.Linear) -> torch.ScriptObject:
     """The quantised weights of a layer, in the order of the kernel."""
-    weight = linear.weight.detach().float()
-    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS  # (C_out,)
-    levels = (weight / scales[:, None]).round().to(torch.int8)
+    weight = linear.weight.detach().to(torch.float32, copy=True)
+    largest = torch.maximum(weight.amax(1), -weight.amin(1))  # (C_out,)
+    scales = largest.clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
+    levels = weight.div_(scales[:, None]).round_().to(torch.int8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that its quantised tensors will change
         quantised = torch._make_per_channel_quantized_tensor(

@@ -28,6 +28,7 @@ from files.models import (
     other_model_file,
     save_model_file,
 )
+from layers.fast_linear import large_weights
 from released.network import ReleasedJambaTalk
 
 HEADER = "jambatalk-release"  # key of the JSON in a converted file's header
@@ -162,7 +163,9 @@ def _build(
     model = built_without_memory(lambda: ReleasedJambaTalk(config))
     if wrong := misfits(model, weights):
         raise ValueError(f"{len(wrong)} weights do not fit the release's network, first {wrong[0]}")
-    model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
+    stored = large_weights(model)
+    widened = {name: w if name in stored else w.float() for name, w in weights.items()}
+    model.load_state_dict(widened, assign=True)
     return model.eval()
 
 

@@ -2,8 +2,7 @@
 
 torch's convolutions have channels before time, so that a layer norm needs a copy before and one
 after it, and results of a whole clip do not fit the cache. Here channels come last and a second of
-audio goes through all layers at once. A stride needs no copy: neighbouring frames of the input are
-one row of a matrix.
+audio goes through all layers at once. Neighbouring frames of the input are one row of a matrix.
 
 B batch, n and m frames of a layer's input and output, C channels.
 """
@@ -13,6 +12,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from layers.fast_linear import product
 
 FRAMES = 50  # output frames that go through all layers at once
 
@@ -26,7 +27,7 @@ def convolve(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
     kernels = [layer.conv.kernel_size[0] for layer in layers]
     strides = [layer.conv.stride[0] for layer in layers]
     reach, hop = receptive_field(kernels, strides), math.prod(strides)
-    matrices = [_matrices(layer.conv) for layer in layers]
+    matrices = [layer.conv.weight.transpose(1, 2).flatten(1) for layer in layers]
     total = (x.shape[2] - reach) // hop + 1
     out = x.new_empty(len(x), total, layers[-1].conv.out_channels)
     for clip, result in zip(x.transpose(1, 2), out, strict=True):
@@ -51,31 +52,13 @@ def can_convolve(layers: Sequence[nn.Module], x: Tensor) -> bool:
     )
 
 
-def _matrices(conv: nn.Conv1d) -> list[Tensor]:
-    """The weight (C_out, C_in, taps) as matrices (t·C_in, C_out), each of t <= stride taps."""
-    (stride,), weight = conv.stride, conv.weight
-    step = stride if weight.shape[1] > 1 else weight.shape[2]  # of audio, all taps at once
-    return [
-        weight[:, :, first : first + step].permute(2, 1, 0).flatten(0, 1)
-        for first in range(0, weight.shape[2], step)
-    ]
-
-
-def _layer(layer: nn.Module, matrices: list[Tensor], x: Tensor) -> Tensor:
-    """(m, C_out) for x (n, C_in)."""
+def _layer(layer: nn.Module, matrix: Tensor, x: Tensor) -> Tensor:
+    """(m, C_out) for x (n, C_in); matrix: the weight as (C_out, taps · C_in)."""
     (kernel,), (stride,) = layer.conv.kernel_size, layer.conv.stride
     width, m = x.shape[1], (len(x) - kernel) // stride + 1
-    y = None
-    for i, matrix in enumerate(matrices):
-        # row j has the frames from stride · (i + j) on
-        rows = x.as_strided(
-            (m, len(matrix)), (stride * width, 1), x.storage_offset() + i * stride * width
-        )
-        if y is None:
-            bias = layer.conv.bias
-            y = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
-        else:
-            y.addmm_(rows, matrix)
+    # row j has the frames from stride · j on: a view where rows do not overlap, else a copy
+    rows = x.as_strided((m, kernel * width), (stride * width, 1), x.storage_offset()).contiguous()
+    y = product(rows, matrix, layer.conv.bias)
     norm = getattr(layer, "layer_norm", None)
     return layer.activation(y if norm is None else norm(y))
 

@@ -31,7 +31,7 @@ def face_message(checkpoint: Checkpoint, subject: str, template: NDArray[np.floa
     metres = spec.metres_per_unit
     last = model.head.offsets
     units = model.config.units_per_metre * metres
-    components = units * last.weight.detach().numpy().T  # (rank, 3V)
+    components = units * last.weight.detach().float().numpy().T  # (rank, 3V)
     scale = np.maximum(np.abs(components).max(axis=1), 1e-12) / LARGEST
     look, faces = appearance(spec, subject), faces_of(spec, None)
     colors = look.get("colors", np.full_like(template, GREY))
