@@ -95,6 +95,7 @@ class ModelConfig:
     units_per_metre: float = 1.0  # of the data; the vertex head's output is multiplied by it
     mix_layers: bool = False  # features are a learnt mean of all the encoder's states
     model: str = "jambatalk"  # whose decoder, a key of MODELS
+    prior_steps: int = 1000  # of training, of CodeTalker's motion prior
     subjects: tuple[str, ...] = ()  # of the training split, where the decoder has their styles
 
 
@@ -120,6 +121,7 @@ class TrainConfig:
     w_latent: float = 1e-3
     w_ctc: float = 1e-4
     w_balance: float = 1e-2
+    w_code: float = 1.0  # of CodeTalker's codes
     w_lips: float = 0.0  # of an additional vertex and velocity loss of the lips, not in the paper
     w_details: float = 0.0  # of an additional vertex loss of tongue and brows, in takes only
     closure_gain: float = 0.0  # extra weight, in that loss, of frames in which the lips touch
@@ -162,6 +164,8 @@ MODELS = {  # name -> whose decoder
     "faceformer": Decoder("baselines.faceformer.FaceFormerDecoder", has_styles=True),
     "voca": Decoder("baselines.voca.VOCADecoder", has_styles=True),
     "facexhubert": Decoder("baselines.facexhubert.FaceXHuBERTDecoder", has_styles=True),
+    "facediffuser": Decoder("baselines.facediffuser.FaceDiffuserDecoder", has_styles=True),
+    "codetalker": Decoder("baselines.codetalker.CodeTalkerDecoder", has_styles=True),
 }
 LAYERS = {"M": "Mamba", "E": "MoE-Mamba", "A": "Transformer"}  # letter of a layout -> its layer
 

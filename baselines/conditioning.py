@@ -32,6 +32,9 @@ class ConditionedDecoder(nn.Module):
     needs_motion = False  # whether `given.motion` is used in training
     own_loss = "balance"  # name of the loss that `forward` returns; its weight is w_<name>
 
+    def count_step(self) -> None:
+        """Called after each optimizer step of a training; a decoder with stages counts them."""
+
 
 def n_styles(config: ModelConfig) -> int:
     """N: the training subjects of a model; 1 where they are not known."""

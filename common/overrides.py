@@ -40,10 +40,11 @@ POSITIVE = (  # integers >= 1
     "train.accumulate",
 )  # fmt: skip
 NOT_NEGATIVE = (  # numbers >= 0
-    "dataset.max_drift_s", "model.vertex_rank", "train.warmup_steps", "train.weight_decay",
+    "dataset.max_drift_s", "model.vertex_rank", "model.prior_steps",
+    "train.warmup_steps", "train.weight_decay",
     "train.w_vertex",
     "train.w_velocity", "train.w_latent", "train.w_ctc", "train.w_balance", "train.w_lips",
-    "train.w_details",
+    "train.w_details", "train.w_code",
     "train.closure_gain", "train.max_clip_s", "train.steps_per_epoch", "train.takes", "train.seed",
     "train.preview_every",
 )  # fmt: skip

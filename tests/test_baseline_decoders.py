@@ -14,7 +14,9 @@ from baselines.biased_attention import (
     periodic_positions,
     temporal_bias,
 )
+from baselines.codetalker import Quantiser
 from baselines.conditioning import Given, style_weights
+from baselines.diffusion import cosine_alpha_bar, ddim, fixed_noise, noised, sampling_times
 from baselines.facexhubert import FaceXHuBERTDecoder
 from baselines.registry import make_layers
 from baselines.voca import VOCADecoder
@@ -25,7 +27,7 @@ D, V, RANK, T = 8, 5, 3, 23
 CONFIG = ModelConfig(
     {}, V, fps=4, fold=1, d_model=D, n_heads=2, d_ff=16, vertex_rank=RANK, subjects=("a", "b")
 )
-CAUSAL = ("faceformer", "facexhubert")
+CAUSAL = ("faceformer", "facexhubert", "facediffuser")
 
 
 def given_to(config: ModelConfig, names: list[str], seed: int = 1) -> Given:
@@ -134,3 +136,91 @@ def test_the_motion_of_offsets_gives_their_coefficients() -> None:
     flat = VertexHead(D, V, 0)
     x = torch.randn(2, 4, D)
     torch.testing.assert_close(flat.motion_of_offsets(flat(x)), flat.motion(x))
+
+
+def test_the_cosine_schedule_of_two_steps() -> None:
+    half, start = math.cos(0.508 / 1.008 * math.pi / 2), math.cos(0.008 / 1.008 * math.pi / 2)
+    expected = torch.tensor([1.0, (half / start) ** 2, 1e-5])
+    torch.testing.assert_close(cosine_alpha_bar(2), expected)
+
+
+def test_noise_keeps_the_variance() -> None:
+    alpha_bar = cosine_alpha_bar(10)
+    noisy = noised(torch.tensor([[[2.0]]]), torch.tensor([[[3.0]]]), alpha_bar[4:5])
+    a = float(alpha_bar[4])
+    assert abs(float(noisy) - (2 * math.sqrt(a) + 3 * math.sqrt(1 - a))) < 1e-6
+
+
+def test_ddim_with_a_perfect_denoiser_gives_the_truth() -> None:
+    truth, noise, alpha_bar = torch.randn(2, 5, 3), torch.randn(2, 5, 3), cosine_alpha_bar(100)
+    times = sampling_times(100, 4)
+    assert times == [100, 75, 50, 25, 0]
+    torch.testing.assert_close(ddim(lambda x, t: truth, noise, alpha_bar, times), truth)
+    # on the way: the truth with the noise that it started from
+    at_25 = ddim(lambda x, t: truth, noise, alpha_bar, times[:-1])
+    start = (noise - alpha_bar[100].sqrt() * truth) / (1 - alpha_bar[100]).sqrt()
+    expected = noised(truth, start, alpha_bar[25].expand(2))
+    torch.testing.assert_close(at_25, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_noise_of_a_longer_clip_begins_with_the_same_frames() -> None:
+    long, short = fixed_noise(29, RANK, 0), fixed_noise(11, RANK, 0)
+    assert torch.equal(long[:11], short) and abs(float(fixed_noise(999, 9, 0).std()) - 1) < 0.05
+
+
+def test_vectors_become_the_nearest_codes() -> None:
+    quantiser = Quantiser(4)  # four parts of one number
+    codes = torch.linspace(-1, 1, 256)
+    quantiser.codes.data = codes[:, None]
+    z = torch.tensor([[[-3.0, 0.0039, 1.0, 0.5]]])
+    expected = torch.tensor([[[codes[0], codes[128], codes[255], codes[191]]]])
+    torch.testing.assert_close(quantiser.nearest(z), expected)
+    _, loss = quantiser(z)  # 1 + beta times the mean square of the distance
+    torch.testing.assert_close(loss, 1.25 * (z - expected).square().mean(2))
+
+
+def test_the_gradient_passes_the_quantiser_unchanged() -> None:
+    torch.manual_seed(0)
+    quantiser, z = Quantiser(D), torch.randn(1, 5, D, requires_grad=True)
+    codes, _ = quantiser(z)
+    torch.testing.assert_close(codes, quantiser.nearest(z))
+    weight = torch.randn(1, 5, D)
+    (codes * weight).sum().backward()
+    torch.testing.assert_close(z.grad, weight)
+    assert quantiser.codes.grad is None
+
+
+def test_codetalker_keeps_its_prior_in_the_second_stage() -> None:
+    decoder, _ = decoder_of("codetalker")
+    x, given = (
+        torch.randn(1, T, D),
+        given_to(CONFIG, ["a"])._replace(motion=torch.randn(1, T, RANK)),
+    )
+
+    def moved() -> set[str]:
+        decoder.zero_grad()
+        y, loss = decoder(x, None, given)
+        (y.sum() + loss.sum()).backward()
+        return {name.split(".")[0] for name, p in decoder.named_parameters() if p.grad is not None}
+
+    assert moved() == {"prior"}
+    for _ in range(CONFIG.prior_steps):
+        decoder.count_step()
+    assert moved() == {"style", "code", "layer", "feature"}
+
+
+def test_codetalker_predicts_what_it_was_taught_where_its_codes_are_right() -> None:
+    """Teacher forcing with the codes that it predicts gives the prediction."""
+    decoder, _ = decoder_of("codetalker")
+    x, given = torch.randn(1, T, D), given_to(CONFIG, ["a"])
+    codes = decoder.predicted_codes(x, given.styles)
+    seen: list[int] = []
+    nearest = type(decoder.prior["quantise"]).nearest.__get__(decoder.prior["quantise"])
+
+    def once(z: Tensor) -> Tensor:
+        seen.append(1)
+        return codes if len(seen) == 1 else nearest(z)  # first: the true codes
+
+    decoder.prior["quantise"].nearest = once
+    forced, _ = decoder.forced(x, None, given._replace(motion=torch.zeros(1, T, RANK)))
+    torch.testing.assert_close(forced, decoder.prior["decode"](codes, None), rtol=1e-4, atol=1e-5)

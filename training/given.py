@@ -37,3 +37,9 @@ def own_loss_name(model: JambaTalk) -> str:
     """The name of the loss that the decoder returns; its weight is w_<name> of `TrainConfig`."""
     decoder = model.layers[0]
     return decoder.own_loss if isinstance(decoder, ConditionedDecoder) else "balance"
+
+
+def count_step(model: JambaTalk) -> None:
+    """Tell the decoder that the optimizer has taken a step."""
+    if isinstance(decoder := model.layers[0], ConditionedDecoder):
+        decoder.count_step()

@@ -206,6 +206,7 @@ def total_loss(parts: dict[str, Tensor], config: TrainConfig) -> Tensor:
         "latent": config.w_latent,
         "ctc": config.w_ctc,
         "balance": config.w_balance,
+        "code": config.w_code,
         "lips": config.w_lips,
         "details": config.w_details,
     }

@@ -23,7 +23,7 @@ from dataset.batch_plan import BatchPlan
 from speech.features import length_mask
 from speech.timing import frame_lengths
 from training.compact_adam import clip_gradients
-from training.given import given_of, own_loss_name
+from training.given import count_step, given_of, own_loss_name
 from training.losses import (
     Sizes,
     closure_weight,
@@ -231,6 +231,7 @@ class TrainingStep:
         self.weights_changed = True
         self.optimizer.step()
         self.schedule.step()
+        count_step(self.nets.model)
         if self.nets.average is not None:
             self.nets.average.update_parameters(self.nets.model)
         return losses
