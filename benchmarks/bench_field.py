@@ -1,0 +1,177 @@
+"""The field side by side: `python -m benchmarks.bench_field --dataset synthetic`.
+
+Trains every model of `config.MODELS` with main.py on the same data, frozen features, losses and
+budget, for each seed, and scores them in the same way: held-out clips of the data set, human
+recordings of the dev half (`bench_lips`, synthetic head only), and cost. `--ablations` does so with
+variants of JambaTalk. The budget is `--minutes` of one processor for each training, from which the
+steps follow, or `--steps` for all. Time and memory are those of one thread.
+
+Each model and seed is a cell, in a folder of its own under --out. A finished cell is not computed
+again, an interrupted one continues; cells of other settings have other folders. The table (field.md
+and field.json in --out) is written after each cell. Other data than the synthetic corpus have the
+network and the frozen encoder of `--base synthetic`, unless --base names another recipe.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import common.interpreter  # noqa: F401  first: explains missing packages
+
+from benchmarks.field_cell import RESULT_FILE, Cell
+from benchmarks.field_table import markdown, summary
+from benchmarks.field_variants import variants
+from benchmarks.real_speech import EXTRA_FOLDER
+from common.errors import Parser, UserError, run_cli, writable_folder
+from common.whole_file import write_whole
+from config import MODELS, PROJECT_ROOT
+from training.recipe import named_recipe
+from training.run_log import git
+
+OWN = "jambatalk"
+MINUTES = 5.0
+THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+
+
+# fmt: off
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of the command."""
+    parser = Parser(description="Train and score all models at equal budget.")
+    add = parser.add_argument
+    add("--dataset", default="synthetic", help="as of main.py")
+    add("--base", help="as of main.py (default: synthetic, but for the synthetic corpus)")
+    add("--models", nargs="+", default=list(MODELS), metavar="NAME",
+        help=f"default: {' '.join(MODELS)}")
+    add("--ablations", nargs="*", metavar="NAME",
+        help="variants of JambaTalk instead of other models; without names: all")
+    add("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED", help="default: 1 2 3")
+    add("--minutes", type=float, default=MINUTES,
+        help=f"processor minutes of each training (default {MINUTES:g})")
+    add("--steps", type=int, default=0, help="steps of each training, instead of --minutes")
+    add("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="as of main.py, for all")
+    add("--extra_wav", default=EXTRA_FOLDER, metavar="DIR", help="as of bench_lips")
+    add("--asterisk", default="", metavar="DIR", help="as of bench_lips")
+    add("--out", default="runs/field", metavar="FOLDER", help="default: runs/field")
+    return parser.parse_args(argv)
+# fmt: on
+
+
+def rows_of(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Row of the table -> arguments of main.py that make it; `UserError` for an unknown name."""
+    base = args.base or (None if args.dataset == "synthetic" else "synthetic")
+    common = ["--dataset", args.dataset, *(["--base", base] if base else [])]
+    common += ["--set", *args.set] if args.set else []
+    if args.ablations is None:
+        _check_names("--models", args.models, MODELS)
+        return {name: [*common, "--model", name] for name in args.models}
+    known = variants(named_recipe(args.dataset, base)[0].model)
+    _check_names("--ablations", args.ablations, known)
+    chosen = {name: known[name] for name in args.ablations or known}
+    return {OWN: common} | {name: [*common, "--set", *known] for name, known in chosen.items()}
+
+
+def _check_names(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"{flag} {name}: expected some of {', '.join(known)}")
+
+
+def cells_of(args: argparse.Namespace, out: Path) -> list[Cell]:
+    """The cells, all models of a seed before the next seed."""
+    if args.steps < 0 or not args.minutes > 0:
+        raise UserError("--steps and --minutes: expected more than 0")
+    cells = []
+    for seed in args.seeds:
+        for name, arguments in rows_of(args).items():
+            cell = Cell(name, seed, "", tuple(arguments), args.steps, args.minutes,
+                        args.extra_wav, args.asterisk)  # fmt: skip
+            settings = json.dumps(dataclasses.asdict(cell), sort_keys=True)
+            digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+            label = "".join(c if c.isalnum() else "_" for c in name)
+            folder = out / "cells" / f"{label}_seed{seed}_{digest}"
+            cells.append(dataclasses.replace(cell, folder=str(folder.resolve())))
+    return cells
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """The record of a cell: the stored one, or that of a process that computes it now.
+
+    Raises `UserError` where that process fails; its output is in the cell's folder.
+    """
+    file = cell.path / RESULT_FILE
+    if not file.exists():
+        cell.path.mkdir(parents=True, exist_ok=True)
+        write_whole(cell.path / "settings.json", json.dumps(dataclasses.asdict(cell)))
+        command = [sys.executable, "-m", "benchmarks.field_cell", f"{cell.folder}/settings.json"]
+        log = cell.path / "output.txt"
+        with open(log, "a") as output:
+            done = subprocess.run(
+                command, cwd=PROJECT_ROOT, env=os.environ | THREADS, stdout=output, stderr=output
+            )
+        if done.returncode or not file.exists():
+            raise UserError(
+                f"{cell.name}, seed {cell.seed}: exit code {done.returncode}; see {log}"
+            )
+    return json.loads(file.read_text())
+
+
+def head_lines(args: argparse.Namespace, records: Sequence[dict[str, Any]]) -> list[str]:
+    """What was compared and at which cost, above the table."""
+    budget = f"{args.steps} steps" if args.steps else f"{args.minutes:g} processor minutes"
+    seeds = sorted({record["cell"]["seed"] for record in records})
+    spent = sum(record["processor_s"] for record in records) / 60
+    lines = [
+        f"`python -m benchmarks.bench_field {shlex.join(args.arguments)}`, commit "
+        f"{git('rev-parse', '--short', 'HEAD') or 'unknown'}, {time.strftime('%Y-%m-%d')}.",
+        f"Budget of a training: {budget}. Seeds: {', '.join(map(str, seeds))}; ± is their standard "
+        f"deviation. {len(records)} cells took {spent:.0f} processor minutes, scoring included.",
+    ]
+    if any("real_clips" in record for record in records):
+        first = next(record for record in records if "real_clips" in record)
+        lines.append(
+            f"Human recordings: {first['real_clips']} clips of the dev half with "
+            f"{first['real_pbm']} p b m; {first['real_free']} consonants for false closures."
+        )
+    return lines
+
+
+def write_table(args: argparse.Namespace, records: Sequence[dict[str, Any]], out: Path) -> str:
+    """Write field.md and field.json; the text of the former."""
+    models = summary(records)
+    text = "\n".join([*head_lines(args, records), "", markdown(models)])
+    write_whole(out / "field.md", text + "\n")
+    content = {"models": models, "cells": list(records)}
+    write_whole(out / "field.json", json.dumps(content, indent=1) + "\n")
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compute the cells and write the table after each; failed cells are listed last."""
+    args = parse(argv)
+    args.arguments = sys.argv[1:] if argv is None else list(argv)
+    out = writable_folder(args.out)
+    records, failures, text = [], [], ""
+    for cell in cells_of(args, out):
+        try:
+            records.append(run_cell(cell))
+        except UserError as error:
+            failures.append(str(error))
+            continue
+        text = write_table(args, records, out)
+        print(f"{cell.name}, seed {cell.seed}: {records[-1]['processor_s']:.0f} s", flush=True)
+    print(text)
+    if failures:
+        raise UserError("; ".join(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
