@@ -27,7 +27,7 @@ from typing import Any
 
 import common.interpreter  # noqa: F401  first: explains missing packages
 
-from benchmarks.field_cell import RESULT_FILE, Cell
+from benchmarks.field_cell import RESULT_FILE, WHOLE_CLIP, Cell
 from benchmarks.field_table import markdown, summary
 from benchmarks.field_variants import variants
 from benchmarks.real_speech import EXTRA_FOLDER
@@ -133,7 +133,8 @@ def head_lines(args: argparse.Namespace, records: Sequence[dict[str, Any]]) -> l
         f"`python -m benchmarks.bench_field {shlex.join(args.arguments)}`, commit "
         f"{git('rev-parse', '--short', 'HEAD') or 'unknown'}, {time.strftime('%Y-%m-%d')}.",
         f"Budget of a training: {budget}. Seeds: {', '.join(map(str, seeds))}; ± is their standard "
-        f"deviation. {len(records)} cells took {spent:.0f} processor minutes, scoring included.",
+        f"deviation. {len(records)} cells took {spent:.0f} processor minutes, scoring included. "
+        f"A look-ahead of {WHOLE_CLIP} frames is the whole clip.",
     ]
     if any("real_clips" in record for record in records):
         first = next(record for record in records if "real_clips" in record)

@@ -29,6 +29,7 @@ RESULT_FILE, TIMING_FILE = "cell.json", "timing.json"
 PROBE_STEPS, WARM_STEPS = 14, 4  # of the timing of a step; the first ones compile kernels
 SPEED_S, SPEED_RUNS = 10.0, 3  # clip of the real-time factor, and predictions of it
 PROBE_FRAMES = 120  # of the look-ahead
+WHOLE_CLIP = PROBE_FRAMES // 2 - 1  # frames after the middle one
 CHANGE = 1e-5  # of the motion's standard deviation, at least, that is a dependence
 LIP_FIGURES = (
     "jaw_r", "aperture_r", "closed", "others_closed", "false_closures", "auc", "width_r",
@@ -186,8 +187,8 @@ def real_time_factor(model: Any, n_vertices: int) -> float:
 def look_ahead(model: Any) -> int:
     """The farthest later frame of features that changes a frame of the motion, in mesh frames.
 
-    `PROBE_FRAMES` // 2 means that the decoder needs the whole clip. The speech encoder, which is
-    the same for all models of a table, is left out.
+    `WHOLE_CLIP` means that the decoder needs all frames. The speech encoder, which is the same for
+    all models of a table, is left out.
     """
     import torch
 
@@ -204,7 +205,7 @@ def look_ahead(model: Any) -> int:
         return model.offsets(hidden)[0, middle]
 
     exact = motion(PROBE_FRAMES)
-    low, high = 0, middle  # `high` known frames are enough; bisected
+    low, high = 0, WHOLE_CLIP  # `high` known frames are enough; bisected
     while low < high:
         known = (low + high) // 2
         if float((motion(known) - exact).abs().max()) > CHANGE * float(exact.std()):
