@@ -7,9 +7,10 @@ variants of JambaTalk. The budget is `--minutes` of one processor for each train
 steps follow, or `--steps` for all. Time and memory are those of one thread.
 
 Each model and seed is a cell, in a folder of its own under --out. A finished cell is not computed
-again, an interrupted one continues; cells of other settings have other folders. The table (field.md
-and field.json in --out) is written after each cell. Other data than the synthetic corpus have the
-network and the frozen encoder of `--base synthetic`, unless --base names another recipe.
+again, an interrupted one continues; cells of other settings have other folders. After each cell
+field.md, field.json and the picture field.png are written into --out. Other data than the synthetic
+corpus have the network and the frozen encoder of `--base synthetic`, unless --base names another
+recipe.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from typing import Any
 import common.interpreter  # noqa: F401  first: explains missing packages
 
 from benchmarks.field_cell import RESULT_FILE, WHOLE_CLIP, Cell
+from benchmarks.field_plots import plot
 from benchmarks.field_table import markdown, summary
 from benchmarks.field_variants import variants
 from benchmarks.real_speech import EXTRA_FOLDER
@@ -111,17 +113,21 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     if not file.exists():
         cell.path.mkdir(parents=True, exist_ok=True)
         write_whole(cell.path / "settings.json", json.dumps(dataclasses.asdict(cell)))
-        command = [sys.executable, "-m", "benchmarks.field_cell", f"{cell.folder}/settings.json"]
         log = cell.path / "output.txt"
-        with open(log, "a") as output:
-            done = subprocess.run(
-                command, cwd=PROJECT_ROOT, env=os.environ | THREADS, stdout=output, stderr=output
-            )
-        if done.returncode or not file.exists():
-            raise UserError(
-                f"{cell.name}, seed {cell.seed}: exit code {done.returncode}; see {log}"
-            )
+        code = compute(f"{cell.folder}/settings.json", log)
+        if code or not file.exists():
+            raise UserError(f"{cell.name}, seed {cell.seed}: exit code {code}; see {log}")
     return json.loads(file.read_text())
+
+
+def compute(settings: str, log: Path) -> int:
+    """Run a cell in a process with one thread, its output into `log`; the exit code."""
+    command = [sys.executable, "-m", "benchmarks.field_cell", settings]
+    with open(log, "a") as output:
+        done = subprocess.run(
+            command, cwd=PROJECT_ROOT, env=os.environ | THREADS, stdout=output, stderr=output
+        )
+    return done.returncode
 
 
 def head_lines(args: argparse.Namespace, records: Sequence[dict[str, Any]]) -> list[str]:
@@ -146,12 +152,13 @@ def head_lines(args: argparse.Namespace, records: Sequence[dict[str, Any]]) -> l
 
 
 def write_table(args: argparse.Namespace, records: Sequence[dict[str, Any]], out: Path) -> str:
-    """Write field.md and field.json; the text of the former."""
+    """Write field.md, field.json and field.png; the text of the first."""
     models = summary(records)
     text = "\n".join([*head_lines(args, records), "", markdown(models)])
     write_whole(out / "field.md", text + "\n")
     content = {"models": models, "cells": list(records)}
     write_whole(out / "field.json", json.dumps(content, indent=1) + "\n")
+    plot(models, out / "field.png")
     return text
 
 

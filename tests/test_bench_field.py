@@ -122,14 +122,15 @@ def test_a_finished_cell_is_not_run_again_and_a_failed_one_is_named(
     (done.path / "cell.json").write_text(json.dumps(record))
     started = []
 
-    def fail(command: list[str], **_: object) -> object:
-        started.extend([command] if "benchmarks.field_cell" in command else [])
-        return type("Done", (), {"returncode": 2, "stdout": ""})()
+    def fail(settings: str, log: Path) -> int:
+        started.append(settings)
+        return 2
 
-    monkeypatch.setattr(bench_field.subprocess, "run", fail)
+    monkeypatch.setattr(bench_field, "compute", fail)
     with pytest.raises(UserError, match="selftalk, seed 1: exit code 2; see .*output.txt"):
         bench_field.main(flags)
-    assert len(started) == 1 and "selftalk" in started[0][-1]
+    assert len(started) == 1 and "selftalk" in started[0]
+    assert (tmp_path / "field.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "field.md").read_text()
     assert "| jambatalk | 2.000 |" in text and "2 steps" in text and "1 cells took 1 pro" in text
     assert json.loads((tmp_path / "field.json").read_text())["models"]["jambatalk"]["lve"] == {
