@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.numba_jit import compiled
-from rendering.raster import ENCLOSED, dot, rasterise, rasterise_depth, row, surface_normals
+from rendering.raster import ENCLOSED, dot, rasterise_depth, row, surface_normals
 
 OPENNESS_DIRECTIONS = 96
 OPENNESS_MAP = 192  # side of the depth pictures for `measure_openness`, in samples
@@ -64,7 +64,7 @@ def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
     normals = np.empty_like(points)
     surface_normals(points, faces, np.empty((len(faces), 3), np.float32), normals)
     depth = np.empty((OPENNESS_MAP, OPENNESS_MAP), np.float32)
-    face_ids = np.empty((OPENNESS_MAP, OPENNESS_MAP), np.int32)
+    free = np.ones(len(points), np.float32)  # not known yet
     visible, total = np.zeros(len(points)), np.zeros(len(points))
     for k in range(OPENNESS_DIRECTIONS):
         # Fibonacci sphere.
@@ -77,8 +77,8 @@ def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
         up = np.cross(direction, right)
         screen = np.stack([points @ right, -(points @ up), points @ direction], axis=1)
         screen[:, :2] = (screen[:, :2] + 1.0) * OPENNESS_MAP / 2
-        screen[:, 2] += 2.0  # `rasterise` draws positive w only
-        rasterise(screen, faces, depth, face_ids)
+        screen[:, 2] += 2.0  # `rasterise_depth` draws positive w only
+        rasterise_depth(screen, faces, free, 0, OPENNESS_MAP, depth)
         add_visible(screen, normals, depth, tuple(direction), SOFTNESS, visible, total)
     openness = np.where(total > 0, visible / np.maximum(total, 1e-9), 0.0)
     return _smooth(openness, faces)

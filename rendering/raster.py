@@ -114,19 +114,18 @@ def _draw_face(screen, corners, number, top, depth, numbers):
     middle = int(math.ceil(min(max(b[1], above), below) - 0.5))
     # Edges, as a point and columns per line.
     long = a[0], a[1], (c[0] - a[0]) / (c[1] - a[1])
-    if first < middle:
-        short = a[0], a[1], (b[0] - a[0]) / (b[1] - a[1])
+    short = a[0], a[1], (b[0] - a[0]) / (b[1] - a[1]) if first < middle else 0.0
+    lines = first, middle
+    for _ in range(2):
         edges = (long, short) if area > 0.0 else (short, long)
-        _draw_lines(edges, (first, middle, top), plane, number, depth, numbers)
-    if middle < last:
+        _draw_lines(edges, lines, top, plane, number, depth, numbers)
         short = b[0], b[1], (c[0] - b[0]) / (c[1] - b[1]) if c[1] > b[1] else 0.0
-        edges = (long, short) if area > 0.0 else (short, long)
-        _draw_lines(edges, (middle, last, top), plane, number, depth, numbers)
+        lines = middle, last
 
 
 @compiled(fastmath=CONTRACT)
-def _draw_lines(edges, lines, plane, number, depth, numbers):
-    """Draw the lines (first, last, and the band's top) between the left and the right edge."""
+def _draw_lines(edges, lines, top, plane, number, depth, numbers):
+    """Draw lines, from the first until before the last, between the left and the right edge."""
     (left, left_y, left_step), (right, right_y, right_step) = edges
     x, y, w, w_dx, w_dy = plane
     width = float(depth.shape[1] - LANES)
@@ -140,7 +139,7 @@ def _draw_lines(edges, lines, plane, number, depth, numbers):
         here = w + (begin + 0.5 - x) * w_dx + (at - y) * w_dy
         for start in range(begin, end, LANES):
             keep_nearer(
-                depth, numbers, line - lines[2], start,
+                depth, numbers, line - top, start,
                 single(here), single(w_dx), single(end - start), number,
             )  # fmt: skip
             here += LANES * w_dx
@@ -225,7 +224,8 @@ def _measure_floors(depth, first, last, floors, lows):
     first, last: multiples of BLOCK; lows: room for N numbers.
     """
     for square in range(floors.shape[0]):
-        lows[first:last] = depth[square * BLOCK, first:last]
+        for k in range(first, last):
+            lows[k] = depth[square * BLOCK, k]
         for line in range(square * BLOCK + 1, (square + 1) * BLOCK):
             for k in range(first, last):
                 lows[k] = min(lows[k], depth[line, k])

@@ -2,8 +2,10 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -16,9 +18,18 @@ from common.errors import UserError
 from common.whole_file import unfinished_name, whole_file, whole_folder
 from rendering.sound_track import write_samples
 from rendering.subtitles import Cue, part_of, srt_of
-from rendering.video_formats import PICTURES, VIDEO_FORMATS, VideoFormat, kind_of
+from rendering.video_formats import (
+    PICTURES,
+    VIDEO_FORMATS,
+    YUV_INPUT,
+    VideoFormat,
+    is_yuv,
+    kind_of,
+)
+from rendering.yuv import yuv_of
 from speech import ffmpeg
 
+PIPE_BYTES = 1 << 20  # the default limit of Linux, /proc/sys/fs/pipe-max-size
 SAMPLE_BYTES = 8  # of two float32, the most channels that `write_samples` keeps
 
 
@@ -72,7 +83,8 @@ def write_video(
             stderr=errors,
         )
         try:
-            n_written = _feed(process.stdin, first, _cutting(samples, frames, n_frames))
+            pictures = chain([first], _cutting(samples, frames, n_frames))
+            n_written = _feed(process.stdin, pictures, kind)
             if process.wait() != 0:
                 errors.seek(0)
                 lines = errors.read().decode(errors="replace").strip().splitlines()
@@ -114,22 +126,34 @@ def _cut_tracks(path: Path, kind: VideoFormat, seconds: float) -> None:
             raise UserError(f"ffmpeg cannot write {path}: it gave no reason")
 
 
-def _feed(pipe: BinaryIO, first: NDArray, frames: Iterator[NDArray]) -> int:
-    """Write all frames to the pipe, close it and return their number; stop where ffmpeg exits."""
-    n_written = 0
+def _feed(pipe: BinaryIO, pictures: Iterator[NDArray], kind: VideoFormat) -> int:
+    """Write all pictures to the pipe, close it, return their number; stop where ffmpeg exits."""
+    n_written, shape = 0, None
+    _widen(pipe)
     try:
         with pipe:
-            for frame in chain([first], frames):
-                if frame.shape != first.shape or frame.dtype != np.uint8:
+            for picture in pictures:
+                shape = picture.shape if shape is None else shape
+                if picture.shape != shape or picture.dtype != np.uint8:
                     raise ValueError(
-                        f"frame {n_written}: {frame.shape} {frame.dtype}, "
-                        f"expected {first.shape} uint8"
+                        f"frame {n_written}: {picture.shape} {picture.dtype}, "
+                        f"expected {shape} uint8"
                     )
-                pipe.write(np.ascontiguousarray(frame).data)
+                data = yuv_of(picture) if is_yuv(kind, shape) else np.ascontiguousarray(picture)
+                pipe.write(data.data)
                 n_written += 1
     except BrokenPipeError:
         pass  # ffmpeg has exited; its exit code and stderr say why
     return n_written
+
+
+def _widen(pipe: BinaryIO) -> None:
+    """Give a pipe the largest buffer of Linux, so that programs at its ends seldom take turns."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with suppress(OSError):  # more than a user's share of such memory
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _arguments(
@@ -143,7 +167,8 @@ def _arguments(
     """ffmpeg's arguments; shape: of a frame; tracks: (input, encoder) of sound and subtitles."""
     height, width, channels = shape
     arguments = ["-loglevel", "error", "-y", "-f", "rawvideo"]
-    arguments += ["-pix_fmt", "rgba" if channels == 4 else "rgb24", "-s", f"{width}x{height}"]
+    rgb = "-pix_fmt", "rgba" if channels == 4 else "rgb24"
+    arguments += [*(YUV_INPUT if is_yuv(kind, shape) else rgb), "-s", f"{width}x{height}"]
     arguments += ["-r", str(fps), "-i", "pipe:0"]
     arguments += [argument for track, _ in tracks for argument in track]
     arguments += ["-map", "0:v:0"]

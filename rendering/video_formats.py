@@ -6,7 +6,11 @@ from pathlib import Path
 
 from common.errors import UserError
 
-# BT.709 is what players assume for HD video.
+# BT.709 is what players assume for HD video. Pixels of yuv420p are those of `rendering.yuv`, which
+# converts five times as fast as ffmpeg; ffmpeg converts to other kinds of pixels.
+YUV = "yuv420p"
+YUV_INPUT = ("-pix_fmt", YUV, "-color_range", "tv", "-colorspace", "bt709",
+             "-color_primaries", "bt709", "-color_trc", "bt709")  # fmt: skip
 HD = ("-vf", "scale=out_color_matrix=bt709:out_range=tv,"
              "setparams=color_primaries=bt709:color_trc=bt709")  # fmt: skip
 
@@ -29,7 +33,7 @@ class VideoFormat:
 
 VIDEO_FORMATS = {
     "mp4": VideoFormat(  # yuv420p is what all players decode
-        (*HD, "-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "veryfast", "-crf", "18"),
+        ("-pix_fmt", YUV, "-c:v", "libx264", "-preset", "veryfast", "-crf", "18"),
         (),
         ("-c:a", "aac", "-b:a", "160k"),
         ("-movflags", "+faststart", "-f", "mp4"),
@@ -43,7 +47,7 @@ VIDEO_FORMATS = {
         "mov_text",
     ),
     "webm": VideoFormat(  # VP9; alpha is a second stream inside, which forbids alternate references
-        (*HD, "-pix_fmt", "yuv420p", "-c:v", "libvpx-vp9", "-b:v", "0", "-crf", "24",
+        ("-pix_fmt", YUV, "-c:v", "libvpx-vp9", "-b:v", "0", "-crf", "24",
          "-cpu-used", "4"),
         (*HD, "-pix_fmt", "yuva420p", "-c:v", "libvpx-vp9", "-b:v", "0", "-crf", "24",
          "-cpu-used", "4", "-auto-alt-ref", "0"),
@@ -58,6 +62,12 @@ VIDEO_FORMATS = {
 }  # fmt: skip
 PICTURES = "png"
 FOLDER_ENDING = "_png"  # of a folder of pictures
+
+
+def is_yuv(kind: VideoFormat, shape: tuple[int, ...]) -> bool:
+    """Whether pictures (H, W, 3 or 4) are piped as planes of YUV, which have even sides."""
+    height, width, channels = shape
+    return channels == 3 and YUV in kind.opaque and height % 2 == width % 2 == 0
 
 
 def kind_of(path: Path) -> str:
