@@ -12,9 +12,11 @@ batches hold `Part.batch_size` clips of similar length. Neither side reads files
 Each side runs in a process of its own. The sides take turns (ours, theirs, ours, ...), so that
 other load on the machine affects both alike. The first pass of a process over the clips is not
 counted, because it fills caches. Figures are medians over the passes. Ratios are of wall time; the
-table also has those of processor time. Peak memory is the largest resident set of the process. The
-last line is JSON: for the small part the ratio of clips a second, for the large part (lean) the
-ratio of the times of a step and the ratio of peak memory.
+table also has those of processor time. Peak memory is the largest resident set of the process.
+`--avx2` limits both sides to AVX2, as on processors without AVX-512 and bfloat16 products; the
+table says which kind of processor its figures are from. The last line is JSON: for the small part
+the ratio of clips a second, for the large part (lean) the ratios of the times of a step and of peak
+memory.
 """
 
 import argparse
@@ -39,6 +41,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.fabricate import Face, make_egg, move, speak
+from benchmarks.processor import AVX2, kind_of_processor
 from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT, RECIPES, SAMPLE_RATE, ModelConfig, TrainConfig
 from data_loader import collate
@@ -265,7 +268,7 @@ def report(name: str, turns: dict[str, list[Turn]]) -> dict[str, float]:
         f"{name}: encoder {shape['num_hidden_layers']} x {shape['hidden_size']}, decoder "
         f"{part.model.layout} x {part.model.d_model}, V {V}; {n_clips} clips of "
         f"{min(part.seconds):g} to {max(part.seconds):g} s; ours {part.batch_size} a step, "
-        f"turns of {part.passes} passes: {len(turns['ours'])} each"
+        f"turns of {part.passes} passes: {len(turns['ours'])} each; {kind_of_processor()}"
     )
     print(f"{'':>13} {'s a clip':>9} {'CPU s a clip':>13} {'clips a s':>10} {'peak GB':>8}")
     for side, (wall, cpu, peak) in rows.items():
@@ -285,6 +288,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--minutes", type=float, default=8.0, help="time for all turns (default: 8)"
     )
     parser.add_argument("--threads", type=int, default=2, help="threads of each side (default: 2)")
+    parser.add_argument("--avx2", action="store_true", help="use no newer instructions than AVX2")
     parser.add_argument("--side", choices=SIDES, help="measure one side in this process")
     parser.add_argument(
         "--folder", type=Path, help="with --side: folder of the encoder that our side loads"
@@ -307,6 +311,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         turn = measure(args.side, PARTS[args.part], args.folder)
         print(json.dumps(dataclasses.asdict(turn)))
         return
+    if args.avx2:
+        os.environ.update(AVX2)  # for the processes of the sides
     names = list(PARTS) if args.part == "all" else [args.part]
     figures: dict[str, float] = {}
     for name in names:

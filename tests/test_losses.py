@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from config import TrainConfig
-from training import losses
 from training.losses import (
     MeshSums,
     Sizes,
@@ -50,12 +49,12 @@ def padded_clips(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     return prediction, truth, frames
 
 
-@pytest.mark.parametrize("block", [1, 30, 45, 10_000])  # of 1, 2, 3 and all frames of 15 numbers
+@pytest.mark.parametrize("n_threads", [1, 3, 9])  # 9: more than a clip has frames
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_mesh_losses_do_not_depend_on_the_block_size(
-    block: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+def test_mesh_losses_equal_those_of_whole_tensors(
+    n_threads: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "BLOCK", block)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
     prediction, truth, frames = padded_clips(dtype)
     sizes, lips = sizes_of(frames, frames), torch.tensor([4, 1, 1])
     mask = torch.arange(7) < frames[:, None]
@@ -74,8 +73,7 @@ def test_mesh_losses_do_not_depend_on_the_block_size(
     torch.testing.assert_close(*gradients)
 
 
-def test_gradients_of_mesh_sums_equal_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "BLOCK", 45)
+def test_gradients_of_mesh_sums_equal_finite_differences() -> None:
     prediction, truth, frames = padded_clips(torch.float64)
     truth, lips = truth.clamp(max=2), torch.tensor([4, 1])
     assert torch.autograd.gradcheck(

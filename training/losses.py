@@ -3,8 +3,8 @@
 Paper, section 3.5 (after SelfTalk): 1000 vertex + 1000 velocity + 0.001 latent + 0.0001 CTC. Ours
 adds the routers' balance loss, which the release computes but does not use, and optionally a loss
 of the lip region. The mesh losses take error = prediction - truth, (B, T, V, 3): at 6,000 vertices
-it is the largest tensor of a step, so `mesh_losses` makes it once and, on a CPU, works on it in
-blocks that stay in the processor's cache. A mask (B, T) is True on real frames; None means all.
+it is the largest tensor of a step, so `mesh_losses` makes it once and, on a CPU, not at all
+(`mesh_kernels`). A mask (B, T) is True on real frames; None means all.
 
 Each loss is a sum over the batch divided by a number of frames or clips: the batch's own, or the
 one that is passed in. A step over several batches, one after the other or on several processes,
@@ -12,18 +12,20 @@ passes the `Sizes` of the whole step. Its losses and gradients then add up to th
 batch, whatever the lengths of its clips.
 """
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from config import TrainConfig
 from speech.features import length_mask
-
-BLOCK = 1 << 18  # coordinates per block on a CPU: a megabyte
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def mesh_losses(
 class MeshSums(torch.autograd.Function):
     """Sums of the squares of errors and of their differences in time, and the lips, on a CPU.
 
-    Blocks of a few frames stay in the cache, padding is left out instead of multiplied by zero,
-    and sums over blocks are float64: one float32 sum over millions of squares is 1e-4 off.
+    By `mesh_kernels`: padding is left out instead of multiplied by zero, and sums are float64: one
+    float32 sum over millions of squares is 1e-4 off.
     """
 
     @staticmethod
@@ -94,47 +96,45 @@ class MeshSums(torch.autograd.Function):
         ctx: Any, prediction: Tensor, truth: Tensor, frames: list[int], lips: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `mesh_losses`; the first two are sums, in the data's unit squared."""
-        errors = torch.empty_like(prediction, memory_format=torch.contiguous_format)
-        step = max(BLOCK // truth.shape[2:].numel(), 1)
-        change = errors.new_empty(step, *truth.shape[2:])
-        vertex = velocity = 0.0
-        for clip, error in enumerate(errors):
-            for a in range(0, frames[clip], step):
-                b = min(a + step, frames[clip])
-                block = torch.sub(prediction[clip, a:b], truth[clip, a:b], out=error[a:b])
-                vertex += torch.dot(block.view(-1), block.view(-1)).item()
-                first = max(a, 1)
-                moved = torch.sub(
-                    error[first:b], error[first - 1 : b - 1], out=change[: max(b - first, 0)]
-                ).view(-1)
-                velocity += torch.dot(moved, moved).item()
-        ctx.save_for_backward(errors, lips)
-        ctx.frames, ctx.step = frames, step
+        from training.mesh_kernels import add_squares  # compiled by numba at its first call
+
+        totals = np.zeros((*truth.shape[:2], 2))
+        share(add_squares, *_arrays(prediction, truth, frames), outputs=[totals])
+        ctx.save_for_backward(prediction, truth, lips)
+        ctx.frames = frames
         predicted_lips = prediction[:, : truth.shape[1]].index_select(2, lips)
-        return errors.new_tensor(vertex), errors.new_tensor(velocity), predicted_lips
+        return *prediction.new_tensor(totals.sum(axis=(0, 1))), predicted_lips
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         """With d(t) = e(t+1) - e(t), 0 at both ends: 2 g e(t) + 2 h (d(t-1) - d(t)), and lips."""
-        errors, lips = ctx.saved_tensors
-        g, h, of_lips = 2 * outer[0].item(), 2 * outer[1].item(), outer[2]
-        gradient = torch.empty_like(errors)
-        change = errors.new_empty(ctx.step + 1, *errors.shape[2:])  # d(a-1) .. d(b-1)
-        for clip, frames in enumerate(ctx.frames):
-            error, of_clip = errors[clip], gradient[clip]
-            change[0] = 0
-            for a in range(0, frames, ctx.step):
-                b = min(a + ctx.step, frames)
-                n = min(b + 1, frames) - (a + 1)
-                torch.sub(error[a + 1 : a + 1 + n], error[a : a + n], out=change[1 : 1 + n])
-                change[1 + n : 1 + b - a] = 0
-                block = torch.mul(error[a:b], g, out=of_clip[a:b])
-                block.add_(change[: b - a], alpha=h).sub_(change[1 : 1 + b - a], alpha=h)
-                change[0] = change[b - a]
-            of_clip[frames:] = 0
+        from training.mesh_kernels import write_gradient
+
+        prediction, truth, lips = ctx.saved_tensors
+        gradient = torch.empty_like(prediction, memory_format=torch.contiguous_format)
+        arrays = _arrays(prediction, truth, ctx.frames)
+        factors = (arrays[0].dtype.type(2 * factor.item()) for factor in outer[:2])
+        share(write_gradient, *arrays, *factors, outputs=[gradient.flatten(2).numpy()])
+        of_lips = outer[2]
         gradient[:, : of_lips.shape[1]].index_add_(2, lips, of_lips)
         return gradient, None, None, None
+
+
+def _arrays(prediction: Tensor, truth: Tensor, frames: list[int]) -> tuple[NDArray, ...]:
+    """Meshes (B, T, 3V) and frames (B,) for the kernels; contiguous meshes are not copied."""
+    meshes = (x.detach().flatten(2).contiguous() for x in (prediction, truth.to(prediction)))
+    return *(x.numpy() for x in meshes), np.array(frames)
+
+
+def share(kernel: Callable[..., None], *inputs: Any, outputs: Sequence[NDArray]) -> None:
+    """Call kernel(*inputs, thread, n_threads, *outputs) on as many threads as torch uses."""
+    n_threads = torch.get_num_threads()
+    if n_threads == 1:
+        kernel(*inputs, 0, 1, *outputs)
+        return
+    with ThreadPoolExecutor(n_threads) as threads:
+        list(threads.map(lambda i: kernel(*inputs, i, n_threads, *outputs), range(n_threads)))
 
 
 def closure_weight(inner_lips: Tensor, gain: float, reach: float) -> Tensor:
