@@ -31,6 +31,7 @@ import common.interpreter  # noqa: F401  first: explains missing packages
 import torch
 from torch import Tensor
 
+from benchmarks.processor import AVX2, kind_of_processor
 from common.errors import Parser, UserError, run_cli
 from layers.selective_scan import resolve_backend, selective_scan
 
@@ -75,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for backend in backends
         if backend != "reference" or frames <= REFERENCE_MAX_FRAMES
     ]
-    print(f"one clip, d_inner {args.d_inner}, d_state {args.d_state}, {args.device}, ms")
+    if args.avx2:
+        os.environ.update(AVX2)  # for the processes of the cases
+    kind = kind_of_processor() if args.device == "cpu" else args.device
+    print(f"one clip, d_inner {args.d_inner}, d_state {args.d_state}, {kind}, ms")
     print(f"{'frames':>7} {'backend':>10} {'forward':>8} {'fwd + bwd':>10} {'quartiles':>17} "
           f"{'ns/state':>9} {'MB':>7}")  # fmt: skip
     medians = {}
@@ -106,6 +110,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--rounds", type=int, default=9, help="repetitions of each case (default: 9)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--avx2", action="store_true", help="use no newer instructions than AVX2")
     return parser.parse_args(argv)
 
 
