@@ -33,13 +33,13 @@ from dataset.faces import choose_face, find_faces
 from files.models import built_without_memory, load_model_file, misfits, save_model_file
 from files.shipped import check_shipped
 from layers import NORM_EPS
-from layers.coarse_linear import use_precision
 from layers.fast_linear import large_weights, make_fast
 from layers.vertex_head import VertexHead
 from rendering.animation import Animation, check_fps, resample_motion
 from speech.clip_audio import ClipAudio
 from speech.encoder_backend import check_backend
 from speech.features import fold, length_mask
+from speech.precision import coarsen
 from speech.recording import check_clip, check_speech, load_recording
 from speech.stored_speech import StoredSpeech
 from speech.timing import covering_frames, mesh_frames, samples_for
@@ -304,7 +304,7 @@ def load_checkpoint(
         if encoder_backend != "torch":
             raise UserError(f"{path}: published weights need --encoder_backend torch")
         model = load_release(path)
-        use_precision(model.audio_encoder, precision, pick_device()[0])
+        coarsen(model.audio_encoder, precision, pick_device()[0])
         make_fast(model)
         return Checkpoint(model, published_dataset(path, dataset, model.config))
     checkpoint = _load_own(path)
@@ -313,7 +313,7 @@ def load_checkpoint(
     if encoder_backend == "onnx":
         encoder = checkpoint.model.encoder
         encoder.kind.use_onnx(encoder.body.float())
-    use_precision(checkpoint.model.encoder.body, precision, pick_device()[0])
+    coarsen(checkpoint.model.encoder.body, precision, pick_device()[0])
     make_fast(checkpoint.model)
     return checkpoint
 

@@ -3,9 +3,10 @@
 The paper's network for VOCASET (encoder 24 x 1024, decoder 512, V = 5,023 at 30 fps) with random
 weights predicts `--seconds` of sound. Sides:
 
-    release    `release_way.predict_clip`, its lip Transformer included
-    fp32       `jambatalk.JambaTalk`, as demo.py runs it
+    release    `release_way.predict_clip`, its lip Transformer included, with weights in memory
+    fp32       a model file that stores half precision, as demo.py loads and runs it
     bf16, int8 the same with --precision
+    memory     as fp32, with float32 weights in memory instead of a file
 
 Each side runs in a process of its own with one thread; the sides take turns. Figures are medians of
 processor time, because other programs may run; the decoder (with the vertex head) is timed alone,
@@ -15,8 +16,8 @@ too, on features of T frames. Peak memory is the largest resident set of the pro
 is that of the shipped model, because a large trained one is not included: the mean distance of lip
 vertices from those of float32, in mm.
 
-`--avx2` limits all libraries to AVX2, as on processors without AVX-512. The last line is JSON.
-`bench_hour` measures recordings of an hour.
+`--avx2` limits all libraries to AVX2, as on processors without AVX-512. The last line is JSON; its
+`peak_mb_hour` and `first_frame_s` are those of `bench_hour` for a recording of `--minutes`.
 """
 
 import argparse
@@ -26,22 +27,29 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import common.interpreter  # noqa: F401  first: explains missing packages
 
 import numpy as np
 
+from benchmarks import bench_hour
 from common.errors import Parser, UserError, run_cli
 from config import PROJECT_ROOT, RECIPES, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SEED, RATE = 1, "processor seconds"
 N_LIPS = 254  # of FLAME
 FRAMES = 300, 1_200  # T of the decoder's timing
-SIDES = "release", "fp32", "bf16", "int8"
+SIDES = "release", "fp32", "bf16", "int8", "memory"
 SMALL_SECONDS = 60
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, the unit of ru_maxrss
 AVX2 = {
@@ -53,8 +61,9 @@ RECORDING = PROJECT_ROOT / "demo/wav/sense_and_sensibility.wav"
 
 @dataclass(frozen=True)
 class Turn:
-    """What one process measured: processor seconds of a clip, of the decoder by T, and its peak."""
+    """Of one process: processor seconds of loading, of a clip, of the decoder by T; its peak."""
 
+    load_s: float
     clip_s: float
     decoder_s: dict[str, float]
     peak_mb: float
@@ -67,42 +76,66 @@ def processor_s(run: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def network_of(side: str) -> tuple[Callable, Callable]:
-    """(prediction of audio (S,) and template (V, 3), decoder with head of features (1, T, C))."""
+def random_network(build: Callable) -> "nn.Module":
+    """The network that `build` makes, with random weights."""
     import torch
 
-    from benchmarks.release_way import ReleaseNetwork, predict_clip
     from files.models import built_without_memory
-    from jambatalk import JambaTalk
-    from layers.coarse_linear import use_precision
 
-    config = RECIPES["vocaset"].model
-    if side == "release":
-        network = built_without_memory(lambda: ReleaseNetwork(config, torch.arange(N_LIPS)))
-        network.text_encoder = None  # of training alone
-    else:
-        network = built_without_memory(lambda: JambaTalk(config))
-    network = network.to_empty(device="cpu").eval()
+    network = built_without_memory(build).to_empty(device="cpu").eval()
     torch.manual_seed(SEED)
     with torch.no_grad():
         for weight in network.parameters():
             weight.uniform_(-0.03, 0.03)
+    return network
+
+
+def write_model(path: Path) -> None:
+    """Write our network as a model file in half precision."""
+    from jambatalk import JambaTalk, save_checkpoint
+
+    recipe = RECIPES["vocaset"]
+    network = random_network(lambda: JambaTalk(recipe.model))
+    save_checkpoint(path, network, recipe.dataset, half=True)
+
+
+def network_of(side: str, path: Path) -> tuple[Callable, Callable]:
+    """(prediction of audio (S,) and template (V, 3), decoder with head of features (1, T, C)).
+
+    path: the file of `write_model`.
+    """
+    import torch
+
+    from jambatalk import JambaTalk, load_checkpoint
+    from layers.fast_linear import make_fast
+
+    config = RECIPES["vocaset"].model
     if side == "release":
+        from benchmarks.release_way import ReleaseNetwork, predict_clip
+
+        network = random_network(lambda: ReleaseNetwork(config, torch.arange(N_LIPS)))
+        network.text_encoder = None  # of training alone
         network.lips.copy_(torch.arange(N_LIPS))
         return (
             lambda audio, template: predict_clip(network, audio[None], template)[0],
             lambda features: network.vertice_map_r(network.decode(features)),
         )
-    use_precision(network.encoder.body, side, torch.device("cpu"))
-    return network.predict, network.decode
+    if side == "memory":
+        network = random_network(lambda: JambaTalk(config))
+        make_fast(network)
+    else:
+        network = load_checkpoint(path, precision=side).model
+    return network.predict, lambda features: network.offsets(network.hidden(features)[0])
 
 
-def take_turn(side: str, seconds: int) -> Turn:
-    """Measure one side in this process."""
+def take_turn(side: str, seconds: int, path: Path) -> Turn:
+    """Measure one side in this process; path: the file of `write_model`."""
     import torch
 
     torch.set_num_threads(1)
-    predict, decode = network_of(side)
+    started = time.process_time()
+    predict, decode = network_of(side, path)
+    load_s = time.process_time() - started
     model = RECIPES["vocaset"].model
     audio = torch.randn(seconds * SAMPLE_RATE, generator=torch.Generator().manual_seed(SEED))
     audio = (audio - audio.mean()) / audio.std(correction=0)
@@ -116,7 +149,7 @@ def take_turn(side: str, seconds: int) -> Turn:
             features = torch.randn(1, n_frames, model.encoder["hidden_size"])
             run = partial(decode, features)
             decoder[str(n_frames)] = min(processor_s(run) for _ in range(2))
-    return Turn(clip_s, decoder, peak)
+    return Turn(load_s, clip_s, decoder, peak)
 
 
 def measure_small() -> tuple[float, float]:
@@ -153,20 +186,31 @@ def in_process(*flags: str, avx2: bool) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def take_turns(args: argparse.Namespace) -> dict[str, list[Turn]]:
+    """The turns of each side, measured alternately."""
+    turns: dict[str, list[Turn]] = {side: [] for side in args.sides}
+    with tempfile.TemporaryDirectory() as folder:
+        model = ("--model", str(Path(folder) / "model.safetensors"))
+        in_process("--turn", "write", *model, avx2=args.avx2)
+        for _ in range(args.turns):
+            for side in args.sides:
+                flags = ("--turn", side, "--seconds", str(args.seconds), *model)
+                turns[side].append(Turn(**in_process(*flags, avx2=args.avx2)))
+    return turns
+
+
 def compare(args: argparse.Namespace) -> dict[str, float]:
     """Measure all sides, print a table; the figures of the last line."""
-    turns: dict[str, list[Turn]] = {side: [] for side in args.sides}
-    for _ in range(args.turns):
-        for side in args.sides:
-            flags = ("--turn", side, "--seconds", str(args.seconds))
-            turns[side].append(Turn(**in_process(*flags, avx2=args.avx2)))
+    turns = take_turns(args)
 
     def median(side: str, value: Callable[[Turn], float]) -> float:
         return statistics.median(map(value, turns[side]))
 
     print(f"{args.seconds} s of speech, {RATE}, {'AVX2' if args.avx2 else 'all instructions'}")
-    print(f"| | clip | ratio | decoder us a frame, T = {FRAMES[0]} | {FRAMES[1]} | peak MB |")
-    print("|---|---|---|---|---|---|")
+    print(
+        f"| | load | clip | ratio | decoder us a frame, T = {FRAMES[0]} | {FRAMES[1]} | peak MB |"
+    )
+    print("|---|---|---|---|---|---|---|")
     clip = {side: median(side, lambda turn: turn.clip_s) for side in turns}
     decoder = {
         (side, n): median(side, lambda turn, n=n: turn.decoder_s[str(n)]) / n * 1e6
@@ -174,18 +218,21 @@ def compare(args: argparse.Namespace) -> dict[str, float]:
     }  # fmt: skip
     peak = {side: median(side, lambda turn: turn.peak_mb) for side in turns}
     for side in turns:
-        ratio = clip["release"] / clip[side]
+        ratio, load = clip["release"] / clip[side], median(side, lambda turn: turn.load_s)
         us = " | ".join(f"{decoder[side, n]:.0f}" for n in FRAMES)
-        print(f"| {side} | {clip[side]:.2f} | {ratio:.2f} | {us} | {peak[side]:.0f} |")
-    small = in_process("--turn", "small", avx2=args.avx2)
+        print(f"| {side} | {load:.2f} | {clip[side]:.2f} | {ratio:.2f} | {us} | {peak[side]:.0f} |")
     result = {f"large_{side}_ratio": clip["release"] / clip[side] for side in turns}
     del result["large_release_ratio"]
-    result |= {"large_int8_error_mm": small["error_mm"]}
-    result |= {f"decoder_ratio_{n}": decoder["release", n] / decoder["fp32", n] for n in FRAMES} | {
-        "small_rtf": small["rtf"],
-        "peak_mb_large": peak["fp32"],
-    }
-    return {name: round(value, 4) for name, value in result.items()}
+    result |= {f"decoder_ratio_{n}": decoder["release", n] / decoder["fp32", n] for n in FRAMES}
+    return result | {"peak_mb_large": peak["fp32"]}
+
+
+def measure_long(minutes: float) -> dict[str, float]:
+    """The last two figures: those of `bench_hour` for a recording of this length."""
+    with tempfile.TemporaryDirectory(dir=PROJECT_ROOT) as folder:
+        wav = bench_hour.write_long(Path(folder) / "clip.wav", 60 * minutes)
+        cost = bench_hour.measure(wav, Path(folder) / "out")
+    return {"peak_mb_hour": cost.peak_mb, "first_frame_s": cost.first_frame_s}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -196,20 +243,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES),
                         help="default: all; release and fp32 are needed")  # fmt: skip
     parser.add_argument("--avx2", action="store_true", help="use no newer instructions than AVX2")
-    parser.add_argument("--turn", choices=(*SIDES, "small"), help="measure one side here, once")
+    parser.add_argument("--minutes", type=float, default=60,
+                        help="of the long recording, 0 for none; default: 60")  # fmt: skip
+    parser.add_argument("--turn", choices=(*SIDES, "small", "write"), help="do one part here, once")
+    parser.add_argument("--model", type=Path, help="of --turn: the model file")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compare the sides, or take the turn of one."""
+    """Compare the sides, or do one part."""
     args = parse(argv)
     if args.turn == "small":
         rtf, error_mm = measure_small()
-        print(json.dumps({"rtf": rtf, "error_mm": error_mm}))
+        result = {"rtf": rtf, "error_mm": error_mm}
+    elif args.turn == "write":
+        write_model(args.model)
+        result = {}
     elif args.turn:
-        print(json.dumps(asdict(take_turn(args.turn, args.seconds))))
+        result = asdict(take_turn(args.turn, args.seconds, args.model))
     else:
-        print(json.dumps(compare(args)))
+        result = compare(args)
+        small = in_process("--turn", "small", avx2=args.avx2)
+        result |= {"large_int8_error_mm": small["error_mm"], "small_rtf": small["rtf"]}
+        if args.minutes:
+            result |= measure_long(args.minutes)
+        result = {name: round(value, 4) for name, value in result.items()}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

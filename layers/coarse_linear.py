@@ -63,8 +63,10 @@ def _packed(linear: nn.Linear) -> torch.ScriptObject:
         return torch.ops.quantized.linear_prepack(quantised, bias)
 
 
-def use_precision(module: nn.Module, name: str, device: torch.device) -> None:
-    """Replace all linear layers inside `module`, which is used for prediction only from now on.
+def use_precision(module: nn.Module, name: str, device: torch.device) -> str:
+    """Replace all linear layers inside `module`, which is for prediction only from now on.
+
+    Returns the name of the numbers in use: "fp32", "bf16" or "int8".
 
     name: of `PRECISIONS`; "auto" is "bf16" where `device` multiplies bfloat16 matrices in hardware,
     else "fp32", which changes nothing. Raises `UserError` for an unknown name, and for int8 on
@@ -79,6 +81,7 @@ def use_precision(module: nn.Module, name: str, device: torch.device) -> None:
     kinds: dict[str, Callable[[nn.Linear], nn.Module]] = {"bf16": BfloatLinear, "int8": ByteLinear}
     if name in kinds:
         _replace(module, kinds[name])
+    return name
 
 
 @torch.no_grad()

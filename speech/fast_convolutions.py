@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layers.fast_linear import product
@@ -21,6 +22,7 @@ FRAMES = 50  # output frames that go through all layers at once
 def convolve(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
     """Output (B, C_out, m) of the layers for x (B, C_in, n), float32 on a CPU.
 
+    Products are bfloat16 in the layers whose weights are.
     layers: convolutions with `conv`, `activation` and an optional `layer_norm` over channels, of
     `speech.wav2vec_body` or transformers.
     """
@@ -48,8 +50,18 @@ def can_convolve(layers: Sequence[nn.Module], x: Tensor) -> bool:
         and not any(
             isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm) for layer in layers
         )
-        and all(layer.conv.weight.dtype == torch.float32 for layer in layers)
+        and all(layer.conv.weight.dtype in (torch.float32, torch.bfloat16) for layer in layers)
     )
+
+
+def round_weights(layers: Sequence[nn.Module]) -> None:
+    """Store the weights of all but the first layer in bfloat16; only `convolve` can use them.
+
+    Products are bfloat16 then; norms, activations and what goes from layer to layer are float32.
+    """
+    for layer in layers[1:]:
+        weight = layer.conv.weight.detach().bfloat16()
+        layer.conv.weight = nn.Parameter(weight, requires_grad=False)
 
 
 def _layer(layer: nn.Module, matrix: Tensor, x: Tensor) -> Tensor:
@@ -58,7 +70,11 @@ def _layer(layer: nn.Module, matrix: Tensor, x: Tensor) -> Tensor:
     width, m = x.shape[1], (len(x) - kernel) // stride + 1
     # row j has the frames from stride · j on: a view where rows do not overlap, else a copy
     rows = x.as_strided((m, kernel * width), (stride * width, 1), x.storage_offset()).contiguous()
-    y = product(rows, matrix, layer.conv.bias)
+    bias = layer.conv.bias
+    if matrix.dtype == torch.bfloat16:
+        y = F.linear(rows.bfloat16(), matrix, None if bias is None else bias.bfloat16()).float()
+    else:
+        y = product(rows, matrix, bias)
     norm = getattr(layer, "layer_norm", None)
     return layer.activation(y if norm is None else norm(y))
 

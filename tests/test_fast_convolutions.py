@@ -5,7 +5,7 @@ import torch
 
 from speech import fast_convolutions
 from speech.bodies import build_body
-from speech.fast_convolutions import can_convolve, convolve
+from speech.fast_convolutions import can_convolve, convolve, round_weights
 from tests.toy import ENCODERS
 
 WIDE = dict(conv_dim=[8] * 4, conv_kernel=[11, 5, 4, 3], conv_stride=[8, 4, 10, 1], conv_bias=True)
@@ -39,3 +39,15 @@ def test_of_a_group_norm_the_layers_behind_it_are_products() -> None:
             expected = layer(expected)
         assert can_convolve(layers[1:], x)
         torch.testing.assert_close(convolve(layers[1:], x), expected)
+
+
+def test_rounded_weights_differ_by_the_rounding_of_bfloat16() -> None:
+    torch.manual_seed(0)
+    body = build_body(ENCODERS["layer"] | {"model_type": "wav2vec2"})
+    layers, audio = body.feature_extractor.conv_layers, torch.randn(1, 1, 9_000)
+    with torch.no_grad():
+        expected = convolve(layers, audio)
+        round_weights(layers)
+        assert can_convolve(layers, audio) and layers[0].conv.weight.dtype == torch.float32
+        error = (convolve(layers, audio) - expected).norm() / expected.norm()
+    assert 0 < error < 6 * 3 * 2**-9  # six layers, three roundings to 8 bits in each
