@@ -178,7 +178,8 @@ class JambaTalk(nn.Module):
 
     def predict(self, audio: Tensor, template: Tensor, subject: str | None = None) -> Tensor:
         """Vertices (T, V, 3) of one clip, T = mesh_frames(S, fps); arguments as for `stream`."""
-        return torch.cat(list(self.stream(audio, template, subject)))
+        first, *others = self.stream(audio, template, subject)
+        return torch.cat([first, *others]) if others else first
 
 
 class Checkpoint(NamedTuple):
