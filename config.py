@@ -95,7 +95,7 @@ class ModelConfig:
     units_per_metre: float = 1.0  # of the data; the vertex head's output is multiplied by it
     mix_layers: bool = False  # features are a learnt mean of all the encoder's states
     model: str = "jambatalk"  # whose decoder, a key of MODELS
-    prior_steps: int = 1000  # of training, of CodeTalker's motion prior
+    prior_share: float = 0.4  # of a run's steps that train CodeTalker's motion prior
     subjects: tuple[str, ...] = ()  # of the training split, where the decoder has their styles
 
 

@@ -1,6 +1,6 @@
 """CodeTalker's decoder (Xing et al., CVPR 2023, arXiv 2301.02379): codes of a motion prior.
 
-Stage 1, the first `prior_steps` optimizer steps of a run, trains a vector-quantised autoencoder of
+Stage 1, the share `prior_share` of a run's steps, trains a vector-quantised autoencoder of
 the motion: an encoder, a codebook, a decoder (paper, section 3.1). Stage 2 keeps the three as they
 are and trains an autoregressive decoder from speech and style to the encoder's features; quantised,
 they are decoded to motion (section 3.2). Its layer is FaceFormer's.
@@ -9,7 +9,7 @@ Losses: stage 1, the recipe's losses on the reconstruction and the two terms of 
 (VQ-VAE, arXiv 1711.00937, equation 3, beta 0.25); stage 2, the distance of the predicted features
 to the quantised true ones, and the recipe's losses on the motion, whose gradient passes the
 quantiser unchanged. The codebook's terms and the distance are the decoder's own loss, of weight
-w_code. `--init` with a model of CodeTalker's goes on where that model's steps end.
+w_code.
 
 Differences from the original: one run with two stages in place of two; the encoder is that of the
 recipe; width, heads, feed-forward width and dropout are those of `ModelConfig`; with `vertex_rank`,
@@ -96,7 +96,7 @@ class CodeTalkerDecoder(ConditionedDecoder):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c = config
-        self.period, self.prior_steps = c.fps, c.prior_steps
+        self.period, self.prior_share = c.fps, c.prior_share
         self.prior = nn.ModuleDict({
             "encode": TemporalNetwork(motion_width(c), c),
             "quantise": Quantiser(c.d_model),
@@ -106,7 +106,7 @@ class CodeTalkerDecoder(ConditionedDecoder):
         self.code = nn.Linear(c.d_model, c.d_model)
         self.layer = BiasedDecoderLayer(c.d_model, c.n_heads, c.d_ff, self.period, c.dropout)
         self.feature = nn.Linear(c.d_model, c.d_model)
-        self.register_buffer("steps", torch.zeros(()))  # of training, so far
+        self.progress = 0.0  # share of the steps of a training that are done
 
     def forward(
         self, x: Tensor, mask: Tensor | None, given: Given
@@ -114,15 +114,15 @@ class CodeTalkerDecoder(ConditionedDecoder):
         """Outputs (B, T, D) of speech x (B, T, D), in training with the own loss (B,)."""
         if given.motion is None:
             return self.prior["decode"](self.predicted_codes(x, given.styles), mask)
-        stage = self.reconstruct if self.steps < self.prior_steps else self.forced
+        stage = self.reconstruct if self.progress < self.prior_share else self.forced
         y, loss = stage(x, mask, given)  # (B, T, D), (B, T)
         if mask is None:
             return y, loss.mean(1)
         return y, (loss * mask).sum(1) / mask.sum(1)
 
-    def count_step(self) -> None:
-        """Stage 2 begins after `prior_steps` calls."""
-        self.steps += 1
+    def set_progress(self, share: float) -> None:
+        """Stage 2 begins at the share `prior_share`."""
+        self.progress = share
 
     def reconstruct(self, x: Tensor, mask: Tensor | None, given: Given) -> tuple[Tensor, Tensor]:
         """Stage 1: the true motion through the codes, and the codebook's loss."""

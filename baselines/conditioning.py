@@ -32,8 +32,11 @@ class ConditionedDecoder(nn.Module):
     needs_motion = False  # whether `given.motion` is used in training
     own_loss = "balance"  # name of the loss that `forward` returns; its weight is w_<name>
 
-    def count_step(self) -> None:
-        """Called after each optimizer step of a training; a decoder with stages counts them."""
+    def set_progress(self, share: float) -> None:
+        """Called before each step of a training, for decoders whose training has stages.
+
+        share: of all steps of the run that are done, 0 to 1.
+        """
 
 
 def n_styles(config: ModelConfig) -> int:

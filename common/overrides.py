@@ -40,7 +40,7 @@ POSITIVE = (  # integers >= 1
     "train.accumulate",
 )  # fmt: skip
 NOT_NEGATIVE = (  # numbers >= 0
-    "dataset.max_drift_s", "model.vertex_rank", "model.prior_steps",
+    "dataset.max_drift_s", "model.vertex_rank",
     "train.warmup_steps", "train.weight_decay",
     "train.w_vertex",
     "train.w_velocity", "train.w_latent", "train.w_ctc", "train.w_balance", "train.w_lips",
@@ -53,6 +53,7 @@ ABOVE_ZERO = (  # numbers > 0
 )  # fmt: skip
 FRACTIONS = (  # 0 <= number < 1
     "train.learning_rate", "train.encoder_learning_rate", "train.ema_decay", "model.dropout",
+    "model.prior_share",
 )  # fmt: skip
 
 

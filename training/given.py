@@ -39,7 +39,7 @@ def own_loss_name(model: JambaTalk) -> str:
     return decoder.own_loss if isinstance(decoder, ConditionedDecoder) else "balance"
 
 
-def count_step(model: JambaTalk) -> None:
-    """Tell the decoder that the optimizer has taken a step."""
+def set_progress(model: JambaTalk, share: float) -> None:
+    """Tell the decoder which share of the run's steps is done, 0 to 1."""
     if isinstance(decoder := model.layers[0], ConditionedDecoder):
-        decoder.count_step()
+        decoder.set_progress(share)

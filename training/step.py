@@ -23,7 +23,7 @@ from dataset.batch_plan import BatchPlan
 from speech.features import length_mask
 from speech.timing import frame_lengths
 from training.compact_adam import clip_gradients
-from training.given import count_step, given_of, own_loss_name
+from training.given import given_of, own_loss_name, set_progress
 from training.losses import (
     Sizes,
     closure_weight,
@@ -192,6 +192,7 @@ class TrainingStep:
         coarse = dtype == torch.bfloat16 and config.accumulate == group.world == 1
         self.optimizer, self.schedule = make_optimizer(nets, config, n_steps, coarse)
         start_average(nets, config.ema_decay, n_steps)
+        self.n_steps = n_steps
         self.weights_changed = False
 
     def attach_teacher(self, cache: str | None, sounds: Sounds | None) -> None:
@@ -218,6 +219,7 @@ class TrainingStep:
             counted.append(plan.counted > 0)
             plan.advance()
         self.free_gradients()
+        set_progress(self.nets.model, self.schedule.last_epoch / self.n_steps)
         sizes = self._step_sizes(batches, counted, fault)
         totals: dict[str, Tensor] = {}
         for number, (batch, counts) in enumerate(zip(batches, counted, strict=True)):
@@ -231,7 +233,6 @@ class TrainingStep:
         self.weights_changed = True
         self.optimizer.step()
         self.schedule.step()
-        count_step(self.nets.model)
         if self.nets.average is not None:
             self.nets.average.update_parameters(self.nets.model)
         return losses
