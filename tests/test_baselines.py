@@ -18,7 +18,7 @@ from tests.toy import DECODER, ENCODER, V, outcome, run_toy, run_until_killed, s
 from training.given import set_progress
 
 BASELINES = [name for name in MODELS if name != "jambatalk"]
-STEPS = 80  # of `test_a_tiny_clip_is_learnt_in_a_few_steps`
+STEPS = 60  # of `test_a_tiny_clip_is_learnt_in_a_few_steps`
 SPEC = dataclasses.replace(SYNTHETIC, n_vertices=V)
 
 
