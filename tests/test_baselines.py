@@ -16,6 +16,7 @@ from speech.timing import mesh_frames
 from streaming.engine import Stream
 from tests.toy import DECODER, ENCODER, V, outcome, run_toy, run_until_killed, same
 from training.given import set_progress
+from training.start import load_start
 
 BASELINES = [name for name in MODELS if name != "jambatalk"]
 STEPS = 60  # of `test_a_tiny_clip_is_learnt_in_a_few_steps`
@@ -117,6 +118,14 @@ def test_a_run_keeps_the_training_subjects_and_goes_on(recipe: Recipe) -> None:
     losses = [float(row["vertex"]) for row in outcome("whole")[1]]
     assert losses[-1] < losses[0]
     assert load_checkpoint("whole/best.safetensors").model.config.subjects == ("a",)
+
+
+def test_a_start_with_other_subjects_names_the_setting(recipe: Recipe) -> None:
+    model = dataclasses.replace(recipe.model, model="voca", subjects=("a", "b"))
+    save_checkpoint("x.safetensors", JambaTalk(model), recipe.dataset)
+    other = dataclasses.replace(recipe, model=dataclasses.replace(model, subjects=("c",)))
+    with pytest.raises(UserError, match="give the file's values: --set model.subjects=a,b$"):
+        load_start("x.safetensors", other)
 
 
 def test_a_style_of_its_own_moves_the_face_of_a_training_subject(tmp_path: Path) -> None:

@@ -36,12 +36,15 @@ def load_start(path: str | Path, recipe: Recipe) -> JambaTalk:
     if not isinstance(model, JambaTalk):
         raise UserError(f"--init {path}: published weights cannot be trained further")
     if found := decoder_differences(model.config, recipe.model):
-        values = " ".join(
-            f"model.{name}={json.dumps(value).strip(chr(34))}" for name, _, value in found
-        )
+        values = " ".join(f"model.{name}={as_setting(value)}" for name, _, value in found)
         fix = fitting_base(model.config, recipe) or f"give the file's values: --set {values}"
         raise UserError(f"--init {path}: its decoder does not fit: {listed(found)}; {fix}")
     return model
+
+
+def as_setting(value: Any) -> str:
+    """The text of a field's value behind --set FIELD=."""
+    return ",".join(value) if isinstance(value, tuple) else json.dumps(value).strip('"')
 
 
 def check_encoder(path: str | Path, start: ModelConfig, recipe: Recipe) -> None:
