@@ -19,8 +19,8 @@ import common.interpreter  # noqa: F401  first: explains missing packages
 
 import numpy as np
 
-from common.errors import Parser, UserError, reason_of, run_cli
-from config import BUNDLED_MODEL
+from common.errors import Parser, UserError, reason_of, report, run_cli
+from config import BUNDLED_MODEL, SAMPLE_RATE
 from layers import PRECISIONS
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def serve(args: argparse.Namespace, checkpoint: "Checkpoint", senders: list) -> 
         ) from error
     from streaming.access import Access, is_local
 
+    warn_of_slowness(checkpoint, args.subject)
     token = args.token or (None if is_local(args.host) else secrets.token_urlsafe(16))
     listening = listen(args.host, args.port)
     service = Service(
@@ -152,6 +153,24 @@ def serve(args: argparse.Namespace, checkpoint: "Checkpoint", senders: list) -> 
     server = uvicorn.Server(config)
     service.is_stopping = lambda: server.should_exit
     server.run(sockets=[listening])
+
+
+def warn_of_slowness(checkpoint: "Checkpoint", subject: str | None) -> None:
+    """Say on stderr that a step of the model takes longer than the sound that it is made of."""
+    from streaming.engine import STEP_FRAMES, Stream
+    from streaming.latency import least_time
+
+    stream = Stream(checkpoint, subject)
+    rng, step = np.random.default_rng(0), SAMPLE_RATE * STEP_FRAMES // stream.fps
+    sound = 0.1 * rng.standard_normal(SAMPLE_RATE).astype(np.float32)
+    stream.push(sound[: stream.look_ahead + step])
+    taken_ms = 1000 * least_time(lambda: stream.push(sound[:step]))
+    there_ms = 1000 * STEP_FRAMES / stream.fps
+    if taken_ms > there_ms:
+        report(
+            f"warning: {STEP_FRAMES} frames of this model take {taken_ms:.0f} ms, expected at most "
+            f"{there_ms:.0f} ms: sound will be dropped; use a model on the bundled encoder"
+        )
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -28,7 +28,7 @@ RATE = 16_000
 def serving(folder: Path, host: str = "127.0.0.1") -> Iterator[SimpleNamespace]:
     """A running service with a toy model: `port`, `service`, `checkpoint`, `server`, `thread`."""
     model = checkpoint(folder, MOONSHINE)
-    limits = Limits(sessions=2, message_bytes=100_000, idle_s=0.4)
+    limits = Limits(sessions=2, message_bytes=100_000, idle_s=1.5)
     made = Service(model, Path("toy.safetensors"), Access(host, None), limits, threads=2)
     listening = live.listen(host, 0)
     config = uvicorn.Config(made.app(), log_level="error", ws_max_size=limits.message_bytes)

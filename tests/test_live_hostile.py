@@ -20,6 +20,7 @@ from common.errors import run_cli
 from streaming.engine import Frame
 from streaming.senders import OscSender
 from tests.live_clients import answer, error_of, open_session, serving, sound_of, speak
+from tests.streams import MOONSHINE, checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_idle_sessions_and_too_many_are_closed(service: SimpleNamespace) -> None
     with open_session(service) as one, open_session(service):
         with connect(f"ws://127.0.0.1:{service.port}/ws") as third:
             assert "which is the limit" in error_of(third)
-        assert "no message for 0.4 s" in error_of(one)
+        assert "no message for 1.5 s" in error_of(one)
 
 
 @pytest.mark.parametrize("query, reason", [
@@ -165,6 +166,18 @@ def test_bad_flags_are_one_line_with_exit_code_2(
 ) -> None:
     assert run_cli(live.main, argv) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_model_that_is_too_slow_is_named_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    model = checkpoint(tmp_path, MOONSHINE)
+    monkeypatch.setattr("streaming.latency.least_time", lambda work: work() and 0.0661)
+    live.warn_of_slowness(model, None)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("streaming.latency.least_time", lambda work: work() and 0.5)
+    live.warn_of_slowness(model, None)
+    assert "2 frames of this model take 500 ms, expected at most 67 ms" in capsys.readouterr().err
 
 
 def test_curves_to_an_address_that_nobody_answers_are_lost(rng: np.random.Generator) -> None:
