@@ -49,7 +49,7 @@ def open_session(
 ) -> Iterator[ClientConnection]:
     """A connection after its greeting."""
     with connect(f"ws://127.0.0.1:{service.port}/ws?{query}") as socket:
-        assert json.loads(socket.recv(timeout=5))["type"] == "hello"
+        assert json.loads(socket.recv(timeout=60))["type"] == "hello"
         yield socket
 
 
@@ -58,7 +58,7 @@ def error_of(socket: ClientConnection) -> str:
     text = ""
     try:
         while True:
-            message = socket.recv(timeout=5)
+            message = socket.recv(timeout=60)
             if isinstance(message, str) and (content := json.loads(message))["type"] == "error":
                 text = content["message"]
     except ConnectionClosed as closed:
@@ -72,7 +72,7 @@ def speak(socket: ClientConnection, sound: np.ndarray, size: int) -> np.ndarray:
     socket.send('{"type": "end"}')
     frames = []
     while True:
-        message = socket.recv(timeout=10)
+        message = socket.recv(timeout=60)
         if isinstance(message, bytes):
             magic, _, output, n, n_values, index, time_s = HEADER.unpack(message[: HEADER.size])
             assert (magic, output, n_values, index) == (MAGIC, 0, 3 * V, len(frames))

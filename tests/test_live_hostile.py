@@ -59,12 +59,12 @@ def test_a_frame_of_a_gigabyte_is_refused_when_it_is_announced(service: SimpleNa
         good.send('{"type": "ping"}')
 
 
-def test_thousands_of_tiny_messages_are_one_recording(
+def test_hundreds_of_tiny_messages_are_one_recording(
     service: SimpleNamespace, rng: np.random.Generator
 ) -> None:
-    sound = sound_of(rng, 0.1)
+    sound = sound_of(rng, 0.05)
     with open_session(service) as socket:
-        for _ in range(1_000):
+        for _ in range(200):
             socket.send(b"")
         assert np.array_equal(speak(socket, sound, 1), speak(socket, sound, len(sound)))
 
