@@ -156,7 +156,12 @@ def write_table(args: argparse.Namespace, records: Sequence[dict[str, Any]], out
     models = summary(records)
     text = "\n".join([*head_lines(args, records), "", markdown(models)])
     write_whole(out / "field.md", text + "\n")
-    content = {"models": models, "cells": list(records)}
+    cells = [
+        {key: record["cell"][key] for key in ("name", "seed")}
+        | {key: value for key, value in record.items() if key != "cell"}
+        for record in records
+    ]
+    content = {"models": models, "cells": cells}  # without the paths of this machine
     write_whole(out / "field.json", json.dumps(content, indent=1) + "\n")
     plot(models, out / "field.png")
     return text
