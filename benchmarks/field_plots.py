@@ -26,15 +26,14 @@ def plot(models: dict[str, dict[str, Any]], path: Path) -> None:
             if not {name, ERROR[0]} <= figures.keys():
                 continue
             x, y = figures[name]["mean"] * factor, figures[ERROR[0]]
-            axes.errorbar(x, y["mean"], yerr=y["sd"], fmt="o", markersize=5, capsize=3)
-            axes.annotate(model, (x, y["mean"]), (6, 4), textcoords="offset points",
-                          fontsize=FONT_POINTS)  # fmt: skip
+            axes.errorbar(x, y["mean"], yerr=y["sd"], fmt="o", markersize=5, capsize=3, label=model)
         axes.set_xlabel(label, fontsize=FONT_POINTS)
         axes.tick_params(labelsize=FONT_POINTS)
+        axes.margins(0.15)
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
-        axes.margins(x=0.2)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(ERROR[1], fontsize=FONT_POINTS)
+    figure.axes[0].legend(fontsize=FONT_POINTS)
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
