@@ -56,7 +56,7 @@ def style_weights(names: Sequence[str | None], config: ModelConfig) -> Tensor:
     the training subject whose style is used.
     """
     n = n_styles(config)
-    rows = torch.full((len(names), n), 1 / n)
+    rows = torch.full((len(names), n), 1 / n, device="cpu")
     for row, name in zip(rows, names, strict=True):
         if name in config.subjects:
             row.zero_()[config.subjects.index(name)] = 1

@@ -88,7 +88,11 @@ def record(folder: Path) -> Attempt:
     from training.flags import FIELD_FLAGS
     from training.recipe import FIXED_BY_RUN, recipe_of_run
 
-    flags = dict.fromkeys((*FIXED_BY_RUN, *FIELD_FLAGS)) | {"set": [], "source": str(folder)}
+    flags = dict.fromkeys((*FIXED_BY_RUN, *FIELD_FLAGS)) | {
+        "set": [],
+        "model": None,
+        "source": str(folder),
+    }
     args = argparse.Namespace(**flags, out=str(folder / "new"), mode="train")
     return lambda path: recipe_of_run(args)
 
