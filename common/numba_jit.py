@@ -9,15 +9,18 @@ import functools
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
 
 from common.paths import user_cache
 
 MARK = b"common.numba_jit"  # in each file with kernels
+COMPILING = "compiling kernels, once for this version: up to a minute"
 NAME = "kernels-"  # of a folder of the cache, followed by the hash of the sources
 
 
@@ -42,6 +45,24 @@ def compiled(signature: str = "", **options: Any) -> Callable[[Callable], Callab
             numba.config.CACHE_DIR = before
 
     return decorate
+
+
+class _Notice(event.Listener):
+    """Prints one line when the first function is compiled; numba loads cached ones silently."""
+
+    printed = False
+
+    def on_start(self, event: event.Event) -> None:
+        """Called by numba before it compiles a function."""
+        if not self.printed:
+            self.printed = True
+            print(COMPILING, file=sys.stderr, flush=True)
+
+    def on_end(self, event: event.Event) -> None:
+        """Called by numba afterwards."""
+
+
+event.register("numba:compile", _Notice())
 
 
 @functools.cache

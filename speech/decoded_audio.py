@@ -21,13 +21,22 @@ from config import SAMPLE_RATE
 from files.arrays import check_file
 from files.cache import Cache
 from files.content_index import hash_file
-from speech import audio, downmix, ffmpeg, headers, resampling, sound_file, stored_speech
+from speech import (
+    audio,
+    downmix,
+    ffmpeg,
+    headers,
+    polyphase,
+    resampling,
+    sound_file,
+    stored_speech,
+)
 from speech.audio import read_audio
 
 PLAIN_FORMATS = (1, 3, 0xFFFE)  # format codes of a wav: integers, floats, extensible (either)
 # modules that decide the samples
-CODE = audio, downmix, ffmpeg, headers, resampling, sound_file, stored_speech
-DECODERS = ("soundfile", "scipy", "numpy", "imageio-ffmpeg")  # packages that do
+CODE = audio, downmix, ffmpeg, headers, polyphase, resampling, sound_file, stored_speech
+DECODERS = ("soundfile", "numba", "numpy", "imageio-ffmpeg")  # packages that do
 
 
 class DecodedAudio:

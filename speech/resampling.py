@@ -27,11 +27,19 @@ def resample_audio(samples: NDArray[np.float32], rate: int) -> NDArray[np.float3
     """
     if rate == SAMPLE_RATE or len(samples) == 0:
         return np.ascontiguousarray(samples, dtype=np.float32)
-    from scipy.signal import resample_poly  # takes a second to import
+    from speech.polyphase import filter_phases  # loads numba
 
     up, down = _ratio(rate)
-    samples = samples.astype(np.float32)
-    return resample_poly(samples, up, down, window=_taps(max(up, down))).astype(np.float32)
+    phases = _phases(up, down)
+    n_taps, n_resampled = phases.shape[1], -(-len(samples) * up // down)
+    # The middle of the filter is at the sample, so silence is heard before and after the sound.
+    first = ZERO_CROSSINGS * max(up, down) + up
+    n_padded = (first + (n_resampled - 1) * down) // up + n_taps
+    padded = np.zeros(max(n_padded, n_taps + len(samples)), np.float32)
+    padded[n_taps : n_taps + len(samples)] = samples
+    resampled = np.empty(n_resampled, np.float32)
+    filter_phases(padded, phases, down, first, resampled)
+    return resampled
 
 
 def resample_blocks(
@@ -69,11 +77,15 @@ def _ratio(rate: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=2)
-def _taps(phases: int) -> NDArray[np.float64]:
-    """The filter for factors whose larger is `phases`."""
-    from scipy.signal import firwin
-
-    n_taps = 2 * ZERO_CROSSINGS * phases + 1
-    taps = firwin(n_taps, PASS_BAND / phases, window=("kaiser", KAISER_BETA))
-    taps.flags.writeable = False
-    return taps
+def _phases(up: int, down: int) -> NDArray[np.float32]:
+    """(up, K) taps of each phase of the filter, in the order of the samples that they weight."""
+    factor = max(up, down)
+    n_taps = 2 * ZERO_CROSSINGS * factor + 1
+    times = np.arange(n_taps) - ZERO_CROSSINGS * factor
+    taps = np.sinc(PASS_BAND / factor * times) * np.kaiser(n_taps, KAISER_BETA)
+    taps *= up / taps.sum()
+    phases = np.zeros(-(-n_taps // up) * up, np.float32)
+    phases[:n_taps] = taps
+    phases = np.ascontiguousarray(phases.reshape(-1, up)[::-1].T)
+    phases.flags.writeable = False
+    return phases

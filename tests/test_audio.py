@@ -1,12 +1,15 @@
 """Audio of every format read at 16 kHz and normalised, and the messages for bad files."""
 
 import subprocess
+import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import firwin, resample_poly
 
 from common.errors import UserError
 from data_loader import load_wav
@@ -28,6 +31,27 @@ def test_a_tone_keeps_pitch_phase_and_level_at_every_rate(rate: int, tmp_path: P
     assert audio.dtype == np.float32 and len(audio) == 16_000
     middle = slice(1000, -1000)  # away from the ends, where the filter sees the cut
     np.testing.assert_allclose(audio[middle], tone(1000, 1.0, 16_000)[middle], atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 37_800, 44_100, 48_000])
+def test_resampled_sound_is_that_of_scipy(rate: int, rng: np.random.Generator) -> None:
+    sound = rng.uniform(-1, 1, rate // 4 + 1).astype(np.float32)
+    ratio = Fraction(16_000, rate)
+    factor = max(ratio.numerator, ratio.denominator)
+    taps = firwin(64 * factor + 1, 0.95 / factor, window=("kaiser", 10.0))
+    expected = resample_poly(sound.astype(float), ratio.numerator, ratio.denominator, window=taps)
+    resampled = resample_audio(sound, rate)
+    assert resampled.dtype == np.float32
+    np.testing.assert_allclose(resampled, expected, rtol=0, atol=1e-6)
+
+
+def test_resampling_imports_no_scipy_signal() -> None:
+    code = (
+        "import sys, numpy as np; from speech.resampling import resample_audio; "
+        "resample_audio(np.ones(441, np.float32), 44_100); print('scipy.signal' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_frequencies_above_8_khz_are_removed_without_aliasing() -> None:

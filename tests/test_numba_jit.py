@@ -1,11 +1,15 @@
 """The folder in which compiled kernels are cached depends on all kernels of a wing."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from common import numba_jit
-from common.numba_jit import cache_folder
+from common.numba_jit import COMPILING, cache_folder
+from config import PROJECT_ROOT
 from rendering import raster, software
 
 KERNEL = "from common.numba_jit import compiled\n"
@@ -52,3 +56,20 @@ def test_kernels_of_one_wing_share_a_folder() -> None:
     folders = {Path(kernel._cache.cache_path).parent for kernel in kernels}
     assert len(folders) == 1
     assert folders.pop().name.startswith("kernels-")
+
+
+def test_compiling_is_announced_in_one_line_the_first_time(tmp_path: Path) -> None:
+    kernels = (
+        "@compiled()\ndef one(x):\n    return x\n@compiled()\ndef two(x):\n    return one(x)\n"
+    )
+    (tmp_path / "wing").mkdir()
+    (tmp_path / "wing/kernels.py").write_text(f"{KERNEL}{kernels}two(1)\ntwo(1.5)\n")
+    path = os.pathsep.join([str(PROJECT_ROOT), str(tmp_path)])
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", "import wing.kernels"],
+            env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True,
+        ).stderr
+        for _ in range(2)
+    ]  # fmt: skip
+    assert said == [f"{COMPILING}\n", ""]
