@@ -4,6 +4,10 @@ Runs demo.py in a process of its own: first on half a second (which compiles the
 and warms the disk cache), then on 10 s made of the bundled recording. `wall_s` is the time from the
 start of Python to the finished video; `peak_mb` is the largest resident set of a single process
 (Python; ffmpeg's is smaller). Linux and macOS.
+
+`ratio` is the release's way, `benchmarks.release_demo`, against the whole demo: processor seconds
+of both for the same clip. Start-up and encoding are counted for the demo alone. It is null where
+pyrender cannot draw, and the reason is printed.
 """
 
 import json
@@ -21,7 +25,7 @@ import numpy as np
 import soundfile
 
 from common.errors import Parser, UserError, run_cli
-from config import PROJECT_ROOT
+from config import PROJECT_ROOT, RECIPES
 from production.jobs import bundled_recording
 
 WARM_UP_S, CLIP_S = 0.5, 10.0
@@ -56,6 +60,33 @@ def run_demo(wav: Path, out: Path, flags: Sequence[str]) -> float:
     return seconds
 
 
+def processor_s() -> float:
+    """Processor seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def release_s(vertices: Path) -> float | None:
+    """Processor seconds of the release's way for a clip; None, and a line, where it cannot run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.release_demo", str(vertices)],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        print(f"no ratio: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        return None
+    parts = json.loads(done.stdout.splitlines()[-1])
+    n_frames = round(CLIP_S * RECIPES["synthetic"].dataset.fps)
+    print(
+        f"the release's way: {parts['predict_s']:.1f} s of processor to predict, "
+        f"{1000 * parts['frame_s']:.0f} ms to draw a frame"
+    )
+    return parts["predict_s"] + n_frames * parts["frame_s"]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the demo twice and print its time and memory."""
     parser = Parser(description="Time and memory of the demo on 10 s of speech.")
@@ -65,10 +96,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         work = Path(folder)
         first = run_demo(write_clip(work / "warm_up.wav", WARM_UP_S), work, flags)
         print(f"warm-up on {WARM_UP_S:g} s of speech: {first:.1f} s")
+        before = processor_s()
         wall = run_demo(write_clip(work / "clip.wav", CLIP_S), work, flags)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * RSS_UNIT / 2**20
-    print(f"{CLIP_S:g} s of speech: {wall:.1f} s, largest process {peak:.0f} MB")
-    print(json.dumps({"wall_s": round(wall, 2), "peak_mb": round(peak)}))
+        ours = processor_s() - before
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * RSS_UNIT / 2**20
+        print(
+            f"{CLIP_S:g} s of speech: {wall:.1f} s, {ours:.1f} s of processor, "
+            f"largest process {peak:.0f} MB"
+        )
+        release = release_s(work / "clip.npy")
+    ratio = None if release is None else round(release / ours, 1)
+    print(json.dumps({"wall_s": round(wall, 2), "peak_mb": round(peak), "ratio": ratio}))
 
 
 if __name__ == "__main__":

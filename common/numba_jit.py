@@ -62,7 +62,8 @@ class _Notice(event.Listener):
         """Called by numba afterwards."""
 
 
-event.register("numba:compile", _Notice())
+notice = _Notice()
+event.register("numba:compile", notice)
 
 
 @functools.cache

@@ -13,9 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from common import numba_jit
 from config import Recipe
 from files import content_index
 
+numba_jit.notice.printed = True  # tests of messages hold without compiled kernels, too
 torch.set_num_threads(1)  # a second thread makes small tensors slower
 # a shell ignores Ctrl-C for what it starts in the background, and children inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
