@@ -40,7 +40,8 @@ def test_train_then_test_leaves_a_whole_run_folder(
     rows = read_log(folder / "log.csv")
     assert [row["steps"] for row in rows] == ["1", "2"]  # two clips, two a step, one step an epoch
     for row in rows:  # an epoch may be over in less than the tenth of a second that is written
-        assert float(row["clips_per_s"]) >= 2 / max(float(row["seconds"]), 0.05) / 1.2
+        slowest = 2 / max(float(row["seconds"]), 0.05) / 1.2
+        assert float(row["clips_per_s"]) >= slowest - 0.005  # it has two decimals
     assert list(folder.glob("events.*"))
     model, spec = load_checkpoint(folder / "best.safetensors")
     assert spec == recipe.dataset
