@@ -113,8 +113,12 @@ def network_of(side: str, path: Path) -> tuple[Callable, Callable]:
     if side == "release":
         from benchmarks.release_way import ReleaseNetwork, predict_clip
 
-        network = random_network(lambda: ReleaseNetwork(config, torch.arange(N_LIPS)))
-        network.text_encoder = None  # of training alone
+        def build() -> ReleaseNetwork:
+            network = ReleaseNetwork(config, torch.arange(N_LIPS))
+            network.text_encoder = None  # of training alone
+            return network
+
+        network = random_network(build)
         network.lips.copy_(torch.arange(N_LIPS))
         return (
             lambda audio, template: predict_clip(network, audio[None], template)[0],
