@@ -158,12 +158,14 @@ def test_a_signal_deletes_what_a_script_has_partly_written(
     tmp_path: Path, name: str, line: str
 ) -> None:
     (tmp_path / "a.npy").write_text("old")
+    number = getattr(signal, name)
     command = [sys.executable, "-c", ENDING, str(tmp_path / "a.npy")]
+    before = signal.signal(number, signal.SIG_DFL)  # nohup has SIGHUP ignored, also by a child
     child = subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+    signal.signal(number, before)
     assert child.stdout.readline() == "writing\n" and len(list(tmp_path.iterdir())) == 2
-    number = getattr(signal, name)
     child.send_signal(number)
     assert (child.communicate(timeout=30)[1], child.returncode) == (f"{line}\n", 128 + number)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
