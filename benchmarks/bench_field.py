@@ -37,7 +37,6 @@ from common.errors import Parser, UserError, run_cli, writable_folder
 from common.whole_file import write_whole
 from config import MODELS, PROJECT_ROOT
 from training.recipe import named_recipe
-from training.run_log import git
 
 OWN = "jambatalk"
 MINUTES = 5.0
@@ -130,6 +129,11 @@ def compute(settings: str, log: Path) -> int:
     return done.returncode
 
 
+def commits_of(records: Sequence[dict[str, Any]]) -> str:
+    """The commits whose code made the cells, which may be finished cells of earlier ones."""
+    return ", ".join(dict.fromkeys(record.get("commit") or "unknown" for record in records))
+
+
 def head_lines(args: argparse.Namespace, records: Sequence[dict[str, Any]]) -> list[str]:
     """What was compared and at which cost, above the table."""
     budget = f"{args.steps} steps" if args.steps else f"{args.minutes:g} processor minutes"
@@ -137,7 +141,7 @@ def head_lines(args: argparse.Namespace, records: Sequence[dict[str, Any]]) -> l
     spent = sum(record["processor_s"] for record in records) / 60
     lines = [
         f"`python -m benchmarks.bench_field {shlex.join(args.arguments)}`, commit "
-        f"{git('rev-parse', '--short', 'HEAD') or 'unknown'}, {time.strftime('%Y-%m-%d')}.",
+        f"{commits_of(records)}, {time.strftime('%Y-%m-%d')}.",
         f"Budget of a training: {budget}. Seeds: {', '.join(map(str, seeds))}; ± is their standard "
         f"deviation. {len(records)} cells took {spent:.0f} processor minutes, scoring included. "
         f"A look-ahead of {WHOLE_CLIP} frames is the whole clip.",

@@ -99,10 +99,10 @@ def write_model(path: Path) -> None:
     save_checkpoint(path, network, recipe.dataset, half=True)
 
 
-def network_of(side: str, path: Path) -> tuple[Callable, Callable]:
+def network_of(side: str, path: Path | None = None) -> tuple[Callable, Callable]:
     """(prediction of audio (S,) and template (V, 3), decoder with head of features (1, T, C)).
 
-    path: the file of `write_model`.
+    path: the file of `write_model`, which "release" and "memory" do without.
     """
     import torch
 

@@ -24,6 +24,7 @@ import numpy as np
 from common.errors import run_cli
 from common.whole_file import write_whole
 from config import SAMPLE_RATE
+from training.run_log import git
 
 RESULT_FILE, TIMING_FILE = "cell.json", "timing.json"
 PROBE_STEPS, WARM_STEPS = 14, 4  # of the timing of a step; the first ones compile kernels
@@ -240,7 +241,8 @@ def run(cell: Cell) -> dict[str, Any]:
     torch.set_num_threads(1)
     cell.path.mkdir(parents=True, exist_ok=True)
     started = time.process_time()
-    record = {"cell": dataclasses.asdict(cell)} | train(cell)
+    record = {"cell": dataclasses.asdict(cell), "commit": git("rev-parse", "--short", "HEAD")}
+    record |= train(cell)
     record["training_s"] = time.process_time() - started
     record |= score(cell)
     record["processor_s"] = time.process_time() - started

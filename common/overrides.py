@@ -40,8 +40,7 @@ POSITIVE = (  # integers >= 1
     "train.accumulate",
 )  # fmt: skip
 NOT_NEGATIVE = (  # numbers >= 0
-    "dataset.max_drift_s", "model.vertex_rank",
-    "train.warmup_steps", "train.weight_decay",
+    "dataset.max_drift_s", "model.vertex_rank", "train.warmup_steps", "train.weight_decay",
     "train.w_vertex",
     "train.w_velocity", "train.w_latent", "train.w_ctc", "train.w_balance", "train.w_lips",
     "train.w_details", "train.w_code",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import bench_field, field_cell
-from benchmarks.bench_field import cells_of, parse, rows_of
+from benchmarks.bench_field import cells_of, commits_of, parse, rows_of
 from benchmarks.field_cell import Cell, held_out, look_ahead
 from benchmarks.field_table import COST, Column, best, cell_text, markdown, summary
 from benchmarks.field_variants import count, equal_width, variants
@@ -140,6 +140,11 @@ def test_a_finished_cell_is_not_run_again_and_a_failed_one_is_named(
 
 def record(name: str, seed: int, **figures: float | None) -> dict:
     return {"cell": {"name": name, "seed": seed}} | figures
+
+
+def test_the_table_names_the_commits_of_its_cells() -> None:
+    cells = [{"commit": "1a"}, {"commit": "2b"}, {"commit": "1a"}, {"commit": ""}, {}]
+    assert commits_of(cells) == "1a, 2b, unknown"
 
 
 def test_means_spread_and_the_best_of_a_column() -> None:

@@ -1,12 +1,13 @@
 """The transcription of the release's training: its weights, its mixture, one step of it."""
 
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks import release_way
+from benchmarks import bench_predict, release_demo, release_way
 from benchmarks.release_way import (
     DispatchedMixture,
     ReleaseNetwork,
@@ -154,3 +155,17 @@ def test_the_teachers_output_changes_in_every_call(
     train_clip(network, make_adam(network), clip)
     first, second = (network.text_encoder(clip[0]).logits for _ in range(2))
     assert not first.equal(second) and not first.requires_grad
+
+
+def test_the_demo_in_the_releases_way_predicts_through_its_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = []
+    network = create_autospec(
+        bench_predict.network_of,
+        return_value=(lambda audio, template: given.append((len(audio), len(template))), None),
+    )
+    monkeypatch.setattr(release_demo, "network_of", network)
+    assert release_demo.predict_s(3.0) >= 0
+    network.assert_called_once_with("release")
+    assert set(given) == {(32_000, 5_023), (48_000, 5_023)}  # the warm-up, then the clip
