@@ -78,6 +78,7 @@ class ModelConfig:
     fps: int
     fold: int  # k: features are resampled to fps·k and k frames are folded into one
     layout: str = "MEAEME"  # M Mamba layer, E MoE-Mamba layer, A Transformer layer
+    tie_layers: bool = False  # all layers of a letter are one module, as in the release
     d_model: int = 512
     d_state: int = 16  # mamba_ssm defaults (paper, section 3)
     d_conv: int = 4
@@ -88,7 +89,7 @@ class ModelConfig:
     top_k: int = 2
     n_heads: int = 8
     n_kv_heads: int = 4
-    rope_rank: int = 16
+    rope_rank: int = 16  # of the learnt correction; 0: plain RoPE
     d_ff: int = 2048
     dropout: float = 0.0
     vertex_rank: int = 0  # > 0: vertex head of that many learnt components; 0: one full matrix

@@ -26,6 +26,9 @@ def make_layer(kind: str, config: ModelConfig) -> nn.Module:
 def make_layers(config: ModelConfig) -> nn.ModuleList:
     """The layers of the layout string, or the decoder of another system: `config.model`."""
     module, _, name = MODELS[config.model].path.rpartition(".")
+    if not module and config.tie_layers:
+        tied = {kind: make_layer(kind, config) for kind in dict.fromkeys(config.layout)}
+        return nn.ModuleList(tied[kind] for kind in config.layout)
     if not module:
         return nn.ModuleList(make_layer(kind, config) for kind in config.layout)
     return nn.ModuleList([getattr(importlib.import_module(module), name)(config)])

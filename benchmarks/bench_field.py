@@ -3,8 +3,10 @@
 Trains every model of `config.MODELS` with main.py on the same data, frozen features, losses and
 budget, for each seed, and scores them in the same way: held-out clips of the data set, human
 recordings of the dev half (`bench_lips`, synthetic head only), and cost. `--ablations` does so with
-variants of JambaTalk. The budget is `--minutes` of one processor for each training, from which the
-steps follow, or `--steps` for all. Time and memory are those of one thread.
+variants of JambaTalk. The budget is `--minutes` of one processor for each training, or `--steps`
+for all. Steps of equal minutes follow from a few steps of each model that are timed one model after
+the other before the first training; they are the same for all seeds. Time and memory are those of
+one thread. One lip reader, trained on true lips (`field_reader`), judges all models.
 
 Each model and seed is a cell, in a folder of its own under --out. A finished cell is not computed
 again, an interrupted one continues; cells of other settings have other folders. After each cell
@@ -28,7 +30,7 @@ from typing import Any
 
 import common.interpreter  # noqa: F401  first: explains missing packages
 
-from benchmarks.field_cell import RESULT_FILE, WHOLE_CLIP, Cell
+from benchmarks.field_cell import RESULT_FILE, TIMING_FILE, WHOLE_CLIP, Cell
 from benchmarks.field_plots import plot
 from benchmarks.field_table import markdown, summary
 from benchmarks.field_variants import variants
@@ -68,16 +70,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def rows_of(args: argparse.Namespace) -> dict[str, list[str]]:
     """Row of the table -> arguments of main.py that make it; `UserError` for an unknown name."""
-    base = args.base or (None if args.dataset == "synthetic" else "synthetic")
-    common = ["--dataset", args.dataset, *(["--base", base] if base else [])]
+    common = data_arguments(args)
     common += ["--set", *args.set] if args.set else []
     if args.ablations is None:
         _check_names("--models", args.models, MODELS)
         return {name: [*common, "--model", name] for name in args.models}
-    known = variants(named_recipe(args.dataset, base)[0].model)
+    common += ["--model", OWN]
+    known = variants(named_recipe(args.dataset, _base(args))[0].model)
     _check_names("--ablations", args.ablations, known)
     chosen = {name: known[name] for name in args.ablations or known}
     return {OWN: common} | {name: [*common, "--set", *known] for name, known in chosen.items()}
+
+
+def data_arguments(args: argparse.Namespace) -> list[str]:
+    """Which data and recipe, as arguments of main.py."""
+    base = _base(args)
+    return ["--dataset", args.dataset, *(["--base", base] if base else [])]
+
+
+def _base(args: argparse.Namespace) -> str | None:
+    return args.base or (None if args.dataset == "synthetic" else "synthetic")
 
 
 def _check_names(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -86,46 +98,81 @@ def _check_names(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
             raise UserError(f"{flag} {name}: expected some of {', '.join(known)}")
 
 
-def cells_of(args: argparse.Namespace, out: Path) -> list[Cell]:
-    """The cells, all models of a seed before the next seed."""
-    if args.steps < 0 or not args.minutes > 0:
-        raise UserError("--steps and --minutes: expected more than 0")
+def cells_of(args: argparse.Namespace, out: Path, steps: dict[str, int]) -> list[Cell]:
+    """The cells, all models of a seed before the next seed; steps: of a training, by model."""
+    reader, features = str(out / "reader.safetensors"), str(out / "features")
     cells = []
     for seed in args.seeds:
         for name, arguments in rows_of(args).items():
-            cell = Cell(name, seed, "", tuple(arguments), args.steps, args.minutes,
-                        args.extra_wav, args.asterisk)  # fmt: skip
-            settings = json.dumps(dataclasses.asdict(cell), sort_keys=True)
-            digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
-            label = "".join(c if c.isalnum() else "_" for c in name)
-            folder = out / "cells" / f"{label}_seed{seed}_{digest}"
-            cells.append(dataclasses.replace(cell, folder=str(folder.resolve())))
+            cell = Cell(name, seed, "", tuple(arguments), steps[name], args.extra_wav,
+                        args.asterisk, reader, features)  # fmt: skip
+            cells.append(_in_folder(cell, out, f"_seed{seed}"))
     return cells
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
+def _in_folder(cell: Cell, out: Path, suffix: str) -> Cell:
+    """The cell with a folder of its own below `out`, whose name depends on the settings."""
+    settings = dataclasses.asdict(dataclasses.replace(cell, reader="", features=""))  # no paths
+    settings = json.dumps(settings, sort_keys=True)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+    label = "".join(c if c.isalnum() else "_" for c in cell.name)
+    folder = out / "cells" / f"{label}{suffix}_{digest}"
+    return dataclasses.replace(cell, folder=str(folder.resolve()))
+
+
+def steps_of(args: argparse.Namespace, out: Path) -> dict[str, int]:
+    """Steps of a training, by model: --steps, or as many as take --minutes of one processor.
+
+    Raises `UserError` for a budget of nothing and where a model cannot be timed.
+    """
+    if args.steps < 0 or not args.minutes > 0:
+        raise UserError("--steps and --minutes: expected more than 0")
+    steps = {}
+    for name, arguments in rows_of(args).items():
+        steps[name] = args.steps
+        if not args.steps:
+            cell = Cell(name, 1, "", tuple(arguments), 0, "", "")
+            seconds = run_cell(_in_folder(cell, out, "_probe"), TIMING_FILE, "probe")
+            steps[name] = max(1, round(60 * args.minutes / seconds["seconds_a_step"]))
+    return steps
+
+
+def train_reader(args: argparse.Namespace, out: Path) -> None:
+    """Train the lip reader that judges all models, unless `out` has one."""
+    file = out / "reader.safetensors"
+    if file.exists():
+        return
+    command = ["benchmarks.field_reader", *data_arguments(args), "--out", str(file)]
+    log = out / "reader.txt"
+    if code := compute(command, log):
+        raise UserError(f"lip reader: exit code {code}; see {log}")
+
+
+def run_cell(cell: Cell, result: str = RESULT_FILE, *task: str) -> dict[str, Any]:
     """The record of a cell: the stored one, or that of a process that computes it now.
 
-    Raises `UserError` where that process fails; its output is in the cell's folder.
+    result: file of the record; task: of `field_cell`. Raises `UserError` where that process fails;
+    its output is in the cell's folder.
     """
-    file = cell.path / RESULT_FILE
+    file = cell.path / result
     if not file.exists():
         cell.path.mkdir(parents=True, exist_ok=True)
         write_whole(cell.path / "settings.json", json.dumps(dataclasses.asdict(cell)))
         log = cell.path / "output.txt"
-        code = compute(f"{cell.folder}/settings.json", log)
+        code = compute(["benchmarks.field_cell", f"{cell.folder}/settings.json", *task], log)
         if code or not file.exists():
             raise UserError(f"{cell.name}, seed {cell.seed}: exit code {code}; see {log}")
     return json.loads(file.read_text())
 
 
-def compute(settings: str, log: Path) -> int:
-    """Run a cell in a process with one thread, its output into `log`; the exit code."""
-    command = [sys.executable, "-m", "benchmarks.field_cell", settings]
+def compute(command: Sequence[str], log: Path) -> int:
+    """Run a module with arguments in a process with one thread, its output into `log`; the exit
+    code."""
     with open(log, "a") as output:
         done = subprocess.run(
-            command, cwd=PROJECT_ROOT, env=os.environ | THREADS, stdout=output, stderr=output
-        )
+            [sys.executable, "-m", *command], cwd=PROJECT_ROOT, env=os.environ | THREADS,
+            stdout=output, stderr=output,
+        )  # fmt: skip
     return done.returncode
 
 
@@ -175,9 +222,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compute the cells and write the table after each; failed cells are listed last."""
     args = parse(argv)
     args.arguments = sys.argv[1:] if argv is None else list(argv)
-    out = writable_folder(args.out)
+    out = writable_folder(args.out).resolve()
     records, failures, text = [], [], ""
-    for cell in cells_of(args, out):
+    cells = cells_of(args, out, steps_of(args, out))
+    train_reader(args, out)
+    for cell in cells:
         try:
             records.append(run_cell(cell))
         except UserError as error:

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import common.interpreter  # noqa: F401  first: explains missing packages
 
@@ -165,10 +166,7 @@ def model_predictor(
 
     Raises `UserError` for an unknown subject or a model of another topology or frame rate.
     """
-    import torch
-
     from jambatalk import load_checkpoint
-    from speech.audio import normalise
 
     subject = _known_subject(subject, head)
     model, spec = load_checkpoint(path, encoder_backend=encoder_backend)
@@ -179,11 +177,20 @@ def model_predictor(
             f"{FPS} fps, got {spec.n_vertices} vertices at {spec.fps} fps"
         )
 
+    return predictor_of(model, template), template
+
+
+def predictor_of(model: Any, template: np.ndarray) -> Predict:
+    """Function of audio (S,) that returns the vertices (T, V, 3) of a model; template: (V, 3)."""
+    import torch
+
+    from speech.audio import normalise
+
     def predict(audio: np.ndarray) -> np.ndarray:
         wav = torch.from_numpy(normalise(audio))
         return model.predict(wav, torch.from_numpy(template)).numpy()
 
-    return predict, template
+    return predict
 
 
 def _known_subject(subject: str | None, head: Head) -> str:

@@ -8,6 +8,7 @@ stands in cell.json in its folder, which is written last: a cell that has it is 
 import dataclasses
 import json
 import resource
+import shutil
 import statistics
 import sys
 import time
@@ -43,8 +44,9 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, the unit of ru_maxr
 class Cell:
     """What is trained and scored, and where.
 
-    arguments: of main.py, without seed, steps and folders; steps: of the training, 0 for as many as
-    take `minutes` of one processor; asterisk: of `bench_lips`, "" for none; half: of its clips.
+    arguments: of main.py, without seed, steps and folders; steps: of the training; reader: file of
+    the lip reader that judges (`field_reader`), "" for the model's own; features: folder of
+    `store_features`, "" for none; asterisk: of `bench_lips`, "" for none; half: of its clips.
     """
 
     name: str
@@ -52,9 +54,10 @@ class Cell:
     folder: str
     arguments: tuple[str, ...]
     steps: int
-    minutes: float
     extra_wav: str
     asterisk: str
+    reader: str = ""
+    features: str = ""
     half: str = "dev"
 
     @property
@@ -101,17 +104,14 @@ def training_arguments(cell: Cell, steps: int, out: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def seconds_a_step(cell: Cell) -> float:
-    """Median processor seconds of a training step, measured once for the cell's folder."""
+def probe(cell: Cell) -> float:
+    """Median processor seconds of a training step, also written into the cell's `TIMING_FILE`."""
     from main import main as train_or_test
 
-    file = cell.path / TIMING_FILE
-    if file.exists():
-        return json.loads(file.read_text())["seconds_a_step"]
     with timed_steps(PROBE_STEPS) as seconds, suppress(Enough):
         train_or_test(training_arguments(cell, PROBE_STEPS, cell.path / "probe"))
     value = statistics.median(seconds[WARM_STEPS:])
-    write_whole(file, json.dumps({"seconds_a_step": value}))
+    write_whole(cell.path / TIMING_FILE, json.dumps({"seconds_a_step": value}))
     return value
 
 
@@ -119,11 +119,10 @@ def train(cell: Cell) -> dict[str, Any]:
     """Train the cell, or the rest of it; its steps and their cost."""
     from main import main as train_or_test
 
-    steps = cell.steps or max(1, round(60 * cell.minutes / seconds_a_step(cell)))
     with timed_steps() as seconds:
-        train_or_test([*training_arguments(cell, steps, cell.path / "run"), "--resume"])
+        train_or_test([*training_arguments(cell, cell.steps, cell.path / "run"), "--resume"])
     return {
-        "steps": steps,
+        "steps": cell.steps,
         "seconds_a_step": statistics.median(timed) if (timed := seconds[WARM_STEPS:]) else None,
         "training_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 2**20,
     }
@@ -134,9 +133,12 @@ def score(cell: Cell) -> dict[str, Any]:
     import torch
 
     from jambatalk import load_checkpoint
+    from lip_reader import READER_FILE
     from main import main as train_or_test
 
     checkpoint = cell.path / "run/best.safetensors"
+    if cell.reader:
+        shutil.copyfile(cell.reader, checkpoint.with_name(READER_FILE))
     train_or_test(
         ["--mode", "test", "--checkpoint", str(checkpoint), "--out", str(cell.path / "test")]
     )
@@ -218,16 +220,21 @@ def look_ahead(model: Any) -> int:
 
 def lip_figures(cell: Cell, checkpoint: Path) -> dict[str, float | None]:
     """Figures of `bench_lips` on one half of the human recordings; {} for other faces."""
-    from benchmarks.bench_lips import score_model
+    from benchmarks.bench_lips import predictor_of, score_model
     from benchmarks.real_speech import load_real_clips
+    from benchmarks.stored_features import store_features
     from jambatalk import load_checkpoint
     from synthetic.head import load_head
 
     head = load_head()
-    if load_checkpoint(checkpoint).spec.n_vertices != len(next(iter(head.templates.values()))):
+    template = next(reversed(head.templates.values()))  # of bench_lips' default subject
+    model, spec = load_checkpoint(checkpoint)
+    if spec.n_vertices != len(template):
         return {}
+    if cell.features:
+        store_features(model.encoder, Path(cell.features))
     clips = load_real_clips(cell.half, cell.extra_wav, cell.asterisk or None)
-    scores = score_model(checkpoint, clips, head)
+    scores = score_model(predictor_of(model, template), clips, head)
     figures = {f"real_{name}": getattr(scores, name).value for name in LIP_FIGURES}
     figures = {name: float(v) if np.isfinite(v) else None for name, v in figures.items()}
     return figures | {"real_clips": len(clips), "real_pbm": scores.n_closures,
@@ -251,10 +258,11 @@ def run(cell: Cell) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the cell of the file that the command names."""
-    (file,) = sys.argv[1:] if argv is None else argv
+    """Run the cell of the file that the command names; with "probe" behind it, time its steps."""
+    file, *what = sys.argv[1:] if argv is None else argv
     fields = json.loads(Path(file).read_text())
-    run(Cell(**fields | {"arguments": tuple(fields["arguments"])}))
+    task = probe if what == ["probe"] else run
+    task(Cell(**fields | {"arguments": tuple(fields["arguments"])}))
 
 
 if __name__ == "__main__":

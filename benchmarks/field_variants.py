@@ -9,25 +9,31 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     **{f"order {name}": (f"model.layout={name}",) for name in LAYOUTS},
     "1 key-value head": ("model.n_kv_heads=1",),
     "8 key-value heads, no grouping": ("model.n_kv_heads=8",),
+    "plain RoPE": ("model.rope_rank=0",),
     "RoPE correction of rank 1": ("model.rope_rank=1",),
     "1 expert": ("model.n_experts=1", "model.top_k=1"),
     "2 experts, top 1": ("model.top_k=1",),
     "4 experts, top 1": ("model.n_experts=4", "model.top_k=1"),
     "4 experts, top 2": ("model.n_experts=4",),
     "without lip reader": ("train.w_latent=0", "train.w_ctc=0"),
+    "tied layers, as released": ("model.tie_layers=true",),
     "without layer mix": ("model.mix_layers=false",),
 }
 EQUAL = {"Mamba alone": "MMMMMM", "attention alone": "AAAAAA"}  # at the recipe's parameters
 
 
 def variants(config: ModelConfig) -> dict[str, tuple[str, ...]]:
-    """Name -> settings of every ablation of a network, those of equal parameters included."""
+    """Name -> settings of every ablation of a network, those of equal parameters included.
+
+    The order of the network itself is left out.
+    """
+    own = next((f"order {name}" for name, orders in LAYOUTS.items() if config.layout in orders), "")
     equal = {
         f"{name}, equal parameters": (f"model.layout={layout}", f"model.d_ff={d_ff}")
         for name, layout in EQUAL.items()
         for d_ff in [equal_width(config, layout)]
     }
-    return VARIANTS | equal
+    return {name: changes for name, changes in VARIANTS.items() if name != own} | equal
 
 
 def equal_width(config: ModelConfig, layout: str) -> int:

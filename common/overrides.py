@@ -36,12 +36,12 @@ POSITIVE = (  # integers >= 1
     "dataset.fps", "dataset.n_vertices", "model.fps", "model.n_vertices",
     "model.fold", "model.d_model", "model.d_state", "model.d_conv", "model.expand",
     "model.moe_d_state", "model.moe_d_conv", "model.n_experts", "model.top_k", "model.n_heads",
-    "model.n_kv_heads", "model.rope_rank", "model.d_ff", "train.epochs", "train.batch_size",
+    "model.n_kv_heads", "model.d_ff", "train.epochs", "train.batch_size",
     "train.accumulate",
 )  # fmt: skip
 NOT_NEGATIVE = (  # numbers >= 0
-    "dataset.max_drift_s", "model.vertex_rank", "train.warmup_steps", "train.weight_decay",
-    "train.w_vertex",
+    "dataset.max_drift_s", "model.vertex_rank", "model.rope_rank",
+    "train.warmup_steps", "train.weight_decay", "train.w_vertex",
     "train.w_velocity", "train.w_latent", "train.w_ctc", "train.w_balance", "train.w_lips",
     "train.w_details", "train.w_code",
     "train.closure_gain", "train.max_clip_s", "train.steps_per_epoch", "train.takes", "train.seed",

@@ -24,28 +24,32 @@ class LowRankRotary(nn.Module):
 
     base = [sin, cos](pos · theta);  (Δsin, Δcos) = base · W1ᵀ · W2ᵀ;  pairs of neighbouring
     channels are rotated by sin + Δsin, cos + Δcos. W2 is zero at initialisation, so training
-    starts from plain RoPE. The release initialises W2 at random and rotates before the head split,
-    so that its frequencies span all heads; here every head has the full range of frequencies.
+    starts from plain RoPE; rank 0 is plain RoPE (RoFormer), without W1 and W2. The release
+    initialises W2 at random and rotates before the head split, so that its frequencies span all
+    heads; here every head has the full range of frequencies.
     """
 
     def __init__(self, d_head: int, rank: int = 16) -> None:
         super().__init__()
         if d_head % 2:
             raise ValueError(f"d_head {d_head} is odd: rotary positions need pairs of channels")
-        self.d_head = d_head
-        self.w1 = nn.Linear(d_head, rank, bias=False)
-        self.w2 = nn.Linear(rank, d_head, bias=False)
-        nn.init.zeros_(self.w2.weight)
+        self.d_head, self.rank = d_head, rank
+        if rank:
+            self.w1 = nn.Linear(d_head, rank, bias=False)
+            self.w2 = nn.Linear(rank, d_head, bias=False)
+            nn.init.zeros_(self.w2.weight)
 
     def table(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return sin' and cos', each (T, d_head / 2), for frames 0 .. T - 1, at least float32."""
-        weights = self.w1.weight.dtype
+        weights = self.w1.weight.dtype if self.rank else torch.float32
         dtype = torch.promote_types(weights, torch.float32)  # positions exceed half precision
         index = torch.arange(0, self.d_head, 2, dtype=dtype, device=device)
         theta = ROTARY_BASE ** (-index / self.d_head)  # (d_head / 2,)
         angle = torch.arange(frames, dtype=dtype, device=device)[:, None] * theta
         base = torch.cat([angle.sin(), angle.cos()], dim=-1)  # (T, d_head)
-        sin, cos = (base + self.w2(self.w1(base.to(weights)))).chunk(2, dim=-1)
+        if self.rank:
+            base = base + self.w2(self.w1(base.to(weights)))
+        sin, cos = base.chunk(2, dim=-1)
         return sin, cos
 
     def rotate(self, x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:

@@ -7,16 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench_field, field_cell
-from benchmarks.bench_field import cells_of, commits_of, parse, rows_of
+from benchmarks import bench_field, field_cell, field_reader
+from benchmarks.bench_field import cells_of, commits_of, parse, rows_of, steps_of
 from benchmarks.field_cell import Cell, held_out, look_ahead
 from benchmarks.field_table import COST, Column, best, cell_text, markdown, summary
 from benchmarks.field_variants import count, equal_width, variants
+from benchmarks.stored_features import store_features
 from common.errors import UserError
 from config import MODELS, SYNTHETIC, ModelConfig, Recipe
 from jambatalk import JambaTalk
-from tests.toy import DECODER, ENCODER, V
+from lip_reader import LipReader
+from speech.clip_audio import ClipAudio
+from tests.toy import DECODER, ENCODER, V, loaded_encoder, moonshine_folder
+from wav2vec import SpeechEncoder
 
+STEPS = dict.fromkeys(MODELS, 2)
 FLAGS = ["--dataset", "toy", "--base", "toy", "--steps", "2", "--seeds", "1"]
 
 
@@ -31,7 +36,7 @@ def test_a_cell_is_trained_by_main_and_scored(
     monkeypatch.setattr(field_cell, "SPEED_S", 1.0)
     monkeypatch.setattr(field_cell, "SPEED_RUNS", 1)
     arguments = ("--dataset", "toy", "--precision", "fp32", "--set", "train.closure_gain=0")
-    cell = Cell("jambatalk", 3, str(tmp_path / "cell"), arguments, 2, 1.0, "", "")
+    cell = Cell("jambatalk", 3, str(tmp_path / "cell"), arguments, 2, "", "")
     record = field_cell.run(cell)
     assert json.loads((tmp_path / "cell/cell.json").read_text())["lve"] == record["lve"]
     assert record["steps"] == 2 and record["cell"]["seed"] == 3
@@ -46,15 +51,30 @@ def test_a_cell_is_trained_by_main_and_scored(
     assert again["steps"] == 2 and again["seconds_a_step"] is None
 
 
-def test_minutes_are_converted_to_steps(
+def test_minutes_are_converted_to_steps_of_each_model(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = []
-    monkeypatch.setattr("main.main", lambda argv: commands.append(argv))
-    monkeypatch.setattr(field_cell, "seconds_a_step", lambda cell: 0.5)
-    cell = Cell("jambatalk", 1, str(tmp_path), ("--dataset", "toy"), 0, 2.0, "", "")
-    assert field_cell.train(cell)["steps"] == 240
-    assert commands[0][commands[0].index("--steps_per_epoch") + 1] == "240"
+    seconds, started = {"jambatalk": 0.5, "voca": 0.25}, []
+
+    def time_steps(command: list[str], log: Path) -> int:
+        settings = Path(command[1])
+        name = json.loads(settings.read_text())["name"]
+        started.append((name, command[2:]))
+        timing = {"seconds_a_step": seconds[name]}
+        (settings.parent / field_cell.TIMING_FILE).write_text(json.dumps(timing))
+        return 0
+
+    monkeypatch.setattr(bench_field, "compute", time_steps)
+    flags = ["--dataset", "toy", "--base", "toy", "--minutes", "2", "--models", *seconds]
+    for _ in range(2):  # the second time from the files
+        args = parse([*flags, "--out", str(tmp_path)])
+        steps = steps_of(args, tmp_path)
+        assert steps == {"jambatalk": 240, "voca": 480}
+    assert started == [(name, ["probe"]) for name in seconds]
+    cells = cells_of(args, tmp_path, steps)
+    assert [cell.steps for cell in cells] == [240, 480] * 3
+    with pytest.raises(UserError, match="--steps and --minutes: expected more than 0"):
+        steps_of(parse([*flags, "--minutes", "0"]), tmp_path)
 
 
 def test_enough_steps_are_timed_and_the_step_is_as_before(
@@ -65,11 +85,53 @@ def test_enough_steps_are_timed_and_the_step_is_as_before(
     monkeypatch.setattr(field_cell, "PROBE_STEPS", 6)
     plain = TrainingStep.__call__
     arguments = ("--dataset", "toy", "--precision", "fp32")
-    cell = Cell("jambatalk", 1, str(tmp_path / "cell"), arguments, 0, 1.0, "", "")
+    cell = Cell("jambatalk", 1, str(tmp_path / "cell"), arguments, 0, "", "")
     cell.path.mkdir()
-    value = field_cell.seconds_a_step(cell)
-    assert value > 0 and field_cell.seconds_a_step(cell) == value  # the second is from the file
+    (cell.path / "settings.json").write_text(json.dumps(dataclasses.asdict(cell)))
+    field_cell.main([str(cell.path / "settings.json"), "probe"])
+    assert json.loads((cell.path / "timing.json").read_text())["seconds_a_step"] > 0
     assert TrainingStep.__call__ is plain
+
+
+def test_stored_features_are_those_of_the_encoder(tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    encoder = loaded_encoder(moonshine_folder(tmp_path / "encoder"), mix_layers=True)
+    generator = torch.Generator().manual_seed(1)
+    clips = [ClipAudio(torch.randn(20_000, generator=generator)) for _ in range(2)]
+    clips.append(clips[0].after(-1_600))  # silence before it
+
+    def features(encoder: SpeechEncoder) -> list[torch.Tensor]:
+        parts = [encoder.reader(clip) for clip in clips]
+        return [torch.cat([read(0, 20), read(20, 60)], dim=1) for read in parts]
+
+    plain = features(encoder)
+    store_features(encoder, tmp_path / "features")
+    assert encoder.kind.__class__.reader is not encoder.kind.reader
+    for _ in range(2):  # computed, then read
+        for ours, theirs in zip(features(encoder), plain, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert len(list((tmp_path / "features").iterdir())) == 3
+    other = loaded_encoder(str(tmp_path / "encoder"), mix_layers=True)
+    with torch.no_grad():
+        next(other.body.parameters()).add_(0.1)
+    store_features(other, tmp_path / "features")
+    assert not torch.allclose(features(other)[0], plain[0], atol=1e-3)
+
+
+def test_the_judging_reader_learns_from_true_lips() -> None:
+    generator = torch.Generator().manual_seed(2)
+    shapes = 0.01 * torch.randn(4, 3, 3, generator=generator)  # of lips while a character is spoken
+    clips = []
+    for text in ((0, 1, 2), (3, 0, 2), (1, 3, 0, 2)):
+        frames = torch.tensor(text).repeat_interleave(5)
+        clips.append(field_reader.Clip(shapes[frames], torch.tensor(text) + 1, len(frames)))
+    torch.manual_seed(1)
+    reader = LipReader(3, 16, 5, fps=50, d_model=32, n_layers=1)
+    field_reader.train(reader, clips, 0, 120)
+    for clip in clips:
+        _, logits = reader(clip.offsets[None], clip.n_audio_frames)
+        read = torch.unique_consecutive(logits.argmax(-1)[0])
+        assert read[read != 0].tolist() == clip.text.tolist()
 
 
 @pytest.mark.parametrize(("layout", "expected"), [("M", 0), ("A", field_cell.WHOLE_CLIP)])
@@ -103,30 +165,35 @@ def test_error_rates_of_a_reader_that_cannot_read_are_left_out() -> None:
 
 
 def test_every_model_and_seed_is_a_cell_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
-    cells = cells_of(parse(FLAGS[:-1] + ["1", "2"]), tmp_path)
+    cells = cells_of(parse(FLAGS[:-1] + ["1", "2"]), tmp_path, STEPS)
     assert [(c.name, c.seed) for c in cells] == [(m, s) for s in (1, 2) for m in MODELS]
     assert len({cell.folder for cell in cells}) == len(cells)
-    other = cells_of(parse([*FLAGS[:-1], "1", "2", "--steps", "3"]), tmp_path)
+    other = cells_of(parse([*FLAGS[:-1], "1", "2"]), tmp_path, dict.fromkeys(MODELS, 3))
     assert not {cell.folder for cell in cells} & {cell.folder for cell in other}
     with pytest.raises(UserError, match="--models x: expected some of jambatalk, "):
-        cells_of(parse([*FLAGS, "--models", "x"]), tmp_path)
+        cells_of(parse([*FLAGS, "--models", "x"]), tmp_path, STEPS)
 
 
 def test_a_finished_cell_is_not_run_again_and_a_failed_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [*FLAGS, "--models", "jambatalk", "selftalk", "--out", str(tmp_path)]
-    done, _ = cells_of(parse(flags), tmp_path)
+    done, _ = cells_of(parse(flags), tmp_path, STEPS)
     done.path.mkdir(parents=True)
     record = {"cell": dataclasses.asdict(done), "lve": 2.0, "processor_s": 60.0}
     (done.path / "cell.json").write_text(json.dumps(record))
     started = []
 
-    def fail(settings: str, log: Path) -> int:
-        started.append(settings)
+    def fail(command: list[str], log: Path) -> int:
+        started.append(command[1])
         return 2
 
     monkeypatch.setattr(bench_field, "compute", fail)
+    with pytest.raises(UserError, match="lip reader: exit code 2; see .*reader.txt"):
+        bench_field.main(flags)
+    assert not (tmp_path / "field.md").exists()
+    (tmp_path / "reader.safetensors").touch()
+    started.clear()
     with pytest.raises(UserError, match="selftalk, seed 1: exit code 2; see .*output.txt"):
         bench_field.main(flags)
     assert len(started) == 1 and "selftalk" in started[0]
@@ -178,6 +245,8 @@ def test_ablations_are_settings_of_main(recipe: Recipe) -> None:
     rows = rows_of(parse([*FLAGS, "--ablations", "order B", "1 expert"]))
     assert list(rows) == ["jambatalk", "order B", "1 expert"]
     assert rows["order B"][-2:] == ["--set", "model.layout=B"]
+    models = rows_of(parse([*FLAGS, "--models", "jambatalk"]))
+    assert rows["jambatalk"] == models["jambatalk"]  # the same cells in both tables
     with pytest.raises(UserError, match="--ablations order E: expected some of order A"):
         rows_of(parse([*FLAGS, "--ablations", "order E"]))
     assert SYNTHETIC.name == "synthetic" and len(variants(recipe.model)) >= 14

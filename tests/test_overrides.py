@@ -90,7 +90,7 @@ def test_ablations_are_set_by_their_letter(variant: str) -> None:
         ("model.n_heads=7", "expected a divisor of d_model 512"),
         ("model.n_heads=512", "an even d_model / n_heads"),
         ("model.n_kv_heads=3", "expected a divisor of n_heads 8"),
-        ("model.rope_rank=0", "expected 1 or more"),
+        ("model.rope_rank=-1", "expected 0 or more"),
         ("model.top_k=3", "at most n_experts 2"),
         ("model.fps=25", "expected dataset.fps, 30"),
         ("model.n_vertices=7", "expected dataset.n_vertices, 5023"),

@@ -30,6 +30,14 @@ def test_rotary_table_starts_as_plain_rope():
     assert_close(cos, angles.cos(), rtol=1e-6, atol=1e-6)
 
 
+def test_rank_0_is_plain_rope():
+    plain, start = LowRankRotary(8, 0), LowRankRotary(8, 3)
+    assert not list(plain.parameters())
+    tables = [rotary.table(50, torch.device("cpu")) for rotary in (plain, start)]
+    for ours, other in zip(*tables, strict=True):
+        assert_close(ours, other, rtol=0, atol=0)
+
+
 def test_plain_rotary_keeps_norms():
     q = torch.randn(2, 3, 11, 8, dtype=torch.float64)
     turned, _ = make_rotary()(q, q)
