@@ -180,6 +180,23 @@ def test_unknown_layout_letter_is_named() -> None:
         JambaTalk(config(layout="MX"))
 
 
+def test_tied_layers_are_one_module_for_each_letter(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tied, free = JambaTalk(config(tie_layers=True)), JambaTalk(config())
+    m1, e1, a, e2, m2, e3 = tied.layers
+    assert m1 is m2 and e1 is e2 is e3
+    parameters = {kind: sum(p.numel() for p in layer.parameters())
+                  for kind, layer in zip("MEA", (m1, e1, a), strict=True)}  # fmt: skip
+    count = sum(p.numel() for p in tied.parameters())
+    whole = sum(p.numel() for p in free.parameters())
+    assert whole - count == parameters["M"] + 2 * parameters["E"]
+    save_checkpoint(tmp_path / "tied.safetensors", moving(tied), SPEC)
+    again = load_checkpoint(tmp_path / "tied.safetensors").model
+    assert again.layers[0] is again.layers[4]
+    audio, template = torch.randn(8_000), torch.randn(V, 3)
+    torch.testing.assert_close(again.predict(audio, template), tied.predict(audio, template))
+
+
 def test_the_network_can_overfit_one_clip() -> None:
     torch.manual_seed(0)
     model = JambaTalk(config(vertex_rank=4))
