@@ -16,6 +16,7 @@ from typing import Any
 
 import numba
 from numba.core import event
+from numba.np import linalg
 
 from common.paths import user_cache
 
@@ -45,6 +46,21 @@ def compiled(signature: str = "", **options: Any) -> Callable[[Callable], Callab
             numba.config.CACHE_DIR = before
 
     return decorate
+
+
+def _import_array_functions() -> None:
+    """Import numba's functions of arrays without scipy.linalg, whose import takes 0.25 s.
+
+    numba imports it here only to see whether it is there; it asks again where a kernel needs it.
+    """
+    check, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+    try:
+        import numba.np.arraymath  # noqa: F401
+    finally:
+        linalg.ensure_blas = check
+
+
+_import_array_functions()
 
 
 class _Notice(event.Listener):

@@ -14,8 +14,8 @@ from common import start_up
 from common.start_up import prepare_process, usable_cores
 from config import PROJECT_ROOT
 
-# Processor time of their import in seconds: 3.3, 0.5 to 1.0 and 1.4.
-SLOW = ("transformers", "scipy.sparse", "torch._dynamo")
+# Processor time of their import in seconds: 3.3, 0.5 to 1.0, 0.25 and 1.4.
+SLOW = ("transformers", "scipy.sparse", "scipy.linalg", "torch._dynamo")
 PREDICTION = f"""
 import json, sys
 import demo
@@ -46,6 +46,23 @@ def test_help_loads_no_numpy_and_prediction_no_transformers(tmp_path: Path) -> N
     )  # fmt: skip
     assert json.loads(done.stdout.splitlines()[-1]) == [[], []]
     assert np.isfinite(np.load(tmp_path / "short.npy")).all()
+
+
+def test_garbage_is_collected_seldom_and_not_at_the_exit() -> None:
+    script = (
+        "import atexit, gc, weakref\n"
+        "class Node: pass\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 1_000))\n"
+        "from common.start_up import COLLECT_AFTER, collect_seldom\n"
+        "collect_seldom()\n"
+        "node = Node(); node.itself = node; alive = weakref.ref(node); del node\n"
+        "few = [[] for _ in range(COLLECT_AFTER[0] // 2)]; print(alive() is not None)\n"
+        "many = [[] for _ in range(COLLECT_AFTER[0])]; print(alive() is None)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True"] * 3
 
 
 def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
