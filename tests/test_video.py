@@ -9,6 +9,7 @@ import soundfile
 
 from common.errors import UserError
 from rendering.video import write_video
+from rendering.video_formats import SEARCH
 
 
 def pictures(n_frames, size=64):
@@ -51,6 +52,13 @@ def test_video_has_every_frame_and_the_sound_cut_to_their_length(tmp_path, chann
     assert len(sound_of(path)) / 16_000 == pytest.approx(0.8, abs=0.025)  # a packet of AAC
     assert np.abs(sound_of(path)).max() > 0.2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "a.wav"]
+
+
+def test_libx264_takes_its_settings(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, pictures(3), 3, 30)
+    settings = SEARCH.split(":")  # ffmpeg only warns of those that it does not know
+    assert all(f" {setting} ".encode() in path.read_bytes() for setting in settings)
 
 
 def test_a_video_may_have_no_sound(tmp_path):
