@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layers import NORM_EPS
+from layers.fast_gelu import activated
 from layers.selective_scan import resolve_backend, selective_scan
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes, mamba_ssm's Mamba
@@ -167,7 +168,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., d_model).  Returns (..., d_model)."""
-        return self.down(self.dropout(F.gelu(self.up(x))))
+        return self.down(self.dropout(activated(F.gelu, self.up(x))))
 
 
 class MambaLayer(nn.Module):

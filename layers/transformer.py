@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layers import NORM_EPS, attention
+from layers.fast_gelu import Gelu
 
 ROTARY_BASE = 10_000.0  # RoFormer (arXiv 2104.09864), equation 15
 
@@ -149,7 +150,7 @@ class TransformerLayer(nn.Module):
         self.attention = GroupedQueryAttention(d_model, n_heads, n_kv_heads, rope_rank, dropout)
         self.mlp_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
         self.mlp = nn.Sequential(
-            nn.Linear(d_model, d_ff), nn.GELU(), nn.Dropout(dropout), nn.Linear(d_ff, d_model)
+            nn.Linear(d_model, d_ff), Gelu(), nn.Dropout(dropout), nn.Linear(d_ff, d_model)
         )
         self.dropout = nn.Dropout(dropout)
 

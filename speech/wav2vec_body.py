@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from layers.attention import attend
+from layers.fast_gelu import activated
 from speech.encoder_config import ACTIVATIONS, EncoderConfig
 from speech.positional_convolution import PositionalConvolution
 
@@ -122,7 +123,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, A, C)."""
-        x = self.intermediate_dropout(self.activation(self.intermediate_dense(x)))
+        x = activated(self.activation, self.intermediate_dense(x))
+        x = self.intermediate_dropout(x)
         return self.output_dropout(self.output_dense(x))
 
 
