@@ -7,7 +7,8 @@ start of Python to the finished video; `peak_mb` is the largest resident set of 
 
 `ratio` is the release's way, `benchmarks.release_demo`, against the whole demo: processor seconds
 of both for the same clip. Start-up and encoding are counted for the demo alone. It is null where
-pyrender cannot draw, and the reason is printed.
+pyrender cannot draw, and the reason is printed. A table has the stages of both sides; those of the
+demo are from a run of their own (`benchmarks.demo_stages`).
 """
 
 import json
@@ -66,25 +67,41 @@ def processor_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def release_s(vertices: Path) -> float | None:
-    """Processor seconds of the release's way for a clip; None, and a line, where it cannot run."""
+def run_part(module: str, path: Path) -> dict[str, float]:
+    """What a benchmark of this folder prints as JSON for a file; raises `UserError` if it fails."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.release_demo", str(vertices)],
+        [sys.executable, "-m", f"benchmarks.{module}", str(path)],
         cwd=PROJECT_ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode != 0:
-        print(f"no ratio: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        raise UserError((done.stderr.strip().splitlines() or ["no message"])[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def release_stages(vertices: Path) -> dict[str, float] | None:
+    """Processor seconds of the release's way for a clip; None, and a line, where it cannot run."""
+    try:
+        parts = run_part("release_demo", vertices)
+    except UserError as error:
+        print(f"no ratio: {error}")
         return None
-    parts = json.loads(done.stdout.splitlines()[-1])
     n_frames = round(CLIP_S * RECIPES["synthetic"].dataset.fps)
-    print(
-        f"the release's way: {parts['predict_s']:.1f} s of processor to predict, "
-        f"{1000 * parts['frame_s']:.0f} ms to draw a frame"
-    )
-    return parts["predict_s"] + n_frames * parts["frame_s"]
+    return {
+        "prediction": parts["predict_s"],
+        "drawing: mesh and normals": n_frames * parts["mesh_s"],
+        "drawing: context of OpenGL": n_frames * parts["context_s"],
+        "drawing: picture": n_frames * parts["render_s"],
+    }
+
+
+def print_stages(side: str, seconds: dict[str, float]) -> None:
+    """Print a table of stages in processor seconds."""
+    print(f"| {side} | processor s |\n|---|---|")
+    for stage, value in seconds.items():
+        print(f"| {stage} | {value:.2f} |")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -104,8 +121,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{CLIP_S:g} s of speech: {wall:.1f} s, {ours:.1f} s of processor, "
             f"largest process {peak:.0f} MB"
         )
-        release = release_s(work / "clip.npy")
-    ratio = None if release is None else round(release / ours, 1)
+        print_stages("demo.py", run_part("demo_stages", work / "clip.wav"))
+        release = release_stages(work / "clip.npy")
+    ratio = None
+    if release is not None:
+        print_stages("the release's way", release)
+        ratio = round(sum(release.values()) / ours, 1)
     print(json.dumps({"wall_s": round(wall, 2), "peak_mb": round(peak), "ratio": ratio}))
 
 

@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     vertices = load_npy(path)
     spec = RECIPES["synthetic"].dataset
     # Drawn first: beside the large network a frame takes up to twice as long.
-    frame = frame_s(vertices[::EVERY], faces_of(spec, None))
-    seconds = predict_s(len(vertices) / spec.fps)
-    print(json.dumps({"predict_s": round(seconds, 2), "frame_s": round(frame, 4)}))
+    parts = frame_parts(vertices[::EVERY], faces_of(spec, None))
+    seconds = {"predict_s": round(predict_s(len(vertices) / spec.fps), 2)}
+    print(json.dumps(seconds | {name: round(value, 4) for name, value in parts.items()}))
 
 
 def predict_s(seconds: float) -> float:
@@ -58,24 +58,31 @@ def predict_s(seconds: float) -> float:
     return processor_s(lambda: predict(audio, template))
 
 
-def frame_s(vertices: NDArray, faces: NDArray) -> float:
-    """Median processor seconds to draw a mesh of vertices (T, V, 3), the first not counted."""
+def frame_parts(vertices: NDArray, faces: NDArray) -> dict[str, float]:
+    """Median processor seconds of the parts of a frame; vertices: (T, V, 3), the first not counted.
+
+    mesh_s: a mesh with smooth normals; context_s: making and deleting a renderer, with a context of
+    OpenGL; render_s: the picture, which begins with shaders and the upload of the mesh.
+    """
     os.environ.setdefault("PYOPENGL_PLATFORM", "osmesa")
     from rendering.opengl import _import_pyrender
 
-    pyrender, seconds = _import_pyrender(), []
-    for mesh in vertices:
-        start = time.process_time()
-        draw(pyrender, mesh, faces)
-        seconds.append(time.process_time() - start)
-    return float(np.median(seconds[1:]))
+    pyrender = _import_pyrender()
+    times = np.array([draw(pyrender, mesh, faces) for mesh in vertices])  # (T, 5)
+    mesh, made, render, deleted = np.median(np.diff(times[1:]), axis=0).tolist()
+    return {"mesh_s": mesh, "context_s": made + deleted, "render_s": render}
 
 
-def draw(pyrender: Any, vertices: NDArray, faces: NDArray) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) of a mesh; vertices: (V, 3) metres, faces: (F, 3)."""
+def draw(pyrender: Any, vertices: NDArray, faces: NDArray) -> list[float]:
+    """Draw a mesh: processor time at the start, with mesh, renderer and picture, and at the end.
+
+    vertices: (V, 3) metres; faces: (F, 3).
+    """
     import trimesh
 
+    times = [time.process_time()]
     mesh = pyrender.Mesh.from_trimesh(trimesh.Trimesh(vertices, faces), smooth=True)
+    times.append(time.process_time())
     scene = pyrender.Scene(ambient_light=[0.2] * 3, bg_color=[1.0, 1.0, 1.0])
     scene.add(mesh)
     pose = np.eye(4)
@@ -85,9 +92,12 @@ def draw(pyrender: Any, vertices: NDArray, faces: NDArray) -> NDArray[np.uint8]:
     scene.add(pyrender.DirectionalLight(intensity=3.0), pose=pose)
     renderer = pyrender.OffscreenRenderer(SIZE, SIZE)
     try:
-        return renderer.render(scene)[0]
+        times.append(time.process_time())
+        renderer.render(scene)
+        times.append(time.process_time())
     finally:
         renderer.delete()
+    return [*times, time.process_time()]
 
 
 if __name__ == "__main__":

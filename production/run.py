@@ -21,6 +21,7 @@ from export.clip import Clip
 from export.formats import write_formats
 from files.arrays import GrowingNpy
 from production.added import Added, adding
+from production.ahead import made_ahead
 from production.jobs import Job, by_inode, check_job, existing_folder
 from production.motion import Arriving, resampled, smoothed, swinging
 from production.plan import Plan
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from rendering.renderer import Renderer
     from speech.stored_speech import StoredSpeech
 
+PREDICTED_AHEAD = 64  # meshes: drawing them takes longer than predicting a window
 ON_INTERRUPT = "ending the files after the frames so far; press Ctrl-C again to end at once"
 
 
@@ -106,9 +108,14 @@ def export(plan: Plan, job: Job, speaker: Speaker, vertices: NDArray, added: Add
 def motion(
     plan: Plan, speaker: Speaker, audio: "StoredSpeech", fps: Fraction | int
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the meshes (V, 3) of a recording at `fps` as they are predicted."""
+    """Yield the meshes (V, 3) of a recording at `fps` as they are predicted.
+
+    While pictures are drawn, a thread predicts the following ones.
+    """
     model_fps, n_frames = speaker.spec.fps, covering_frames(len(audio), fps)
     meshes = speaker.checkpoint.meshes(audio, speaker.template, model_fps, speaker.name)
+    if speaker.renderer is not None:
+        meshes = made_ahead(meshes, PREDICTED_AHEAD)
     if fps != model_fps:
         shape = covering_frames(len(audio), model_fps), *speaker.template.shape
         meshes = resampled(Arriving(meshes, shape), model_fps, fps, n_frames)
