@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import common.interpreter  # noqa: F401  first: explains missing packages
 
 from common.errors import EXIT_PARTLY, run_cli
-from common.start_up import collect_seldom, prepare_process
+from common.start_up import collect_seldom, leave_out_meta_kernels, prepare_process
 from production.flags import parse
 
 
@@ -31,4 +31,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     collect_seldom()
+    leave_out_meta_kernels()
     sys.exit(run_cli(main))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError, reason_of
 from common.mapped_values import map_values
+from common.start_up import load_meta_kernels
 from common.whole_file import whole_file
 from files.archives import open_zip, read_member
 from files.arrays import check_file
@@ -176,9 +177,17 @@ def built_without_memory(build: "Callable[[], nn.Module]") -> "nn.Module":
                 return args[0] if args else kwargs["tensor"]
             return function(*args, **(kwargs or {}))
 
-    try:
+    def built() -> "nn.Module":
         with torch.device("meta"), WithoutValues():
             return build()
+
+    try:
+        try:
+            return built()
+        except NotImplementedError:  # of an operation on "meta"
+            if not load_meta_kernels():
+                raise
+            return built()
     except BUILD_ERRORS as error:
         raise ValueError(f"its numbers make no network: {reason_of(error)}") from error
 

@@ -14,10 +14,12 @@ from common import start_up
 from common.start_up import prepare_process, usable_cores
 from config import PROJECT_ROOT
 
-# Processor time of their import in seconds: 3.3, 0.5 to 1.0, 0.25 and 1.4.
-SLOW = ("transformers", "scipy.sparse", "scipy.linalg", "torch._dynamo")
+# Processor time of their import in seconds: 3.3, 0.5 to 1.0, 0.25, 1.4 and 0.3.
+SLOW = ("transformers", "scipy.sparse", "scipy.linalg", "torch._dynamo", "torch._prims")
 PREDICTION = f"""
 import json, sys
+from common.start_up import leave_out_meta_kernels
+leave_out_meta_kernels()
 import demo
 import main
 for script in (demo, main):
@@ -36,6 +38,14 @@ print(json.dumps([for_help, [name for name in {SLOW} if name in sys.modules]]))
 """
 
 
+def printed_by(script: str) -> list[str]:
+    """The words that a script prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
 def test_help_loads_no_numpy_and_prediction_no_transformers(tmp_path: Path) -> None:
     sound, _ = soundfile.read(PROJECT_ROOT / "demo/wav/sense_and_sensibility.wav", frames=4_000)
     soundfile.write(tmp_path / "short.wav", sound, 16_000)
@@ -46,6 +56,23 @@ def test_help_loads_no_numpy_and_prediction_no_transformers(tmp_path: Path) -> N
     )  # fmt: skip
     assert json.loads(done.stdout.splitlines()[-1]) == [[], []]
     assert np.isfinite(np.load(tmp_path / "short.npy")).all()
+
+
+def test_meta_kernels_that_were_left_out_are_loaded_where_a_network_needs_them() -> None:
+    script = (
+        "import sys\n"
+        "from common.start_up import leave_out_meta_kernels, load_meta_kernels\n"
+        "leave_out_meta_kernels()\n"
+        "import torch\n"
+        "from files.models import built_without_memory\n"
+        "print('torch._prims' not in sys.modules)\n"
+        "convolve = torch.nn.functional.conv1d\n"
+        "build = lambda: convolve(torch.empty(2, 3, 7), torch.empty(5, 3, 3))\n"
+        "print(tuple(built_without_memory(build).shape) == (2, 5, 5))\n"
+        "print(load_meta_kernels() is False and 'torch._prims' in sys.modules)\n"
+        "print(torch._meta_registrations.__spec__ is not None)\n"
+    )
+    assert printed_by(script) == ["True"] * 4
 
 
 def test_garbage_is_collected_seldom_and_not_at_the_exit() -> None:
@@ -59,10 +86,7 @@ def test_garbage_is_collected_seldom_and_not_at_the_exit() -> None:
         "few = [[] for _ in range(COLLECT_AFTER[0] // 2)]; print(alive() is not None)\n"
         "many = [[] for _ in range(COLLECT_AFTER[0])]; print(alive() is None)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["True"] * 3
+    assert printed_by(script) == ["True"] * 3
 
 
 def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
