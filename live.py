@@ -6,6 +6,7 @@ line of JSON for each frame. docs/streaming.md has the protocol and the engine i
 """
 
 import argparse
+import gc
 import json
 import os
 import secrets
@@ -152,6 +153,7 @@ def serve(args: argparse.Namespace, checkpoint: "Checkpoint", senders: list) -> 
     )  # fmt: skip
     server = uvicorn.Server(config)
     service.is_stopping = lambda: server.should_exit
+    gc.freeze()  # collecting garbage would else look through the model's objects: 0.1 s
     server.run(sockets=[listening])
 
 

@@ -1,6 +1,7 @@
 """The live service: sessions over WebSocket, who may open one, packets for engines, the pipe."""
 
 import asyncio
+import gc
 import io
 import json
 import socket
@@ -27,6 +28,7 @@ from streaming.files import run_python
 from streaming.senders import OscSender, address_of, live_link_packet, osc_message
 from streaming.session import Queue
 from tests.live_clients import answer, open_session, serving, sound_of, speak
+from tests.streams import MOONSHINE, checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +144,17 @@ def test_waiting_sound_is_bounded_and_keeps_its_instants() -> None:
     queue.put(np.arange(25, dtype=np.float32))  # one block that is longer than the limit
     taken = np.concatenate([queue.take(5) for _ in range(5)])
     assert taken.tolist() == [0] * 15 + list(range(15, 25))
+
+
+def test_garbage_collection_leaves_out_what_was_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    monkeypatch.setattr(
+        "uvicorn.Server.run", lambda *_, **__: counts.append((gc.get_freeze_count(), gc.unfreeze()))
+    )
+    live.serve(live.parse(["--port", "0"]), checkpoint(tmp_path, MOONSHINE), [])
+    assert counts[0][0] > 1_000
 
 
 def test_osc_messages_are_those_of_the_specification() -> None:

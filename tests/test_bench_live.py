@@ -1,0 +1,23 @@
+"""What the benchmark of the live engine says about late frames."""
+
+import time
+
+import numpy as np
+
+from benchmarks.bench_live import causes
+from benchmarks.idle_process import idle_process
+
+
+def test_causes_of_late_frames_are_told_apart() -> None:
+    # a usual step, one on a core that is slowed down, one that waits for a core
+    steps = np.array([[0.026, 0.025], [0.190, 0.180], [0.150, 0.020]])
+    assert causes(steps, 4.0) == {
+        "step_ms": 25.0, "slowest_step_ms": 180.0, "core_wait_ms": 130.0, "host_stall_ms": 4.0,
+    }  # fmt: skip
+
+
+def test_an_idle_process_tells_how_late_it_woke() -> None:
+    with idle_process() as oversleep_ms:
+        time.sleep(0.05)
+    assert len(oversleep_ms) == 1
+    assert oversleep_ms[0] >= 0
