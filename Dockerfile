@@ -11,6 +11,8 @@ COPY . .
 RUN useradd --create-home speaker && chown -R speaker /app
 USER speaker
 ENV OMP_WAIT_POLICY=PASSIVE PYTHONUNBUFFERED=1
+# compiles what a session calls; a container on another kind of processor does so at its start
+RUN head -c 64000 /dev/zero | python live.py --stdin > /dev/null
 EXPOSE 8765
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD \
     python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8765/healthz', timeout=4)"
