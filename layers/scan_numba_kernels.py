@@ -16,6 +16,9 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 from numpy.polynomial import Chebyshev, Polynomial
 
 from common.numba_jit import compiled
@@ -27,6 +30,8 @@ F32, I32 = np.float32, np.int32
 LOG2_E, LN_2 = F32(math.log2(math.e)), F32(math.log(2.0))
 ROUND = F32(1.5 * 2**23)  # adding and subtracting it rounds to the nearest integer
 LOWEST, HIGHEST = F32(-127.0), F32(128.0)  # exponents that encode 0 and infinity
+NEAR = F32(126.0)  # exponents nearer to 0 need not be limited
+MAGNITUDE = I32(0x7FFFFFFF)  # the bits of a number without its sign
 MANTISSA_BITS = I32(23)
 # 2**f for f in [-1/2, 1/2], to 1e-7; the constant term is set to 1 so that 2**0 is exactly 1
 _, E1, E2, E3, E4, E5 = (
@@ -62,6 +67,30 @@ def exp2(x):
     return I32(F32(p).view(np.int32) + exponent).view(np.float32)
 
 
+@intrinsic
+def multiply_add(_typing, a, b, c):
+    """a · b + c in one instruction, where the processor has it; also where a · b is used twice."""
+
+    def build(_context, builder, _signature, args):
+        kind = args[0].type
+        function = builder.module.declare_intrinsic(
+            "llvm.fmuladd", [kind], ir.FunctionType(kind, [kind] * 3)
+        )
+        return builder.call(function, args)
+
+    return types.float32(types.float32, types.float32, types.float32), build
+
+
+@jit()
+def near_exp2(step, rate):
+    """`exp2` of step · rate, which is between -NEAR and NEAR: a third fewer instructions."""
+    shifted = multiply_add(step, rate, ROUND)
+    f = multiply_add(step, rate, ROUND - shifted)
+    p = (((((E5 * f + E4) * f + E3) * f + E2) * f) + E1) * f + F32(1.0)
+    exponent = F32(shifted).view(np.int32) << MANTISSA_BITS
+    return I32(F32(p).view(np.int32) + exponent).view(np.float32)
+
+
 @jit()
 def softplus(x):
     """log(1 + exp(x)), with the same relative error for small and large results."""
@@ -79,11 +108,26 @@ def sigmoid(x):
 
 
 @jit(inline=True)
+def largest(values):
+    """The largest magnitude; NaN counts as the largest."""
+    most = I32(0)  # magnitudes are ordered as their bits are
+    for d in range(len(values)):
+        most = max(most, I32(F32(values[d]).view(np.int32) & MAGNITUDE))
+    return I32(most).view(np.float32)
+
+
+@jit(inline=True)
 def take_rates(A, first, width, rates):
-    """Fill rates (N, LANES) with A · log2(e) of a block: exp(step · A) = exp2(step · rate)."""
+    """Fill rates (N, LANES) with A · log2(e) of a block: exp(step · A) = exp2(step · rate).
+
+    Returns the largest magnitude of a rate.
+    """
+    reach = F32(0.0)
     for n in range(len(A)):
         for d in range(width):
             rates[n, d] = A[n, first + d] * LOG2_E
+        reach = max(reach, largest(rates[n, :width]))
+    return reach
 
 
 @jit(inline=True)
@@ -100,8 +144,17 @@ def begin(x, raw, bias, skip, delta_softplus, step, drive, out):
 
 
 @jit(inline=True)
-def advance(h, rates, work, n, width, b, c):
-    """Update state n by one frame, in place, and add its part of the output to work[OUT]."""
+def advance(h, rates, work, n, width, b, c, near):
+    """Update state n by one frame, in place, and add its part of the output to work[OUT].
+
+    near: whether `near_exp2` holds for all channels.
+    """
+    if near:
+        for d in range(width):
+            state = near_exp2(work[STEP, d], rates[n, d]) * h[n, d] + b * work[DRIVE, d]
+            h[n, d] = state
+            work[OUT, d] += c * state
+        return
     for d in range(width):
         state = exp2(work[STEP, d] * rates[n, d]) * h[n, d] + b * work[DRIVE, d]
         h[n, d] = state
@@ -133,23 +186,18 @@ def forward(u, delta, A, B, C, D, z, bias, delta_softplus, y, starts, last, firs
         p, q = block * LANES, min((block + 1) * LANES, channels)
         k = q - p
         h[:] = 0.0
-        take_rates(A, p, k, rates)
+        reach = take_rates(A, p, k, rates)
         for t in range(frames):
             if len(starts) and t % CHUNK == 0:
                 starts[t // CHUNK, clip, :, p:q] = h[:, :k]
             x = u[clip, t, p:q]
             begin(
-                x,
-                delta[clip, t, p:q],
-                bias[p:q],
-                D[p:q],
-                delta_softplus,
-                work[STEP],
-                work[DRIVE],
+                x, delta[clip, t, p:q], bias[p:q], D[p:q], delta_softplus, work[STEP], work[DRIVE],
                 work[OUT],
-            )
+            )  # fmt: skip
+            near = largest(work[STEP, :k]) * reach < NEAR
             for n in range(len(A)):
-                advance(h, rates, work, n, k, B[clip, t, n], C[clip, t, n])
+                advance(h, rates, work, n, k, B[clip, t, n], C[clip, t, n], near)
             if len(z):
                 work[GATE, :k] = z[clip, t, p:q]
                 gated(work[OUT], work[GATE], y[clip, t, p:q])
@@ -159,8 +207,16 @@ def forward(u, delta, A, B, C, D, z, bias, delta_softplus, y, starts, last, firs
 
 
 @jit(inline=True)
-def expand(old, new, decay, rates, work, n, width, b, c):
+def expand(old, new, decay, rates, work, n, width, b, c, near):
     """`advance` that keeps old and new state and the decay, for backward."""
+    if near:
+        for d in range(width):
+            rate = near_exp2(work[STEP, d], rates[n, d])
+            state = rate * old[n, d] + b * work[DRIVE, d]
+            decay[n, d] = rate
+            new[n, d] = state
+            work[OUT, d] += c * state
+        return
     for d in range(width):
         rate = exp2(work[STEP, d] * rates[n, d])
         state = rate * old[n, d] + b * work[DRIVE, d]
@@ -214,14 +270,18 @@ def finish(x, raw, bias, skip, delta_softplus, work, grad_u, grad_delta, grad_D,
 
 
 @jit(inline=True)
-def remake(u, delta, B, C, D, bias, delta_softplus, h, decay, rates, work, clip, t, count, p, q):
+def remake(
+    u, delta, B, C, D, bias, delta_softplus, h, decay, rates, reach, work, clip, t, count, p, q
+):  # fmt: skip
     """Fill h, decay and work for `count` frames from t on, given the state h[0] before them."""
     for i in range(count):
         x, raw = u[clip, t + i, p:q], delta[clip, t + i, p:q]
         frame, old, new, rate = work[i], h[i], h[i + 1], decay[i]
         begin(x, raw, bias[p:q], D[p:q], delta_softplus, frame[STEP], frame[DRIVE], frame[OUT])
+        near = largest(frame[STEP, : q - p]) * reach < NEAR
         for n in range(len(rates)):
-            expand(old, new, rate, rates, frame, n, q - p, B[clip, t + i, n], C[clip, t + i, n])
+            b, c = B[clip, t + i, n], C[clip, t + i, n]
+            expand(old, new, rate, rates, frame, n, q - p, b, c, near)
 
 
 def walk_back(
@@ -238,7 +298,7 @@ def walk_back(
         block, clip = divmod(job, clips)
         p, q = block * LANES, min((block + 1) * LANES, channels)
         k = q - p
-        take_rates(A, p, k, rates)
+        reach = take_rates(A, p, k, rates)
         grad[:, :k] = grad_last[clip, :, p:q]
         sum_A[:] = 0.0
         for chunk in range(len(starts) - 1, -1, -1):
@@ -246,23 +306,9 @@ def walk_back(
             count = min(CHUNK, frames - first)
             h[0, :, :k] = starts[chunk, clip, :, p:q]
             remake(
-                u,
-                delta,
-                B,
-                C,
-                D,
-                bias,
-                delta_softplus,
-                h,
-                decay,
-                rates,
-                work,
-                clip,
-                first,
-                count,
-                p,
-                q,
-            )
+                u, delta, B, C, D, bias, delta_softplus, h, decay, rates, reach, work, clip, first,
+                count, p, q,
+            )  # fmt: skip
             work[:, BY_DRIVE:] = 0.0
             for i in range(count - 1, -1, -1):
                 t = first + i

@@ -105,7 +105,7 @@ def test_backends_agree_in_single_precision_over_long_clips(backend):
         torch.testing.assert_close(gradient, gradient_expected, rtol=1e-4, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("size", [1e-9, 1e4, 1e30])
+@pytest.mark.parametrize("size", [1e-9, 50.0, 1e4, 1e30])
 def test_extreme_steps_stay_finite_and_agree(small_chunks, size):
     inputs = make_inputs(dtype=torch.float32)[:5]
     inputs[1] = (inputs[1].detach().abs() * size).requires_grad_()
@@ -232,6 +232,8 @@ def test_exponential_softplus_and_sigmoid_of_the_kernels_are_exact_to_float32():
     x = np.linspace(-126.0, 127.0, 4001).astype(np.float32)
     actual = np.array([scan_numba_kernels.exp2(v) for v in x], np.float64)
     np.testing.assert_allclose(actual, np.exp2(x.astype(np.float64)), rtol=3e-7)
+    near = [scan_numba_kernels.near_exp2(v, np.float32(1.0)) for v in x[4:-40]]
+    np.testing.assert_allclose(np.array(near), np.exp2(x[4:-40].astype(np.float64)), rtol=3e-7)
     x = np.linspace(-30.0, 30.0, 4001).astype(np.float32)
     wide = x.astype(np.float64)
     actual = np.array([scan_numba_kernels.softplus(v) for v in x], np.float64)
