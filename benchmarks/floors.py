@@ -34,6 +34,7 @@ from benchmarks.processor import kind_of_processor
 from common.errors import Parser, UserError, run_cli
 from config import BUNDLED_MODEL, RECIPES, SAMPLE_RATE, ModelConfig
 from jambatalk import JambaTalk, load_checkpoint
+from layers.fast_linear import make_fast
 from production.jobs import bundled_recording
 from speech.audio import read_audio
 from speech.clip_audio import ClipAudio
@@ -95,6 +96,7 @@ def random_network() -> JambaTalk:
     network = network.to_empty(device="cpu").eval().requires_grad_(False)
     for weight in network.parameters():
         weight.uniform_(-0.03, 0.03)
+    make_fast(network)  # as a checkpoint is loaded
     return network
 
 
