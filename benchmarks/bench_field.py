@@ -199,6 +199,9 @@ def head_lines(args: argparse.Namespace, records: Sequence[dict[str, Any]]) -> l
             f"Human recordings: {first['real_clips']} clips of the dev half with "
             f"{first['real_pbm']} p b m; {first['real_free']} consonants for false closures."
         )
+    truth = next((r["cer_truth"] for r in records if r.get("cer_truth") is not None), None)
+    if truth is not None:
+        lines.append(f"The lip reader's error rate (CER) on true lips is {truth:.3f}.")
     return lines
 
 

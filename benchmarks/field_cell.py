@@ -164,7 +164,7 @@ def held_out(total: dict[str, Any], mm: float) -> dict[str, float | None]:
         figures[f"test_{name}"] = total.get(name)
     truth, still = total.get("cer_truth"), total.get("cer_motionless")
     reads = truth is not None and still and truth <= MAX_TRUTH_CER_SHARE * still
-    return figures | {"cer": total["cer"] if reads else None}
+    return figures | {"cer": total["cer"] if reads else None, "cer_truth": truth if reads else None}
 
 
 def sizes(model: Any) -> dict[str, int]:

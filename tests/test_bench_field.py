@@ -162,6 +162,7 @@ def test_error_rates_of_a_reader_that_cannot_read_are_left_out() -> None:
     reading = held_out(total | {"cer_truth": 0.4, "cer_motionless": 1.0}, 1000.0)
     blind = held_out(total | {"cer_truth": 0.99, "cer_motionless": 1.0}, 1000.0)
     assert (reading["cer"], blind["cer"]) == (0.9, None)
+    assert (reading["cer_truth"], blind["cer_truth"]) == (0.4, None)
 
 
 def test_every_model_and_seed_is_a_cell_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_a_finished_cell_is_not_run_again_and_a_failed_one_is_named(
     flags = [*FLAGS, "--models", "jambatalk", "selftalk", "--out", str(tmp_path)]
     done, _ = cells_of(parse(flags), tmp_path, STEPS)
     done.path.mkdir(parents=True)
-    record = {"cell": dataclasses.asdict(done), "lve": 2.0, "processor_s": 60.0}
+    record = {"cell": dataclasses.asdict(done), "lve": 2.0, "processor_s": 60.0, "cer_truth": 0.7}
     (done.path / "cell.json").write_text(json.dumps(record))
     started = []
 
@@ -200,6 +201,7 @@ def test_a_finished_cell_is_not_run_again_and_a_failed_one_is_named(
     assert (tmp_path / "field.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "field.md").read_text()
     assert "| jambatalk | 2.000 |" in text and "2 steps" in text and "1 cells took 1 pro" in text
+    assert "(CER) on true lips is 0.700." in text
     assert json.loads((tmp_path / "field.json").read_text())["models"]["jambatalk"]["lve"] == {
         "mean": 2.0, "sd": None, "n": 1,
     }  # fmt: skip
