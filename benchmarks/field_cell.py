@@ -121,10 +121,11 @@ def train(cell: Cell) -> dict[str, Any]:
 
     with timed_steps() as seconds:
         train_or_test([*training_arguments(cell, cell.steps, cell.path / "run"), "--resume"])
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "steps": cell.steps,
         "seconds_a_step": statistics.median(timed) if (timed := seconds[WARM_STEPS:]) else None,
-        "training_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 2**20,
+        "training_mb": memory * RSS_UNIT / 2**20 if seconds else None,  # else of an earlier process
     }
 
 
