@@ -206,7 +206,9 @@ def take_turns(args: argparse.Namespace) -> dict[str, list[Turn]]:
 def compare(args: argparse.Namespace) -> dict[str, float]:
     """Measure all sides, print a table; the figures of the last line."""
     if missing := {"release", "fp32"} - set(args.sides):
-        raise UserError(f"--sides: expected release and fp32 among them, no {', '.join(missing)}")
+        raise UserError(
+            f"--sides: expected release and fp32 among them, no {', '.join(sorted(missing))}"
+        )
     turns = take_turns(args)
 
     def median(side: str, value: Callable[[Turn], float]) -> float:

@@ -36,7 +36,9 @@ def test_a_cell_is_trained_by_main_and_scored(
     monkeypatch.setattr(field_cell, "SPEED_S", 1.0)
     monkeypatch.setattr(field_cell, "SPEED_RUNS", 1)
     arguments = ("--dataset", "toy", "--precision", "fp32", "--set", "train.closure_gain=0")
-    cell = Cell("jambatalk", 3, str(tmp_path / "cell"), arguments, 2, "", "")
+    judge = tmp_path / "judge.safetensors"
+    judge.write_bytes(b"no reader")
+    cell = Cell("jambatalk", 3, str(tmp_path / "cell"), arguments, 2, "", "", str(judge))
     record = field_cell.run(cell)
     assert json.loads((tmp_path / "cell/cell.json").read_text())["lve"] == record["lve"]
     assert record["steps"] == 2 and record["cell"]["seed"] == 3
@@ -45,6 +47,7 @@ def test_a_cell_is_trained_by_main_and_scored(
     assert run["recipe"]["train"]["closure_gain"] == 0
     total = json.loads((tmp_path / "cell/test/results.json").read_text())["total"]
     assert record["lve"] == pytest.approx(total["lve"] * 1e6)  # m² in mm²
+    assert total["lip_reader"].startswith("no character error rate") and record["cer"] is None
     assert record["decoder_parameters"] < record["parameters"]
     assert record["real_time_factor"] > 0 and not any(name.startswith("real_j") for name in record)
     again = field_cell.train(cell)  # a finished training takes no further step
@@ -110,7 +113,7 @@ def test_stored_features_are_those_of_the_encoder(tmp_path: Path) -> None:
     for _ in range(2):  # computed, then read
         for ours, theirs in zip(features(encoder), plain, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
-    assert len(list((tmp_path / "features").iterdir())) == 3
+    assert len(list((tmp_path / "features").glob("*/*.npy"))) == 3
     other = loaded_encoder(str(tmp_path / "encoder"), mix_layers=True)
     with torch.no_grad():
         next(other.body.parameters()).add_(0.1)
