@@ -4,6 +4,10 @@ Fan et al., CVPR 2022 (arXiv 2112.05329), section 3.2; CodeTalker uses the same 
 computes a whole sequence, or frame by frame with the keys and values of earlier frames kept; both
 give the same results.
 
+Differences from the original (github.com/EvelynFan/FaceFormer, faceformer.py): there is no dropout
+on the attention weights and on the sum of input and position. On BIWI, a frame of the original
+attends to the two 50 Hz features of its time; here the two are folded into one vector.
+
 Glossary:
     p       period in frames
     m       slope of a head, as in ALiBi (arXiv 2108.12409)

@@ -1,8 +1,8 @@
 """CodeTalker's decoder (Xing et al., CVPR 2023, arXiv 2301.02379): codes of a motion prior.
 
-Stage 1, the share `prior_share` of a run's steps, trains a vector-quantised autoencoder of
-the motion: an encoder, a codebook, a decoder (paper, section 3.1). Stage 2 keeps the three as they
-are and trains an autoregressive decoder from speech and style to the encoder's features; quantised,
+Stage 1, the share `prior_share` of a run's steps, trains a vector-quantised autoencoder of the
+motion: an encoder, a codebook, a decoder (paper, section 3.1). Stage 2 keeps the three as they are
+and trains an autoregressive decoder from speech and style to the encoder's features; quantised,
 they are decoded to motion (section 3.2). Its layer is FaceFormer's.
 
 Losses: stage 1, the recipe's losses on the reconstruction and the two terms of the codebook
@@ -11,13 +11,25 @@ to the quantised true ones, and the recipe's losses on the motion, whose gradien
 quantiser unchanged. The codebook's terms and the distance are the decoder's own loss, of weight
 w_code.
 
-Differences from the original: one run with two stages in place of two; the encoder is that of the
+Sizes of the original are those of the released code (github.com/Doubiiu/CodeTalker: config/,
+models/). Codebook: 256 codes; a frame has 16 codes of 64 numbers for VOCASET, 8 of 128 for BIWI.
+Stage 1: encoder and decoder have a convolution of kernel 5 with LeakyReLU and instance
+normalisation and 6 Transformer layers each (pre-norm, width 1024, 8 heads, feed-forward 1536);
+AdamW, 200 epochs; mean absolute error of the vertices plus the codebook's terms. Stage 2: 6 layers
+for VOCASET, 12 for BIWI (width 1024, 4 heads, feed-forward 2048, dropout 0.1); Adam, 100 epochs;
+squared error of the vertices plus that of the features, of equal weights. Both: 1e-4, one clip a
+step.
+
+Differences from the original: the networks are much smaller, with one Transformer layer each in
+place of 6, and of 6 or 12; one run with two stages in place of two; the encoder is that of the
 recipe; width, heads, feed-forward width and dropout are those of `ModelConfig`; with `vertex_rank`,
 the motion is the vertex head's coefficients instead of all vertices; projection, final RMSNorm and
 vertex head are JambaTalk's, and the latter two are trained in stage 2 as well; a frame has up to 16
-codes of D / 16 numbers; encoder and decoder of the autoencoder are one convolution and one
-Transformer layer each, without instance normalisation; what is fed back is the code vectors of the
-frame before instead of its decoded motion, true ones in training (teacher forcing). Long clips are
+codes of D / 16 numbers; the codes start within 1 instead of 1/256; the autoencoder's convolutions
+have a residual and GELU, no instance normalisation, and its Transformer layers are post-norm; what
+is fed back is the code vectors of the frame before instead of its decoded motion, true ones in
+training (teacher forcing, as in the original). The vertex loss of stage 1 is squared and has the
+weight w_vertex; the equal weights of the original's stage 2 need w_code = w_vertex. Long clips are
 predicted in the windows of `JambaTalk.stream`. A subject that was not trained gets the mean of all
 styles.
 """
@@ -32,8 +44,8 @@ from baselines.biased_attention import BiasedDecoderLayer, periodic_positions, t
 from baselines.conditioning import ConditionedDecoder, Given, motion_width, n_styles
 from config import ModelConfig
 
-N_CODES = 256  # of the codebook
-PARTS = 16  # codes of a frame, if D is a multiple
+N_CODES = 256  # of the codebook, as in the original
+PARTS = 16  # codes of a frame, if D is a multiple; the original's for VOCASET
 COMMITMENT = 0.25  # beta
 KERNEL = 5  # frames of the autoencoder's convolutions
 

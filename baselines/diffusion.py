@@ -2,7 +2,8 @@
 
 Noise: Ho et al. 2020 (arXiv 2006.11239), equation 4; cosine schedule: Nichol and Dhariwal 2021
 (arXiv 2102.09672), equation 17; sampling: DDIM, Song et al. 2020 (arXiv 2010.02502), equation 12
-with sigma 0.
+with sigma 0. FaceDiffuser's code has the same schedule, but limits each step's share of noise to
+0.999, where alpha_bar is limited here.
 
 Glossary:
     alpha_bar[t]    share of the clean signal's variance after t steps of noise; alpha_bar[0] = 1

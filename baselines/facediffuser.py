@@ -5,15 +5,26 @@ together with the speech features and predicts the clean motion. The result is m
 embedding of the subject. A prediction starts from noise and takes 25 DDIM steps, each with the GRU
 over all frames.
 
+Sizes of the original are those of the released code (github.com/uuembodiedsocialai/FaceDiffuser:
+models.py, main.py, utils.py, README.md): a GRU of two layers with dropout 0.3, of width 512 for
+BIWI and 256 for VOCASET; a cosine schedule of 500 steps for BIWI and 1,000 for VOCASET; Adam
+(1e-4), one clip a step, 50 epochs.
+
 Differences from the original: the encoder is that of the recipe in place of HuBERT; width and
-dropout are those of `ModelConfig`; with `vertex_rank`, the motion is the vertex head's coefficients
-instead of all vertices (of rank 0: offsets in units of 2 mm); the schedule is a cosine of 500
-steps; the sampler is deterministic (DDIM with sigma 0) and its noise has a fixed seed, so that one
-recording always gives one motion, while the original takes every step and gives another motion each
-time; JambaTalk's final RMSNorm stands before the vertex head. Long clips are predicted in the
-windows of `JambaTalk.stream`, each from its own noise. A subject that was not trained gets the mean
-of all embeddings. The losses are those of the recipe on the predicted clean motion; the paper's is
-the vertex loss alone: w_velocity, w_latent, w_ctc and w_lips 0.
+dropout are those of `ModelConfig`; the schedule is a cosine of 500 steps for all data; noise is
+added to the motion, while the original adds it to the vertex positions as they are, template
+included; with `vertex_rank`, the motion is the vertex head's coefficients instead of all vertices
+(of rank 0: offsets in units of 2 mm); the noisy motion enters by one linear layer, without the
+original's convolution and max pooling; the step is a sinusoid that passes two linear layers and is
+added to the motion, while the original has a one-hot vector, one layer and a GRU input of its own;
+there is no LayerNorm before the GRU; the subject embedding starts at 1; the sampler is
+deterministic (DDIM with sigma 0) and its noise has a fixed seed, so that one recording always gives
+one motion, while the original takes every step with new noise and gives another motion each time;
+JambaTalk's final RMSNorm stands before the vertex head. Long clips are predicted in the windows of
+`JambaTalk.stream`, each from its own noise. A subject that was not trained gets the mean of all
+embeddings. The losses are those of the recipe on the predicted clean motion; the original's is a
+Huber loss of the vertices, for errors below 1 half the vertex loss alone: w_velocity, w_latent,
+w_ctc and w_lips 0.
 """
 
 import torch
@@ -24,7 +35,7 @@ from baselines.conditioning import ConditionedDecoder, Given, motion_width, n_st
 from baselines.diffusion import cosine_alpha_bar, ddim, fixed_noise, noised, sampling_times
 from config import ModelConfig
 
-N_STEPS = 500  # of noise
+N_STEPS = 500  # of noise; the original's for BIWI, 1,000 for VOCASET
 DDIM_STEPS = 25
 MOTION_M = 0.002  # metres: the scale of offsets, for a vertex head without components
 SEED = 0  # of the noise that a prediction starts from

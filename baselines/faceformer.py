@@ -4,14 +4,19 @@ The input of a frame is the predicted motion of the frame before plus the subjec
 the periodic position; that of the first frame is the style alone. Training is autoregressive as
 well, as in the paper: the network is fed with its own predictions, not with true motion.
 
+Sizes of the original are those of the released code (github.com/EvelynFan/FaceFormer:
+faceformer.py, main.py): one layer, 4 heads, width 64 for VOCASET and 128 for BIWI, feed-forward
+width twice as large, dropout 0.1, Adam (1e-4), one clip a step, 100 epochs.
+
 Differences from the original: the encoder is that of the recipe; width, heads, feed-forward width
 and dropout are those of `ModelConfig`; the period is one second of frames (30 at 30 fps, 25 at 25,
-as the paper's for VOCASET and BIWI). With `vertex_rank`, the motion that is fed back is the vertex
-head's coefficients instead of all vertices. Cross-attention has one key (`biased_attention`).
-JambaTalk's final RMSNorm stands before the vertex head. Long clips are predicted in the windows of
-`JambaTalk.stream`, each starting with the style alone, which bounds the cost of the attention. A
-subject that was not trained gets the mean of all styles. The paper's loss is the vertex loss alone:
-w_velocity, w_latent, w_ctc and w_lips 0.
+as the original's for VOCASET and BIWI). With `vertex_rank`, the motion that is fed back is the
+vertex head's coefficients instead of all vertices. Cross-attention has one key, and there is less
+dropout (`biased_attention`). JambaTalk's final RMSNorm stands before the vertex head. Long clips
+are predicted in the windows of `JambaTalk.stream`, each starting with the style alone, which bounds
+the cost of the attention. A subject that was not trained gets the mean of all styles; the
+original's test predicts with each training subject's style. The original's loss is the vertex loss
+alone: w_velocity, w_latent, w_ctc and w_lips 0.
 """
 
 import torch

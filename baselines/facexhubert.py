@@ -3,13 +3,17 @@
 A GRU of two layers reads the features; its output is multiplied by an embedding of the subject and
 goes to the vertex head. There is no attention and no feedback of motion.
 
-Differences from the original: the encoder is that of the recipe in place of HuBERT; the GRU has the
-decoder width D and the dropout of `ModelConfig`; the second condition, a binary emotion label, is
-left out, since the data sets here have no such label; the subject embedding starts at 1, so that a
-new subject's mean style is in its range; JambaTalk's final RMSNorm stands before the vertex head. A
-subject that was not trained gets the mean of all embeddings. The paper's loss is a Huber loss of
-the vertices, which for offsets far below 1 is half the vertex loss alone: w_velocity, w_latent,
-w_ctc and w_lips 0.
+Sizes of the original are those of the released code (github.com/galib360/FaceXHuBERT:
+faceXhubert.py, main.py): two layers, width 256, dropout 0.3 between the layers, two HuBERT frames
+folded into one, Adam (1e-4), one clip a step, 100 epochs. The code is for BIWI alone.
+
+Differences from the original: the encoder is that of the recipe in place of HuBERT; its features
+are projected to D first; the GRU has the decoder width D and the dropout of `ModelConfig`; the
+second condition, a binary emotion label, is left out, since the data sets here have no such label;
+the subject embedding starts at 1, so that a new subject's mean style is in its range; JambaTalk's
+final RMSNorm stands before the vertex head. A subject that was not trained gets the mean of all
+embeddings. The original's loss is a Huber loss of the vertices, which for errors below 1 is half
+the vertex loss alone: w_velocity, w_latent, w_ctc and w_lips 0.
 """
 
 from torch import Tensor, nn

@@ -4,13 +4,18 @@ Every frame sees a window of 16 feature frames around it. Four convolutions over
 stride 2; 32, 32, 64, 64 channels) reduce it to one. The subject's style weights are appended to the
 features of every frame, and to the result of the convolutions. Two fully connected layers follow.
 
+These sizes, the 128 units with tanh and the window of frames t - 8 to t + 7 are those of the
+released code (github.com/TimoBolkart/voca: utils/speech_encoder.py, utils/audio_handler.py).
+
 Differences from the original: the features are those of the recipe's encoder, projected to D, in
-place of DeepSpeech's 29 characters; the window's 16 frames are mesh frames (the original has 60 a
-second, most recipes here 30); the second fully connected layer has D outputs, the input of the
-final RMSNorm and of the vertex head, in place of 50 components that are initialised by PCA
-(`vertex_rank` heads start from principal components, too). A subject that was not trained gets
-equal weights instead of a chosen subject's. The paper's losses are the vertex and velocity loss:
-w_latent, w_ctc and w_lips 0.
+place of DeepSpeech's 29 characters; they are not batch-normalised first; the window's 16 frames are
+mesh frames (the original has 60 a second, most recipes here 30); the convolutions are padded at the
+start of the window, the original's at its end; the second fully connected layer has D outputs, the
+input of the final RMSNorm and of the vertex head, in place of 50 components that are initialised by
+PCA (`vertex_rank` heads start from principal components, too). A subject that was not trained gets
+equal weights instead of a chosen subject's. The original's loss is the vertex loss plus 10 times
+the velocity loss: w_velocity 10 w_vertex; w_latent, w_ctc and w_lips 0. It trains with Adam (1e-4)
+on 64 pairs of frames for 100 epochs (config_parser.py).
 """
 
 import torch
