@@ -39,7 +39,7 @@ from rendering.animation import Animation, check_fps, resample_motion
 from speech.clip_audio import ClipAudio
 from speech.encoder_backend import check_backend
 from speech.features import fold, length_mask
-from speech.precision import coarsen
+from speech.precision import coarsen, coarsen_decoder
 from speech.recording import check_clip, check_speech, load_recording
 from speech.stored_speech import StoredSpeech
 from speech.timing import covering_frames, mesh_frames, samples_for
@@ -287,12 +287,13 @@ def load_checkpoint(
     path: a file that `save_checkpoint` wrote, or the authors' published weights (vocaset.pth,
     biwi.pth, or what release.py makes of them); None loads the bundled model. dataset: a key of
     `config.RECIPES`, needed only where published weights fit several data sets. encoder_backend:
-    of `speech.encoder_backend.BACKENDS`. precision: of the encoder's matrix products, one of
-    `layers.PRECISIONS`; only "fp32" keeps weights that can be trained or saved. Weights of large
-    layers stay memory-mapped as they are stored; half precision is widened when it is used (call
-    the model's `float()` before training). Nothing is downloaded or unpickled. Raises `UserError`
-    for a file that is missing, damaged or of another kind, for a `dataset` that the model is not
-    for, and for a backend or precision that the model cannot have or that is not installed.
+    of `speech.encoder_backend.BACKENDS`. precision: of the encoder's matrix products ("int8": of
+    the decoder's large ones as well), of `layers.PRECISIONS`; only "fp32" keeps weights that can be
+    trained or saved. Weights of large layers stay memory-mapped as they are stored; half precision
+    is widened when it is used (call the model's `float()` before training). Nothing is downloaded
+    or unpickled. Raises `UserError` for a file that is missing, damaged or of another kind, for a
+    `dataset` that the model is not for, and for a backend or precision that the model cannot have
+    or that is not installed.
     """
     from released.topology import published_dataset
     from released.weights import is_release, load_release
@@ -306,6 +307,7 @@ def load_checkpoint(
             raise UserError(f"{path}: published weights need --encoder_backend torch")
         model = load_release(path)
         coarsen(model.audio_encoder, precision, pick_device()[0])
+        coarsen_decoder([model], precision, pick_device()[0])
         make_fast(model)
         return Checkpoint(model, published_dataset(path, dataset, model.config))
     checkpoint = _load_own(path)
@@ -314,8 +316,11 @@ def load_checkpoint(
     if encoder_backend == "onnx":
         encoder = checkpoint.model.encoder
         encoder.kind.use_onnx(encoder.body.float())
-    coarsen(checkpoint.model.encoder.body, precision, pick_device()[0])
-    make_fast(checkpoint.model)
+    model = checkpoint.model
+    coarsen(model.encoder.body, precision, pick_device()[0])
+    whole_head = [model.head] if model.head.coefficients is None else []
+    coarsen_decoder([model.layers, *whole_head], precision, pick_device()[0])
+    make_fast(model)
     return checkpoint
 
 

@@ -63,14 +63,14 @@ def _packed(linear: nn.Linear) -> torch.ScriptObject:
         return torch.ops.quantized.linear_prepack(quantised, bias)
 
 
-def use_precision(module: nn.Module, name: str, device: torch.device) -> str:
+def use_precision(module: nn.Module, name: str, device: torch.device, least: int = 0) -> str:
     """Replace all linear layers inside `module`, which is for prediction only from now on.
 
     Returns the name of the numbers in use: "fp32", "bf16" or "int8".
 
     name: of `PRECISIONS`; "auto" is "bf16" where `device` multiplies bfloat16 matrices in hardware,
-    else "fp32", which changes nothing. Raises `UserError` for an unknown name, and for int8 on
-    another device than a CPU.
+    else "fp32", which changes nothing. least: weights of a layer below which it stays as it is.
+    Raises `UserError` for an unknown name, and for int8 on another device than a CPU.
     """
     if name not in PRECISIONS:
         raise UserError(f"--precision {name}: expected {', '.join(PRECISIONS)}")
@@ -80,14 +80,14 @@ def use_precision(module: nn.Module, name: str, device: torch.device) -> str:
         raise UserError("--precision int8: works on a CPU only; use --precision bf16")
     kinds: dict[str, Callable[[nn.Linear], nn.Module]] = {"bf16": BfloatLinear, "int8": ByteLinear}
     if name in kinds:
-        _replace(module, kinds[name])
+        _replace(module, kinds[name], least)
     return name
 
 
 @torch.no_grad()
-def _replace(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
+def _replace(module: nn.Module, make: Callable[[nn.Linear], nn.Module], least: int) -> None:
     for name, child in module.named_children():
-        if isinstance(child, nn.Linear):
+        if type(child) is not nn.Linear:  # attention of torch reads the weights of its subclass
+            _replace(child, make, least)
+        elif child.weight.numel() >= least:
             setattr(module, name, make(child))
-        else:
-            _replace(child, make)

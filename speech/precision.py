@@ -1,10 +1,11 @@
-"""The numbers of a speech encoder's matrix products in prediction."""
+"""The numbers of the matrix products in prediction."""
 
 import torch
 from torch import nn
 
 from common.device import fast_bfloat16
 from layers.coarse_linear import use_precision
+from layers.fast_linear import LARGE
 from speech.fast_convolutions import round_weights
 from speech.wav2vec_body import Wav2Vec2Body
 
@@ -21,3 +22,12 @@ def coarsen(body: nn.Module, name: str, device: torch.device) -> None:
     on_cpu = device.type == "cpu" and fast_bfloat16(device)
     if chosen != "fp32" and on_cpu and isinstance(body, Wav2Vec2Body):
         round_weights(body.feature_extractor.conv_layers)
+
+
+def coarsen_decoder(parts: list[nn.Module], name: str, device: torch.device) -> None:
+    """With "int8", 8-bit products in the large layers of a decoder's parts; other names: nothing.
+
+    They are a twelfth of the paper's network. Small layers would gain nothing.
+    """
+    if name == "int8":
+        use_precision(nn.ModuleList(parts), name, device, LARGE)

@@ -1,5 +1,6 @@
 """Linear layers in bfloat16 and with 8-bit products, against the float32 ones that they replace."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from jambatalk import load_checkpoint
+from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
 from layers.coarse_linear import BfloatLinear, ByteLinear, use_precision
 from tests.toy import synthetic_checkpoint
 
@@ -59,6 +60,35 @@ def test_only_the_encoder_of_a_loaded_model_is_coarse(tmp_path: Path) -> None:
     exact = load_checkpoint(path).model.predict(audio, template)
     error = (model.predict(audio, template) - exact).norm() / exact.norm()
     assert 0 < error < 0.05
+
+
+def test_only_8_bit_products_reach_large_layers_of_the_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speech.precision.LARGE", 200)
+    path = synthetic_checkpoint(tmp_path)
+    for name, kind in (("int8", ByteLinear), ("bf16", BfloatLinear)):
+        model = load_checkpoint(path, precision=name).model
+        reached = [type(layer) is kind for layer in model.layers.modules()]
+        assert any(reached) == (name == "int8")
+    exact = load_checkpoint(path).model
+    for name, layer in load_checkpoint(path, precision="int8").model.layers.named_modules():
+        before = exact.layers.get_submodule(name)
+        if isinstance(before, nn.Linear):
+            assert isinstance(layer, ByteLinear) == (before.weight.numel() >= 200), name
+
+
+def test_the_components_of_a_vertex_head_stay_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their weights are read as shapes of the face. A whole head is a product like others."""
+    monkeypatch.setattr("speech.precision.LARGE", 1)
+    path = synthetic_checkpoint(tmp_path)
+    low_rank, spec = load_checkpoint(path)
+    assert type(load_checkpoint(path, precision="int8").model.head.offsets) is not ByteLinear
+    whole = JambaTalk(replace(low_rank.config, vertex_rank=0))
+    save_checkpoint(path, whole, spec)
+    assert type(load_checkpoint(path, precision="int8").model.head.offsets) is ByteLinear
 
 
 def test_precisions_that_cannot_be_are_refused() -> None:
