@@ -19,7 +19,7 @@ from export.gltf import ATTRIBUTES, INDICES, Binary, write_glb_file
 from export.live_link import ARKIT_UNITS
 from export.sequences import obj_writer
 from export.visemes import OCULUS, SILENCE, VRM, pose_matrix
-from rendering.raster import srgb_to_linear
+from rendering.srgb import srgb_to_linear
 from synthetic.head import load_head
 
 PARTS = ("head", "teeth")  # names of the nodes, in the order of the alphabet

@@ -17,7 +17,8 @@ from export.frames import template_of
 from export.gltf import ATTRIBUTES, INDICES, Binary, index_type
 from export.morph_targets import MorphTargets, arkit_targets, principal_targets
 from export.textured import Textured, textured
-from rendering.raster import srgb_to_linear, surface_normals
+from rendering.raster import surface_normals
+from rendering.srgb import srgb_to_linear
 
 TURNED = 0.01  # length of the change of a unit normal (0.6°); less is left out of a target
 SKIN = {"metallicFactor": 0.0, "roughnessFactor": 0.6}

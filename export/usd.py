@@ -15,7 +15,7 @@ from common.errors import UserError, reason_of
 from common.whole_file import whole_file
 from export.clip import Clip
 from export.frames import blocks
-from rendering.raster import srgb_to_linear
+from rendering.srgb import srgb_to_linear
 
 
 def write_usd(clip: Clip, folder: Path) -> list[Path]:

@@ -12,9 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.numba_jit import compiled
-from rendering.raster import ENCLOSED, dot, rasterise_depth, row, surface_normals
+from rendering.raster import (
+    ENCLOSED,
+    bounds,
+    dot,
+    is_seen,
+    rasterise,
+    rasterise_depth,
+    row,
+    surface_normals,
+)
+from rendering.rims import Rims, back_is_hidden, find_rims, rim_boxes, with_exposed
 
 OPENNESS_DIRECTIONS = 96
+SURVEYS = 24  # of them, from which the whole mesh is drawn
 OPENNESS_MAP = 192  # side of the depth pictures for `measure_openness`, in samples
 SOFTNESS = 0.012  # of the head's radius: depth behind another surface at which light begins to fade
 MOUTH_MAP = 256  # side of the depth picture for `open_mouth`, in samples
@@ -52,11 +63,35 @@ def add_visible(
         visible[v] += cosine * min(max(2.0 - (nearest - w) / softness, 0.0), 1.0)
 
 
+@compiled()
+def _expose(screen, faces, face_ids, rims, exposed):
+    """Set `exposed` (V,) at faces whose back side is in a picture although `rims` exclude it."""
+    boxes = rim_boxes(screen, rims)
+    for line in range(face_ids.shape[0]):
+        for column in range(face_ids.shape[1]):
+            f = face_ids[line, column]
+            if f < 0:
+                continue
+            corners = row(faces, f)
+            left, right, top, bottom, _ = bounds(screen, corners)
+            _, front = is_seen(screen, corners)
+            if not front and back_is_hidden(rims, boxes, f, left, right, top, bottom):
+                exposed[corners[0]] = exposed[corners[1]] = exposed[corners[2]] = True
+
+
 def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
     """(V,) share of the sky above each vertex that no face (F, 3) hides: 1 free, 0 enclosed.
 
-    template: (V, 3). Ambient occlusion from small orthographic depth pictures, taken from evenly
-    spread directions.
+    template: (V, 3).
+    """
+    return look_around(template, faces, find_rims(faces, template))[0]
+
+
+def look_around(template: NDArray, faces: NDArray, rims: Rims) -> tuple[NDArray, NDArray]:
+    """`measure_openness`, and (V,) bool, corners of back sides that are seen in spite of `rims`.
+
+    Ambient occlusion from small orthographic pictures, taken from evenly spread directions; all
+    faces are drawn for the first `SURVEYS` of them, then those that may be seen.
     """
     centre = (template.min(axis=0) + template.max(axis=0)) / 2
     radius = np.linalg.norm(template - centre, axis=1).max()
@@ -64,24 +99,41 @@ def measure_openness(template: NDArray, faces: NDArray) -> NDArray:
     normals = np.empty_like(points)
     surface_normals(points, faces, np.empty((len(faces), 3), np.float32), normals)
     depth = np.empty((OPENNESS_MAP, OPENNESS_MAP), np.float32)
+    face_ids, exposed = np.empty(depth.shape, np.int32), np.zeros(len(points), np.bool_)
     free = np.ones(len(points), np.float32)  # not known yet
     visible, total = np.zeros(len(points)), np.zeros(len(points))
-    for k in range(OPENNESS_DIRECTIONS):
-        # Fibonacci sphere.
-        height = 1 - (2 * k + 1) / OPENNESS_DIRECTIONS
-        turn = k * math.pi * (3 - math.sqrt(5))
-        flat = math.sqrt(1 - height * height)
-        direction = np.array([flat * math.cos(turn), height, flat * math.sin(turn)])
-        right = np.cross([0.0, 0.0, 1.0] if abs(height) > 0.9 else [0.0, 1.0, 0.0], direction)
-        right /= np.linalg.norm(right)
-        up = np.cross(direction, right)
-        screen = np.stack([points @ right, -(points @ up), points @ direction], axis=1)
-        screen[:, :2] = (screen[:, :2] + 1.0) * OPENNESS_MAP / 2
-        screen[:, 2] += 2.0  # `rasterise_depth` draws positive w only
-        rasterise_depth(screen, faces, free, 0, OPENNESS_MAP, depth)
+    for k, direction in enumerate(_directions()):
+        screen = _orthographic(points, direction)
+        if k < SURVEYS:
+            rasterise(screen, faces, depth, face_ids)
+            _expose(screen, faces, face_ids, rims, exposed)
+        else:
+            if k == SURVEYS:
+                rims = with_exposed(rims, faces, exposed)
+            rasterise_depth(screen, faces, free, rims, 0, OPENNESS_MAP, depth)
         add_visible(screen, normals, depth, tuple(direction), SOFTNESS, visible, total)
     openness = np.where(total > 0, visible / np.maximum(total, 1e-9), 0.0)
-    return _smooth(openness, faces)
+    return _smooth(openness, faces), exposed
+
+
+def _directions() -> NDArray[np.float64]:
+    """(OPENNESS_DIRECTIONS, 3) of a Fibonacci sphere, unit vectors; the first are spread, too."""
+    k = np.arange(OPENNESS_DIRECTIONS)
+    height, turn = 1 - (2 * k + 1) / OPENNESS_DIRECTIONS, k * math.pi * (3 - math.sqrt(5))
+    flat = np.sqrt(1 - height * height)
+    directions = np.stack([flat * np.cos(turn), height, flat * np.sin(turn)], axis=1)
+    return directions[np.argsort(k % (OPENNESS_DIRECTIONS // SURVEYS), kind="stable")]
+
+
+def _orthographic(points: NDArray, direction: NDArray) -> NDArray[np.float64]:
+    """(V, 3) x, y, w in an openness map of points (V, 3) in the unit ball, from a direction."""
+    right = np.cross([0.0, 0.0, 1.0] if abs(direction[1]) > 0.9 else [0.0, 1.0, 0.0], direction)
+    right /= np.linalg.norm(right)
+    up = np.cross(direction, right)
+    screen = np.stack([points @ right, -(points @ up), points @ direction], axis=1)
+    screen[:, :2] = (screen[:, :2] + 1.0) * OPENNESS_MAP / 2
+    screen[:, 2] += 2.0  # only positive w is drawn
+    return screen
 
 
 def _smooth(values: NDArray, faces: NDArray) -> NDArray:
@@ -95,8 +147,13 @@ def _smooth(values: NDArray, faces: NDArray) -> NDArray:
 
 
 @compiled()
-def draw_mouth_map(screen: NDArray, faces: NDArray, resting: NDArray, depth: NDArray) -> None:
-    """Fill the lines of `depth` (N, N) that `open_mouth` reads: screen, resting as there."""
+def draw_mouth_map(
+    screen: NDArray, faces: NDArray, resting: NDArray, rims: Rims, depth: NDArray
+) -> None:
+    """Fill the lines of `depth` (N, N) that `open_mouth` reads: screen, resting as there.
+
+    rims: of `faces`.
+    """
     side = depth.shape[0]
     first, last = float(side), 0.0
     for v in range(screen.shape[0]):
@@ -105,7 +162,7 @@ def draw_mouth_map(screen: NDArray, faces: NDArray, resting: NDArray, depth: NDA
     reach = MOUTH_RADII[-1] * side + 1.0  # one line more, for the interpolation
     first, last = max(first - reach, 0.0), min(last + reach, float(side))
     if first < last:
-        rasterise_depth(screen, faces, resting, int(first), int(math.ceil(last)), depth)
+        rasterise_depth(screen, faces, resting, rims, int(first), int(math.ceil(last)), depth)
 
 
 @compiled(forceinline=True)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from common.errors import UserError, reason_of
 from config import PROJECT_ROOT
 from rendering import shading
-from rendering.raster import linear_to_srgb, surface_normals
+from rendering.raster import surface_normals
 from rendering.software import ENCODE_STEPS
+from rendering.srgb import linear_to_srgb
 
 if TYPE_CHECKING:
     from rendering.renderer import Camera

@@ -1,4 +1,4 @@
-"""The `software` renderer's z-buffer and surface normals, compiled by numba; sRGB conversion.
+"""The `software` renderer's z-buffer and surface normals, compiled by numba.
 
 The kernels release the interpreter lock, so threads can draw several frames at a time. Numba does
 not check bounds, so every index into an image is clamped here.
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from common.numba_jit import compiled
 from rendering.lanes import CONTRACT, LANES, keep_nearer
+from rendering.rims import Rims, back_is_hidden, no_rims, rim_boxes
 
 SAMPLES = 2  # samples to a pixel's side
 ENCLOSED = 0.3  # openness below which a point lies inside the mouth or behind the lids
@@ -159,7 +160,7 @@ def _by_height(screen, corners):
 
 
 @compiled()
-def _bounds(screen, corners):
+def bounds(screen, corners):
     """Bounds of a face: left, right, top, bottom in samples, and the largest w."""
     xa, ya, wa = row(screen, corners[0])
     xb, yb, wb = row(screen, corners[1])
@@ -168,7 +169,7 @@ def _bounds(screen, corners):
 
 
 @compiled()
-def _seen(screen, corners):
+def is_seen(screen, corners):
     """Whether all corners of a face are in front of the viewer, and whether its front is seen."""
     xa, ya, wa = row(screen, corners[0])
     xb, yb, wb = row(screen, corners[1])
@@ -180,9 +181,9 @@ def _seen(screen, corners):
 
 @compiled()
 def sort_faces(
-    screen: NDArray, faces: NDArray, openness: NDArray, height: int
+    screen: NDArray, faces: NDArray, openness: NDArray, rims: Rims, height: int
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """Faces by the bands that they reach, of a picture of `height` lines.
+    """Faces by the bands that they reach, of a picture of `height` lines, and may be seen in.
 
     openness: (V,) float32. Returns (indices, starts, reach): fronts of band k are indices[starts[2
     k] : starts[2 k + 1]], and until starts[2 k + 2] follow faces that others are likely to hide:
@@ -192,12 +193,15 @@ def sort_faces(
     starts, reach = np.zeros(2 * n_bands + 1, np.int64), np.empty((n_bands, 2))
     reach[:, 0], reach[:, 1] = np.inf, -np.inf
     bands, behind = np.empty((faces.shape[0], 2), np.int32), np.empty(faces.shape[0], np.int32)
+    boxes = rim_boxes(screen, rims)
     for f in range(faces.shape[0]):
         corners = row(faces, f)
-        left, right, top, bottom, _ = _bounds(screen, corners)
-        drawn, front = _seen(screen, corners)
-        top, bottom = max(top, 0.0), min(bottom, float(height))
+        left, right, top, bottom, _ = bounds(screen, corners)
+        drawn, front = is_seen(screen, corners)
         bands[f, 0], bands[f, 1] = 0, 0
+        if not front and back_is_hidden(rims, boxes, f, left, right, top, bottom):
+            continue
+        top, bottom = max(top, 0.0), min(bottom, float(height))
         if not (drawn and top < bottom and left <= right):
             continue
         least = min(openness[corners[0]], openness[corners[1]], openness[corners[2]])
@@ -239,7 +243,7 @@ def _measure_floors(depth, first, last, floors, lows):
 @compiled()
 def _hidden(screen, corners, top, floors):
     """Whether a face is behind the floors of all squares that it reaches."""
-    left, right, upper, lower, w = _bounds(screen, corners)
+    left, right, upper, lower, w = bounds(screen, corners)
     n_blocks = floors.shape[1]
     end = float(n_blocks * BLOCK - 1)
     for square in range(
@@ -306,7 +310,8 @@ def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray
     face_ids[:] = -1
     height, width = depth.shape
     buffers = new_buffers(width)
-    sorted_faces = sort_faces(screen, faces, np.ones(screen.shape[0], np.float32), height)
+    rims, free = no_rims(faces.shape[0]), np.ones(screen.shape[0], np.float32)
+    sorted_faces = sort_faces(screen, faces, free, rims, height)
     for band in range((height + BAND - 1) // BAND):
         left, right = rasterise_band(screen, faces, sorted_faces, band, buffers)
         right = min(right, width)
@@ -318,15 +323,21 @@ def rasterise(screen: NDArray, faces: NDArray, depth: NDArray, face_ids: NDArray
 
 @compiled()
 def rasterise_depth(
-    screen: NDArray, faces: NDArray, openness: NDArray, first: int, last: int, depth: NDArray
+    screen: NDArray,
+    faces: NDArray,
+    openness: NDArray,
+    rims: Rims,
+    first: int,
+    last: int,
+    depth: NDArray,
 ) -> None:
     """Fill the lines first to last of `depth` (M, N) as `rasterise`; others are of no use.
 
-    openness: as for `sort_faces`.
+    openness, rims: as for `sort_faces`.
     """
     height, width = depth.shape
     buffers = new_buffers(width)
-    sorted_faces = sort_faces(screen, faces, openness, height)
+    sorted_faces = sort_faces(screen, faces, openness, rims, height)
     for band in range(first // BAND, (last + BAND - 1) // BAND):
         left, right = rasterise_band(screen, faces, sorted_faces, band, buffers)
         right = min(right, width)
@@ -335,15 +346,3 @@ def rasterise_depth(
             here[:] = 0.0
             for column in range(left, right):
                 here[column] = buffers[0][line, column]
-
-
-def srgb_to_linear(colour: NDArray) -> NDArray:
-    """Linear light 0..1 of sRGB values 0..1 (IEC 61966-2-1)."""
-    colour = np.asarray(colour, dtype=np.float64)
-    return np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(light: NDArray) -> NDArray:
-    """sRGB values 0..1 of linear light 0..1 (IEC 61966-2-1)."""
-    light = np.asarray(light, dtype=np.float64)
-    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)

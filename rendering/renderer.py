@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from common.errors import UserError
 from rendering.mesh_holes import HoleFill, drop_doubles
-from rendering.occlusion import MOUTH_MAP, draw_mouth_map, measure_openness, open_mouth
-from rendering.raster import project_points, srgb_to_linear
+from rendering.occlusion import MOUTH_MAP, draw_mouth_map, look_around, open_mouth
+from rendering.raster import project_points
+from rendering.rims import find_rims, with_exposed
 from rendering.rounding import Rounding
+from rendering.srgb import srgb_to_linear
 
 CLAY = (0.79, 0.66, 0.59)  # sRGB, for meshes without colours
 FIELD_OF_VIEW = math.radians(20.0)  # as of a portrait lens, which distorts a face little
@@ -227,18 +229,32 @@ class Renderer:
         self.faces = self.rounding.faces
         points = self.template if framed is None else self.template[framed]
         self.camera = Camera(points, size, yaw, zoom, swing)
-        self.surface = self._surface(colors, gloss)
+        rims, coarse_faces = (
+            find_rims(self.rounding.coarse_faces, filled),
+            self.rounding.coarse_faces,
+        )
+        openness, self.exposed = look_around(filled, coarse_faces, rims)
+        self.coarse_rims = with_exposed(rims, coarse_faces, self.exposed)
+        self.surface = self._surface(colors, gloss, openness)
         self.resting = self.surface[: len(filled), 3].copy()  # openness of unsplit vertices
         self.backend = self._backend(background, renderer)
 
     def _backend(self, background: str | tuple[int, int, int] | None, renderer: str) -> Any:
         if background is None:
             check_transparent(renderer)
-            return _software_backend(self.faces, self.camera, None)
-        light = srgb_to_linear(np.array(parse_colour(background)) / 255)
-        return RENDERERS[choose_renderer(renderer)](self.faces, self.camera, light)
+            name, light = "software", None
+        else:
+            name, light = choose_renderer(renderer), parse_colour(background)
+            light = srgb_to_linear(np.array(light) / 255)
+        arguments = self.faces, self.camera, light
+        if name == "software":
+            filled = self.hole_fill.append_vertices(self.template)
+            rims = find_rims(self.faces, self.rounding.append_vertices(filled))
+            exposed = self.rounding.append_values(self.exposed.astype(float)) > 0
+            arguments += (with_exposed(rims, self.faces, exposed),)
+        return RENDERERS[name](*arguments)
 
-    def _surface(self, colors: NDArray | None, gloss: NDArray | None) -> NDArray:
+    def _surface(self, colors: NDArray | None, gloss: NDArray | None, openness: NDArray) -> NDArray:
         """(N, 6) float32 linear r, g, b, openness, gloss, 0 of the template, its holes filled."""
         if colors is None:
             colors = np.broadcast_to(CLAY, self.template.shape)
@@ -251,7 +267,7 @@ class Renderer:
         surface = np.zeros((len(filled), 6))
         surface[:, :3] = srgb_to_linear(self.hole_fill.append_colours(colors))
         surface[: len(colors), 4] = 0.0 if gloss is None else gloss
-        surface[:, 3] = measure_openness(filled, self.rounding.coarse_faces)
+        surface[:, 3] = openness
         return self.rounding.append_values(surface).astype(np.float32)
 
     def frame(self, vertices: NDArray) -> NDArray:
@@ -275,7 +291,7 @@ class Renderer:
         screen, focal = self.camera.project_square(view[: len(self.resting)], MOUTH_MAP)
         depth = np.empty((MOUTH_MAP, MOUTH_MAP), np.float32)
         openness = np.empty(len(screen), np.float32)
-        draw_mouth_map(screen, self.rounding.coarse_faces, self.resting, depth)
+        draw_mouth_map(screen, self.rounding.coarse_faces, self.resting, self.coarse_rims, depth)
         open_mouth(screen, depth, focal, self.resting, openness)
         surface = self.surface.copy()
         surface[:, 3] = self.rounding.append_values(openness)

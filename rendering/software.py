@@ -21,16 +21,16 @@ from rendering.raster import (
     BAND,
     SAMPLES,
     dot,
-    linear_to_srgb,
     new_buffers,
     rasterise_band,
     row,
     single,
     sort_faces,
-    srgb_to_linear,
     surface_normals,
 )
+from rendering.rims import Rims
 from rendering.shading import CAPACITY, FRONT, N_ROWS, ROW, TO_VIEWER, W, light_fragments
+from rendering.srgb import linear_to_srgb, srgb_to_linear
 
 if TYPE_CHECKING:
     from rendering.renderer import Camera
@@ -193,14 +193,14 @@ def _resolve(kinds, fragments, behind, encode, pixels):
 
 
 @compiled()
-def draw_picture(mesh, lens, face_normals, behind, encode, image) -> None:
+def draw_picture(mesh, rims, lens, face_normals, behind, encode, image) -> None:
     """Draw a mesh over `image` (H, W, 3 or 4) uint8.
 
     mesh: screen (V, 3) as for `rasterise`, faces (F, 3), traits (V, N_TRAITS) float32: unit
     normal, linear r, g, b, openness (1 free, 0 enclosed) and gloss (1 wet, 0 skin), and openness
-    (V,) again; lens: focal length, middle x and y in samples; face_normals: (F, 3) float32; behind:
-    (3,) float32, linear light of the background; encode: (n,) uint8, the sRGB code of the light
-    i / (n - 1).
+    (V,) again; rims: of the faces; lens: focal length, middle x and y in samples; face_normals: (F,
+    3) float32; behind: (3,) float32, linear light of the background; encode: (n,) uint8, the sRGB
+    code of the light i / (n - 1).
     """
     screen, faces, _, openness = mesh
     height, width = image.shape[0], image.shape[1]
@@ -208,7 +208,7 @@ def draw_picture(mesh, lens, face_normals, behind, encode, image) -> None:
     depth, numbers, _, _ = buffers
     kinds, near = np.empty(SEGMENT, np.uint8), np.empty(SEGMENT + 1, np.int32)
     runs, fragments = np.empty((CAPACITY, 4), np.int32), np.ones(N_ROWS * ROW, np.float32)
-    sorted_faces = sort_faces(screen, faces, openness, height * SAMPLES)
+    sorted_faces = sort_faces(screen, faces, openness, rims, height * SAMPLES)
     for band in range((height * SAMPLES + BAND - 1) // BAND):
         left, right = rasterise_band(screen, faces, sorted_faces, band, buffers)
         end = min((right + 1) // SAMPLES, width)
@@ -231,8 +231,11 @@ class SoftwareBackend:
 
     threadsafe = True
 
-    def __init__(self, faces: NDArray, camera: "Camera", background: NDArray | None) -> None:
-        self.faces, self.camera = faces, camera
+    def __init__(
+        self, faces: NDArray, camera: "Camera", background: NDArray | None, rims: Rims
+    ) -> None:
+        """rims: of the faces."""
+        self.faces, self.camera, self.rims = faces, camera, rims
         self.transparent = background is None
         self.behind = np.zeros(3) if background is None else background
         self.behind = self.behind.astype(np.float32)
@@ -257,7 +260,7 @@ class SoftwareBackend:
         lens = camera.focal_px * SAMPLES, camera.width * SAMPLES / 2, camera.height * SAMPLES / 2
         image = self.blank.copy()
         mesh = camera.project(view, SAMPLES), self.faces, traits, surface[:, 3].copy()
-        draw_picture(mesh, lens, face_normals, self.behind, self.encode, image)
+        draw_picture(mesh, self.rims, lens, face_normals, self.behind, self.encode, image)
         return _with_alpha(image) if self.transparent else image
 
 

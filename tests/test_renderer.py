@@ -12,6 +12,8 @@ import trimesh
 from common.errors import UserError
 from rendering import raster
 from rendering.renderer import Camera, Renderer, check_size, choose_renderer, parse_colour
+from rendering.rims import no_rims
+from rendering.srgb import linear_to_srgb, srgb_to_linear
 
 ROOT = Path(__file__).resolve().parents[1]
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
@@ -42,11 +44,9 @@ def test_wrong_colour_is_named(text):
 
 def test_srgb_follows_the_standard_and_back():
     # IEC 61966-2-1 by hand: ((0.5 + 0.055) / 1.055) ** 2.4 = 0.21404
-    assert raster.srgb_to_linear(0.5) == pytest.approx(0.21404, abs=1e-5)
+    assert srgb_to_linear(0.5) == pytest.approx(0.21404, abs=1e-5)
     values = np.linspace(0, 1, 101)
-    np.testing.assert_allclose(
-        raster.linear_to_srgb(raster.srgb_to_linear(values)), values, atol=1e-6
-    )
+    np.testing.assert_allclose(linear_to_srgb(srgb_to_linear(values)), values, atol=1e-6)
 
 
 def test_background_keeps_its_exact_colour(ball):
@@ -120,7 +120,7 @@ def test_the_z_buffer_is_that_of_a_test_of_every_sample(rng):
     np.testing.assert_allclose(depth[clear], nearest[clear], rtol=1e-5)
     part = np.full_like(depth, np.nan)
     openness = rng.uniform(size=3 * n).astype(np.float32)  # faces in another order
-    raster.rasterise_depth(points.reshape(-1, 3), corners, openness, 37, 61, part)
+    raster.rasterise_depth(points.reshape(-1, 3), corners, openness, no_rims(n), 37, 61, part)
     np.testing.assert_array_equal(part[37:61], depth[37:61])
 
 
@@ -187,7 +187,7 @@ def test_the_inside_of_a_surface_is_dark(ball):
     inside = Renderer(bowl, vertices, size=64, background=BLACK).frame(vertices)
     outside = Renderer(front, vertices, size=64, background=BLACK).frame(vertices)
     middle = slice(28, 36)
-    light = [raster.srgb_to_linear(i[middle, middle] / 255).mean() for i in (inside, outside)]
+    light = [srgb_to_linear(i[middle, middle] / 255).mean() for i in (inside, outside)]
     assert light[0] < 0.25 * light[1]
 
 

@@ -17,7 +17,7 @@ from config import DatasetSpec
 from evaluation import page_media, report
 from evaluation.comparison import Layout
 from evaluation.report import to_html, write_report
-from rendering.raster import srgb_to_linear
+from rendering.srgb import srgb_to_linear
 
 PLATE = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], np.float32) * 0.1
 VOID = {"meta", "img", "source"}  # elements without an end tag

@@ -11,8 +11,8 @@ from PIL import Image
 
 import demo
 from common.errors import EXIT_BAD_INPUT, UserError, run_cli
-from rendering.raster import linear_to_srgb, srgb_to_linear
 from rendering.renderer import Renderer
+from rendering.srgb import linear_to_srgb, srgb_to_linear
 from rendering.video import write_video
 from tests.toy import synthetic_checkpoint
 
