@@ -3,8 +3,10 @@
     python -m benchmarks.bench_live [--minutes 10] [--memory_minutes 60] [--lips]
 
 Recordings are fed on the clock, in blocks of 20 ms as a microphone gives them; then, as fast as the
-engine takes them, for its memory and for the sessions that two threads hold in real time. `--lips`
-compares live and whole-clip prediction on human recordings (see bench_lips). The last line is JSON.
+engine takes them, for its memory and for the sessions that two threads hold in real time. The
+motion between two frames is compared at the joins of the engine's steps, inside them, and in
+whole-clip prediction. `--lips` compares live and whole-clip prediction on human recordings (see
+bench_lips). The last line is JSON.
 """
 
 import argparse
@@ -33,8 +35,8 @@ from config import BUNDLED_MODEL, SAMPLE_RATE
 from jambatalk import Checkpoint, load_checkpoint
 from layers import PRECISIONS
 from production.jobs import DEMO_FOLDER, find_recordings
-from speech.audio import read_audio
-from streaming.engine import CONTEXT_S, LOOK_AHEAD_S, Stream
+from speech.audio import normalise, read_audio
+from streaming.engine import CONTEXT_S, LOOK_AHEAD_S, STEP_FRAMES, Stream
 from streaming.session import LATE_S
 from synthetic.head import Head, load_head
 
@@ -75,10 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(args.checkpoint, precision=args.precision)
-    sound = np.concatenate([read_audio(path) for path in find_recordings(args.wav_path)])
+    recordings = [read_audio(path) for path in find_recordings(args.wav_path)]
+    sound = np.concatenate(recordings)
     row: dict[str, Any] = on_the_clock(checkpoint, sound, args)
     row["memory_growth_mb_per_hour"] = memory_growth(checkpoint, sound, args)
     row["sessions_real_time"] = sessions(checkpoint, sound, args.output)
+    row |= joins(checkpoint, recordings)
     if args.lips:
         row |= lips(checkpoint, args)
     print(json.dumps(row))
@@ -182,6 +186,34 @@ def sessions(checkpoint: Checkpoint, sound: NDArray, output: str) -> float:
         held = threads * SESSION_S / (time.monotonic() - begin)
     print(f"{threads} threads: {held:.1f} sessions in real time")
     return round(held, 1)
+
+
+def joins(checkpoint: Checkpoint, recordings: Sequence[NDArray]) -> dict[str, float]:
+    """Largest motion of a vertex from frame to frame, in mm: 99 % of the pairs of frames.
+
+    At the joins of the engine's steps, inside the steps, and in whole-clip prediction.
+    """
+    stream, fps = Stream(checkpoint), checkpoint.spec.fps
+    scale, template = 1000 * checkpoint.spec.metres_per_unit, stream.template.numpy()
+    motion: dict[str, list[float]] = {"join_mm": [], "inside_mm": [], "whole_mm": []}
+    for sound in recordings:
+        stream.reset()
+        live = np.stack([frame.values for frame in stream.push(sound) + stream.flush()])
+        steps = scale * largest_motion(live)
+        joined = np.arange(1, len(live)) % STEP_FRAMES == 0
+        motion["join_mm"] += steps[joined].tolist()
+        motion["inside_mm"] += steps[~joined].tolist()
+        whole = checkpoint.vertices(normalise(sound), template, fps)
+        motion["whole_mm"] += (scale * largest_motion(whole)).tolist()
+    row = {name: round(float(np.quantile(mm, 0.99)), 2) for name, mm in motion.items()}
+    most = ", ".join(f"{name[:-3]} {row[name]} and {max(mm):.2f}" for name, mm in motion.items())
+    print(f"motion from frame to frame, 99 % and the largest, mm: {most}")
+    return row
+
+
+def largest_motion(vertices: NDArray) -> NDArray:
+    """(T - 1,) distance by which the vertex (T, V, 3) that moves most goes from frame to frame."""
+    return np.linalg.norm(np.diff(vertices, axis=0), axis=-1).max(axis=1)
 
 
 def lips(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str, float]:

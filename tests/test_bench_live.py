@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from benchmarks.bench_live import causes
+from benchmarks.bench_live import causes, largest_motion
 from benchmarks.idle_process import idle_process
 
 
@@ -14,6 +14,13 @@ def test_causes_of_late_frames_are_told_apart() -> None:
     assert causes(steps, 4.0) == {
         "step_ms": 25.0, "slowest_step_ms": 180.0, "core_wait_ms": 130.0, "host_stall_ms": 4.0,
     }  # fmt: skip
+
+
+def test_the_vertex_that_moves_most_counts() -> None:
+    vertices = np.zeros((3, 4, 3))
+    vertices[1, 2] = [3, 4, 0]  # 5 from the frame before
+    vertices[2, 2], vertices[2, 0] = [3, 4, 1], [0, 0, 2]
+    np.testing.assert_allclose(largest_motion(vertices), [5, 2])
 
 
 def test_an_idle_process_tells_how_late_it_woke() -> None:
