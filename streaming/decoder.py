@@ -1,4 +1,8 @@
-"""The decoder frame by frame: Mamba layers keep their state, attention a bounded past."""
+"""The decoder frame by frame: Mamba layers keep their state, attention a bounded past.
+
+A step also computes the frame behind its own. The next step, which has heard more, computes this
+frame again, and its first frame is a mean of both: the motion at joins is like that inside steps.
+"""
 
 from typing import Any, NamedTuple
 
@@ -8,11 +12,17 @@ from torch import Tensor
 from jambatalk import JambaTalk
 from layers.transformer import TransformerLayer
 
+JOIN = 0.3  # weight of what the step before expected in the first frame of a step
+
 
 class DecoderState(NamedTuple):
-    """What the layers keep of the frames before a step, in their order; None before the first."""
+    """What the layers keep of the frames before a step, in their order; None before the first.
+
+    expected: (1, 1, D) the head's input for the next frame, None where no later frame is heard.
+    """
 
     layers: tuple[Any, ...]
+    expected: Tensor | None = None
 
 
 class LiveDecoder:
@@ -45,5 +55,14 @@ class LiveDecoder:
                 x, after = layer.step(x, before, n)
             states.append(after)
             if index == self.last_attention:  # the layers behind it look at no later frame
-                x = x[:, :n]
-        return self.model.norm(x[:, :n]), DecoderState(tuple(states))
+                x = x[:, : n + 1]
+        hidden = self.model.norm(x[:, : n + 1])
+        after = DecoderState(tuple(states), hidden[:, n:] if hidden.shape[1] > n else None)
+        return joined(hidden[:, :n], state.expected), after
+
+
+def joined(hidden: Tensor, expected: Tensor | None) -> Tensor:
+    """The head's input (1, n, D) of a step; expected: its first frame by the step before."""
+    if expected is None:
+        return hidden
+    return torch.cat([torch.lerp(hidden[:, :1], expected, JOIN), hidden[:, 1:]], dim=1)
