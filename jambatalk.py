@@ -39,7 +39,7 @@ from rendering.animation import Animation, check_fps, resample_motion
 from speech.clip_audio import ClipAudio
 from speech.encoder_backend import check_backend
 from speech.features import fold, length_mask
-from speech.precision import coarsen, coarsen_decoder
+from speech.precision import coarsen
 from speech.recording import check_clip, check_speech, load_recording
 from speech.stored_speech import StoredSpeech
 from speech.timing import covering_frames, mesh_frames, samples_for
@@ -281,6 +281,7 @@ def load_checkpoint(
     dataset: str | None = None,
     encoder_backend: str = "torch",
     precision: str = "fp32",
+    device: torch.device | None = None,
 ) -> Checkpoint:
     """The model and data set of a checkpoint, in evaluation mode on the CPU.
 
@@ -289,11 +290,11 @@ def load_checkpoint(
     `config.RECIPES`, needed only where published weights fit several data sets. encoder_backend:
     of `speech.encoder_backend.BACKENDS`. precision: of the encoder's matrix products ("int8": of
     the decoder's large ones as well), of `layers.PRECISIONS`; only "fp32" keeps weights that can be
-    trained or saved. Weights of large layers stay memory-mapped as they are stored; half precision
-    is widened when it is used (call the model's `float()` before training). Nothing is downloaded
-    or unpickled. Raises `UserError` for a file that is missing, damaged or of another kind, for a
-    `dataset` that the model is not for, and for a backend or precision that the model cannot have
-    or that is not installed.
+    trained or saved. device: that it is chosen for, by default `pick_device`'s. Large weights stay
+    memory-mapped as they are stored; half precision is widened when it is used (call the model's
+    `float()` before training). Nothing is downloaded or unpickled. Raises `UserError` for a file
+    that is missing, damaged or of another kind, and for a `dataset`, backend or precision that the
+    model cannot have or that is not installed.
     """
     from released.topology import published_dataset
     from released.weights import is_release, load_release
@@ -301,25 +302,23 @@ def load_checkpoint(
     if encoder_backend == "onnx" and precision != "fp32":
         raise UserError(f"--precision {precision}: needs --encoder_backend torch")
     check_backend(encoder_backend)
+    device = device or pick_device()[0]
     path = BUNDLED_MODEL if path is None else Path(path)
     if is_release(path):
         if encoder_backend != "torch":
             raise UserError(f"{path}: published weights need --encoder_backend torch")
         model = load_release(path)
-        coarsen(model.audio_encoder, precision, pick_device()[0])
-        coarsen_decoder([model], precision, pick_device()[0])
+        coarsen(model.audio_encoder, [model], precision, device)
         make_fast(model)
         return Checkpoint(model, published_dataset(path, dataset, model.config))
     checkpoint = _load_own(path)
     if dataset not in (None, checkpoint.spec.name):
         raise UserError(f"dataset {dataset}: {path} is a model for {checkpoint.spec.name}")
-    if encoder_backend == "onnx":
-        encoder = checkpoint.model.encoder
-        encoder.kind.use_onnx(encoder.body.float())
     model = checkpoint.model
-    coarsen(model.encoder.body, precision, pick_device()[0])
-    whole_head = [model.head] if model.head.coefficients is None else []
-    coarsen_decoder([model.layers, *whole_head], precision, pick_device()[0])
+    if encoder_backend == "onnx":
+        model.encoder.kind.use_onnx(model.encoder.body.float())
+    parts = [model.layers, model.head] if model.head.coefficients is None else [model.layers]
+    coarsen(model.encoder.body, parts, precision, device)
     make_fast(model)
     return checkpoint
 

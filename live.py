@@ -51,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--sessions", type=int, default=8, metavar="N", help="at a time; default: %(default)s")
     add("--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N",
         help="that compute; default: %(default)s")
-    add("--precision", choices=PRECISIONS, default="auto", metavar="NAME",
+    add("--precision", choices=PRECISIONS, default="int8", metavar="NAME",
         help="of the speech encoder's matrix products, as for demo.py; default: %(default)s")
     add("--osc", metavar="HOST:PORT", help="send curves by OSC with VMC's addresses, such as to "
         "127.0.0.1:39539")
@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, kind in (("osc", OscSender), ("livelink", LiveLinkSender))
         if getattr(args, name) is not None
     ]
-    checkpoint = load_checkpoint(args.checkpoint, args.dataset, precision=args.precision)
+    cpu = torch.device("cpu")  # the engine works there alone
+    checkpoint = load_checkpoint(args.checkpoint, args.dataset, "torch", args.precision, cpu)
     if args.stdin:
         read_pipe(args, checkpoint, senders)
     else:

@@ -57,7 +57,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--minutes", type=float, default=10.0, help="fed on the clock; default: %(default)s")
     add("--memory_minutes", type=int, default=10, metavar="N",
         help="fed as fast as possible, 60 for the hour; at least 1; default: %(default)s")
-    add("--precision", choices=PRECISIONS, default="auto", help="as of live.py; default: auto")
+    add("--precision", choices=PRECISIONS, default="int8", help="as of live.py; default: int8")
     add("--output", default="curves", help="of the engine; default: %(default)s")
     add("--lips", action="store_true", help="lip sync by look-ahead, on human recordings")
     add("--look_aheads", type=float, nargs="+", default=[0.0, 0.1, 0.25, 0.5], metavar="S")
@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print tables and JSON."""
     args = parse(argv)
     torch.set_num_threads(1)
-    checkpoint = load_checkpoint(args.checkpoint, precision=args.precision)
+    cpu = torch.device("cpu")
+    checkpoint = load_checkpoint(args.checkpoint, precision=args.precision, device=cpu)
     recordings = [read_audio(path) for path in find_recordings(args.wav_path)]
     sound = np.concatenate(recordings)
     row: dict[str, Any] = on_the_clock(checkpoint, sound, args)

@@ -98,3 +98,16 @@ def test_precisions_that_cannot_be_are_refused() -> None:
         use_precision(nn.Linear(2, 2), "int8", torch.device("cuda"))
     with pytest.raises(UserError, match="--precision int8: needs --encoder_backend torch"):
         load_checkpoint(encoder_backend="onnx", precision="int8")
+
+
+def test_the_precision_is_chosen_for_the_device_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """live.py computes on the processor where there is a GPU, too."""
+    gpu = torch.device("cuda")
+    monkeypatch.setattr("jambatalk.pick_device", lambda: (gpu, torch.float32, "a GPU"))
+    path = synthetic_checkpoint(tmp_path)
+    with pytest.raises(UserError, match="works on a CPU only"):
+        load_checkpoint(path, precision="int8")
+    model = load_checkpoint(path, precision="int8", device=CPU).model
+    assert any(isinstance(layer, ByteLinear) for layer in model.modules())
