@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_live [--minutes 10] [--memory_minutes 60] [--lips]
 
-Recordings are fed on the clock, in blocks of 20 ms as a microphone gives them; then, as fast as the
-engine takes them, for its memory and for the sessions that two threads hold in real time. The
-motion between two frames is compared at the joins of the engine's steps, inside them, and in
+Recordings are fed on the clock, in blocks of 10 ms as microphone and page give them; then, as fast
+as the engine takes them, for its memory and for the sessions that two threads hold in real time.
+The motion between two frames is compared at the joins of the engine's steps, inside them, and in
 whole-clip prediction. `--lips` compares live and whole-clip prediction on human recordings (see
 bench_lips). The last line is JSON.
 """
@@ -40,7 +40,7 @@ from streaming.engine import CONTEXT_S, LOOK_AHEAD_S, STEP_FRAMES, Stream
 from streaming.session import LATE_S
 from synthetic.head import Head, load_head
 
-BLOCK = SAMPLE_RATE // 50
+BLOCK = SAMPLE_RATE // 100
 WARM_UP_S = 2.0  # of sound before anything is measured
 SESSION_S = 20.0  # of sound, of each of the sessions
 MEMORY_ROW = 10  # minutes of sound between two rows about memory
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def blocks_of(sound: NDArray, seconds: float) -> Iterator[NDArray]:
-    """Blocks of 20 ms of a sound that is repeated for so many seconds."""
+    """Blocks of 10 ms of a sound that is repeated for so many seconds."""
     for index in range(round(seconds * SAMPLE_RATE) // BLOCK):
         start = index * BLOCK % (len(sound) - BLOCK)
         yield sound[start : start + BLOCK]

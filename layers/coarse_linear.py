@@ -1,7 +1,7 @@
-"""Linear layers in bfloat16 or with 8-bit products, for prediction.
+"""Linear layers in bfloat16 or with 8-bit products, and 8-bit convolutions, for prediction.
 
-Most of the time of a large speech encoder goes into its linear layers. Only their products are
-coarse: sums, norms, attention and what goes from layer to layer stay float32.
+Nearly all of the time of a speech encoder goes into its linear layers and convolutions. Only their
+products are coarse: sums, norms, attention and what goes from layer to layer stay float32.
 """
 
 import warnings
@@ -41,16 +41,50 @@ class ByteLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.packed = _packed(linear)
+        self.packed = _packed(linear.weight.detach(), linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C_out) float32 for x (..., C_in)."""
         return torch.ops.quantized.linear_dynamic(x.float(), self.packed, True)
 
 
-def _packed(linear: nn.Linear) -> torch.ScriptObject:
-    """The quantised weights of a layer, in the order of the kernel."""
-    weight = linear.weight.detach().to(torch.float32, copy=True)
+class ByteConvolution(nn.Module):
+    """A convolution over time whose products are 8-bit as those of `ByteLinear`, on a CPU.
+
+    conv: without padding, dilation and groups.
+    """
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.out_channels = (
+            conv.kernel_size, conv.stride, conv.out_channels,
+        )  # fmt: skip
+        self.packed = _packed(conv.weight.detach().transpose(1, 2).flatten(1), conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_out, m) float32 for x (B, C_in, n)."""
+        frames = [self.of_frames(clip.contiguous()) for clip in x.float().transpose(1, 2)]
+        return torch.stack(frames).transpose(1, 2)
+
+    def of_frames(self, x: Tensor) -> Tensor:
+        """(m, C_out) float32 for x (n, C_in) float32, contiguous."""
+        rows = frames_in_reach(x, self.kernel_size[0], self.stride[0])
+        return torch.ops.quantized.linear_dynamic(rows, self.packed, True)
+
+
+def frames_in_reach(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Rows (m, kernel · C) of x (n, C), contiguous: row j is the frames from stride · j on.
+
+    A view where rows do not overlap, else a copy.
+    """
+    n, width = x.shape
+    m = (n - kernel) // stride + 1
+    return x.as_strided((m, kernel * width), (stride * width, 1), x.storage_offset()).contiguous()
+
+
+def _packed(weight: Tensor, bias: Tensor | None) -> torch.ScriptObject:
+    """Quantised weights (C_out, C_in) and a bias (C_out,), in the order of the kernel."""
+    weight = weight.to(torch.float32, copy=True)
     largest = torch.maximum(weight.amax(1), -weight.amin(1))  # (C_out,)
     scales = largest.clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
     levels = weight.div_(scales[:, None]).round_().to(torch.int8)
@@ -59,14 +93,15 @@ def _packed(linear: nn.Linear) -> torch.ScriptObject:
         quantised = torch._make_per_channel_quantized_tensor(
             levels, scales.double(), torch.zeros(len(levels), dtype=torch.long), 0
         )
-        bias = None if linear.bias is None else linear.bias.detach().float()
+        bias = None if bias is None else bias.detach().float()
         return torch.ops.quantized.linear_prepack(quantised, bias)
 
 
 def use_precision(module: nn.Module, name: str, device: torch.device, least: int = 0) -> str:
     """Replace all linear layers inside `module`, which is for prediction only from now on.
 
-    Returns the name of the numbers in use: "fp32", "bf16" or "int8".
+    "int8" replaces convolutions of several channels as well. Returns the name of the numbers in
+    use: "fp32", "bf16" or "int8".
 
     name: of `PRECISIONS`; "auto" is "bf16" where `device` multiplies bfloat16 matrices in hardware,
     else "fp32", which changes nothing. least: weights of a layer below which it stays as it is.
@@ -78,16 +113,36 @@ def use_precision(module: nn.Module, name: str, device: torch.device, least: int
         name = "bf16" if fast_bfloat16(device) else "fp32"
     if name == "int8" and device.type != "cpu":
         raise UserError("--precision int8: works on a CPU only; use --precision bf16")
-    kinds: dict[str, Callable[[nn.Linear], nn.Module]] = {"bf16": BfloatLinear, "int8": ByteLinear}
-    if name in kinds:
-        _replace(module, kinds[name], least)
+    if name == "bf16":
+        _replace(module, BfloatLinear, None, least)
+    elif name == "int8":
+        _replace(module, ByteLinear, ByteConvolution, least)
     return name
 
 
 @torch.no_grad()
-def _replace(module: nn.Module, make: Callable[[nn.Linear], nn.Module], least: int) -> None:
+def _replace(
+    module: nn.Module,
+    of_linear: Callable[[nn.Linear], nn.Module],
+    of_convolution: Callable[[nn.Conv1d], nn.Module] | None,
+    least: int,
+) -> None:
     for name, child in module.named_children():
-        if type(child) is not nn.Linear:  # attention of torch reads the weights of its subclass
-            _replace(child, make, least)
-        elif child.weight.numel() >= least:
+        if type(child) is nn.Linear:  # attention of torch reads the weights of its subclass
+            make = of_linear
+        elif of_convolution is not None and type(child) is nn.Conv1d and _is_plain(child):
+            make = of_convolution
+        else:
+            _replace(child, of_linear, of_convolution, least)
+            continue
+        if child.weight.numel() >= least:
             setattr(module, name, make(child))
+
+
+def _is_plain(conv: nn.Conv1d) -> bool:
+    """Whether `ByteConvolution` computes a convolution; of one channel it would gain nothing."""
+    return (
+        conv.in_channels > 1
+        and (conv.groups, conv.padding, conv.dilation) == (1, (0,), (1,))
+        and conv.padding_mode == "zeros"
+    )

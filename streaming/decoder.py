@@ -1,7 +1,7 @@
 """The decoder frame by frame: Mamba layers keep their state, attention a bounded past.
 
-A step also computes the frame behind its own. The next step, which has heard more, computes this
-frame again, and its first frame is a mean of both: the motion at joins is like that inside steps.
+A step also computes the frames behind its own. The next step, which has heard more, computes these
+frames again, and its own are a mean of both: the motion at joins is like that inside steps.
 """
 
 from typing import Any, NamedTuple
@@ -12,13 +12,14 @@ from torch import Tensor
 from jambatalk import JambaTalk
 from layers.transformer import TransformerLayer
 
-JOIN = 0.3  # weight of what the step before expected in the first frame of a step
+JOIN = (0.4, 0.2)  # weight of what the step before expected in the first frames of a step
 
 
 class DecoderState(NamedTuple):
     """What the layers keep of the frames before a step, in their order; None before the first.
 
-    expected: (1, 1, D) the head's input for the next frame, None where no later frame is heard.
+    expected: (1, m, D) the head's input for the next frames, as many as `JOIN` has weights or the
+    look-ahead reaches; None where it reaches none.
     """
 
     layers: tuple[Any, ...]
@@ -55,14 +56,16 @@ class LiveDecoder:
                 x, after = layer.step(x, before, n)
             states.append(after)
             if index == self.last_attention:  # the layers behind it look at no later frame
-                x = x[:, : n + 1]
-        hidden = self.model.norm(x[:, : n + 1])
+                x = x[:, : n + len(JOIN)]
+        hidden = self.model.norm(x[:, : n + len(JOIN)])
         after = DecoderState(tuple(states), hidden[:, n:] if hidden.shape[1] > n else None)
         return joined(hidden[:, :n], state.expected), after
 
 
 def joined(hidden: Tensor, expected: Tensor | None) -> Tensor:
-    """The head's input (1, n, D) of a step; expected: its first frame by the step before."""
+    """The head's input (1, n, D) of a step; expected: (1, m, D), its frames by the step before."""
     if expected is None:
         return hidden
-    return torch.cat([torch.lerp(hidden[:, :1], expected, JOIN), hidden[:, 1:]], dim=1)
+    m = min(hidden.shape[1], expected.shape[1])
+    weight = torch.tensor(JOIN[:m])[:, None]
+    return torch.cat([torch.lerp(hidden[:, :m], expected[:, :m], weight), hidden[:, m:]], dim=1)

@@ -20,7 +20,7 @@ from layers.mamba import MambaState
 from layers.transformer import TransformerLayer
 from speech.features import fold
 from speech.moonshine import LEVEL, Moonshine, encoder_states, mesh_instants, read_at
-from streaming.decoder import joined
+from streaming.decoder import JOIN, joined
 from streaming.engine import ATTENTION_S, CONTEXT_S, REST_STEPS, STEP_FRAMES, Stream
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ class LiveStep(nn.Module):
     window: (1, W) float32, sound with a mean absolute amplitude of 1; instants: (frames · k,)
     float64, of the encoder frames in samples from the window's start. states: for each Mamba layer
     its last inputs and its scan, for an attention layer its past frames; with a look-ahead, what
-    this step expects of the next frame (`first_states`).
+    the step before expected of this step's frames (`first_states`).
     """
 
     def __init__(self, stream: Stream) -> None:
         super().__init__()
         self.model = stream.model
         self.reach = round(ATTENTION_S * stream.fps)
-        self.looks_ahead = stream.ahead_frames > 0
+        self.n_expected = min(stream.ahead_frames, len(JOIN))
 
     def forward(self, window: Tensor, instants: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """As the class says."""
@@ -62,8 +62,8 @@ class LiveStep(nn.Module):
             else:
                 x, state = layer.step(x, MambaState(next(given), next(given)), STEP_FRAMES)
                 after += state
-        hidden, head = model.norm(x[:, : STEP_FRAMES + 1]), model.head
-        if self.looks_ahead:
+        hidden, head = model.norm(x[:, : STEP_FRAMES + self.n_expected]), model.head
+        if self.n_expected:
             after.append(hidden[:, STEP_FRAMES:])
             hidden = joined(hidden[:, :STEP_FRAMES], next(given))
         result = head(hidden) if head.coefficients is None else head.low_rank(hidden)
@@ -78,8 +78,8 @@ class LiveStep(nn.Module):
                 mamba = layer.mamba
                 yield f"inputs_{index}", torch.zeros(1, mamba.d_conv - 1, mamba.d_inner)
                 yield f"scan_{index}", torch.zeros(1, mamba.d_inner, mamba.d_state)
-        if self.looks_ahead:
-            yield "expected", torch.zeros(1, 1, self.model.config.d_model)
+        if self.n_expected:
+            yield "expected", torch.zeros(1, self.n_expected, self.model.config.d_model)
 
 
 def write_live_step(checkpoint: Checkpoint, folder: Path, look_ahead_s: float) -> list[Path]:

@@ -2,7 +2,7 @@
 class Capture extends AudioWorkletProcessor {
   constructor() {
     super();
-    this.block = new Float32Array(1024);
+    this.block = new Float32Array(512);
     this.filled = 0;
   }
 
