@@ -1,7 +1,7 @@
-"""Linear layers in bfloat16 or with 8-bit products, and 8-bit convolutions, for prediction.
+"""Linear layers in bfloat16 or with 8-bit products, and an 8-bit convolution, for prediction.
 
-Nearly all of the time of a speech encoder goes into its linear layers and convolutions. Only their
-products are coarse: sums, norms, attention and what goes from layer to layer stay float32.
+Most of the time of a large speech encoder goes into its linear layers. Only their products are
+coarse: sums, norms, attention and what goes from layer to layer stay float32.
 """
 
 import warnings
@@ -56,30 +56,18 @@ class ByteConvolution(nn.Module):
 
     def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__()
-        self.kernel_size, self.stride, self.out_channels = (
-            conv.kernel_size, conv.stride, conv.out_channels,
-        )  # fmt: skip
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
         self.packed = _packed(conv.weight.detach().transpose(1, 2).flatten(1), conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_out, m) float32 for x (B, C_in, n)."""
-        frames = [self.of_frames(clip.contiguous()) for clip in x.float().transpose(1, 2)]
-        return torch.stack(frames).transpose(1, 2)
-
-    def of_frames(self, x: Tensor) -> Tensor:
-        """(m, C_out) float32 for x (n, C_in) float32, contiguous."""
-        rows = frames_in_reach(x, self.kernel_size[0], self.stride[0])
-        return torch.ops.quantized.linear_dynamic(rows, self.packed, True)
-
-
-def frames_in_reach(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Rows (m, kernel · C) of x (n, C), contiguous: row j is the frames from stride · j on.
-
-    A view where rows do not overlap, else a copy.
-    """
-    n, width = x.shape
-    m = (n - kernel) // stride + 1
-    return x.as_strided((m, kernel * width), (stride * width, 1), x.storage_offset()).contiguous()
+        (kernel,), (stride,) = self.kernel_size, self.stride
+        clips = x.float().transpose(1, 2).contiguous()  # (B, n, C_in)
+        batch, n, width = clips.shape
+        # row j has the frames from stride · j on; they overlap
+        size, strides = (batch, (n - kernel) // stride + 1, kernel * width), clips.stride()
+        rows = clips.as_strided(size, (strides[0], stride * width, 1)).contiguous()
+        return torch.ops.quantized.linear_dynamic(rows, self.packed, True).transpose(1, 2)
 
 
 def _packed(weight: Tensor, bias: Tensor | None) -> torch.ScriptObject:
@@ -100,8 +88,7 @@ def _packed(weight: Tensor, bias: Tensor | None) -> torch.ScriptObject:
 def use_precision(module: nn.Module, name: str, device: torch.device, least: int = 0) -> str:
     """Replace all linear layers inside `module`, which is for prediction only from now on.
 
-    "int8" replaces convolutions of several channels as well. Returns the name of the numbers in
-    use: "fp32", "bf16" or "int8".
+    Returns the name of the numbers in use: "fp32", "bf16" or "int8".
 
     name: of `PRECISIONS`; "auto" is "bf16" where `device` multiplies bfloat16 matrices in hardware,
     else "fp32", which changes nothing. least: weights of a layer below which it stays as it is.
@@ -113,36 +100,16 @@ def use_precision(module: nn.Module, name: str, device: torch.device, least: int
         name = "bf16" if fast_bfloat16(device) else "fp32"
     if name == "int8" and device.type != "cpu":
         raise UserError("--precision int8: works on a CPU only; use --precision bf16")
-    if name == "bf16":
-        _replace(module, BfloatLinear, None, least)
-    elif name == "int8":
-        _replace(module, ByteLinear, ByteConvolution, least)
+    kinds: dict[str, Callable[[nn.Linear], nn.Module]] = {"bf16": BfloatLinear, "int8": ByteLinear}
+    if name in kinds:
+        _replace(module, kinds[name], least)
     return name
 
 
 @torch.no_grad()
-def _replace(
-    module: nn.Module,
-    of_linear: Callable[[nn.Linear], nn.Module],
-    of_convolution: Callable[[nn.Conv1d], nn.Module] | None,
-    least: int,
-) -> None:
+def _replace(module: nn.Module, make: Callable[[nn.Linear], nn.Module], least: int) -> None:
     for name, child in module.named_children():
-        if type(child) is nn.Linear:  # attention of torch reads the weights of its subclass
-            make = of_linear
-        elif of_convolution is not None and type(child) is nn.Conv1d and _is_plain(child):
-            make = of_convolution
-        else:
-            _replace(child, of_linear, of_convolution, least)
-            continue
-        if child.weight.numel() >= least:
+        if type(child) is not nn.Linear:  # attention of torch reads the weights of its subclass
+            _replace(child, make, least)
+        elif child.weight.numel() >= least:
             setattr(module, name, make(child))
-
-
-def _is_plain(conv: nn.Conv1d) -> bool:
-    """Whether `ByteConvolution` computes a convolution; of one channel it would gain nothing."""
-    return (
-        conv.in_channels > 1
-        and (conv.groups, conv.padding, conv.dilation) == (1, (0,), (1,))
-        and conv.padding_mode == "zeros"
-    )

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers.coarse_linear import ByteConvolution, frames_in_reach
 from layers.fast_gelu import can_finish, finish, is_gelu
 from layers.fast_linear import product
 
@@ -30,7 +29,7 @@ FRAMES = 50  # output frames that go through all layers at once
 def convolve(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
     """Output (B, C_out, m) of the layers for x (B, C_in, n), float32 on a CPU.
 
-    Products are bfloat16 in the layers whose weights are, 8-bit in a `ByteConvolution`.
+    Products are bfloat16 in the layers whose weights are.
     layers: convolutions with `conv`, `activation` and an optional `layer_norm` over channels, of
     `speech.wav2vec_body` or transformers.
     """
@@ -38,7 +37,7 @@ def convolve(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
     strides = [layer.conv.stride[0] for layer in layers]
     reach, hop = receptive_field(kernels, strides), math.prod(strides)
     matrices = [_matrices(layer.conv) for layer in layers]
-    coarse = [_dtype(layer.conv) == torch.bfloat16 for layer in layers]
+    coarse = [layer.conv.weight.dtype == torch.bfloat16 for layer in layers]
     out_dtypes = [torch.bfloat16 if after else torch.float32 for after in (*coarse[1:], False)]
     total = (x.shape[2] - reach) // hop + 1
     out = x.new_empty(len(x), total, layers[-1].conv.out_channels)
@@ -61,7 +60,7 @@ def can_convolve(layers: Sequence[nn.Module], x: Tensor) -> bool:
         and not any(
             isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm) for layer in layers
         )
-        and all(_dtype(layer.conv) in (torch.float32, torch.bfloat16) for layer in layers)
+        and all(layer.conv.weight.dtype in (torch.float32, torch.bfloat16) for layer in layers)
     )
 
 
@@ -75,15 +74,8 @@ def round_weights(layers: Sequence[nn.Module]) -> None:
         layer.conv.weight = nn.Parameter(weight, requires_grad=False)
 
 
-def _dtype(conv: nn.Conv1d | ByteConvolution) -> torch.dtype:
-    """Of a convolution's input."""
-    return torch.float32 if isinstance(conv, ByteConvolution) else conv.weight.dtype
-
-
-def _matrices(conv: nn.Conv1d | ByteConvolution) -> tuple[Tensor, ...]:
-    """The weight as (C_out, taps · C_in), or the three matrices of `_two_by_two`, or none."""
-    if isinstance(conv, ByteConvolution):
-        return ()
+def _matrices(conv: nn.Conv1d) -> tuple[Tensor, ...]:
+    """The weight as (C_out, taps · C_in), or the three matrices of `_two_by_two`."""
     weight = conv.weight.detach()
     if conv.kernel_size != (3,) or conv.stride != (2,) or weight.dtype != torch.float32:
         return (weight.transpose(1, 2).flatten(1),)
@@ -93,18 +85,17 @@ def _matrices(conv: nn.Conv1d | ByteConvolution) -> tuple[Tensor, ...]:
 
 def _layer(layer: nn.Module, matrices: tuple[Tensor, ...], x: Tensor, dtype: torch.dtype) -> Tensor:
     """(m, C_out) of a dtype for x (n, C_in), which is bfloat16 where the matrices are."""
-    conv = layer.conv
+    (kernel,), (stride,), bias = layer.conv.kernel_size, layer.conv.stride, layer.conv.bias
     if len(matrices) == 3:
         return _two_by_two(layer, matrices, x).to(dtype)
-    if isinstance(conv, ByteConvolution):
-        y = conv.of_frames(x)
+    width, m = x.shape[1], (len(x) - kernel) // stride + 1
+    # row j has the frames from stride · j on: a view where rows do not overlap, else a copy
+    rows = x.as_strided((m, kernel * width), (stride * width, 1), x.storage_offset()).contiguous()
+    if x.dtype == torch.bfloat16:
+        y = F.linear(rows, matrices[0], None if bias is None else bias.bfloat16())
+        y = y if dtype == torch.bfloat16 and _fused(layer, y) else y.float()
     else:
-        rows, bias = frames_in_reach(x, conv.kernel_size[0], conv.stride[0]), conv.bias
-        if x.dtype == torch.bfloat16:
-            y = F.linear(rows, matrices[0], None if bias is None else bias.bfloat16())
-            y = y if dtype == torch.bfloat16 and _fused(layer, y) else y.float()
-        else:
-            y = product(rows, matrices[0], bias)
+        y = product(rows, matrices[0], bias)
     norm = getattr(layer, "layer_norm", None)
     if _fused(layer, y):
         return finish(y, norm, out=None if y.dtype == dtype else y.new_empty(y.shape, dtype=dtype))

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from layers.coarse_linear import use_precision
 from speech import fast_convolutions
 from speech.bodies import build_body
 from speech.fast_convolutions import can_convolve, convolve, round_weights
@@ -52,17 +51,3 @@ def test_rounded_weights_differ_by_the_rounding_of_bfloat16() -> None:
         assert can_convolve(layers, audio) and layers[0].conv.weight.dtype == torch.float32
         error = (convolve(layers, audio) - expected).norm() / expected.norm()
     assert 0 < error < 6 * 3 * 2**-9  # six layers, three roundings to 8 bits in each
-
-
-def test_8_bit_products_differ_by_the_rounding_of_their_numbers() -> None:
-    torch.manual_seed(0)
-    body = build_body(ENCODERS["layer"] | {"model_type": "wav2vec2"})
-    layers, audio = body.feature_extractor.conv_layers, torch.randn(2, 1, 9_000)
-    with torch.no_grad():
-        expected = convolve(layers, audio)
-        use_precision(layers, "int8", torch.device("cpu"))
-        assert can_convolve(layers, audio) and isinstance(layers[0].conv, torch.nn.Conv1d)
-        error = (convolve(layers, audio) - expected).norm() / expected.norm()
-        whole = body.feature_extractor(audio[:, 0])  # one quantisation for all of a clip
-    assert 0 < error < 6**0.5 * 0.025  # six layers, independent; see test_coarse_linear.py
-    assert (whole - expected).norm() / expected.norm() < 6**0.5 * 0.025
