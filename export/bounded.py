@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 512  # frames solved together: 512 systems of 53 columns need 11 MB
-SWEEPS = 10  # of coordinate descent, which find most of the columns that end at a bound
+SWEEPS = 10  # of coordinate descent at most, which find most of the columns that end at a bound
 MAX_STEPS = 1000
 TOLERANCE = 1e-9  # accepted slope at a bound, in units of a column
 
@@ -27,11 +27,14 @@ def bounded_solution(
 
 def _solve_block(gram: NDArray, product: NDArray, upper: NDArray) -> NDArray:
     x = np.clip(np.linalg.solve(gram, product.T).T, 0.0, upper)
+    held = (x <= 0.0) | (x >= upper)
     for _ in range(SWEEPS):
         for k in range(len(gram)):
             x[:, k] += (product[:, k] - x @ gram[k]) / gram[k, k]
             x[:, k] = np.clip(x[:, k], 0.0, upper[k])
-    held = (x <= 0.0) | (x >= upper)
+        before, held = held, (x <= 0.0) | (x >= upper)
+        if np.array_equal(held, before):
+            break
     rows = np.arange(len(x))  # frames that are not optimal yet
     for _ in range(MAX_STEPS):
         x[rows], held[rows], done = _step(gram, product[rows], upper, x[rows], held[rows])

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from layers import NORM_EPS
 from layers.fast_gelu import activated
-from layers.selective_scan import resolve_backend, selective_scan
+from layers.selective_scan import continued_scan, resolve_backend, selective_scan
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes, mamba_ssm's Mamba
 FUSED_TAPS = (2, 3, 4)  # of causal_conv1d's kernel: https://github.com/Dao-AILab/causal-conv1d
@@ -104,8 +104,8 @@ class Mamba(nn.Module):
     def step(self, x: Tensor, state: MambaState | None, n: int) -> tuple[Tensor, MambaState]:
         """Outputs (B, T, d_model) of T frames x (B, T, d_model), and the state behind the first n.
 
-        state: of the frames before x; None where there are none. Frame by frame in PyTorch, for
-        the few frames of a live step; equal to `forward` over all frames at once.
+        state: of the frames before x; None where there are none. For the few frames of a live step;
+        equal to `forward` over all frames at once.
         """
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, d_inner) each
         if state is None:
@@ -115,16 +115,11 @@ class Mamba(nn.Module):
         taps = inputs.unfold(1, self.d_conv, 1)  # (B, T, d_inner, d_conv)
         u = F.silu((taps * self.conv1d.weight[:, 0]).sum(-1) + self.conv1d.bias)
         rank, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = F.softplus(self.dt_proj(rank))  # (B, T, d_inner)
-        decay = torch.exp(delta[..., None] * -torch.exp(self.A_log))  # (B, T, d_inner, N)
-        drive = (delta * u)[..., None] * B[:, :, None]  # (B, T, d_inner, N)
-        h, states = state.scan, []
-        for t in range(x.shape[1]):
-            h = torch.addcmul(drive[:, t], decay[:, t], h)
-            states.append(h)
-        y = torch.einsum("btdn,btn->btd", torch.stack(states, dim=1), C) + self.D * u
-        kept = inputs[:, n : n + self.d_conv - 1]
-        return self.out_proj(y * F.silu(z)), MambaState(kept, states[n - 1])
+        y, scan = continued_scan(
+            state.scan, n, u, F.linear(rank, self.dt_proj.weight), -torch.exp(self.A_log), B, C,
+            self.D, z, self.dt_proj.bias, self.backend,
+        )  # fmt: skip
+        return self.out_proj(y), MambaState(inputs[:, n : n + self.d_conv - 1], scan)
 
     def convolve(self, u: Tensor) -> Tensor:
         """silu(causal convolution of u), (B, T, d_inner), contiguous for the scan.

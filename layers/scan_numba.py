@@ -19,6 +19,7 @@ from layers import scan_numba_kernels
 from layers.scan_numba_kernels import CHUNK, LANES
 
 F32 = np.float32
+NO_STATE = np.empty((0, 0, 0), F32)
 THREAD_STATES = 1 << 17  # B · T · d_inner · N per thread; less is slower than one thread
 
 
@@ -41,7 +42,9 @@ class NumbaScan(torch.autograd.Function):
         last = np.empty((clips, n_state, channels), F32)
 
         def run(_: int, first: int, end: int) -> None:
-            scan_numba_kernels.forward(*inputs, delta_softplus, y, starts, last, first, end)
+            scan_numba_kernels.forward(
+                *inputs, delta_softplus, NO_STATE, y, starts, last, first, end
+            )
 
         _share(run, u.shape, n_state)
         ctx.delta_softplus = delta_softplus
@@ -77,6 +80,31 @@ class NumbaScan(torch.autograd.Function):
             None if x is None else torch.from_numpy(grad).to(x.dtype)
             for x, grad in zip(tensors, grads, strict=True)
         ), None  # fmt: skip
+
+
+def scan_on(
+    state: Tensor, n: int, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
+    z: Tensor, delta_bias: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """y (B, T, d_inner) and the state (B, N, d_inner) behind n of T frames, without gradient.
+
+    state: (B, N, d_inner) before the first frame. Others as of `NumbaScan`, with softplus.
+    """
+    u, delta, A, B, C, D, z, bias = _arrays(u, delta, A, B, C, D, z, delta_bias)
+    jobs, starts = len(u) * -(-u.shape[2] // LANES), np.empty((0, *state.shape), F32)
+    before, outputs, states = state.float().contiguous().numpy(), [], []
+    for part in (slice(0, n), slice(n, None)):
+        parts = (np.ascontiguousarray(x[:, part]) for x in (u, delta, B, C))
+        u_part, delta_part, B_part, C_part = parts
+        y, last = np.empty(u_part.shape, F32), np.empty(state.shape, F32)
+        scan_numba_kernels.forward(
+            u_part, delta_part, A, B_part, C_part, D, z[:, part], bias, True, before, y, starts,
+            last, 0, jobs,
+        )  # fmt: skip
+        outputs.append(y)
+        states.append(last)
+        before = last
+    return torch.from_numpy(np.concatenate(outputs, axis=1)), torch.from_numpy(states[0])
 
 
 def _arrays(*tensors: Tensor | None) -> list[NDArray]:

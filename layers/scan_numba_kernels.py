@@ -170,12 +170,15 @@ def gated(out, gate, y):
 
 @jit(
     f"void({SEQUENCE}, {SEQUENCE}, {MATRIX}, {SEQUENCE}, {SEQUENCE}, {VECTOR}, {VIEW}, {VECTOR},"
-    f"boolean, {SEQUENCE}, {STATES}, {SEQUENCE}, int64, int64)"
+    f"boolean, {SEQUENCE}, {SEQUENCE}, {STATES}, {SEQUENCE}, int64, int64)"
 )
-def forward(u, delta, A, B, C, D, z, bias, delta_softplus, y, starts, last, first_job, end_job):
+def forward(
+    u, delta, A, B, C, D, z, bias, delta_softplus, initial, y, starts, last, first_job, end_job
+):  # fmt: skip
     """Fill y (B, T, d_inner), starts (chunks, B, N, d_inner) and last (B, N, d_inner).
 
-    starts: the state before each chunk; not written if it has no chunks. z may be empty.
+    initial: (B, N, d_inner), the state before the first frame, or empty for zeros. starts: the
+    state before each chunk; not written if it has no chunks. z may be empty.
     """
     clips, frames, channels = u.shape
     h = np.empty((len(A), LANES), F32)
@@ -186,6 +189,8 @@ def forward(u, delta, A, B, C, D, z, bias, delta_softplus, y, starts, last, firs
         p, q = block * LANES, min((block + 1) * LANES, channels)
         k = q - p
         h[:] = 0.0
+        if len(initial):
+            h[:, :k] = initial[clip, :, p:q]
         reach = take_rates(A, p, k, rates)
         for t in range(frames):
             if len(starts) and t % CHUNK == 0:

@@ -72,6 +72,32 @@ def selective_scan(
     return (y, last_state) if return_last_state else y
 
 
+def continued_scan(
+    state: Tensor, n: int, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
+    z: Tensor, delta_bias: Tensor, backend: str = "auto",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The scan of a few frames behind a state, with softplus and gate, frames before channels.
+
+    state: (B, d_inner, N); u, delta, z: (B, T, d_inner); B, C: (B, T, N). Returns y (B, T, d_inner)
+    and the state (B, d_inner, N) behind the first n frames. Without gradient in machine code, where
+    `backend` is or becomes "numba"; frame by frame in PyTorch elsewhere, as in an exported graph.
+    """
+    if not torch.compiler.is_exporting() and resolve_backend(backend, u) == "numba":
+        y, behind = _numba_scan_on()(
+            state.transpose(1, 2), n, u, delta, A.T, B, C, D, z, delta_bias
+        )
+        return y, behind.transpose(1, 2)
+    delta = F.softplus(delta + delta_bias)
+    decay = torch.exp(delta[..., None] * A)  # (B, T, d_inner, N)
+    drive = (delta * u)[..., None] * B[:, :, None]  # (B, T, d_inner, N)
+    states = []
+    for t in range(u.shape[1]):
+        state = torch.addcmul(drive[:, t], decay[:, t], state)
+        states.append(state)
+    y = torch.einsum("btdn,btn->btd", torch.stack(states, dim=1), C) + D * u
+    return y * F.silu(z), states[n - 1]
+
+
 def resolve_backend(backend: str, tensor: Tensor | None = None) -> str:
     """Return the backend that runs for `tensor`: "auto" is resolved, any other name checked.
 
@@ -124,6 +150,13 @@ def _numba_scan() -> Callable:
     from layers.scan_numba import NumbaScan
 
     return NumbaScan.apply
+
+
+@functools.cache
+def _numba_scan_on() -> Callable:
+    from layers.scan_numba import scan_on
+
+    return scan_on
 
 
 def _check_shapes(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:

@@ -92,7 +92,7 @@ class Stream:
         self.subject, template = choose_face(checkpoint.spec, subject, None)
         self.template = torch.from_numpy(template)
         needs_curves = with_curves or output == "curves"
-        self.curves = LiveCurves(checkpoint.spec, template) if needs_curves else None
+        self.curves = LiveCurves(checkpoint.spec, template, model.head) if needs_curves else None
         self.resampler = BlockResampler(sample_rate)
         self.look_ahead = round(look_ahead_s * SAMPLE_RATE)
         self.ahead_frames = int(look_ahead_s * self.fps)
@@ -173,13 +173,10 @@ class Stream:
 
     def _values(self, hidden: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Output (n, ...) and curves (n, 52) or None, of the head's input (1, n, D)."""
-        head, offsets, curves = self.model.head, None, None
-        if self.curves is not None or self.output == "vertices":
-            offsets = head(hidden)[0] * self.model.config.units_per_metre
-        if self.curves is not None:
-            curves = self.curves(offsets.numpy())
-        if self.output == "coefficients":
-            return head.low_rank(hidden)[0].numpy(), curves
+        head = self.model.head
+        curves = None if self.curves is None else self.curves(head.motion(hidden)[0].numpy())
         if self.output == "curves":
             return curves, None
-        return (self.template + offsets).numpy(), curves
+        if self.output == "coefficients":
+            return head.low_rank(hidden)[0].numpy(), curves
+        return (self.template + self.model.offsets(hidden)[0]).numpy(), curves

@@ -4,6 +4,8 @@ The features of a step are computed anew from the last `context_s` of sound, so 
 sound alone, not on the blocks in which it arrived.
 """
 
+import functools
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ ATTACK = 0.5  # share of the level of these blocks that the level is at least
 FLOOR = 0.0015  # least level; full scale is 1. Room noise stays below, soft speech above
 PRIOR, PRIOR_LEVEL = 0.15, 0.02  # weight and level of the blocks assumed before the first
 SILENT = 2e-4  # amplitude of a block that counts as silence
+SLOW, RECENT = np.hanning(2 * REACH + 3)[1:-1], np.ones(2 * FAST + 1)  # windows of the level
 
 
 class Listener:
@@ -71,7 +74,7 @@ class Listener:
         if not len(amplitude) or amplitude[-(self.window // BLOCK) :].max() < SILENT:
             return None, begin
         window = np.zeros(end - begin, np.float32)
-        source = self._even(sound, amplitude)[max(begin - self.first, 0) :]
+        source = self._even(sound, amplitude, max(begin - self.first, 0))
         window[len(window) - len(source) :] = source
         return window, begin
 
@@ -81,12 +84,18 @@ class Listener:
         blocks = sound[: len(sound) // BLOCK * BLOCK].reshape(-1, BLOCK)
         return np.abs(blocks - sound.mean()).mean(axis=1) if len(blocks) else np.zeros(0)
 
-    def _even(self, sound: NDArray, amplitude: NDArray) -> NDArray[np.float32]:
-        """The sound (n,) with a mean absolute amplitude of about 1, by its level in the past."""
+    def _even(self, sound: NDArray, amplitude: NDArray, start: int) -> NDArray[np.float32]:
+        """The sound (n,) from `start` on, at a mean absolute amplitude of about 1.
+
+        Its level is that of the past, of which `amplitude` is known.
+        """
         level = running_level(amplitude)
         level = np.append(level, level[-1:])  # of the incomplete last block
-        level = between_blocks(torch.from_numpy(level).float()[None])[0].flatten()
-        return (sound - sound.mean()) / level.numpy()[: len(sound)]
+        first = max(start // BLOCK - 1, 0)  # interpolation reaches one block back
+        level = between_blocks(torch.from_numpy(level[first:]).float()[None])[0].flatten()
+        return (sound[start:] - sound.mean()) / level.numpy()[start - first * BLOCK :][
+            : len(sound) - start
+        ]
 
 
 def running_level(amplitude: NDArray) -> NDArray[np.float64]:
@@ -96,12 +105,18 @@ def running_level(amplitude: NDArray) -> NDArray[np.float64]:
     sudden rise counts at once, a fall after 2 s. Before the first block, a level typical of speech
     is assumed, with little weight.
     """
-    slow, fast = np.hanning(2 * REACH + 3)[1:-1], np.ones(2 * FAST + 1)
-    before, there = np.full(REACH, PRIOR), np.ones_like(amplitude)
-    total = _centred(np.append(before * PRIOR_LEVEL, amplitude), slow)
-    mean = (total / _centred(np.append(before, there), slow))[REACH:]
-    recent = _centred(amplitude, fast) / _centred(there, fast)
+    slow_weight, fast_weight = _weights(len(amplitude))
+    before = np.full(REACH, PRIOR * PRIOR_LEVEL)
+    mean = (_centred(np.append(before, amplitude), SLOW) / slow_weight)[REACH:]
+    recent = _centred(amplitude, RECENT) / fast_weight
     return np.maximum(np.maximum(mean, ATTACK * recent), FLOOR)
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(n: int) -> tuple[NDArray, NDArray]:
+    """Sums of the windows of `running_level` over the prior and n blocks, and over n blocks."""
+    there = np.ones(n)
+    return _centred(np.append(np.full(REACH, PRIOR), there), SLOW), _centred(there, RECENT)
 
 
 def _centred(values: NDArray, window: NDArray) -> NDArray:
