@@ -49,3 +49,23 @@ def write_gradient(P, Q, frames, g, h, thread, n_threads, gradient):
                 came = error - (P[clip, before, i] - Q[clip, before, i])
                 goes = (P[clip, after, i] - Q[clip, after, i]) - error
                 gradient[clip, t, i] = g * error + h * (came - goes)
+
+
+@compiled(fastmath={"contract", "reassoc", "nsz"})
+def take_offsets(Q, base, thread, n_threads, offsets, totals):
+    """Fill offsets (T, N) with truth Q (T, N) less base (N,); add to totals (T, 2) squares of each
+    frame's offsets and of their change since the last."""
+    zero = np.zeros(1, Q.dtype)[0]
+    n = len(Q)
+    for t in range(thread * n // n_threads, (thread + 1) * n // n_threads):
+        before = max(t - 1, 0)  # of the first frame itself: no change
+        for start in range(0, Q.shape[1], PART):
+            vertex, velocity = zero, zero
+            for i in range(start, min(start + PART, Q.shape[1])):
+                value = Q[t, i] - base[i]
+                change = Q[t, i] - Q[before, i]
+                offsets[t, i] = value
+                vertex += value * value
+                velocity += change * change
+            totals[t, 0] += vertex
+            totals[t, 1] += velocity

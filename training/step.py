@@ -24,6 +24,7 @@ from speech.features import length_mask
 from speech.timing import frame_lengths
 from training.compact_adam import clip_gradients
 from training.given import given_of, own_loss_name, set_progress
+from training.head_products import head_losses, saves_time
 from training.losses import (
     Sizes,
     closure_weight,
@@ -103,14 +104,23 @@ class Objective(nn.Module):
         self, batch: dict[str, Any], padded: Tensor | None, conv: Tensor | None, sizes: Sizes
     ) -> MeshLosses:
         """The losses of a batch with vertices."""
-        template, truth = batch["template"], batch["vertices"]
-        given = given_of(self.model, batch)
-        prediction, own_loss = self.model(batch["audio"], template, padded, conv, **given)
-        vertex, velocity, predicted = mesh_losses(
-            prediction, truth, batch["frames"], sizes, self.lips, self.nets.loss_scale
-        )
-        offsets = predicted - template[:, None, self.lips]
-        error = predicted - truth[:, :, self.lips]
+        template, truth, model = batch["template"], batch["vertices"], self.model
+        scale, units = self.nets.loss_scale, model.config.units_per_metre
+        features = model.encoder(batch["audio"], padded, conv)
+        mask = model.frame_mask(padded, features)
+        hidden, own_loss = model.hidden(features, mask, **given_of(model, batch))
+        rest = template[:, None, self.lips]
+        if saves_time(model.head, hidden, batch["frames"]):
+            vertex, velocity, offsets = head_losses(
+                model.head, units, hidden, batch, sizes, self.lips, scale
+            )
+        else:
+            prediction = template[:, None] + model.offsets(hidden)
+            vertex, velocity, predicted = mesh_losses(
+                prediction, truth, batch["frames"], sizes, self.lips, scale
+            )
+            offsets = predicted - rest
+        error = offsets - (truth[:, :, self.lips] - rest)
         inner = None if self.nets.inner_lips is None else truth[:, :, self.nets.inner_lips]
         return MeshLosses(vertex, velocity, own_loss, offsets, error, inner)
 

@@ -1,0 +1,163 @@
+"""Losses of whole meshes by products with the vertex head, without the predicted meshes.
+
+The head predicts offsets W x(t) + b of a frame. With y(t), the true offsets less b, and the gram
+matrix G = WᵀW of a few columns, the squared error of a frame is
+
+    |W x - y|² = xᵀ G x - 2 xᵀ Wᵀy + |y|²,
+
+and its gradients are 2 (G x - Wᵀy) and 2 (W x xᵀ - y xᵀ). The change of the error between two
+frames is the same of changes of x and y. So instead of a prediction, its error and its gradient,
+each as large as the truth, and three products of their size, there are two products with the true
+offsets, which are made clip by clip in a reused space. On a CPU that saves about half of the time
+of a wide mesh. All is exact; small errors are differences of larger numbers, so what has few
+columns is float64.
+
+B batch, T mesh frames, V vertices, M columns of the head, L some vertices.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from layers.vertex_head import VertexHead
+from speech.features import length_mask
+from training.losses import Sizes, share
+from training.low_rank import coordinates
+
+ROWS = 1024  # of weights whose products are summed before they become float64
+FEWEST = 4  # frames for each column of the head from which on this is faster
+
+
+def saves_time(head: VertexHead, x: Tensor, frames: Tensor) -> bool:
+    """Whether `head_losses` is faster than the losses of predicted meshes.
+
+    x: (B, T, D), the head's input; frames: (B,) real ones.
+    """
+    return x.device.type == "cpu" and int(frames.sum()) >= FEWEST * head.offsets.in_features
+
+
+def head_losses(
+    head: VertexHead, units: float, x: Tensor, batch: dict[str, Any], sizes: Sizes, lips: Tensor,
+    loss_scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`losses.vertex_loss` and `velocity_loss` of whole clips, () each, and the lips' offsets.
+
+    units: of the data set per metre; x: (B, T or more, D), the head's input; batch: of
+    `data_loader.collate`, with vertices (B, T, V, 3), template and frames; lips: (L,) vertices,
+    whose predicted offsets (B, T, L, 3) in the data set's unit are returned; loss_scale: factor of
+    the errors. Float32 under autocast as well, as the head is.
+    """
+    truth, frames = batch["vertices"], batch["frames"]
+    with torch.autocast(x.device.type, enabled=False):
+        x = x[:, : truth.shape[1]].float()
+        x = x if head.coefficients is None else head.coefficients(x)
+        weight, bias = head.offsets.weight, head.offsets.bias
+        if units != 1:
+            weight, bias = weight * units, bias * units
+        vertex, velocity = HeadSums.apply(
+            x, weight, bias, truth.to(x.dtype), batch["template"].to(x.dtype), frames
+        )
+        rows = coordinates(lips)
+        lip_offsets = F.linear(x, weight[rows], bias[rows]).unflatten(2, (-1, 3))
+    scale = loss_scale**2 / len(weight)
+    vertex = vertex * (scale / max(sizes.frames, 1))
+    return vertex, velocity * (scale / max(sizes.pairs, 1)), lip_offsets
+
+
+class HeadSums(torch.autograd.Function):
+    """Sums of the squares of a head's errors and of their differences in time, on a CPU."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, truth: Tensor, template: Tensor,
+        frames: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The two sums, () each.
+
+        x: (B, T, M); weight: (3V, M); bias: (3V,); truth: (B, T, V, 3); template: (B, V, 3);
+        frames: (B,), real ones of each clip.
+        """
+        truth, base = truth.flatten(2), template.flatten(1) + bias
+        mask = length_mask(frames, x.shape[1], x.device)[..., None]
+        x64 = torch.where(mask, x.detach().double(), 0.0)
+        products, totals = torch.zeros_like(x64), np.zeros((x.shape[1], 2))
+        for clip, n in enumerate(frames.tolist()):
+            offsets = _true_offsets(truth[clip, :n], base[clip], totals[:n])
+            products[clip, :n] = (offsets @ weight.detach()).double()
+        z = x64 @ _gram(weight.detach()) - products  # Wᵀ · error
+        pairs = mask[:, 1:] & mask[:, :-1]
+        vertex = (x64 * (z - products)).sum() + totals[:, 0].sum()
+        velocity = (_changes(x64, pairs) * _changes(z - products, pairs)).sum()
+        velocity = velocity + totals[:, 1].sum()
+        ctx.save_for_backward(x64, z, weight, truth, base, frames, pairs)
+        return vertex.clamp(min=0).to(x.dtype), velocity.clamp(min=0).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor, h: Tensor) -> tuple[Tensor | None, ...]:
+        """Of x, weight and bias; with d(t) = e(t+1) - e(t), d loss / d e is as in `MeshSums`."""
+        x, z, weight, truth, base, frames, pairs = ctx.saved_tensors
+        g, h = 2 * g.double(), 2 * h.double()
+        of_x = g * z + h * _bends(z, pairs)
+        q = g * x + h * _bends(x, pairs)
+        dtype = weight.dtype
+        of_weight = weight @ (x.flatten(0, 1).T @ q.flatten(0, 1)).to(dtype)
+        of_bias = weight @ (g * x.sum((0, 1))).to(dtype)
+        q, g = q.to(dtype), g.to(dtype)
+        for clip, n in enumerate(frames.tolist()):
+            offsets = _true_offsets(truth[clip, :n], base[clip])
+            of_weight.addmm_(offsets.T, q[clip, :n], alpha=-1)
+            of_bias.addmv_(offsets.T, -g.expand(n))
+        return of_x.to(dtype), of_weight, of_bias, None, None, None
+
+
+def _gram(weight: Tensor) -> Tensor:
+    """WᵀW (M, M) float64 of weights (N, M): products of `ROWS` rows are in their own dtype."""
+    n = len(weight) // ROWS * ROWS
+    blocks, rest = weight[:n].view(-1, ROWS, weight.shape[1]), weight[n:].double()
+    return torch.bmm(blocks.mT, blocks).sum(0, dtype=torch.float64) + rest.T @ rest
+
+
+def _changes(values: Tensor, pairs: Tensor) -> Tensor:
+    """Differences (B, T - 1, M) between neighbouring frames (B, T, M); 0 where not both are real.
+
+    pairs: (B, T - 1, 1) bool.
+    """
+    return torch.where(pairs, values[:, 1:] - values[:, :-1], 0.0)
+
+
+def _bends(values: Tensor, pairs: Tensor) -> Tensor:
+    """d(t-1) - d(t) of the differences d(t) from frame t to the next, (B, T, M)."""
+    change = _changes(values, pairs)
+    return F.pad(change, (0, 0, 1, 0)) - F.pad(change, (0, 0, 0, 1))
+
+
+def _true_offsets(truth: Tensor, base: Tensor, totals: np.ndarray | None = None) -> Tensor:
+    """Truth (n, 3V) less base (3V,), in a space that the next call overwrites.
+
+    totals: (n, 2) float64, to which the squares of each frame and of its change are added.
+    """
+    from training.mesh_kernels import take_offsets  # compiled by numba at its first call
+
+    offsets = _space(truth)
+    if totals is None:
+        return torch.sub(truth, base, out=offsets)
+    arrays = (x.contiguous().numpy() for x in (truth, base))
+    share(take_offsets, *arrays, outputs=[offsets.numpy(), totals])
+    return offsets
+
+
+_SPACE: dict[torch.dtype, Tensor] = {}  # one reused block: allocating takes longer than filling it
+
+
+def _space(like: Tensor) -> Tensor:
+    """Uninitialised numbers of a shape and dtype."""
+    size = like.numel()
+    block = _SPACE.get(like.dtype)
+    if block is None or len(block) < size:
+        block = _SPACE[like.dtype] = torch.empty(size, dtype=like.dtype)
+    return block[:size].view(like.shape)
