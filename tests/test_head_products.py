@@ -57,9 +57,9 @@ def test_gradients_equal_finite_differences() -> None:
 def test_small_errors_of_large_motion_are_exact_to_1e_4() -> None:
     """Errors of a hundredth of the motion, which is a hundredth of the face: 1 of 10,000."""
     torch.manual_seed(0)
-    head, x = VertexHead(8, 500, 0), torch.randn(1, 60, 8)
+    head, x = VertexHead(8, 5_000, 0), torch.randn(1, 60, 8)
     torch.nn.init.normal_(head.offsets.weight, std=1e-3)
-    template, error = 0.1 * torch.randn(1, 500, 3), 3e-5 * torch.randn(1, 60, 500, 3)
+    template, error = 0.1 * torch.randn(1, 5_000, 3), 3e-5 * torch.randn(1, 60, 5_000, 3)
     truth = (template.double()[:, None] + head(x).double() - error.double()).float()
     batch = {"vertices": truth, "template": template, "frames": torch.tensor([60])}
     sizes = sizes_of(batch["frames"], batch["frames"])

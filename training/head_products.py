@@ -28,7 +28,7 @@ from speech.features import length_mask
 from training.losses import Sizes, share
 from training.low_rank import coordinates
 
-ROWS = 1024  # of weights whose products are summed before they become float64
+ROWS = 256  # of weights whose products are summed before they become float64
 FEWEST = 4  # frames for each column of the head from which on this is faster
 
 
