@@ -9,8 +9,8 @@ and its gradients are 2 (G x - Wᵀy) and 2 (W x xᵀ - y xᵀ). The change of t
 frames is the same of changes of x and y. So instead of a prediction, its error and its gradient,
 each as large as the truth, and three products of their size, there are two products with the true
 offsets, which are made clip by clip in a reused space. On a CPU that saves about half of the time
-of a wide mesh. All is exact; small errors are differences of larger numbers, so what has few
-columns is float64.
+of a wide mesh. Errors are differences of larger numbers, so what has few columns is float64. The
+loss of errors that are a tenth of the motion is exact to 1e-4, of a hundredth to 5e-3.
 
 B batch, T mesh frames, V vertices, M columns of the head, L some vertices.
 """
