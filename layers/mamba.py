@@ -23,7 +23,12 @@ from torch import Tensor, nn
 
 from layers import NORM_EPS
 from layers.fast_gelu import activated
-from layers.selective_scan import continued_scan, resolve_backend, selective_scan
+from layers.selective_scan import (
+    continued_scan,
+    resolve_backend,
+    selective_scan,
+    uses_numba,
+)
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes, mamba_ssm's Mamba
 FUSED_TAPS = (2, 3, 4)  # of causal_conv1d's kernel: https://github.com/Dao-AILab/causal-conv1d
@@ -112,8 +117,7 @@ class Mamba(nn.Module):
             past = u.new_zeros(len(u), self.d_conv - 1, self.d_inner)
             state = MambaState(past, u.new_zeros(len(u), self.d_inner, self.d_state))
         inputs = torch.cat([state.inputs, u], dim=1)  # (B, d_conv - 1 + T, d_inner)
-        taps = inputs.unfold(1, self.d_conv, 1)  # (B, T, d_inner, d_conv)
-        u = F.silu((taps * self.conv1d.weight[:, 0]).sum(-1) + self.conv1d.bias)
+        u = self.convolve(inputs)[:, self.d_conv - 1 :]
         rank, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         y, scan = continued_scan(
             state.scan, n, u, F.linear(rank, self.dt_proj.weight), -torch.exp(self.A_log), B, C,
@@ -124,14 +128,25 @@ class Mamba(nn.Module):
     def convolve(self, u: Tensor) -> Tensor:
         """silu(causal convolution of u), (B, T, d_inner), contiguous for the scan.
 
-        On a GPU causal_conv1d's fused kernel runs if it is installed and supports `d_conv` taps.
+        On a CPU in float32 by numba kernels where the scan is. On a GPU causal_conv1d's fused
+        kernel runs if it is installed and supports `d_conv` taps.
         """
+        weight, bias = self.conv1d.weight[:, 0], self.conv1d.bias
+        if u.dtype == torch.float32 and uses_numba(self.backend, u):
+            return _numba_convolution()(u, weight, bias)
         fused = _fused_convolution() if u.is_cuda and self.d_conv in FUSED_TAPS else None
         u = u.transpose(1, 2)  # (B, d_inner, T)
         if fused is not None and self.backend in ("auto", "cuda"):
-            y = fused(u, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
-            return y.transpose(1, 2).contiguous()
+            return fused(u, weight, bias, activation="silu").transpose(1, 2).contiguous()
         return F.silu(self.conv1d(u)[..., : u.shape[2]].transpose(1, 2).contiguous())
+
+
+@functools.cache
+def _numba_convolution() -> Callable:
+    """The numba kernels for autograd; compiled at the first use and cached on disk."""
+    from layers.causal_conv import CausalConv
+
+    return CausalConv.apply
 
 
 @functools.cache

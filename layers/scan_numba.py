@@ -130,7 +130,12 @@ def _threads(shape: Sequence[int], n_state: int) -> int:
 
 def _share(run: Callable[[int, int, int], None], shape: Sequence[int], n_state: int) -> None:
     """Call run(thread, first job, end job) on threads that together process all jobs."""
-    jobs, n = shape[0] * -(-shape[2] // LANES), _threads(shape, n_state)
+    on_threads(run, shape[0] * -(-shape[2] // LANES), _threads(shape, n_state))
+
+
+def on_threads(run: Callable[[int, int, int], None], jobs: int, n: int | None = None) -> None:
+    """Call run(thread, first job, end job) on n threads, by default as many as torch uses."""
+    n = min(torch.get_num_threads(), jobs) if n is None else n
     if n == 1:
         run(0, 0, jobs)
         return

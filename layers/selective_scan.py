@@ -82,7 +82,7 @@ def continued_scan(
     and the state (B, d_inner, N) behind the first n frames. Without gradient in machine code, where
     `backend` is or becomes "numba"; frame by frame in PyTorch elsewhere, as in an exported graph.
     """
-    if not torch.compiler.is_exporting() and resolve_backend(backend, u) == "numba":
+    if uses_numba(backend, u):
         y, behind = _numba_scan_on()(
             state.transpose(1, 2), n, u, delta, A.T, B, C, D, z, delta_bias
         )
@@ -96,6 +96,14 @@ def continued_scan(
         states.append(state)
     y = torch.einsum("btdn,btn->btd", torch.stack(states, dim=1), C) + D * u
     return y * F.silu(z), states[n - 1]
+
+
+def uses_numba(backend: str, tensor: Tensor) -> bool:
+    """Whether numba kernels compute for `tensor`: where `backend` is or becomes "numba".
+
+    Not in a graph that is exported.
+    """
+    return not torch.compiler.is_exporting() and resolve_backend(backend, tensor) == "numba"
 
 
 def resolve_backend(backend: str, tensor: Tensor | None = None) -> str:
