@@ -22,7 +22,7 @@ def coarsen(body: nn.Module, decoder: list[nn.Module], name: str, device: torch.
     decoder's parts as well, a twelfth of the paper's network.
     Raises `UserError` as `use_precision`.
     """
-    chosen = use_precision(body, name, device)
+    chosen = use_precision(body, name, device, many_frames=True)
     on_cpu = device.type == "cpu" and fast_bfloat16(device)
     if chosen != "fp32" and on_cpu and isinstance(body, Wav2Vec2Body):
         round_weights(body.feature_extractor.conv_layers)

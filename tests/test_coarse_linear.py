@@ -46,6 +46,18 @@ def test_8_bit_products_of_whole_numbers_are_exact() -> None:
     torch.testing.assert_close(layer(x), x @ weight.T)
 
 
+def test_large_layers_of_many_frames_have_another_kernel_and_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("layers.coarse_linear.LARGE", 64 * 48)
+    torch.manual_seed(0)
+    linear, x = nn.Linear(64, 48), torch.randn(1, 300, 64)
+    engine = torch.backends.quantized.engine
+    few, many = ByteLinear(linear), ByteLinear(linear, many_frames=True)
+    assert torch.backends.quantized.engine == engine
+    torch.testing.assert_close(few(x), many(x))
+
+
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (7, 3), (1, 1)])
 def test_8_bit_convolutions_differ_by_the_rounding_of_their_numbers(
     kernel: int, stride: int
