@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.bench_lips import groups, model_predictor
-from benchmarks.idle_process import idle_process
+from benchmarks.idle_process import idle_process, stolen_ms
 from benchmarks.lips import Predict, mesh_pairs, score_lips
 from benchmarks.real_speech import EXTRA_FOLDER, HALVES, load_real_clips
 from common.errors import Parser, UserError, run_cli
@@ -102,17 +102,19 @@ def on_the_clock(checkpoint: Checkpoint, sound: NDArray, args: argparse.Namespac
     for block in blocks_of(sound, WARM_UP_S):
         stream.push(block)
     stream.reset()
-    late, worst_s, steps = 0, LOOK_AHEAD_S + LATE_S, []
+    worst_s, steps = LOOK_AHEAD_S + LATE_S, []
     with idle_process() as oversleep_ms:
         begin, busy = time.monotonic(), time.process_time()
         for index, block in enumerate(blocks_of(sound, 60 * args.minutes), 1):
             time.sleep(max(0.0, begin + index * BLOCK / SAMPLE_RATE - time.monotonic()))
-            clock, processor = time.monotonic(), time.thread_time()
+            before = np.array([time.monotonic(), time.thread_time(), stolen_ms() / 1000])
             if frames := stream.push(block):
-                steps.append((time.monotonic() - clock, time.thread_time() - processor))
-                late += int((stream.latencies.last(len(frames)) > worst_s).sum())
+                after = np.array([time.monotonic(), time.thread_time(), stolen_ms() / 1000])
+                late = (stream.latencies.last(len(frames)) > worst_s).sum()
+                steps.append([*(after - before), late])
         share = (time.process_time() - busy) / (time.monotonic() - begin)
-    delays = stream.latency()
+    delays, steps = stream.latency(), np.array(steps)
+    late = int(steps[:, 3].sum())
     print(f"{args.minutes:g} minutes on the clock: {delays.p50_ms:.0f} ms half of the frames, "
           f"{delays.p95_ms:.0f} ms 95 %, {delays.worst_ms:.0f} ms the worst; {late} of "
           f"{stream.next_frame} later than {1000 * worst_s:.0f} ms; "
@@ -120,24 +122,30 @@ def on_the_clock(checkpoint: Checkpoint, sound: NDArray, args: argparse.Namespac
     return {
         "p50_ms": round(delays.p50_ms, 1), "p95_ms": round(delays.p95_ms, 1), "late": late,
         "minutes": args.minutes, "core_share": round(share, 3),
-    } | causes(np.array(steps), oversleep_ms[0])  # fmt: skip
+    } | causes(steps, oversleep_ms[0])  # fmt: skip
 
 
 def causes(steps: NDArray, host_stall_ms: float) -> dict[str, float]:
-    """What can make frames late, in milliseconds; steps: (n, 2), s on the clock and of processor.
+    """What can make frames late, in milliseconds.
 
-    A step does the same work each time. One that takes several times the usual processor time ran
-    on a core that was slowed down, and one that takes much longer than its processor time waited
-    for a core. `host_stall_ms`: by how much a process that only sleeps overslept.
+    steps: (n, 4), seconds on the clock, of processor, and taken by the host of a virtual machine,
+    and late frames. A step does the same work each time. One that takes several times the usual
+    processor time ran on a core that was slowed down, and one that takes much longer than its
+    processor time waited for a core. `stolen_ms`: what the host took during steps, and
+    `late_while_stolen`, the late frames of such steps. `host_stall_ms`: by how much a process that
+    only sleeps overslept.
     """
     processor, wait = 1000 * steps[:, 1], 1000 * (steps[:, 0] - steps[:, 1])
+    stolen, late = 1000 * steps[:, 2], steps[:, 3]
     row = {
         "step_ms": float(np.median(processor)), "slowest_step_ms": float(processor.max()),
         "core_wait_ms": float(wait.max()), "host_stall_ms": host_stall_ms,
+        "stolen_ms": float(stolen.sum()), "late_while_stolen": float(late[stolen > 0].sum()),
     }  # fmt: skip
     print("a step takes {step_ms:.0f} ms of processor, {slowest_step_ms:.0f} ms the slowest, and "
           "waited {core_wait_ms:.0f} ms for a core at most; an idle process overslept by "
-          "{host_stall_ms:.0f} ms at most".format(**row))  # fmt: skip
+          "{host_stall_ms:.0f} ms at most; the host took {stolen_ms:.0f} ms during steps, which "
+          "made {late_while_stolen:.0f} frames late".format(**row))  # fmt: skip
     return {name: round(value, 1) for name, value in row.items()}
 
 

@@ -1,16 +1,20 @@
-"""Stalls of the machine: how much later than asked a process wakes that does nothing but sleep.
+"""Stalls of the machine: how much later than asked a process wakes that does nothing but sleep,
+and the time that the host of a virtual machine took.
 
 Run as a script, it sleeps in steps of 10 ms until its stdin closes, then prints milliseconds.
 """
 
+import os
 import select
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 SLEEP_S = 0.01
+STAT, STOLEN = Path("/proc/stat"), 8  # the column of its first line, man 5 proc
 
 
 @contextmanager
@@ -25,6 +29,16 @@ def idle_process() -> Iterator[list[float]]:
         finally:
             output, _ = child.communicate()  # closes its stdin
     result.append(float(output))
+
+
+def stolen_ms() -> float:
+    """Milliseconds since the start of a virtual machine in which its host ran others instead of it,
+    of all cores, in steps of 10; 0 where that is not known."""
+    try:
+        columns = STAT.read_text().split("\n", 1)[0].split()
+        return 1000.0 * int(columns[STOLEN]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def largest_oversleep() -> float:
