@@ -131,9 +131,9 @@ def causes(steps: NDArray, host_stall_ms: float) -> dict[str, float]:
     steps: (n, 4), seconds on the clock, of processor, and taken by the host of a virtual machine,
     and late frames. A step does the same work each time. One that takes several times the usual
     processor time ran on a core that was slowed down, and one that takes much longer than its
-    processor time waited for a core. `stolen_ms`: what the host took during steps, and
-    `late_while_stolen`, the late frames of such steps. `host_stall_ms`: by how much a process that
-    only sleeps overslept.
+    processor time waited for a core. `stolen_ms`: what the host took during steps, of all cores,
+    and `late_while_stolen`, the late frames of such steps. `host_stall_ms`: by how much a process
+    that only sleeps overslept.
     """
     processor, wait = 1000 * steps[:, 1], 1000 * (steps[:, 0] - steps[:, 1])
     stolen, late = 1000 * steps[:, 2], steps[:, 3]
@@ -144,8 +144,8 @@ def causes(steps: NDArray, host_stall_ms: float) -> dict[str, float]:
     }  # fmt: skip
     print("a step takes {step_ms:.0f} ms of processor, {slowest_step_ms:.0f} ms the slowest, and "
           "waited {core_wait_ms:.0f} ms for a core at most; an idle process overslept by "
-          "{host_stall_ms:.0f} ms at most; the host took {stolen_ms:.0f} ms during steps, which "
-          "made {late_while_stolen:.0f} frames late".format(**row))  # fmt: skip
+          "{host_stall_ms:.0f} ms at most; the host took {stolen_ms:.0f} ms of all cores during "
+          "steps, of which {late_while_stolen:.0f} late frames are".format(**row))  # fmt: skip
     return {name: round(value, 1) for name, value in row.items()}
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from common.device import fast_bfloat16
 from common.errors import UserError
 from layers import PRECISIONS
-from layers.fast_linear import LARGE
 
 LEVELS = 127  # the largest value of a signed byte
+MANY = 2**20  # weights of a layer from which on oneDNN's kernel takes less time
 
 
 class BfloatLinear(nn.Module):
@@ -40,13 +40,13 @@ class ByteLinear(nn.Module):
     A row of the weights has one scale; activations are quantised when they are known, to 7 bits,
     because processors without VNNI add two products in 16 bits.
 
-    many_frames: whether x will have hundreds of rows. Then a large layer has oneDNN's kernel, which
-    takes a twelfth less time on those and up to five times as long on a few.
+    many_frames: whether x will have hundreds of rows. Then a layer of `MANY` weights has oneDNN's
+    kernel, which takes a twelfth less time on those, as long on 60 and five times as long on a few.
     """
 
     def __init__(self, linear: nn.Linear, many_frames: bool = False) -> None:
         super().__init__()
-        many_frames = many_frames and linear.weight.numel() >= LARGE
+        many_frames = many_frames and linear.weight.numel() >= MANY
         self.packed = _packed(linear.weight.detach(), linear.bias, many_frames)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class NumbaScan(torch.autograd.Function):
         ), None  # fmt: skip
 
 
-def scan_on(
+def continued_scan(
     state: Tensor, n: int, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
     z: Tensor, delta_bias: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -93,12 +93,11 @@ def scan_on(
     u, delta, A, B, C, D, z, bias = _arrays(u, delta, A, B, C, D, z, delta_bias)
     jobs, starts = len(u) * -(-u.shape[2] // LANES), np.empty((0, *state.shape), F32)
     before, outputs, states = state.float().contiguous().numpy(), [], []
-    for part in (slice(0, n), slice(n, None)):
-        parts = (np.ascontiguousarray(x[:, part]) for x in (u, delta, B, C))
-        u_part, delta_part, B_part, C_part = parts
-        y, last = np.empty(u_part.shape, F32), np.empty(state.shape, F32)
+    for rows in (slice(0, n), slice(n, None)):
+        some = [np.ascontiguousarray(x[:, rows]) for x in (u, delta, B, C)]
+        y, last = np.empty(some[0].shape, F32), np.empty(state.shape, F32)
         scan_numba_kernels.forward(
-            u_part, delta_part, A, B_part, C_part, D, z[:, part], bias, True, before, y, starts,
+            some[0], some[1], A, some[2], some[3], D, z[:, rows], bias, True, before, y, starts,
             last, 0, jobs,
         )  # fmt: skip
         outputs.append(y)

@@ -83,7 +83,7 @@ def continued_scan(
     `backend` is or becomes "numba"; frame by frame in PyTorch elsewhere, as in an exported graph.
     """
     if uses_numba(backend, u):
-        y, behind = _numba_scan_on()(
+        y, behind = _numba_continued_scan()(
             state.transpose(1, 2), n, u, delta, A.T, B, C, D, z, delta_bias
         )
         return y, behind.transpose(1, 2)
@@ -101,9 +101,9 @@ def continued_scan(
 def uses_numba(backend: str, tensor: Tensor) -> bool:
     """Whether numba kernels compute for `tensor`: where `backend` is or becomes "numba".
 
-    Not in a graph that is exported.
+    Not in a graph that is compiled or exported.
     """
-    return not torch.compiler.is_exporting() and resolve_backend(backend, tensor) == "numba"
+    return not torch.compiler.is_compiling() and resolve_backend(backend, tensor) == "numba"
 
 
 def resolve_backend(backend: str, tensor: Tensor | None = None) -> str:
@@ -161,10 +161,10 @@ def _numba_scan() -> Callable:
 
 
 @functools.cache
-def _numba_scan_on() -> Callable:
-    from layers.scan_numba import scan_on
+def _numba_continued_scan() -> Callable:
+    from layers import scan_numba
 
-    return scan_on
+    return scan_numba.continued_scan
 
 
 def _check_shapes(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:

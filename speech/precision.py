@@ -17,9 +17,9 @@ def coarsen(body: nn.Module, decoder: list[nn.Module], name: str, device: torch.
     On a CPU that multiplies bfloat16 matrices in hardware, "bf16" and "int8" also have bfloat16
     products in the convolutions of wav2vec 2.0 behind the first, which are up to a third of the
     time. Not 8-bit ones: their error on trained weights is not known. "int8" reaches the second
-    convolution of Moonshine, half of the time of a live window, but not its third: outliers in its
-    input would turn the states by half of their length. It reaches the large layers of the
-    decoder's parts as well, a twelfth of the paper's network.
+    convolution of Moonshine, a fourth of the time of a live window behind 8-bit layers, but not its
+    third: outliers in its input would turn the states by half of their length. It reaches the
+    large layers of the decoder's parts as well, a twelfth of the paper's network.
     Raises `UserError` as `use_precision`.
     """
     chosen = use_precision(body, name, device, many_frames=True)

@@ -20,10 +20,13 @@ class LiveCurves:
 
     As `export.curves`, but frame by frame: with the units that move in speech, left and right tied,
     so that no unit comes and goes. All others are 0. template: (V, 3) in the data set's unit; head:
-    of the model, in metres. Raises `UserError` for a mesh that is not a face.
+    of the model; units: of the data set for one of the head. Raises `UserError` for a mesh that is
+    not a face.
     """
 
-    def __init__(self, spec: DatasetSpec, template: NDArray[np.float32], head: VertexHead) -> None:
+    def __init__(
+        self, spec: DatasetSpec, template: NDArray[np.float32], head: VertexHead, units: float
+    ) -> None:
         is_ours = spec.path(spec.topology) == HEAD_FILE
         clip = Clip(
             template[None], template, faces_of(spec, None), Fraction(spec.fps),
@@ -35,7 +38,9 @@ class LiveCurves:
         for row, group in zip(tied, groups, strict=True):
             row[list(group)] = 1.0
         columns = (tied @ basis.reshape(len(basis), -1)).astype(np.float32)
-        self.matrix, self.bias = products_of_motion(1000.0 * columns.T, head)
+        self.matrix, self.bias = products_of_motion(
+            1000.0 * spec.metres_per_unit * units * columns.T, head
+        )
         gram = columns.astype(np.float64) @ columns.T
         self.gram = gram + RIDGE * np.diag(np.diag(gram))
         self.upper = np.array([limits(names)[list(group)].min() for group in groups])

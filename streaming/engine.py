@@ -92,7 +92,10 @@ class Stream:
         self.subject, template = choose_face(checkpoint.spec, subject, None)
         self.template = torch.from_numpy(template)
         needs_curves = with_curves or output == "curves"
-        self.curves = LiveCurves(checkpoint.spec, template, model.head) if needs_curves else None
+        units = model.config.units_per_metre
+        self.curves = (
+            LiveCurves(checkpoint.spec, template, model.head, units) if needs_curves else None
+        )
         self.resampler = BlockResampler(sample_rate)
         self.look_ahead = round(look_ahead_s * SAMPLE_RATE)
         self.ahead_frames = int(look_ahead_s * self.fps)

@@ -49,7 +49,7 @@ def test_8_bit_products_of_whole_numbers_are_exact() -> None:
 def test_large_layers_of_many_frames_have_another_kernel_and_the_same_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("layers.coarse_linear.LARGE", 64 * 48)
+    monkeypatch.setattr("layers.coarse_linear.MANY", 64 * 48)
     torch.manual_seed(0)
     linear, x = nn.Linear(64, 48), torch.randn(1, 300, 64)
     engine = torch.backends.quantized.engine

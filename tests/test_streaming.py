@@ -1,15 +1,18 @@
 """The live engine: blocks of any size, what a frame depends on, and what its parts equal."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from jambatalk import Checkpoint
+from dataset.faces import choose_face
+from jambatalk import Checkpoint, load_checkpoint
 from layers.mamba import MambaLayer
 from layers.moe import MoEMambaLayer
 from layers.transformer import TransformerLayer
+from streaming.curves import LiveCurves
 from streaming.decoder import LiveDecoder
 from streaming.engine import Stream
 from streaming.latency import Latencies
@@ -220,3 +223,17 @@ def test_delays_count_from_the_instant_of_the_sound() -> None:
     assert p50 == pytest.approx(225, abs=0.1)
     assert p95 == pytest.approx(292.5, abs=0.1)
     assert worst == pytest.approx(300, abs=0.1)
+
+
+def test_curves_do_not_depend_on_the_unit_of_the_mesh() -> None:
+    """A head that predicts another unit than metres, as BIWI's, gives the same curves."""
+    model, spec = load_checkpoint()
+    template = choose_face(spec, None, None)[1]
+    motion = np.random.default_rng(0).normal(size=(5, model.config.vertex_rank)).astype("f4")
+    expected = LiveCurves(spec, template, model.head, 1.0)(motion)
+    for parameter in model.head.offsets.parameters():
+        parameter.data /= 0.1856
+    other = replace(spec, metres_per_unit=0.1856)
+    curves = LiveCurves(other, template / np.float32(0.1856), model.head, 1.0)(motion)
+    assert expected.max() > 0.1
+    np.testing.assert_allclose(curves, expected, atol=1e-4)

@@ -15,6 +15,7 @@ loss of errors that are a tenth of the motion is exact to 1e-4, of a hundredth t
 B batch, T mesh frames, V vertices, M columns of the head, L some vertices.
 """
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def head_losses(
     units: of the data set per metre; x: (B, T or more, D), the head's input; batch: of
     `data_loader.collate`, with vertices (B, T, V, 3), template and frames; lips: (L,) vertices,
     whose predicted offsets (B, T, L, 3) in the data set's unit are returned; loss_scale: factor of
-    the errors. Float32 under autocast as well, as the head is.
+    the errors. Float32 under autocast as well, and so are the gradients.
     """
     truth, frames = batch["vertices"], batch["frames"]
     with torch.autocast(x.device.type, enabled=False):
@@ -102,8 +103,8 @@ class HeadSums(torch.autograd.Function):
         """Of x, weight and bias; with d(t) = e(t+1) - e(t), d loss / d e is as in `MeshSums`."""
         x, z, weight, truth, base, frames, pairs = ctx.saved_tensors
         g, h = 2 * g.double(), 2 * h.double()
-        of_x = g * z + h * _bends(z, pairs)
-        q = g * x + h * _bends(x, pairs)
+        of_x = g * z + h * _minus_second_difference(z, pairs)
+        q = g * x + h * _minus_second_difference(x, pairs)
         dtype = weight.dtype
         of_weight = weight @ (x.flatten(0, 1).T @ q.flatten(0, 1)).to(dtype)
         of_bias = weight @ (g * x.sum((0, 1))).to(dtype)
@@ -130,7 +131,7 @@ def _changes(values: Tensor, pairs: Tensor) -> Tensor:
     return torch.where(pairs, values[:, 1:] - values[:, :-1], 0.0)
 
 
-def _bends(values: Tensor, pairs: Tensor) -> Tensor:
+def _minus_second_difference(values: Tensor, pairs: Tensor) -> Tensor:
     """d(t-1) - d(t) of the differences d(t) from frame t to the next, (B, T, M)."""
     change = _changes(values, pairs)
     return F.pad(change, (0, 0, 1, 0)) - F.pad(change, (0, 0, 0, 1))
@@ -151,13 +152,14 @@ def _true_offsets(truth: Tensor, base: Tensor, totals: np.ndarray | None = None)
     return offsets
 
 
-_SPACE: dict[torch.dtype, Tensor] = {}  # one reused block: allocating takes longer than filling it
+_SPACE = threading.local()  # a reused block per dtype: allocating takes longer than filling it
 
 
 def _space(like: Tensor) -> Tensor:
     """Uninitialised numbers of a shape and dtype."""
-    size = like.numel()
-    block = _SPACE.get(like.dtype)
-    if block is None or len(block) < size:
-        block = _SPACE[like.dtype] = torch.empty(size, dtype=like.dtype)
-    return block[:size].view(like.shape)
+    size, blocks = like.numel(), vars(_SPACE)
+    name = str(like.dtype)
+    if len(blocks.get(name, ())) < size:
+        with torch.inference_mode(False):  # or no later call could write to it
+            blocks[name] = torch.empty(size, dtype=like.dtype)
+    return blocks[name][:size].view(like.shape)

@@ -100,15 +100,21 @@ class Objective(nn.Module):
         losses["ctc"] = ctc_loss(logits, targets.texts, lengths, blank, sizes.clips)
         return losses
 
+    def hidden(
+        self, batch: dict[str, Any], padded: Tensor | None, conv: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The head's input (B, T, D) and the decoder's own losses (B,)."""
+        features = self.model.encoder(batch["audio"], padded, conv)
+        mask = self.model.frame_mask(padded, features)
+        return self.model.hidden(features, mask, **given_of(self.model, batch))
+
     def whole_mesh(
         self, batch: dict[str, Any], padded: Tensor | None, conv: Tensor | None, sizes: Sizes
     ) -> MeshLosses:
         """The losses of a batch with vertices."""
         template, truth, model = batch["template"], batch["vertices"], self.model
         scale, units = self.nets.loss_scale, model.config.units_per_metre
-        features = model.encoder(batch["audio"], padded, conv)
-        mask = model.frame_mask(padded, features)
-        hidden, own_loss = model.hidden(features, mask, **given_of(model, batch))
+        hidden, own_loss = self.hidden(batch, padded, conv)
         rest = template[:, None, self.lips]
         if saves_time(model.head, hidden, batch["frames"]):
             vertex, velocity, offsets = head_losses(
@@ -129,9 +135,7 @@ class Objective(nn.Module):
     ) -> MeshLosses:
         """The losses of a batch with curves and basis, by `training.low_rank`."""
         model, inner = self.model, self.nets.inner_lips
-        features = model.encoder(batch["audio"], padded, conv)
-        mask = model.frame_mask(padded, features)
-        hidden, own_loss = model.hidden(features, mask, **given_of(model, batch))
+        hidden, own_loss = self.hidden(batch, padded, conv)
         with torch.autocast(hidden.device.type, enabled=False):
             motion = LowRankMotion.of(
                 model.head, model.config.units_per_metre, model.head.low_rank(hidden),
