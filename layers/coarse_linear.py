@@ -35,7 +35,9 @@ class BfloatLinear(nn.Module):
 
 
 class ByteLinear(nn.Module):
-    """A linear layer whose products are 8-bit, on a CPU: a fourth of the memory.
+    """A linear layer whose products are 8-bit, on a CPU.
+
+    A fourth of the memory; half of it with oneDNN's kernel, which keeps the weights twice.
 
     A row of the weights has one scale; activations are quantised when they are known, to 7 bits,
     because processors without VNNI add two products in 16 bits.
