@@ -6,13 +6,13 @@ into one reused buffer when their layer runs, in a fiftieth of the time of the p
 """
 
 import functools
-import threading
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.mapped_values import give_back
+from layers.reused_space import ReusedSpace
 
 LARGE = 2**19  # weights of a layer from which on it is made fast: small ones gain nothing
 
@@ -36,15 +36,12 @@ def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-_SPACE = threading.local()  # one reused buffer per thread: allocating costs more than widening
+_SPACE = ReusedSpace()
 
 
 def _widened(weight: Tensor) -> Tensor:
     """The weight in float32, in a buffer that the next call of this thread overwrites."""
-    size = weight.numel()
-    if len(getattr(_SPACE, "block", ())) < size:
-        _SPACE.block = torch.empty(size, dtype=torch.float32)
-    return _SPACE.block[:size].view(weight.shape).copy_(weight)
+    return _SPACE.take(weight.shape, torch.float32).copy_(weight)
 
 
 class FastLinear(nn.Linear):

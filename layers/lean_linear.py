@@ -9,13 +9,14 @@ float32, backward in bfloat16.
 D input width, D' output width, n rows.
 """
 
-import threading
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from layers.reused_space import ReusedSpace
 
 COARSE = torch.bfloat16
 GRAD_DTYPE = hasattr(Tensor, "grad_dtype")  # whether a gradient may differ in dtype
@@ -50,15 +51,12 @@ class CoarseProduct(torch.autograd.Function):
         return by_x, by_weight, rows.sum(0) if ctx.has_bias else None
 
 
-_SPACE = threading.local()  # one reused buffer per thread: allocating costs more than rounding
+_SPACE = ReusedSpace()
 
 
 def _rounded(weight: Tensor) -> Tensor:
     """The weight in bfloat16, in a buffer that the next call of this thread overwrites."""
-    size = weight.numel()
-    if len(getattr(_SPACE, "block", ())) < size:
-        _SPACE.block = torch.empty(size, dtype=COARSE)
-    return _SPACE.block[:size].view(weight.shape).copy_(weight)
+    return _SPACE.take(weight.shape, COARSE).copy_(weight)
 
 
 def _rows(x: Tensor) -> Tensor:

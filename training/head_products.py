@@ -15,7 +15,6 @@ loss of errors that are a tenth of the motion is exact to 1e-4, of a hundredth t
 B batch, T mesh frames, V vertices, M columns of the head, L some vertices.
 """
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from layers.reused_space import ReusedSpace
 from layers.vertex_head import VertexHead
 from speech.features import length_mask
 from training.losses import Sizes, share
@@ -31,6 +31,7 @@ from training.low_rank import coordinates
 
 ROWS = 256  # of weights whose products are summed before they become float64
 FEWEST = 4  # frames for each column of the head from which on this is faster
+_SPACE = ReusedSpace()
 
 
 def saves_time(head: VertexHead, x: Tensor, frames: Tensor) -> bool:
@@ -144,22 +145,9 @@ def _true_offsets(truth: Tensor, base: Tensor, totals: np.ndarray | None = None)
     """
     from training.mesh_kernels import take_offsets  # compiled by numba at its first call
 
-    offsets = _space(truth)
+    offsets = _SPACE.take(truth.shape, truth.dtype)
     if totals is None:
         return torch.sub(truth, base, out=offsets)
     arrays = (x.contiguous().numpy() for x in (truth, base))
     share(take_offsets, *arrays, outputs=[offsets.numpy(), totals])
     return offsets
-
-
-_SPACE = threading.local()  # a reused block per dtype: allocating takes longer than filling it
-
-
-def _space(like: Tensor) -> Tensor:
-    """Uninitialised numbers of a shape and dtype."""
-    size, blocks = like.numel(), vars(_SPACE)
-    name = str(like.dtype)
-    if len(blocks.get(name, ())) < size:
-        with torch.inference_mode(False):  # or no later call could write to it
-            blocks[name] = torch.empty(size, dtype=like.dtype)
-    return blocks[name][:size].view(like.shape)
