@@ -35,25 +35,25 @@ class BfloatLinear(nn.Module):
 
 
 class ByteLinear(nn.Module):
-    """A linear layer whose products are 8-bit, on a CPU.
-
-    A fourth of the memory; half of it with oneDNN's kernel, which keeps the weights twice.
+    """A linear layer whose products are 8-bit, on a CPU: a fourth of the memory.
 
     A row of the weights has one scale; activations are quantised when they are known, to 7 bits,
     because processors without VNNI add two products in 16 bits.
 
     many_frames: whether x will have hundreds of rows. Then a layer of `MANY` weights has oneDNN's
-    kernel, which takes a twelfth less time on those, as long on 60 and five times as long on a few.
+    kernel, where this torch has it, which takes a tenth less time on those, as long on 60 and five
+    times as long on a few.
     """
 
     def __init__(self, linear: nn.Linear, many_frames: bool = False) -> None:
         super().__init__()
-        many_frames = many_frames and linear.weight.numel() >= MANY
-        self.packed = _packed(linear.weight.detach(), linear.bias, many_frames)
+        many_frames = many_frames and linear.weight.numel() >= MANY and _has_onednn()
+        product = ManyRows if many_frames else FewRows
+        self.product = product(linear.weight.detach(), linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C_out) float32 for x (..., C_in)."""
-        return torch.ops.quantized.linear_dynamic(x.float(), self.packed, True)
+        return self.product(x.float())
 
 
 class ByteConvolution(nn.Module):
@@ -65,7 +65,7 @@ class ByteConvolution(nn.Module):
     def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__()
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
-        self.packed = _packed(conv.weight.detach().transpose(1, 2).flatten(1), conv.bias)
+        self.product = FewRows(conv.weight.detach().transpose(1, 2).flatten(1), conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_out, m) float32 for x (B, C_in, n)."""
@@ -75,32 +75,68 @@ class ByteConvolution(nn.Module):
         # row j has the frames from stride · j on; they overlap
         size, strides = (batch, (n - kernel) // stride + 1, kernel * width), clips.stride()
         rows = clips.as_strided(size, (strides[0], stride * width, 1)).contiguous()
-        return torch.ops.quantized.linear_dynamic(rows, self.packed, True).transpose(1, 2)
+        return self.product(rows).transpose(1, 2)
 
 
-def _packed(weight: Tensor, bias: Tensor | None, onednn: bool = False) -> torch.ScriptObject:
-    """Quantised weights (C_out, C_in) and a bias (C_out,), in the order of a kernel.
+class FewRows:
+    """8-bit products by FBGEMM, or what else this torch has; x may have any number of rows.
 
-    onednn: of oneDNN's, where this torch has it, instead of FBGEMM's.
+    weight: (C_out, C_in); bias: (C_out,).
     """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        levels, scales = _quantised(weight)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that its quantised tensors will change
+            rows = torch._make_per_channel_quantized_tensor(
+                levels, scales.double(), torch.zeros(len(levels), dtype=torch.long), 0
+            )
+        bias = None if bias is None else bias.detach().float()
+        self.packed = torch.ops.quantized.linear_prepack(rows, bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., C_out) for x (..., C_in) float32."""
+        return torch.ops.quantized.linear_dynamic(x, self.packed, True)
+
+
+class ManyRows:
+    """The same products by oneDNN. torch's own class for them would keep the weights twice."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        levels, self.scales = _quantised(weight)
+        self.zeros = torch.zeros(len(levels), dtype=torch.int32)
+        self.packed = torch.ops.onednn.qlinear_prepack(levels, None)
+        self.bias = None if bias is None else bias.detach().float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., C_out) for x (..., C_in) float32."""
+        from layers.byte_kernels import quantise  # compiled by numba at its first import
+
+        low, high = (value.item() for value in x.aminmax())
+        low, high = min(low, 0.0), max(high, 0.0)
+        unit = max((high - low) / LEVELS, torch.finfo(torch.float32).tiny)
+        zero = round(-low / unit)
+        levels = torch.empty(x.shape[:-1].numel(), x.shape[-1], dtype=torch.uint8)
+        quantise(x.contiguous().view(-1).numpy(), 1 / unit, zero, levels.view(-1).numpy())
+        product = torch.ops.onednn.qlinear_pointwise(
+            levels, unit, zero, self.packed, self.scales, self.zeros, self.bias,
+            1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        return product.unflatten(0, x.shape[:-1])
+
+
+def _has_onednn() -> bool:
+    """Whether this torch has oneDNN's 8-bit products for this processor."""
+    engines = torch.backends.quantized.supported_engines
+    return "onednn" in engines and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+def _quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(whole numbers of -`LEVELS` to `LEVELS`, scales (C_out,)) of weights (C_out, C_in)."""
     weight = weight.to(torch.float32, copy=True)
     largest = torch.maximum(weight.amax(1), -weight.amin(1))  # (C_out,)
     scales = largest.clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
-    levels = weight.div_(scales[:, None]).round_().to(torch.int8)
-    kernels = torch.backends.quantized
-    chosen = kernels.engine
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that its quantised tensors will change
-        quantised = torch._make_per_channel_quantized_tensor(
-            levels, scales.double(), torch.zeros(len(levels), dtype=torch.long), 0
-        )
-        bias = None if bias is None else bias.detach().float()
-        try:
-            if onednn and "onednn" in kernels.supported_engines:
-                kernels.engine = "onednn"
-            return torch.ops.quantized.linear_prepack(quantised, bias)
-        finally:
-            kernels.engine = chosen
+    return weight.div_(scales[:, None]).round_().to(torch.int8), scales
 
 
 def use_precision(
