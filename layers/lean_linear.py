@@ -3,8 +3,9 @@
 Autocast rounds every float32 weight to bfloat16 and keeps the copy from the forward to the backward
 pass, which adds half the size of the weights. `LeanLinear` keeps only the float32 weight and rounds
 it again in the backward pass: the same numbers with less memory. Its parameters, state dict and
-results without autocast are those of nn.Linear. `CoarseBackward` is for the vertex head: forward in
-float32, backward in bfloat16.
+results without autocast are those of nn.Linear. Without autocast, the gradient of its weight may
+still be stored in bfloat16: `coarsen_gradients`. `CoarseBackward` is for the vertex head: forward
+in float32, backward in bfloat16.
 
 D input width, D' output width, n rows.
 """
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from layers.fast_linear import product
 from layers.reused_space import ReusedSpace
 
 COARSE = torch.bfloat16
@@ -49,6 +51,32 @@ class CoarseProduct(torch.autograd.Function):
         by_x = gradient @ _rounded(weight) if ctx.needs_input_grad[0] else None
         by_weight = rows.T @ _rows(x)
         return by_x, by_weight, rows.sum(0) if ctx.has_bias else None
+
+
+class FineProduct(torch.autograd.Function):
+    """x · Wᵀ + b and its gradients in float32 on a CPU; that of W is then rounded to bfloat16.
+
+    The float32 gradient is written to reused memory: as a new tensor of 16 MB it would take half
+    as long again, and all of them together as much memory as the weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x: (..., D); weight: (D', D), bias: (D',); all float32. Gives (..., D')."""
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Gradients of x (float32), of the weight (bfloat16) and of the bias (float32)."""
+        x, weight = ctx.saved_tensors
+        rows = _rows(gradient)
+        by_x = gradient @ weight if ctx.needs_input_grad[0] else None
+        by_weight = _SPACE.take(weight.shape, torch.float32)
+        torch.mm(rows.T, _rows(x), out=by_weight)
+        return by_x, by_weight.to(COARSE), rows.sum(0) if ctx.has_bias else None
 
 
 _SPACE = ReusedSpace()
@@ -93,7 +121,8 @@ class CoarseBackward(torch.autograd.Function):
 class LeanLinear(nn.Linear):
     """nn.Linear that keeps no bfloat16 copy of its weight on a CPU under bfloat16 autocast.
 
-    On a GPU it is nn.Linear: there, keeping the copy costs less than rounding twice.
+    Without autocast it is nn.Linear, unless `coarsen_gradients` was called. On a GPU it is
+    nn.Linear: there, keeping the copy costs less than rounding twice.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,6 +131,9 @@ class LeanLinear(nn.Linear):
         trained = torch.is_grad_enabled() and self.weight.requires_grad
         if autocast and trained and torch.get_autocast_dtype("cpu") == COARSE:
             return CoarseProduct.apply(x, self.weight, self.bias)
+        coarse = trained and gradient_dtype(self.weight) == COARSE
+        if coarse and x.device.type == "cpu" and x.dtype == torch.float32 and not autocast:
+            return FineProduct.apply(x, self.weight, self.bias)
         return super().forward(x)
 
 
@@ -113,11 +145,12 @@ def make_lean(module: nn.Module) -> None:
 
 
 def coarsen_gradients(module: nn.Module) -> None:
-    """Store the weight gradients of `LeanLinear` layers in bfloat16, as they are computed.
+    """Store the weight gradients of `LeanLinear` layers in bfloat16.
 
-    This loses nothing for the gradients of a single backward pass. Sums of several (accumulation,
-    processes) need float32. A torch without `Tensor.grad_dtype` (2.6) keeps these gradients in
-    float32: the same numbers, twice the memory.
+    Under bfloat16 autocast they are computed so, and nothing is lost for the gradients of a single
+    backward pass. In a float32 step they are rounded, by 2^-9 of each at most, as the moments of
+    `training.compact_adam` are. Sums of several (accumulation, processes) need float32. A torch
+    without `Tensor.grad_dtype` (2.6) keeps these gradients in float32, with twice the memory.
     """
     if not GRAD_DTYPE:
         return

@@ -74,6 +74,27 @@ def test_without_bfloat16_autocast_it_equals_a_plain_layer() -> None:
         assert torch.equal(block(True)(x), block(False)(x))
 
 
+@pytest.mark.skipif(not GRAD_DTYPE, reason="this torch stores gradients in their weights' dtype")
+@pytest.mark.parametrize("shape", [(7, 13), (2, 3, 5, 13)])
+def test_gradients_of_a_float32_step_are_those_of_a_plain_layer_rounded_once(
+    shape: tuple[int, ...],
+) -> None:
+    def trained(module: nn.Module) -> tuple[Tensor, Tensor, list[Tensor]]:
+        torch.manual_seed(1)
+        x, weight = torch.randn(shape, requires_grad=True), torch.randn(shape)
+        y = module(x)
+        (y * weight).sum().backward()
+        return y, x.grad, [p.grad for p in module.parameters()]
+
+    coarse = block(True)
+    coarsen_gradients(coarse)
+    (y, by_x, gradients), (plain_y, plain_by_x, expected) = trained(coarse), trained(block(False))
+    torch.testing.assert_close((y, by_x), (plain_y, plain_by_x))
+    for one, other in zip(gradients, expected, strict=True):
+        assert one.dtype == (torch.bfloat16 if one.ndim == 2 else torch.float32)
+        torch.testing.assert_close(one.float(), other, rtol=2**-8, atol=1e-6)
+
+
 def test_state_dict_and_copies_are_those_of_a_plain_layer() -> None:
     lean, plain = block(True), block(False)
     assert list(lean.state_dict()) == list(plain.state_dict())

@@ -21,8 +21,8 @@ def make_optimizer(
     """AdamW with a learning rate of its own for the encoder; linear warm-up, then a cosine to zero.
 
     n_steps: of the whole run; at most a tenth of them is warm-up. With `config.lean` moments are
-    bfloat16 and, if `coarse`, the encoder's gradients, too: that loses nothing where a step is one
-    backward pass under bfloat16 autocast on one process.
+    bfloat16 and, if `coarse`, the encoder's gradients, too (see `coarsen_gradients`): for steps of
+    one backward pass on one process.
     """
     settings = dict(weight_decay=config.weight_decay, betas=BETAS)
     groups = parameter_groups(nets, config)

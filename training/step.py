@@ -203,7 +203,8 @@ class TrainingStep:
         self.objective: nn.Module = Objective(nets, lips, config)
         if group.world > 1:
             self.objective = distributed(self.objective)
-        coarse = dtype == torch.bfloat16 and config.accumulate == group.world == 1
+        coarse = dtype == torch.bfloat16 or self.device.type == "cpu"
+        coarse = coarse and config.accumulate == group.world == 1
         self.optimizer, self.schedule = make_optimizer(nets, config, n_steps, coarse)
         start_average(nets, config.ema_decay, n_steps)
         self.n_steps = n_steps
