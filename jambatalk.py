@@ -33,6 +33,7 @@ from dataset.faces import choose_face, find_faces
 from files.models import built_without_memory, load_model_file, misfits, save_model_file
 from files.shipped import check_shipped
 from layers import NORM_EPS
+from layers.fast_dropout import Dropout
 from layers.fast_linear import large_weights, make_fast
 from layers.vertex_head import VertexHead
 from rendering.animation import Animation, check_fps, resample_motion
@@ -64,7 +65,7 @@ class JambaTalk(nn.Module):
         self.project = nn.Linear(self.encoder.width, config.d_model)
         self.layers = make_layers(config)
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.head = VertexHead(config.d_model, config.n_vertices, config.vertex_rank)
         self.checkpointing = False
 

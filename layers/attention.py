@@ -3,7 +3,8 @@
 That is torch's own, except for bfloat16 on a CPU. There torch's flash kernel takes twice as long as
 in float32, and with dropout it falls back to a slow path that keeps every attention map. So on a
 CPU q, k and v are cast to float32; with dropout, scores and softmax are float32 and the product
-with v is bfloat16. Both are at least as exact as the bfloat16 kernel.
+with v is bfloat16. Both are at least as exact as the bfloat16 kernel. In float32 with dropout,
+torch's has no kernel at all; its steps are taken here, with the dropout of `fast_dropout`.
 
 B batch, H heads, T frames.
 """
@@ -11,6 +12,9 @@ B batch, H heads, T frames.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from layers.fast_dropout import dropout as drop
+from layers.fast_gelu import trains_fast
 
 NAME = "by_device"  # name of `attend` in transformers' registry of attention functions
 
@@ -25,7 +29,8 @@ def attend(
     be attended to, or floating, added to the scores.  scale: 1 / sqrt(d_head) if None.
     """
     coarse = _autocast_dtype(q) == torch.bfloat16
-    if q.device.type != "cpu" or not coarse:
+    fast = dropout > 0 and trains_fast(q)
+    if q.device.type != "cpu" or not (coarse or fast):
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
     with torch.autocast("cpu", enabled=False):
         mask = mask if mask is None or mask.dtype == torch.bool else mask.float()
@@ -37,7 +42,8 @@ def attend(
         if mask is not None:
             allowed = mask.dtype == torch.bool
             scores = scores.masked_fill(~mask, -torch.inf) if allowed else scores + mask
-        return F.dropout(scores.softmax(-1).bfloat16(), dropout) @ v.bfloat16()
+        shares = drop(scores.softmax(-1), dropout)
+        return shares.bfloat16() @ v.bfloat16() if coarse else shares @ v
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:

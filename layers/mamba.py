@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layers import NORM_EPS
-from layers.fast_gelu import activated
+from layers.fast_dropout import Dropout
 from layers.selective_scan import (
     continued_scan,
     resolve_backend,
@@ -174,11 +174,11 @@ class MLP(nn.Module):
         super().__init__()
         self.up = nn.Linear(d_model, d_ff)
         self.down = nn.Linear(d_ff, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., d_model).  Returns (..., d_model)."""
-        return self.down(self.dropout(activated(F.gelu, self.up(x))))
+        return self.down(self.dropout.activated(F.gelu, self.up(x)))
 
 
 class MambaLayer(nn.Module):
@@ -198,7 +198,7 @@ class MambaLayer(nn.Module):
         self.mamba = Mamba(d_model, d_state, d_conv, expand)
         self.mlp_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
         self.mlp = MLP(d_model, d_ff, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (B, T, d_model).  mask: (B, T) bool, True on real frames; padding at the end only."""

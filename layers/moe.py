@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layers import NORM_EPS
+from layers.fast_dropout import Dropout
 from layers.mamba import MLP, Mamba, MambaState
 
 
@@ -114,7 +115,7 @@ class MoEMambaLayer(nn.Module):
         self.mamba = Mamba(d_model, d_state, d_conv, expand)
         self.moe_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
         self.moe = MixtureOfExperts(d_model, d_ff, n_experts, top_k, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return (B, T, d_model) and the clips' balance losses (B,).

@@ -20,6 +20,7 @@ from layers.scan_numba_kernels import CHUNK, LANES
 
 F32 = np.float32
 NO_STATE = np.empty((0, 0, 0), F32)
+THREAD_ELEMENTS = 1 << 16  # of `on_parts` per thread; as below
 THREAD_STATES = 1 << 17  # B · T · d_inner · N per thread; less is slower than one thread
 
 
@@ -140,6 +141,22 @@ def on_threads(run: Callable[[int, int, int], None], jobs: int, n: int | None = 
         return
     edges = [i * jobs // n for i in range(n + 1)]
     list(_pool(os.getpid(), n).map(run, range(n), edges[:-1], edges[1:]))
+
+
+def on_parts(write: Callable[..., None], *inputs: Tensor) -> Tensor:
+    """What write(first place, *arrays, out) writes to out, for tensors of one shape on a CPU.
+
+    It gets flat arrays, in parts on as many threads as are useful.
+    """
+    flat = [x.detach().contiguous() for x in inputs]
+    out = torch.empty_like(flat[0])
+    arrays, size = [x.view(-1).numpy() for x in (*flat, out)], out.numel()
+
+    def run(_: int, first: int, end: int) -> None:
+        write(first, *(array[first:end] for array in arrays))
+
+    on_threads(run, size, min(torch.get_num_threads(), size // THREAD_ELEMENTS + 1))
+    return out
 
 
 @cache

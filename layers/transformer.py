@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layers import NORM_EPS, attention
+from layers.fast_dropout import Dropout
 from layers.fast_gelu import Gelu
 
 ROTARY_BASE = 10_000.0  # RoFormer (arXiv 2104.09864), equation 15
@@ -150,9 +151,9 @@ class TransformerLayer(nn.Module):
         self.attention = GroupedQueryAttention(d_model, n_heads, n_kv_heads, rope_rank, dropout)
         self.mlp_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
         self.mlp = nn.Sequential(
-            nn.Linear(d_model, d_ff), Gelu(), nn.Dropout(dropout), nn.Linear(d_ff, d_model)
+            nn.Linear(d_model, d_ff), Gelu(), Dropout(dropout), nn.Linear(d_ff, d_model)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (B, T, d_model).  mask: (B, T) bool, True on real frames.  Returns (B, T, d_model)."""

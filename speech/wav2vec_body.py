@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from layers.attention import attend
-from layers.fast_gelu import activated
+from layers.fast_dropout import Dropout
 from speech.encoder_config import ACTIVATIONS, EncoderConfig
 from speech.positional_convolution import PositionalConvolution
 
@@ -80,7 +80,7 @@ class FeatureProjection(nn.Module):
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
-        self.dropout = nn.Dropout(config.feat_proj_dropout)
+        self.dropout = Dropout(config.feat_proj_dropout)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(B, A, C), and the normalised features (B, A, C0)."""
@@ -115,16 +115,15 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
+        self.intermediate_dropout = Dropout(config.activation_dropout)
         self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACTIVATIONS[config.hidden_act]
         self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.output_dropout = nn.Dropout(config.hidden_dropout)
+        self.output_dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, A, C)."""
-        x = activated(self.activation, self.intermediate_dense(x))
-        x = self.intermediate_dropout(x)
+        x = self.intermediate_dropout.activated(self.activation, self.intermediate_dense(x))
         return self.output_dropout(self.output_dense(x))
 
 
@@ -135,7 +134,7 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.norm_first = config.do_stable_layer_norm
         self.attention = Attention(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -163,7 +162,7 @@ class Transformer(nn.Module):
         self.layerdrop, self.norm_last = config.layerdrop, config.do_stable_layer_norm
         self.pos_conv_embed = PositionalConvolution(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(config) for _ in range(config.num_hidden_layers)
         )

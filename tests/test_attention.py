@@ -9,6 +9,7 @@ from torch import Tensor
 
 from layers import attention
 from layers.attention import attend
+from layers.fast_dropout import dropout as drop
 
 B, H, T, D = 2, 3, 11, 8
 
@@ -47,7 +48,7 @@ def test_bfloat16_attention_equals_the_definition(kind: str, dropout: float) -> 
     with torch.autocast("cpu", torch.bfloat16):
         actual = attend(*(mine := inputs()), mask, dropout)
     torch.manual_seed(3)
-    factors = F.dropout(torch.ones(B, H, T, T, dtype=torch.bfloat16), dropout)
+    factors = drop(torch.ones(B, H, T, T, requires_grad=True), dropout).detach()
     expected = by_definition(*(theirs := inputs()), mask, factors)
     assert actual.dtype == torch.bfloat16
     torch.testing.assert_close(actual.double(), expected, rtol=2**-6, atol=2**-6)
@@ -56,6 +57,20 @@ def test_bfloat16_attention_equals_the_definition(kind: str, dropout: float) -> 
     (expected * weight).sum().backward()
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one.grad.double(), other.grad.double(), rtol=2**-5, atol=2**-5)
+
+
+def test_float32_attention_with_dropout_equals_the_definition() -> None:
+    mask, dropout = padding("bool"), 0.3
+    torch.manual_seed(3)
+    actual = attend(*(mine := inputs(torch.float32)), mask, dropout)
+    torch.manual_seed(3)
+    factors = drop(torch.ones(B, H, T, T, requires_grad=True), dropout).detach()
+    expected = by_definition(*(theirs := inputs(torch.float32)), mask, factors)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6)
+    for y in (actual, expected):
+        (y**2).sum().backward()
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-5)
 
 
 def test_its_error_is_not_larger_than_that_of_torchs_bfloat16_kernel() -> None:
