@@ -172,10 +172,15 @@ def ctc_loss(
     sizes = torch.tensor([len(text) for text in texts], device="cpu")  # as torch.ctc_loss takes it
     if not len(targets):
         return logits.sum() * 0.0
-    log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (A, B, K)
-    each = F.ctc_loss(
-        log_probs, targets, lengths, sizes, blank=blank, zero_infinity=True, reduction="none"
-    )
+    if logits.device.type == "cpu":
+        from training.ctc import CTC  # compiled by numba at its first import
+
+        each = CTC.apply(logits.float(), targets, lengths, sizes, blank)
+    else:
+        log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (A, B, K)
+        each = F.ctc_loss(
+            log_probs, targets, lengths, sizes, blank=blank, zero_infinity=True, reduction="none"
+        )
     sizes = sizes.to(each.device, non_blocking=True)
     return (each / sizes.clamp(min=1)).sum() / (clips or len(texts))
 
