@@ -147,6 +147,7 @@ def test_an_encoder_that_is_trained_with_its_head_is_refused(
     ctc_folder(tmp_path / "encoder", ENCODER)
     pool = write_pool(tmp_path / "pool")
     flags = ["--pool", str(pool), "--encoder", str(tmp_path / "encoder"), "--max_steps", "1"]
+    capsys.readouterr()  # transformers shows its progress in writing the encoder
     assert run_cli(pretrain_encoder.main, flags) == 2
     error = capsys.readouterr().err
     assert "expected an encoder that stays frozen" in error and error.count("\n") == 1
