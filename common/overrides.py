@@ -43,7 +43,7 @@ NOT_NEGATIVE = (  # numbers >= 0
     "dataset.max_drift_s", "model.vertex_rank", "model.rope_rank",
     "train.warmup_steps", "train.weight_decay", "train.w_vertex",
     "train.w_velocity", "train.w_latent", "train.w_ctc", "train.w_balance", "train.w_lips",
-    "train.w_details", "train.w_code",
+    "train.w_open", "train.w_details", "train.w_code",
     "train.closure_gain", "train.max_clip_s", "train.steps_per_epoch", "train.takes", "train.seed",
     "train.preview_every",
 )  # fmt: skip
@@ -312,6 +312,8 @@ def check(recipe: Recipe, typed: dict[str, str] | None = None) -> None:
         ("train.augment", recipe.train.augment and recipe.train.takes,
          "false: takes have their own noise and rooms"),
         ("train.closure_gain", recipe.train.closure_gain and not spec.inner_lips,
+         f"0, as {spec.name} has no dataset.inner_lips"),
+        ("train.w_open", recipe.train.w_open and not spec.inner_lips,
          f"0, as {spec.name} has no dataset.inner_lips"),
     )  # fmt: skip
     for path, is_wrong, expected in faults:

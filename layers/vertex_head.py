@@ -1,6 +1,7 @@
 """The vertex head: the decoder's output to offsets of the vertices from the neutral face."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layers.lean_linear import CoarseBackward
@@ -38,6 +39,14 @@ class VertexHead(nn.Module):
             last = self.offsets
             offsets = CoarseBackward.apply(x, last.weight, last.bias) if coarse else last(x)
             return offsets.unflatten(-1, (self.n_vertices, 3))
+
+    def offsets_of(self, x: Tensor, vertices: Tensor) -> Tensor:
+        """Offsets (B, T, L, 3) float32 of some vertices (L,) for x (B, T, D)."""
+        rows = (3 * vertices[:, None] + torch.arange(3, device=vertices.device)).flatten()
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float() if self.coefficients is None else self.coefficients(x.float())
+            last = self.offsets
+            return F.linear(x, last.weight[rows], last.bias[rows]).unflatten(-1, (-1, 3))
 
     def motion(self, x: Tensor) -> Tensor:
         """Motion (B, T, M) float32 of x (B, T, D): coefficients, or with rank 0 offsets (3V)."""

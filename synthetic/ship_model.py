@@ -1,7 +1,10 @@
 """Make a run's model the shipped model: `python -m synthetic.ship_model --run runs/synthetic`.
 
 Writes synthetic/model.safetensors in half precision, and the run's record under benchmarks/runs:
-recipe and command, log, test table, loss curves as a picture.
+recipe and command, log, test table, loss curves as a picture. `--last --share 0.25` takes the
+averaged weights of the run's last epoch instead of its best ones, and a fourth of them with three
+fourths of the model shipped so far (Wortsman et al. 2022, arXiv 2203.05482); `--out` writes the
+model elsewhere, without a record, to score it first.
 """
 
 import sys
@@ -10,11 +13,14 @@ from pathlib import Path
 
 import common.interpreter  # noqa: F401  first: explains missing packages
 
+import torch
+
 from common.errors import Parser, UserError, run_cli
 from common.whole_file import whole_file, write_whole
-from config import BUNDLED_MODEL, PROJECT_ROOT
-from jambatalk import load_checkpoint, save_checkpoint
+from config import BUNDLED_MODEL, PROJECT_ROOT, DatasetSpec
+from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
 from training.plots import plot_runs
+from training.state_file import load_state
 
 RECORDS = PROJECT_ROOT / "benchmarks/runs/synthetic"
 RECORD_FILES = ("run.json", "log.csv", "results.md", "results.csv")
@@ -25,13 +31,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Convert the model and copy the record."""
     parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/synthetic"), help="run folder")
-    run = parser.parse_args(argv).run
+    parser.add_argument("--last", action="store_true", help="averaged weights of the last epoch")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the run's weights in a mean; default: 1"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the model here only")
+    args = parser.parse_args(argv)
+    run = args.run
+    if not 0 < args.share <= 1:
+        raise UserError(f"--share {args.share}: expected more than 0, at most 1")
+    model, spec = model_of(run, args.last)
+    if args.share < 1:
+        mix(model, load_checkpoint(BUNDLED_MODEL).model, args.share)
+    if args.out is not None:
+        save_checkpoint(args.out, model, spec, half=True)
+        return
     missing = [name for name in RECORD_FILES if not (run / name).is_file()]
     if missing:
         raise UserError(
             f"--run {run}: no {', '.join(missing)} in it; train and test with main.py first"
         )
-    model, spec = load_checkpoint(run / "best.safetensors")
     with whole_file(BUNDLED_MODEL) as partial:
         save_checkpoint(partial, model, spec, half=True)
         size_mb = partial.stat().st_size / 1e6
@@ -48,6 +67,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{BUNDLED_MODEL}: {size_mb:.1f} MB; record in {RECORDS}; "
         "python -m files.shipped records its hash"
     )
+
+
+def model_of(run: Path, last: bool) -> tuple[JambaTalk, DatasetSpec]:
+    """A run's best model, or the averaged one of its last epoch, and its data set."""
+    model, spec = load_checkpoint(run / "best.safetensors")
+    if last:
+        state = load_state(run / "last.pt")
+        if state["average"] is None:
+            raise UserError(f"--run {run} --last: expected a run with train.ema_decay above 0")
+        prefix = "module."
+        averages = state["average"].items()
+        named = {n.removeprefix(prefix): w for n, w in averages if n.startswith(prefix)}
+        model.load_state_dict(named)
+    return model, spec
+
+
+@torch.no_grad()
+def mix(model: torch.nn.Module, other: torch.nn.Module, share: float) -> None:
+    """Make the weights of `model` the mean of its own, with weight `share`, and of `other`."""
+    others = other.state_dict()
+    for name, weight in model.state_dict().items():
+        if weight.is_floating_point():
+            weight.copy_(share * weight.float() + (1 - share) * others[name].float())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from training.losses import (
     ctc_loss,
     latent_loss,
     mesh_losses,
+    open_loss,
     sizes_of,
     total_loss,
     velocity_loss,
@@ -104,6 +105,21 @@ def test_closure_weight_takes_the_mean_opening_of_several_pairs() -> None:
     truth[0, 0, :, 1] = torch.tensor([3.0, 0.0, 2.0, 1.0])  # openings 3 and 1
     weight = closure_weight(truth, gain=3.0, reach=2.0)
     assert weight.item() == pytest.approx(1 + 3 * 0.36787944)
+
+
+def test_open_loss_by_hand() -> None:
+    """Lips touch below 1; they should be 1.5 apart, or as far as the true ones if these touch not.
+
+    Too close by nothing (the true ones touch), nothing, 1.3 - 1.2 = 0.1 and 1.5 - 0.9 = 0.6; the
+    last frame is padding. The gradient moves those two frames alone."""
+    true = torch.tensor([[0.0, 3.0, 1.3, 5.0, 5.0]])
+    predicted = torch.tensor([[0.2, 2.0, 1.2, 0.9, 0.0]], requires_grad=True)
+    mask = torch.tensor([[True, True, True, True, False]])
+    loss = open_loss(predicted, true, 1.0, mask, 4)
+    assert loss.item() == pytest.approx((0.1**2 + 0.6**2) / 4)
+    loss.backward()
+    expected = torch.tensor([[0.0, 0.0, -0.05, -0.3, 0.0]])
+    torch.testing.assert_close(predicted.grad, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_ctc_of_one_certain_path() -> None:

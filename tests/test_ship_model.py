@@ -45,6 +45,26 @@ def test_a_model_that_is_too_large_leaves_the_shipped_one_unchanged(run, monkeyp
     assert ship_model.BUNDLED_MODEL.read_bytes() == b"the shipped model"
 
 
+def test_the_averaged_weights_of_the_last_epoch_in_a_mean_with_the_shipped_ones(run, tmp_path):
+    model, _ = load_checkpoint()
+    weights = {f"module.{name}": 3 * weight for name, weight in model.state_dict().items()}
+    average = weights | {"n_averaged": torch.tensor(5)}
+    torch.save({"average": average, "generators": {}}, run / "last.pt")
+    shutil.copyfile(run / "best.safetensors", ship_model.BUNDLED_MODEL)
+    out = tmp_path / "mean.safetensors"
+    ship_model.main(["--run", str(run), "--last", "--share", "0.25", "--out", str(out)])
+    name = "project.weight"  # 0.25 · 3 + 0.75 = 1.5 times the shipped one
+    expected = 1.5 * load_file(ship_model.BUNDLED_MODEL)[name].float()
+    torch.testing.assert_close(load_file(out)[name].float(), expected, rtol=1e-3, atol=1e-4)
+    assert not ship_model.RECORDS.exists()
+
+
+@pytest.mark.parametrize("share", ["0", "1.5"])
+def test_a_share_outside_of_0_to_1_is_refused(run, share):
+    with pytest.raises(UserError, match="expected more than 0, at most 1"):
+        ship_model.main(["--run", str(run), "--share", share])
+
+
 def test_a_run_without_results_is_refused(run):
     (run / "results.md").unlink()
     with pytest.raises(UserError, match="no results.md in it; train and test with main.py first"):

@@ -75,7 +75,7 @@ def test_refined_boundaries_do_not_depend_on_a_delay_of_the_engine():
     expected = np.array([segment.start_s for segment in spoken.segments])
     # the end of the last word is ambiguous, and limited to a distance from the engine's own time
     error_s = np.abs(starts[:-1] - expected[:-1])
-    # one frame of the aligner; two where a version of the engine's runtime sounds a little different
+    # one frame of the aligner; two where another version of the engine's runtime is installed
     assert error_s.max() < 0.021 and (error_s > 0.011).mean() < 0.1
 
 

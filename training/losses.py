@@ -145,9 +145,27 @@ def closure_weight(inner_lips: Tensor, gain: float, reach: float) -> Tensor:
     has fallen to 1/e. A squared error alone leaves lips half open where a closure is uncertain, and
     a missed closure is what viewers notice.
     """
-    height = inner_lips[..., 1].unflatten(-1, (-1, 2))  # (B, T, n, 2)
-    opening = (height[..., 0] - height[..., 1]).mean(-1).clamp(min=0)
+    opening = lip_opening(inner_lips).clamp(min=0)
     return 1.0 + gain * torch.exp(-((opening / reach) ** 2))
+
+
+def lip_opening(inner_lips: Tensor) -> Tensor:
+    """Mean opening (B, T) of n pairs; inner_lips: (B, T, 2n, 3), upper and lower in turn, y up."""
+    height = inner_lips[..., 1].unflatten(-1, (-1, 2))  # (B, T, n, 2)
+    return (height[..., 0] - height[..., 1]).mean(-1)
+
+
+def open_loss(predicted: Tensor, true: Tensor, touch: float, mask: Tensor, frames: int) -> Tensor:
+    """Mean square, (), of how much too close the lips are where the true ones do not touch.
+
+    predicted, true: (B, T) openings; lips touch where they are closer than `touch`. They are too
+    close below the true opening or below 1.5 `touch`, whichever is less: a squared error of an
+    uncertain closure leaves them just so far apart that they seem to touch. mask: (B, T); frames:
+    number of frames to divide by.
+    """
+    least = true.clamp(max=1.5 * touch)
+    short = (least - predicted).clamp(min=0) * (mask & (true > touch))
+    return short.square().sum() / max(frames, 1)
 
 
 def latent_loss(
@@ -214,5 +232,6 @@ def total_loss(parts: dict[str, Tensor], config: TrainConfig) -> Tensor:
         "code": config.w_code,
         "lips": config.w_lips,
         "details": config.w_details,
+        "open": config.w_open,
     }
     return sum(weights[name] * value for name, value in parts.items())

@@ -23,6 +23,7 @@ from speech.pretrained import load_pretrained
 from wav2vec import TextTeacher
 
 CLOSURE_REACH_M = 0.002  # metres
+TOUCH_M = 0.0012  # lips that are closer count as closed
 COMPONENT_FRAMES = 2_000  # from which the start of a low-rank vertex head is computed
 
 
@@ -37,6 +38,7 @@ class Networks:
     loss_scale: float = 1.0  # factor from the vertices' unit to TrainConfig.loss_unit
     inner_lips: Tensor | None = None  # (2n,) upper, lower, ...: touch when the mouth is shut
     closure_reach: float = 0.0  # see `losses.closure_weight`, in the vertices' unit
+    touch: float = 0.0  # see `losses.open_loss`, in the vertices' unit
     source: str = ""  # of the pre-trained encoder and teacher: a folder or a hub name
 
     @property
@@ -51,8 +53,8 @@ def build(
     """The networks of a recipe on a device, encoder and teacher loaded from `recipe.wav2vec2`.
 
     n_lips: number of vertices that the lip reader takes; inner_lips: (2n,) vertices, needed with
-    `closure_gain`. Raises `UserError` when the pre-trained encoder cannot be loaded or has another
-    shape.
+    `closure_gain` and `w_open`. Raises `UserError` when the pre-trained encoder cannot be loaded
+    or has another shape.
     """
     spec, config = recipe.dataset, recipe.train
     model = JambaTalk(recipe.model)
@@ -66,11 +68,12 @@ def build(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
     loss_scale = spec.metres_per_unit / config.loss_unit
     nets = Networks(model, reader, teacher, average, loss_scale, source=recipe.wav2vec2)
-    if config.closure_gain:
+    if config.closure_gain or config.w_open:
         if inner_lips is None:
-            raise ValueError(f"closure_gain {config.closure_gain} without inner_lips")
+            raise ValueError(f"closure_gain {config.closure_gain} or w_open without inner_lips")
         nets.inner_lips = inner_lips.to(device)
         nets.closure_reach = CLOSURE_REACH_M / spec.metres_per_unit
+        nets.touch = TOUCH_M / spec.metres_per_unit
     return nets
 
 

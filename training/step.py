@@ -30,7 +30,9 @@ from training.losses import (
     closure_weight,
     ctc_loss,
     latent_loss,
+    lip_opening,
     mesh_losses,
+    open_loss,
     sizes_of,
     total_loss,
     velocity_loss,
@@ -54,6 +56,7 @@ class MeshLosses(NamedTuple):
     lip_offsets: Tensor  # (B, T, L, 3) predicted lips minus template
     lip_error: Tensor  # (B, T, L, 3) predicted minus true lips
     inner_lips: Tensor | None  # (B, T, 2n, 3) true upper, lower, ... lips, where a loss needs them
+    inner_error: Tensor | None  # (B, T, 2n, 3) of their prediction
     details: Tensor | None = None  # () vertex loss of small parts
 
 
@@ -88,6 +91,8 @@ class Objective(nn.Module):
             losses["details"] = motion.details
         if self.config.w_lips:
             losses["lips"] = self.lip_loss(motion.lip_error, motion.inner_lips, frames, sizes)
+        if self.config.w_open:
+            losses["open"] = self.open_loss(motion, frames, sizes)
         lengths = frame_lengths(samples)  # (B,) audio frames
         features, audio_mask = targets.features, None
         if padded is not None:
@@ -127,8 +132,13 @@ class Objective(nn.Module):
             )
             offsets = predicted - rest
         error = offsets - (truth[:, :, self.lips] - rest)
-        inner = None if self.nets.inner_lips is None else truth[:, :, self.nets.inner_lips]
-        return MeshLosses(vertex, velocity, own_loss, offsets, error, inner)
+        inner, inner_error = None, None
+        if (vertices := self.nets.inner_lips) is not None:
+            inner = truth[:, :, vertices]
+            if self.config.w_open:
+                rows = model.head.offsets_of(hidden[:, : truth.shape[1]], vertices) * units
+                inner_error = template[:, None, vertices] + rows - inner
+        return MeshLosses(vertex, velocity, own_loss, offsets, error, inner, inner_error)
 
     def low_rank_mesh(
         self, batch: dict[str, Any], padded: Tensor | None, conv: Tensor | None, sizes: Sizes
@@ -144,14 +154,16 @@ class Objective(nn.Module):
             vertex, velocity = motion.losses(batch["frames"], sizes, self.nets.loss_scale)
             offsets = motion.predicted(self.lips)
             error = offsets - motion.true(self.lips)
+            inner_error = None
             if inner is not None:
+                inner_error = motion.predicted(inner) - motion.true(inner)
                 inner = batch["template"][:, None, inner] + motion.true(inner)
             details = None
             if self.config.w_details:
                 parts = motion.predicted(batch["details"]) - motion.true(batch["details"])
                 mask = length_mask(batch["frames"], parts.shape[1], parts.device)
                 details = vertex_loss(parts * self.nets.loss_scale, mask, sizes.frames)
-        return MeshLosses(vertex, velocity, own_loss, offsets, error, inner, details)
+        return MeshLosses(vertex, velocity, own_loss, offsets, error, inner, inner_error, details)
 
     def lip_loss(
         self, error: Tensor, inner_lips: Tensor | None, frames: Tensor, sizes: Sizes
@@ -169,6 +181,15 @@ class Objective(nn.Module):
             weight = closure_weight(inner_lips, gain, self.nets.closure_reach)
             error = error * weight[..., None, None].sqrt()
         return velocity + vertex_loss(error, mask, sizes.frames)
+
+    def open_loss(self, motion: MeshLosses, frames: Tensor, sizes: Sizes) -> Tensor:
+        """`losses.open_loss` of the inner lips, ()."""
+        true = lip_opening(motion.inner_lips)
+        mask, scale = length_mask(frames, true.shape[1], true.device), self.nets.loss_scale
+        predicted = true + lip_opening(motion.inner_error)
+        return open_loss(
+            predicted * scale, true * scale, self.nets.touch * scale, mask, sizes.frames
+        )
 
 
 def batch_sizes(batch: dict[str, Any]) -> Sizes:
