@@ -112,12 +112,13 @@ class ManyRows:
         """(..., C_out) for x (..., C_in) float32."""
         from layers.byte_kernels import quantise  # compiled by numba at its first import
 
+        x = x.detach().contiguous()
         low, high = (value.item() for value in x.aminmax())
         low, high = min(low, 0.0), max(high, 0.0)
         unit = max((high - low) / LEVELS, torch.finfo(torch.float32).tiny)
         zero = round(-low / unit)
         levels = torch.empty(x.shape[:-1].numel(), x.shape[-1], dtype=torch.uint8)
-        quantise(x.contiguous().view(-1).numpy(), 1 / unit, zero, levels.view(-1).numpy())
+        quantise(x.view(-1).numpy(), 1 / unit, zero, levels.view(-1).numpy())
         product = torch.ops.onednn.qlinear_pointwise(
             levels, unit, zero, self.packed, self.scales, self.zeros, self.bias,
             1.0, 0, torch.float32, "none", [], "",

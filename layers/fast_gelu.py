@@ -3,7 +3,7 @@
 torch's take 1.5 times as long with AVX2, and write to new memory, whose pages the system fills with
 zeros first: for a layer's output of 5 MB that takes as long again. The kernels of `gelu_kernels`
 run on one thread: they take a thirtieth of the time of the products beside them. In training GELU
-and its gradient take a third of torch's time, on as many threads as torch uses.
+and its gradient take up to a fifth less time than torch's, and a fourth of it behind dropout.
 """
 
 from collections.abc import Callable

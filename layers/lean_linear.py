@@ -56,8 +56,8 @@ class CoarseProduct(torch.autograd.Function):
 class FineProduct(torch.autograd.Function):
     """x · Wᵀ + b and its gradients in float32 on a CPU; that of W is then rounded to bfloat16.
 
-    The float32 gradient is written to reused memory: as a new tensor of 16 MB it would take half
-    as long again, and all of them together as much memory as the weights.
+    The float32 gradient is written to reused memory: new tensors of 16 MB take up to a third
+    longer, and all of them together as much memory as the weights.
     """
 
     @staticmethod

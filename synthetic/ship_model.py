@@ -73,6 +73,8 @@ def model_of(run: Path, last: bool) -> tuple[JambaTalk, DatasetSpec]:
     """A run's best model, or the averaged one of its last epoch, and its data set."""
     model, spec = load_checkpoint(run / "best.safetensors")
     if last:
+        if not (run / "last.pt").is_file():
+            raise UserError(f"--run {run} --last: no last.pt in it, the state of its last epoch")
         state = load_state(run / "last.pt")
         if state["average"] is None:
             raise UserError(f"--run {run} --last: expected a run with train.ema_decay above 0")
