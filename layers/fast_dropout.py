@@ -1,7 +1,7 @@
 """Dropout, alone or behind GELU, of float32 tensors in training on a CPU: `dropout_kernels`.
 
 torch draws a random number for each element on one thread and keeps a mask as large as the tensor:
-a twentieth to a tenth of a training step. Here the mask follows from a key of 32 bits, drawn from
+up to a twelfth of a training step. Here the mask follows from a key of 32 bits, drawn from
 torch's generator, so that a seed, and a generator whose state was restored, give the same masks.
 """
 
