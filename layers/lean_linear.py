@@ -2,10 +2,10 @@
 
 Autocast rounds every float32 weight to bfloat16 and keeps the copy from the forward to the backward
 pass, which adds half the size of the weights. `LeanLinear` keeps only the float32 weight and rounds
-it again in the backward pass: the same numbers with less memory. Its parameters, state dict and
-results without autocast are those of nn.Linear. Without autocast, the gradient of its weight may
-still be stored in bfloat16: `coarsen_gradients`. `CoarseBackward` is for the vertex head: forward
-in float32, backward in bfloat16.
+it again in the backward pass: the same numbers with less memory. Its parameters and state dict are
+those of nn.Linear. Without autocast, its results are, too, but for the rounding of float32, and the
+gradient of its weight may still be stored in bfloat16: `coarsen_gradients`. `CoarseBackward` is for
+the vertex head: forward in float32, backward in bfloat16.
 
 D input width, D' output width, n rows.
 """
@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from layers.fast_linear import product
+from layers.fast_linear import LARGE, product
 from layers.reused_space import ReusedSpace
 
 COARSE = torch.bfloat16
+WIDE = 2**16  # weights of a layer from which on oneDNN's gradient of its input takes less time
 GRAD_DTYPE = hasattr(Tensor, "grad_dtype")  # whether a gradient may differ in dtype
 
 
@@ -54,10 +56,9 @@ class CoarseProduct(torch.autograd.Function):
 
 
 class FineProduct(torch.autograd.Function):
-    """x · Wᵀ + b and its gradients in float32 on a CPU; that of W is then rounded to bfloat16.
+    """x · Wᵀ + b and its gradients in float32 on a CPU, each by the faster of two libraries.
 
-    The float32 gradient is written to reused memory: new tensors of 16 MB take up to a third
-    longer, and all of them together as much memory as the weights.
+    Where the weight's gradient is to be bfloat16, it is rounded: `_rounded_gradient`.
     """
 
     @staticmethod
@@ -65,21 +66,48 @@ class FineProduct(torch.autograd.Function):
         """x: (..., D); weight: (D', D), bias: (D',); all float32. Gives (..., D')."""
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        return product(x, weight, bias)
+        linear = F.linear if weight.numel() < LARGE else product
+        y = linear(_rows(x), weight, bias)
+        return y.resize_(*x.shape[:-1], len(weight))  # not a view, which could not be overwritten
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """Gradients of x (float32), of the weight (bfloat16) and of the bias (float32)."""
+        """Gradients of x (float32), of the weight (its gradient's dtype) and of the bias."""
         x, weight = ctx.saved_tensors
-        rows = _rows(gradient)
-        by_x = gradient @ weight if ctx.needs_input_grad[0] else None
-        by_weight = _SPACE.take(weight.shape, torch.float32)
-        torch.mm(rows.T, _rows(x), out=by_weight)
-        return by_x, by_weight.to(COARSE), rows.sum(0) if ctx.has_bias else None
+        rows, by_x = _rows(gradient), None
+        if ctx.needs_input_grad[0]:
+            by_x = gradient @ weight if weight.numel() < WIDE else product(gradient, weight.T)
+        if gradient_dtype(weight) == COARSE:
+            by_weight = _rounded_gradient(weight, rows.T, _rows(x))
+        else:
+            by_weight = rows.T @ _rows(x)
+        return by_x, by_weight, rows.sum(0) if ctx.has_bias else None
 
 
 _SPACE = ReusedSpace()
+_GRADIENTS = WeakTensorKeyDictionary()  # memory of the gradient of a weight, for the next step
+_USERS = getattr(torch._C, "_storage_Use_Count", None)  # of a storage; torch's graphs ask it, too
+
+
+def _rounded_gradient(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a · b as the gradient of a weight, in bfloat16.
+
+    Both the product and the result are written to memory that was used before: to new memory it
+    would take up to a third longer, and rounding three times as long.
+    """
+    exact = torch.mm(a, b, out=_SPACE.take(weight.shape, torch.float32))
+    kept = _GRADIENTS.get(weight)
+    if kept is None or not _is_free(kept):
+        kept = _GRADIENTS[weight] = torch.empty_like(weight, dtype=COARSE)
+    return kept.copy_(exact).detach()  # autograd keeps what nobody else refers to, uncopied
+
+
+def _is_free(tensor: Tensor) -> bool:
+    """Whether no other tensor has the memory of this one, as the last step's gradient would."""
+    if _USERS is None:
+        return False
+    return _USERS(tensor.untyped_storage()._cdata) <= 2  # the tensor and this call
 
 
 def _rounded(weight: Tensor) -> Tensor:
@@ -121,7 +149,7 @@ class CoarseBackward(torch.autograd.Function):
 class LeanLinear(nn.Linear):
     """nn.Linear that keeps no bfloat16 copy of its weight on a CPU under bfloat16 autocast.
 
-    Without autocast it is nn.Linear, unless `coarsen_gradients` was called. On a GPU it is
+    In training without autocast, on a CPU in float32, it is `FineProduct`. On a GPU it is
     nn.Linear: there, keeping the copy costs less than rounding twice.
     """
 
@@ -131,8 +159,8 @@ class LeanLinear(nn.Linear):
         trained = torch.is_grad_enabled() and self.weight.requires_grad
         if autocast and trained and torch.get_autocast_dtype("cpu") == COARSE:
             return CoarseProduct.apply(x, self.weight, self.bias)
-        coarse = trained and gradient_dtype(self.weight) == COARSE
-        if coarse and x.device.type == "cpu" and x.dtype == torch.float32 and not autocast:
+        fine = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        if trained and fine and not autocast and not torch.compiler.is_compiling():
             return FineProduct.apply(x, self.weight, self.bias)
         return super().forward(x)
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
+from layers.positional_gradients import GroupedConvolution, NormedWeight, trains_fast
 from speech.encoder_config import ACTIVATIONS, EncoderConfig
 
 BLOCK = 2  # N / taps: larger blocks need larger spectra, smaller ones overlap more
@@ -27,6 +28,8 @@ class WeightNorm(nn.Module):
 
     def forward(self, norms: Tensor, directions: Tensor) -> Tensor:
         """norms: (1, 1, taps); directions: (C, C / groups, taps)."""
+        if trains_fast(norms, directions):
+            return NormedWeight.apply(norms, directions)
         return directions * (norms / _tap_norms(directions))
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +68,12 @@ class PositionalConvolution(nn.Module):
         if self._predicts(x):
             return self.activation(convolved(x, self._spectra(), self.conv))
         n_frames = x.shape[1]
-        y = self.conv(x.transpose(1, 2))[..., :n_frames]  # an even number of taps gives one more
+        x, conv = x.transpose(1, 2), self.conv
+        if trains_fast(x, conv.bias):
+            y = GroupedConvolution.apply(x, conv.weight, conv.bias, conv.groups)
+        else:
+            y = conv(x)
+        y = y[..., :n_frames]  # an even number of taps gives one more
         return self.activation(y).transpose(1, 2)
 
     def _predicts(self, x: Tensor) -> bool:

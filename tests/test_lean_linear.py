@@ -74,21 +74,80 @@ def test_without_bfloat16_autocast_it_equals_a_plain_layer() -> None:
         assert torch.equal(block(True)(x), block(False)(x))
 
 
+def trained_in_float32(
+    module: nn.Module, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Output, gradient of the input and those of the parameters."""
+    torch.manual_seed(1)
+    x, weight = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    y = module(x)
+    (y * weight).sum().backward()
+    return y, x.grad, [p.grad for p in module.parameters()]
+
+
+@pytest.mark.parametrize("width", [13, 800])  # small layers and large ones take other ways
+@pytest.mark.parametrize("n_rows", [(7,), (2, 5)])
+def test_a_float32_step_is_that_of_a_plain_layer(width: int, n_rows: tuple[int, ...]) -> None:
+    shape = (*n_rows, width)
+    lean, plain = (trained_in_float32(wide_block(kind, width), shape) for kind in (True, False))
+    torch.testing.assert_close(lean, plain, rtol=1e-4, atol=1e-5)
+
+
+def wide_block(lean: bool, width: int) -> nn.Module:
+    """Linear layers of width² and about width² / 8 weights; the first has a bias."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width // 8 + 1, bias=False),
+        nn.Tanh(), nn.Linear(width // 8 + 1, width),
+    )  # fmt: skip
+    if lean:
+        make_lean(module)
+    return module
+
+
+@pytest.mark.skipif(not GRAD_DTYPE, reason="this torch stores gradients in their weights' dtype")
+def test_the_memory_of_a_coarse_gradient_is_used_again_once_it_is_let_go() -> None:
+    coarse, plain = block(True), block(False)
+    coarsen_gradients(coarse)
+    places, expected = [], trained_in_float32(plain, (5, 13))[2][-1]
+    for _ in range(3):
+        coarse.zero_grad()
+        trained_in_float32(coarse, (5, 13))
+        gradient = coarse[3].weight.grad
+        places.append(gradient.data_ptr())
+        torch.testing.assert_close(gradient.float(), expected, rtol=2**-8, atol=1e-6)
+        del gradient
+    assert len(set(places)) == 1
+    trained_in_float32(coarse, (5, 13))  # without zero_grad: it is added
+    torch.testing.assert_close(coarse[3].weight.grad.float(), 2 * expected, rtol=2**-7, atol=1e-6)
+
+
+@pytest.mark.skipif(not GRAD_DTYPE, reason="this torch stores gradients in their weights' dtype")
+def test_gradients_of_a_layer_that_is_used_twice_and_those_that_a_caller_keeps() -> None:
+    """Both come before the first one is let go: no memory may be used again."""
+    layer = nn.Linear(6, 6)
+    make_lean(layer)
+    coarsen_gradients(layer)
+    x = torch.randn(4, 6)
+    layer(layer(x)).sum().backward()
+    plain = nn.Linear(6, 6)
+    plain.load_state_dict(layer.state_dict())
+    plain(plain(x)).sum().backward()
+    torch.testing.assert_close(layer.weight.grad.float(), plain.weight.grad, rtol=0.02, atol=0.02)
+    one, two = (torch.autograd.grad(layer(k * x).sum(), layer.weight)[0] for k in (1, 2))
+    torch.testing.assert_close(2 * one.float(), two.float())
+
+
 @pytest.mark.skipif(not GRAD_DTYPE, reason="this torch stores gradients in their weights' dtype")
 @pytest.mark.parametrize("shape", [(7, 13), (2, 3, 5, 13)])
 def test_gradients_of_a_float32_step_are_those_of_a_plain_layer_rounded_once(
     shape: tuple[int, ...],
 ) -> None:
-    def trained(module: nn.Module) -> tuple[Tensor, Tensor, list[Tensor]]:
-        torch.manual_seed(1)
-        x, weight = torch.randn(shape, requires_grad=True), torch.randn(shape)
-        y = module(x)
-        (y * weight).sum().backward()
-        return y, x.grad, [p.grad for p in module.parameters()]
-
     coarse = block(True)
     coarsen_gradients(coarse)
-    (y, by_x, gradients), (plain_y, plain_by_x, expected) = trained(coarse), trained(block(False))
+    (y, by_x, gradients), (plain_y, plain_by_x, expected) = (
+        trained_in_float32(module, shape) for module in (coarse, block(False))
+    )
     torch.testing.assert_close((y, by_x), (plain_y, plain_by_x))
     for one, other in zip(gradients, expected, strict=True):
         assert one.dtype == (torch.bfloat16 if one.ndim == 2 else torch.float32)
@@ -104,10 +163,12 @@ def test_state_dict_and_copies_are_those_of_a_plain_layer() -> None:
         assert torch.equal(trained(module, (2, 13))[0], trained(lean, (2, 13))[0])
 
 
-def test_its_result_may_be_modified_in_place() -> None:
+@pytest.mark.parametrize("width", [13, 800])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_its_result_may_be_modified_in_place(width: int, autocast: bool) -> None:
     """SpecAugment does so to the output of the feature projection."""
-    with torch.autocast("cpu", torch.bfloat16):
-        y = block(True)[1](torch.randn(2, 5, 13))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = wide_block(True, width)[0](torch.randn(2, 5, width))
     y[:, 1] = 0.0
     y.sum().backward()
 
