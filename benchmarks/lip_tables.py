@@ -21,6 +21,8 @@ COLUMNS = (
     ("rest_motion", "rest move"),
 )
 SHAPE_COLUMNS = (
+    ("jaw_amplitude", "jaw"),
+    ("aperture_amplitude", "gap"),
     ("width_amplitude", "width"),
     ("protrusion_amplitude", "forward"),
     ("tongue_amplitude", "tongue"),

@@ -68,7 +68,9 @@ class LipScores:
     """
 
     jaw_r: Figure
+    jaw_amplitude: Figure
     aperture_r: Figure  # the gap between the lips
+    aperture_amplitude: Figure
     closed: Figure  # share of p b m with closed lips
     others_closed: Figure  # share of t d n k g s z l hh ng th dh with closed lips
     false_closures: Figure  # the same away from labials and pauses
@@ -201,8 +203,7 @@ def _track_figures(long: Sequence[Pair]) -> dict[str, Figure]:
     }
     for name, sums in _track_moments(long):
         figures[f"{name}_r"] = pooled(correlation, sums)
-        if name not in ("jaw", "aperture"):
-            figures[f"{name}_amplitude"] = pooled(amplitude, sums)
+        figures[f"{name}_amplitude"] = pooled(amplitude, sums)
     return figures
 
 

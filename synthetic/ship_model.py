@@ -3,8 +3,8 @@
 Writes synthetic/model.safetensors in half precision, and the run's record under benchmarks/runs:
 recipe and command, log, test table, loss curves as a picture. `--last --share 0.25` takes the
 averaged weights of the run's last epoch instead of its best ones, and a fourth of them with three
-fourths of the model shipped so far (Wortsman et al. 2022, arXiv 2203.05482); `--out` writes the
-model elsewhere, without a record, to score it first.
+fourths of the model shipped so far (Wortsman et al. 2022, arXiv 2203.05482); of several runs, the
+mean. `--out` writes the model to another file, without a record, to score it first.
 """
 
 import sys
@@ -30,17 +30,24 @@ MAX_MB = 26.0
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the model and copy the record."""
     parser = Parser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("runs/synthetic"), help="run folder")
+    parser.add_argument(
+        "--run", type=Path, nargs="+", default=[Path("runs/synthetic")], metavar="FOLDER",
+        help="run folder; several with --out: the mean of their weights",
+    )  # fmt: skip
     parser.add_argument("--last", action="store_true", help="averaged weights of the last epoch")
     parser.add_argument(
         "--share", type=float, default=1.0, help="of the run's weights in a mean; default: 1"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the model here only")
     args = parser.parse_args(argv)
-    run = args.run
+    run = args.run[0]
     if not 0 < args.share <= 1:
         raise UserError(f"--share {args.share}: expected more than 0, at most 1")
+    if len(args.run) > 1 and args.out is None:
+        raise UserError("--run: a mean of several runs has no record of its own; add --out FILE")
     model, spec = model_of(run, args.last)
+    for i, other in enumerate(args.run[1:], start=2):
+        mix(model, model_of(other, args.last)[0], 1 - 1 / i)
     if args.share < 1:
         mix(model, load_checkpoint(BUNDLED_MODEL).model, args.share)
     if args.out is not None:

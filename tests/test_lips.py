@@ -99,7 +99,8 @@ def test_meshes_of_the_rules_score_perfectly(clip):
 def test_half_the_motion_has_half_the_amplitude_and_the_same_correlation(clip):
     scores = score_curves(lambda audio: 0.5 * rules(clip)(audio), [clip])
     assert scores.width_r.value == pytest.approx(1) and scores.brow_r.value == pytest.approx(1)
-    assert scores.width_amplitude.value == pytest.approx(0.5)
+    for name in ("jaw", "aperture", "width"):
+        assert getattr(scores, f"{name}_amplitude").value == pytest.approx(0.5), name
     assert scores.jitter_mm.value == pytest.approx(scores.rules_jitter_mm.value / 2)
     vowels = {row.row: row for row in scores.phones if row.table == "open vowels"}
     assert vowels["aa"].share.value == pytest.approx(0.5)

@@ -5,6 +5,7 @@ import torch
 
 from config import TrainConfig
 from training.losses import (
+    REST_WEIGHT,
     MeshSums,
     Sizes,
     closure_weight,
@@ -110,15 +111,30 @@ def test_closure_weight_takes_the_mean_opening_of_several_pairs() -> None:
 def test_open_loss_by_hand() -> None:
     """Lips touch below 1; they should be 1.5 apart, or as far as the true ones if these touch not.
 
-    Too close by nothing (the true ones touch), nothing, 1.3 - 1.2 = 0.1 and 1.5 - 0.9 = 0.6; the
-    last frame is padding. The gradient moves those two frames alone."""
+    Too close by nothing (the true ones are pressed), nothing, 1.3 - 1.2 = 0.1 and 1.5 - 0.9 = 0.6;
+    the last frame is padding. The gradient moves those two frames alone."""
     true = torch.tensor([[0.0, 3.0, 1.3, 5.0, 5.0]])
-    predicted = torch.tensor([[0.2, 2.0, 1.2, 0.9, 0.0]], requires_grad=True)
+    predicted = torch.tensor([[0.7, 2.0, 1.2, 0.9, 0.0]], requires_grad=True)
     mask = torch.tensor([[True, True, True, True, False]])
-    loss = open_loss(predicted, true, 1.0, mask, 4)
+    loss = open_loss(predicted, true, torch.tensor([[0.1]]), 1.0, mask, 4)
     assert loss.item() == pytest.approx((0.1**2 + 0.6**2) / 4)
     loss.backward()
     expected = torch.tensor([[0.0, 0.0, -0.05, -0.3, 0.0]])
+    torch.testing.assert_close(predicted.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_open_loss_shuts_lips_at_rest_by_hand() -> None:
+    """The template's lips are 0.2 apart, so all but the fourth rest (within 0.05); 0.25 is free.
+
+    Too far apart are the second (0.8 - 0.25 = 0.55) and third (0.6 - 0.25 = 0.35), not the fourth,
+    which is pressed. The fifth is as far as counts, 1, and is not pulled; the last is padding."""
+    true = torch.tensor([[0.2, 0.2, 0.24, 0.0, 0.2, 0.2]])
+    predicted = torch.tensor([[0.25, 0.8, 0.6, 0.9, 3.0, 0.9]], requires_grad=True)
+    mask = torch.tensor([[True, True, True, True, True, False]])
+    loss = open_loss(predicted, true, torch.tensor([[0.2]]), 1.0, mask, 5)
+    assert loss.item() == pytest.approx(REST_WEIGHT * (0.55**2 + 0.35**2 + 1) / 5)
+    loss.backward()
+    expected = REST_WEIGHT * torch.tensor([[0.0, 0.22, 0.14, 0.0, 0.0, 0.0]])
     torch.testing.assert_close(predicted.grad, expected, rtol=1e-5, atol=1e-6)
 
 

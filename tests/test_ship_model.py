@@ -59,6 +59,26 @@ def test_the_averaged_weights_of_the_last_epoch_in_a_mean_with_the_shipped_ones(
     assert not ship_model.RECORDS.exists()
 
 
+def test_the_mean_of_several_runs(run, tmp_path):
+    """1, 4 and 4 times the shipped weights: 3 times."""
+    model, spec = load_checkpoint()
+    for weight in model.state_dict().values():
+        weight.mul_(4)
+    (tmp_path / "other").mkdir()
+    save_checkpoint(tmp_path / "other/best.safetensors", model, spec, half=True)
+    runs, out = [str(run), *[str(tmp_path / "other")] * 2], tmp_path / "mean.safetensors"
+    ship_model.main(["--run", *runs, "--out", str(out)])
+    name = "project.weight"
+    expected = 3 * load_file(PROJECT_ROOT / "synthetic/model.safetensors")[name].float()
+    torch.testing.assert_close(load_file(out)[name].float(), expected, rtol=2e-3, atol=1e-4)
+
+
+def test_several_runs_are_not_shipped_without_a_record(run):
+    with pytest.raises(UserError, match="a mean of several runs has no record of its own; add"):
+        ship_model.main(["--run", str(run), str(run)])
+    assert not ship_model.BUNDLED_MODEL.exists()
+
+
 @pytest.mark.parametrize("share", ["0", "1.5"])
 def test_a_share_outside_of_0_to_1_is_refused(run, share):
     with pytest.raises(UserError, match="expected more than 0, at most 1"):

@@ -92,7 +92,7 @@ class Objective(nn.Module):
         if self.config.w_lips:
             losses["lips"] = self.lip_loss(motion.lip_error, motion.inner_lips, frames, sizes)
         if self.config.w_open:
-            losses["open"] = self.open_loss(motion, frames, sizes)
+            losses["open"] = self.open_loss(motion, batch["template"], frames, sizes)
         lengths = frame_lengths(samples)  # (B,) audio frames
         features, audio_mask = targets.features, None
         if padded is not None:
@@ -182,14 +182,16 @@ class Objective(nn.Module):
             error = error * weight[..., None, None].sqrt()
         return velocity + vertex_loss(error, mask, sizes.frames)
 
-    def open_loss(self, motion: MeshLosses, frames: Tensor, sizes: Sizes) -> Tensor:
-        """`losses.open_loss` of the inner lips, ()."""
+    def open_loss(
+        self, motion: MeshLosses, template: Tensor, frames: Tensor, sizes: Sizes
+    ) -> Tensor:
+        """`losses.open_loss` of the inner lips, (); template: (B, V, 3)."""
         true = lip_opening(motion.inner_lips)
         mask, scale = length_mask(frames, true.shape[1], true.device), self.nets.loss_scale
         predicted = true + lip_opening(motion.inner_error)
-        return open_loss(
-            predicted * scale, true * scale, self.nets.touch * scale, mask, sizes.frames
-        )
+        rest = lip_opening(template[:, None, self.nets.inner_lips])
+        openings = (each * scale for each in (predicted, true, rest))
+        return open_loss(*openings, self.nets.touch * scale, mask, sizes.frames)
 
 
 def batch_sizes(batch: dict[str, Any]) -> Sizes:
