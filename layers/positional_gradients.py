@@ -1,7 +1,7 @@
 """Weight norm and gradients of a wide grouped convolution on a CPU, in float32.
 
-torch's gradients of the positional convolution of wav2vec 2.0 (128 taps, 16 groups) take ten times
-as long as the products that they are; and its weight norm writes 33 MB of new memory four times.
+torch's take twice as long for the positional convolution of wav2vec 2.0 (128 taps, 16 groups of 64
+channels, 120 frames).
 
 B clips, G groups, C channels of a group (as many in as out), K taps, T frames, L frames with
 padding.
@@ -18,16 +18,6 @@ from torch.autograd.function import once_differentiable
 from layers.reused_space import ReusedSpace
 
 NO_ROWS, NO_FACTORS = np.empty((0, 0), np.float32), np.empty(0, np.float32)
-
-
-def trains_fast(*tensors: Tensor) -> bool:
-    """Whether the functions below compute these: with gradient, in float32, on a CPU."""
-    return (
-        torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
-    )
 
 
 class NormedWeight(torch.autograd.Function):
@@ -84,13 +74,13 @@ class GroupedConvolution(torch.autograd.Function):
         With the windows X (B · T', C · K) of a group's input, its output is X Wᵀ: so the gradient
         of W is that of the output, transposed, times X, and that of X is the output's times W.
         """
-        from layers.positional_kernels import add_windows, write_windows
+        from layers.positional_kernels import add_windows
 
         x, weight = ctx.saved_tensors
         groups, taps, before = ctx.groups, weight.shape[2], weight.shape[2] // 2
         n_clips, _, n_out = gradient.shape
-        padded = F.pad(x.detach(), (before, before)).contiguous()  # (B, G · C, L)
-        by_padded = torch.zeros_like(padded) if ctx.needs_input_grad[0] else None
+        padded = F.pad(x.detach(), (before, before))  # (B, G · C, L)
+        by_padded = padded.new_zeros(padded.shape) if ctx.needs_input_grad[0] else None
         by_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
         windows = _SPACE.take((n_clips, n_out, weight[0].numel()), torch.float32)
         flat = windows.view(n_clips * n_out, -1)
@@ -98,8 +88,8 @@ class GroupedConvolution(torch.autograd.Function):
         for group, (part, by_part) in enumerate(parts):
             mine = slice(group * len(part), (group + 1) * len(part))
             outer = gradient[:, mine].transpose(1, 2).reshape(n_clips * n_out, -1)  # (B · T', C)
-            for clip, clip_windows in zip(padded, windows, strict=True):
-                write_windows(clip[mine].numpy(), taps, clip_windows.numpy())
+            rows = padded[:, mine].unfold(2, taps, 1).transpose(1, 2)  # (B, T', C, K)
+            windows.view(rows.shape).copy_(rows)
             torch.mm(outer.T, flat, out=by_part.view(len(part), -1))
             if by_padded is not None:
                 torch.mm(outer, part.detach().reshape(len(part), -1), out=flat)

@@ -1,4 +1,4 @@
-"""numba kernels of `positional_gradients`: weight norm, windows of rows and their sums.
+"""numba kernels of `positional_gradients`: weight norm, and sums of windows.
 
 K taps, C channels of a group, T frames; rows are contiguous, so every loop runs over a row.
 """
@@ -36,17 +36,8 @@ def scale_taps(a, by, b, by_b, out):
 
 
 @compiled(f"void({ROWS}, int64, {ROWS})")
-def write_windows(x, taps, out):
-    """Row t of out (T, C · K) has x[c, t : t + K] of every channel c; x: (C, T + K - 1)."""
-    for t in range(len(out)):
-        for c in range(len(x)):
-            for k in range(taps):
-                out[t, c * taps + k] = x[c, t + k]
-
-
-@compiled(f"void({ROWS}, int64, {ROWS})")
 def add_windows(windows, taps, x):
-    """The transpose of `write_windows`: add windows[t, c · K + k] to x[c, t + k]."""
+    """Add windows[t, c · K + k] to x[c, t + k]; windows: (T, C · K), x: (C, T + K - 1)."""
     for t in range(len(windows)):
         for c in range(len(x)):
             for k in range(taps):

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from layers.positional_gradients import GroupedConvolution, NormedWeight, trains_fast
+from layers.fast_gelu import trains_fast
+from layers.positional_gradients import GroupedConvolution, NormedWeight
 from speech.encoder_config import ACTIVATIONS, EncoderConfig
 
 BLOCK = 2  # N / taps: larger blocks need larger spectra, smaller ones overlap more
@@ -28,7 +29,7 @@ class WeightNorm(nn.Module):
 
     def forward(self, norms: Tensor, directions: Tensor) -> Tensor:
         """norms: (1, 1, taps); directions: (C, C / groups, taps)."""
-        if trains_fast(norms, directions):
+        if trains_fast(directions):
             return NormedWeight.apply(norms, directions)
         return directions * (norms / _tap_norms(directions))
 
@@ -69,7 +70,7 @@ class PositionalConvolution(nn.Module):
             return self.activation(convolved(x, self._spectra(), self.conv))
         n_frames = x.shape[1]
         x, conv = x.transpose(1, 2), self.conv
-        if trains_fast(x, conv.bias):
+        if trains_fast(x) and not torch.is_autocast_enabled("cpu"):
             y = GroupedConvolution.apply(x, conv.weight, conv.bias, conv.groups)
         else:
             y = conv(x)

@@ -5,7 +5,6 @@ import torch
 
 from config import TrainConfig
 from training.losses import (
-    REST_WEIGHT,
     MeshSums,
     Sizes,
     closure_weight,
@@ -132,9 +131,9 @@ def test_open_loss_shuts_lips_at_rest_by_hand() -> None:
     predicted = torch.tensor([[0.25, 0.8, 0.6, 0.9, 3.0, 0.9]], requires_grad=True)
     mask = torch.tensor([[True, True, True, True, True, False]])
     loss = open_loss(predicted, true, torch.tensor([[0.2]]), 1.0, mask, 5)
-    assert loss.item() == pytest.approx(REST_WEIGHT * (0.55**2 + 0.35**2 + 1) / 5)
+    assert loss.item() == pytest.approx((0.55**2 + 0.35**2 + 1) / 5)
     loss.backward()
-    expected = REST_WEIGHT * torch.tensor([[0.0, 0.22, 0.14, 0.0, 0.0, 0.0]])
+    expected = torch.tensor([[0.0, 0.22, 0.14, 0.0, 0.0, 0.0]])
     torch.testing.assert_close(predicted.grad, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layers.positional_gradients import GroupedConvolution, NormedWeight, trains_fast
+from layers.fast_gelu import trains_fast
+from layers.positional_gradients import GroupedConvolution, NormedWeight
 from speech.encoder_config import EncoderConfig
 from speech.positional_convolution import PositionalConvolution
 
@@ -63,7 +64,7 @@ def test_an_input_without_gradient_and_one_with_other_strides() -> None:
 
 
 def test_the_positional_convolution_trains_by_them_and_equals_itself_without() -> None:
-    """Autocast takes torch's way, here in float64 for comparison."""
+    """float64 takes torch's way, as autocast does."""
     config = EncoderConfig(
         hidden_size=12, num_conv_pos_embeddings=6, num_conv_pos_embedding_groups=3,
         feat_extract_activation="gelu",

@@ -27,8 +27,6 @@ from torch.nn import functional as F
 from config import TrainConfig
 from speech.features import length_mask
 
-REST_WEIGHT = 1.0  # of lips open at rest, in `open_loss`
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -160,20 +158,22 @@ def lip_opening(inner_lips: Tensor) -> Tensor:
 def open_loss(
     predicted: Tensor, true: Tensor, rest: Tensor, touch: float, mask: Tensor, frames: int
 ) -> Tensor:
-    """Mean square, (), of how much too close the lips are where the true ones do not touch, and,
-    times `REST_WEIGHT`, of how far they are open where those rest.
+    """Mean square, (), of how much too close the lips are where the true ones do not touch, and of
+    how far they are open where those rest.
 
     predicted, true: (B, T) openings, rest: (B, 1) those of the templates; lips touch where they are
     closer than `touch`. They are too close below the true opening or below 1.5 `touch`, whichever
     is less: a squared error of an uncertain closure leaves them just so far apart that they seem to
     touch. The true lips rest, as in pauses, within 0.05 `touch` of `rest` (those of p, b and m are
-    pressed); 0.05 `touch` more are free there. mask: (B, T); frames: number of frames to divide by.
+    pressed). There, 0.05 `touch` more are free, and lips that are open by one `touch` beyond that
+    are not pulled: with a pull on those all openings of human speech became smaller. mask: (B, T);
+    frames: number of frames to divide by.
     """
     least = true.clamp(max=1.5 * touch)
     short = (least - predicted).clamp(min=0) * (mask & (true > touch))
     still = (true - rest).abs() < 0.05 * touch
     wide = (predicted - rest - 0.05 * touch).clamp(min=0, max=touch) * (mask & still)
-    return (short.square().sum() + REST_WEIGHT * wide.square().sum()) / max(frames, 1)
+    return (short.square().sum() + wide.square().sum()) / max(frames, 1)
 
 
 def latent_loss(
