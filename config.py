@@ -126,6 +126,7 @@ class TrainConfig:
     w_lips: float = 0.0  # of an additional vertex and velocity loss of the lips, not in the paper
     w_details: float = 0.0  # of an additional vertex loss of tongue and brows, in takes only
     closure_gain: float = 0.0  # extra weight, in that loss, of frames in which the lips touch
+    noisy_gain: float = 0.0  # added to closure_gain where the sound is noisy, in takes only
     w_open: float = 0.0  # of a loss of lips too close where the true ones are open, open at rest
     max_clip_s: float = 0.0  # longer training clips are cropped at random; 0: no cropping
     steps_per_epoch: int = 0  # > 0: clips are drawn repeatedly; 0: one pass over them

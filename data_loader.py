@@ -294,8 +294,8 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     keys: hashes of the B clips' audio, only if all clips have one.
 
     Items of `synthetic.crops` have no vertices. Their batches have the encoder's features conv
-    (B, N, C0), curves (B, T, K), and, the same for all, basis (K, V, 3) and details, vertices of
-    parts that are too small to count in a loss of all vertices.
+    (B, N, C0), curves (B, T, K), noise (B, T) and, the same for all, basis (K, V, 3) and details,
+    vertices of parts that are too small to count in a loss of all vertices.
     """
     keys = [item["key"] for item in items if "key" in item]
     batch = ({"keys": keys} if len(keys) == len(items) else {}) | {
@@ -309,7 +309,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in ("basis", "details"):
         if name in items[0]:
             batch[name] = torch.as_tensor(items[0][name])
-    for name in ("vertices", "conv", "curves"):
+    for name in ("vertices", "conv", "curves", "noise"):
         if name in items[0]:
             batch[name] = _pad([item[name] for item in items])
     return batch

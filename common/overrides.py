@@ -44,8 +44,8 @@ NOT_NEGATIVE = (  # numbers >= 0
     "train.warmup_steps", "train.weight_decay", "train.w_vertex",
     "train.w_velocity", "train.w_latent", "train.w_ctc", "train.w_balance", "train.w_lips",
     "train.w_open", "train.w_details", "train.w_code",
-    "train.closure_gain", "train.max_clip_s", "train.steps_per_epoch", "train.takes", "train.seed",
-    "train.preview_every",
+    "train.closure_gain", "train.noisy_gain", "train.max_clip_s", "train.steps_per_epoch",
+    "train.takes", "train.seed", "train.preview_every",
 )  # fmt: skip
 ABOVE_ZERO = (  # numbers > 0
     "dataset.metres_per_unit", "model.units_per_metre", "train.loss_unit", "train.grad_clip",
@@ -313,6 +313,8 @@ def check(recipe: Recipe, typed: dict[str, str] | None = None) -> None:
          "false: takes have their own noise and rooms"),
         ("train.closure_gain", recipe.train.closure_gain and not spec.inner_lips,
          f"0, as {spec.name} has no dataset.inner_lips"),
+        ("train.noisy_gain", recipe.train.noisy_gain and not recipe.train.closure_gain,
+         "0 without train.closure_gain, to which it is added"),
         ("train.w_open", recipe.train.w_open and not spec.inner_lips,
          f"0, as {spec.name} has no dataset.inner_lips"),
     )  # fmt: skip

@@ -27,5 +27,5 @@ def with_base(spec: DatasetSpec, base: Recipe) -> Recipe:
         units_per_metre=1.0 / spec.metres_per_unit,
     )
     if not spec.inner_lips:
-        train = dataclasses.replace(train, closure_gain=0.0, w_open=0.0)
+        train = dataclasses.replace(train, closure_gain=0.0, noisy_gain=0.0, w_open=0.0)
     return Recipe(dataset=spec, model=model, train=train, wav2vec2=base.wav2vec2)

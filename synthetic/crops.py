@@ -1,7 +1,7 @@
 """Training batches of the synthetic recipe: crops of takes with cached features.
 
-The store has features, phones and loudness. The curves of a crop are computed here, for a randomly
-drawn training subject in that subject's style.
+The store has features, phones, loudness and noise. The curves of a crop are computed here, for a
+randomly drawn training subject in that subject's style.
 """
 
 import os
@@ -26,6 +26,7 @@ from synthetic.phones import Segment
 
 DETAILS = ("tongue", "left_brow", "right_brow")  # parts of the head with a loss of their own
 SHORTEST_CROP_S = 0.1
+NOISE_DB = (-20.0, -8.0)  # level of noise over the voices: a frame is clean; it is noisy
 MARGIN_S = 1.0  # seconds of phones before and after a crop, which its curves depend on
 
 
@@ -34,7 +35,8 @@ class TakeCrops(Dataset):
 
     An item has `conv`, the encoder's features (N, C0) float16 at its own frames; its `audio` is
     zeros (S,), since the features replace it. Its vertices are template + curves @ basis, curves
-    (T, K), basis (K, V, 3). Crop i of epoch e is fixed by the seed.
+    (T, K), basis (K, V, 3). Its `noise` (T,) is 0 in clean frames, 1 in noisy ones. Crop i of epoch
+    e is fixed by the seed.
     """
 
     def __init__(self, recipe: Recipe, store: FeatureStore) -> None:
@@ -62,20 +64,22 @@ class TakeCrops(Dataset):
         rng = np.random.default_rng((self.seed, self.epoch, index))
         number = index % self.n_takes
         subject = str(rng.choice(list(self.templates)))
-        conv, lips = self.crop(self.store[number], rng, style_of(subject))
+        take = self.store[number]
+        conv, lips, noise = self.crop(take, rng, style_of(subject))
         return {
-            "name": f"take {number}", "subject": subject, "conv": conv, "curves": lips,
-            "audio": np.zeros(self.n_samples, np.float32), "template": self.templates[subject],
-            "basis": self.basis, "details": self.details, "frames": len(lips),
+            "name": f"take {number}", "subject": subject, "template": self.templates[subject],
+            "audio": np.zeros(self.n_samples, np.float32), "conv": conv, "noise": noise,
+            "curves": lips, "basis": self.basis, "details": self.details, "frames": len(lips),
         }  # fmt: skip
 
     def crop(
         self, take: CachedTake, rng: Generator, style: Style
-    ) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-        """Features (N, C0) and curves (T, channels) of a random stretch of a take."""
+    ) -> tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.float32]]:
+        """Features (N, C0), curves (T, channels) and noise (T,) of a random stretch of a take."""
         states, start_s = self.store.stretch(take, rng, self.n_samples)
         frames = mesh_frames(self.n_samples, self.fps)
-        return states, self.curves(take, start_s, frames, style)
+        noise = self.noise(take, start_s, frames)
+        return states, self.curves(take, start_s, frames, style), noise
 
     def curves(
         self, take: CachedTake, start_s: float, frames: int, style: Style
@@ -93,6 +97,12 @@ class TakeCrops(Dataset):
         at = start_s * LOUDNESS_HZ + np.arange(round(total / self.fps * LOUDNESS_HZ))
         envelope = np.interp(at, np.arange(n), take.loudness)
         return curves(near, total, self.fps, loudness=envelope, style=style)[margin:-margin]
+
+    def noise(self, take: CachedTake, start_s: float, frames: int) -> NDArray[np.float32]:
+        """How noisy a take is from `start_s` on, 0 to 1 over `NOISE_DB`: (frames,)."""
+        at = (start_s + np.arange(frames) / self.fps) * LOUDNESS_HZ - 0.5
+        level_db = np.interp(at, np.arange(len(take.noise_db)), take.noise_db)
+        return np.interp(level_db, NOISE_DB, (0, 1)).astype(np.float32)
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -2,7 +2,7 @@
 
 A frozen encoder gives the same features in every epoch. Random long recordings ("takes",
 `synthetic.takes`) are made of the speech pool, and their features are kept as float16, with their
-phones and loudness. A training step then costs the decoder alone.
+phones, loudness and noise. A training step then costs the decoder alone.
 
     python -m synthetic.feature_store --jobs 2     # optional: training computes what is missing
 """
@@ -49,6 +49,7 @@ class CachedTake:
     states: NDArray[np.float16]  # (N, C0) at the encoder's own frames
     segments: list[Segment]
     loudness: NDArray[np.float32]  # (n,) at LOUDNESS_HZ
+    noise_db: NDArray[np.float32]  # (n,) at LOUDNESS_HZ: `take_sound.noise_level`
 
 
 class FeatureStore:
@@ -99,8 +100,9 @@ class FeatureStore:
         states = self.cache.get(f"{number} states", lambda: self._states(take().audio))
         rows = self.cache.get(f"{number} segments", lambda: _rows(take().segments))
         loudness = self.cache.get(f"{number} loudness", lambda: take().loudness)
+        noise_db = self.cache.get(f"{number} noise", lambda: take().noise_db)
         segments = [Segment(PHONES[int(phone)], start, end) for phone, start, end in rows]
-        return CachedTake(states, segments, loudness)
+        return CachedTake(states, segments, loudness, noise_db)
 
     def stretch(self, take: CachedTake, rng: Generator, n_samples: int) -> tuple[NDArray, float]:
         """States (N, C0) of a random stretch of n_samples of a take, and its start in seconds.
@@ -114,8 +116,8 @@ class FeatureStore:
         return np.array(take.states[first : first + n]), first * self.kind.stride / SAMPLE_RATE
 
     def is_cached(self, number: int) -> bool:
-        """Whether take `number` is in the folder: its loudness is written last."""
-        return f"{number} loudness" in self.cache
+        """Whether take `number` is in the folder: its noise is written last."""
+        return f"{number} noise" in self.cache
 
     def check(self, numbers: Sequence[int]) -> None:
         """Verify the checksums of takes; a damaged one is computed again.

@@ -1,13 +1,15 @@
 """The sound of a take: voices in rooms, backgrounds, stretches without speech, a microphone.
 
 Levels are active levels (`speech.augment.active_level`). Backgrounds are measured against the
-softest turn, so that no labelled phone is far below the noise.
+softest turn, so that no labelled phone is far below the noise. A take's noise is known along with
+its sound: losses weigh closures otherwise where they are hard to hear.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
+from scipy.ndimage import uniform_filter1d
 
 from config import SAMPLE_RATE
 from speech.augment import (
@@ -22,6 +24,7 @@ from speech.augment import (
     reverberate,
 )  # fmt: skip
 from synthetic.backgrounds import SOUNDS, breath, impact, unit_level
+from synthetic.coarticulation import LOUDNESS_HZ
 from synthetic.speech import SpeechPool, cut_at_speed
 from synthetic.take_plan import Plan, Turn
 
@@ -54,6 +57,8 @@ STRETCHES: dict[str, float] = {
     "applause": 0.05, "keyboard": 0.03, "clicks": 0.04, "signals": 0.04, "room": 0.06,
     "hum": 0.02, "weather": 0.02, "engine": 0.02, "rumble": 0.02, BABBLE: 0.03, SILENT: 0.05,
 }  # fmt: skip
+NOISE_S = 0.3  # over which `noise_level` is a mean
+LEAST_DB, MOST_DB = -60.0, 20.0  # of `noise_level`
 # Level of a stretch against the loudest turn, in dB: (probability, range).
 STRETCH_LEVELS = ((0.6, (-10.0, 6.0)), (0.28, (-35.0, -10.0)), (0.12, (-60.0, -35.0)))
 
@@ -74,10 +79,13 @@ def clean_sound(plan: Plan) -> Audio:
     return audio
 
 
-def recorded_sound(plan: Plan, pool: SpeechPool, rng: Generator) -> Audio:
-    """The plan as a recording with everything that `rng` draws: (n,), peak 0.9 or silence."""
+def recorded_sound(plan: Plan, pool: SpeechPool, rng: Generator) -> tuple[Audio, Audio]:
+    """The plan as a recording with everything that `rng` draws, and how noisy it is.
+
+    Returns the sound (n,), peak 0.9 or silence, and its `noise_level`, (m,) at LOUDNESS_HZ.
+    """
     is_easy = rng.random() < EASY_SHARE
-    tracks = _voice_tracks(plan, rng, is_easy)
+    tracks, voices = _voice_tracks(plan, rng, is_easy)
     levels = _levels(plan, tracks)
     audio = tracks.sum(0)
     if not is_easy:
@@ -89,12 +97,33 @@ def recorded_sound(plan: Plan, pool: SpeechPool, rng: Generator) -> Audio:
             audio += _background(plan.n, pool, rng, levels)
     for first, last in plan.stretches:
         _fill_stretch(audio, first, last, pool, rng, levels)
+    noise_db = noise_level(voices, audio - voices, levels.softest)
     audio = vary_level(audio, rng)
     if not is_easy:
         audio = _microphone(audio, rng)
     if rng.random() < 0.5:
         audio = -audio
-    return (0.9 * audio / (np.abs(audio).max() + 1e-9)).astype(np.float32)
+    return (0.9 * audio / (np.abs(audio).max() + 1e-9)).astype(np.float32), noise_db
+
+
+def noise_level(voices: Audio, rest: Audio, softest: float) -> Audio:
+    """Level of rooms and backgrounds over that of the voices in dB, LEAST_DB to MOST_DB: (m,).
+
+    voices: (n,) direct sound of all voices; rest: (n,) all other sound; softest: the level that
+    voices have at least, so that noise counts in their pauses, too. Powers are means over
+    `NOISE_S`; value i is the instant (i + 0.5) / LOUDNESS_HZ.
+    """
+    of_voices = np.maximum(_power(voices), softest**2)
+    ratio = np.maximum(_power(rest), 1e-12) / of_voices
+    return np.clip(10 * np.log10(ratio), LEAST_DB, MOST_DB).astype(np.float32)
+
+
+def _power(sound: Audio) -> np.ndarray:
+    """Mean square of (n,) sound over `NOISE_S`: (m,) float64 at LOUDNESS_HZ."""
+    block = SAMPLE_RATE // LOUDNESS_HZ
+    padded = np.pad(sound, (0, -len(sound) % block)).reshape(-1, block)
+    power = np.square(padded, dtype=np.float64).mean(1)
+    return uniform_filter1d(power, round(NOISE_S * LOUDNESS_HZ), mode="nearest")
 
 
 def mix_at(audio: Audio, noise: Audio, level: float, snr_db: float) -> Audio:
@@ -107,8 +136,9 @@ def _cut(turn: Turn) -> Audio:
     return cut_at_speed(turn.clip.audio, turn.first, turn.n, turn.speed)
 
 
-def _voice_tracks(plan: Plan, rng: Generator, is_easy: bool) -> np.ndarray:
-    """One track for each voice, in its room, at its level: (voices, n)."""
+def _voice_tracks(plan: Plan, rng: Generator, is_easy: bool) -> tuple[np.ndarray, Audio]:
+    """One track for each voice, in its room, at its level: (voices, n); the sum of their direct
+    sound, without rooms: (n,)."""
     n_voices = 1 + max((turn.voice for turn in plan.turns), default=0)
     tracks = np.zeros((n_voices, plan.n), np.float32)
     previous = 0
@@ -121,13 +151,18 @@ def _voice_tracks(plan: Plan, rng: Generator, is_easy: bool) -> np.ndarray:
         previous = turn.end
     softer_db = rng.choice([rng.uniform(0, 6), rng.uniform(0, MAX_SOFTER_DB)], n_voices)
     softer_db[rng.integers(n_voices)] = 0.0
+    voices = np.zeros(plan.n, np.float32)
     for voice in range(n_voices):
         track = tracks[voice]
         if not is_easy:
             track = equalise(track, rng) if rng.random() < 0.6 else track
+        direct = track  # `reverberate` adds a room to it and leaves it at its level
+        if not is_easy:
             track = reverberate(track, rng) if rng.random() < 0.55 else track
-        tracks[voice] = unit_level(track) * 10.0 ** (-softer_db[voice] / 20)
-    return tracks
+        gain = 10.0 ** (-softer_db[voice] / 20)
+        voices += direct * np.float32(gain / active_level(track))
+        tracks[voice] = unit_level(track) * gain
+    return tracks, voices
 
 
 def _take_breath(track: Audio, previous: int, start: int, rng: Generator) -> None:

@@ -15,18 +15,19 @@ from synthetic.coarticulation import LOUDNESS_HZ
 from synthetic.phones import SILENCE, Segment
 from synthetic.speech import SpeechPool
 from synthetic.take_plan import Plan, draw_plan
-from synthetic.take_sound import clean_sound, recorded_sound
+from synthetic.take_sound import LEAST_DB, clean_sound, recorded_sound
 
 QUIET = 0.2  # loudness where nobody speaks: the least value of `coarticulation.loudness`
 
 
 @dataclass(frozen=True)
 class Take:
-    """A long recording made of clips of the pool, with the phones and loudness of its voices."""
+    """A long recording made of clips of the pool, with phones and loudness of its voices."""
 
     audio: np.ndarray  # (S,) float32 at 16 kHz, peak at most 1
     segments: list[Segment]  # contiguous from 0 to the end
     loudness: np.ndarray  # (n,) float32 at LOUDNESS_HZ, of the clean clips; QUIET in gaps
+    noise_db: np.ndarray  # (n,) float32 at LOUDNESS_HZ: `take_sound.noise_level`
     names: tuple[str, ...]  # the clips of its voices in order
 
 
@@ -36,9 +37,13 @@ def draw_take(pool: SpeechPool, rng: Generator, seconds: float, clean: bool = Fa
     `clean`: only whole clips and gaps, without any change of their sound.
     """
     plan = draw_plan(pool, rng, round(seconds * SAMPLE_RATE), clean)
-    audio = clean_sound(plan) if clean else recorded_sound(plan, pool, rng)
+    loudness = loudness_of(plan)
+    if clean:
+        audio, noise_db = clean_sound(plan), np.full_like(loudness, LEAST_DB)
+    else:
+        audio, noise_db = recorded_sound(plan, pool, rng)
     names = tuple(turn.clip.name for turn in plan.turns)
-    return Take(audio, segments_of(plan), loudness_of(plan), names)
+    return Take(audio, segments_of(plan), loudness, noise_db, names)
 
 
 def segments_of(plan: Plan) -> list[Segment]:

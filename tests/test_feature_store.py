@@ -48,6 +48,7 @@ def test_states_are_those_of_the_takes_audio_in_float16(recipe: Recipe) -> None:
     assert take.states.dtype == np.float16
     np.testing.assert_allclose(take.states, expected, atol=2e-3, rtol=1e-3)
     assert take.segments == store.draw(1).segments
+    np.testing.assert_array_equal(take.noise_db, store.draw(1).noise_db)
 
 
 def test_a_take_is_computed_once(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +58,23 @@ def test_a_take_is_computed_once(recipe: Recipe, monkeypatch: pytest.MonkeyPatch
     fill(store, range(3), jobs=1)
     assert all(store.is_cached(number) for number in range(3)) and not store.is_cached(3)
     store[2]
+
+
+def test_a_store_of_before_takes_had_noise_is_completed(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The features of its takes, nearly all of the time, are not computed again."""
+    store = store_of(recipe)
+    fill(store, range(3), jobs=1)
+    noise = [np.array(store[number].noise_db) for number in range(3)]
+    for number in range(3):
+        store.cache._place(f"{number} noise")[0].unlink()
+    monkeypatch.setattr(FeatureStore, "_states", lambda *_: pytest.fail("encoded again"))
+    store = store_of(recipe)
+    assert not store.is_cached(1)
+    fill(store, range(3), jobs=1)
+    for number in range(3):
+        np.testing.assert_array_equal(store[number].noise_db, noise[number])
 
 
 def test_another_pool_has_takes_of_its_own(recipe: Recipe) -> None:
@@ -103,7 +121,7 @@ def test_loading_processes_do_not_check_a_take_again(
     content[-100] ^= 1
     damaged.write_bytes(content)
     source = iter(batches)
-    assert len(checked) >= 9  # states, phones and loudness of three takes
+    assert len(checked) >= 12  # states, phones, loudness and noise of three takes
     assert damaged.read_bytes() != bytes(content)
     checked.clear()
     assert len(list(source)) == 4 and len(list(iter(batches))) == 4
@@ -121,6 +139,19 @@ def test_a_crop_depends_only_on_seed_epoch_and_index(recipe: Recipe) -> None:
         assert np.array_equal(crop[name], same[name])
     other.set_epoch(4)
     assert not np.array_equal(one[5]["conv"], other[5]["conv"])
+
+
+def test_noise_of_a_crop_is_that_of_its_frames_by_hand(recipe: Recipe) -> None:
+    """The level rises by 1 dB in 10 ms, so by 3.33 in a frame: -20 dB is clean, -8 dB noisy."""
+    crops = TakeCrops(recipe, store_of(recipe))
+    level_db = np.linspace(-40.0, 9.0, 50).astype(np.float32)  # value i at (i + 0.5) / 100 s
+    take = dataclasses.replace(crops.store[0], noise_db=level_db)
+    at_db = -40.0 + (0.105 + np.arange(8) / 30) * 100 - 0.5
+    assert at_db[3] == pytest.approx(-20.0) and at_db[6] == pytest.approx(-10.0)
+    expected = [0.0, 0.0, 0.0, 0.0, 10 / 3 / 12, 20 / 3 / 12, 10 / 12, 1.0]
+    np.testing.assert_allclose(crops.noise(take, 0.105, 8), expected, atol=1e-5)
+    item = crops[0]
+    assert item["noise"].shape == (item["frames"],) and item["noise"].min() >= 0
 
 
 def test_a_share_of_the_crops_begins_with_the_take(recipe: Recipe) -> None:

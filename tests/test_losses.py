@@ -100,6 +100,12 @@ def test_closure_weight_by_hand() -> None:
     torch.testing.assert_close(weight[0], torch.tensor([4.0, 4.0, 1 + 3 * 0.36787944]))
 
 
+def test_closure_weight_with_a_gain_of_each_frame() -> None:
+    truth = torch.zeros(1, 2, 2, 3)  # both touch
+    weight = closure_weight(truth, torch.tensor([[3.0, 7.0]]), reach=2.0)
+    torch.testing.assert_close(weight, torch.tensor([[4.0, 8.0]]))
+
+
 def test_closure_weight_takes_the_mean_opening_of_several_pairs() -> None:
     truth = torch.zeros(1, 1, 4, 3)
     truth[0, 0, :, 1] = torch.tensor([3.0, 0.0, 2.0, 1.0])  # openings 3 and 1
@@ -120,6 +126,16 @@ def test_open_loss_by_hand() -> None:
     loss.backward()
     expected = torch.tensor([[0.0, 0.0, -0.05, -0.3, 0.0]])
     torch.testing.assert_close(predicted.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_lips_that_are_too_close_count_less_in_noise_by_hand() -> None:
+    """Both frames are 0.5 too close; in the second, three fourths noisy, that counts a fourth.
+
+    The lips of the third are 0.35 too far apart at rest, which counts in noise, too."""
+    true, predicted = torch.tensor([[5.0, 5.0, 0.2]]), torch.tensor([[1.0, 1.0, 0.6]])
+    mask, noise = torch.ones(1, 3, dtype=torch.bool), torch.tensor([[0.0, 0.75, 1.0]])
+    loss = open_loss(predicted, true, torch.tensor([[0.2]]), 1.0, mask, 3, noise)
+    assert loss.item() == pytest.approx((0.5**2 * 1.25 + 0.35**2) / 3)
 
 
 def test_open_loss_shuts_lips_at_rest_by_hand() -> None:

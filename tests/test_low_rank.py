@@ -59,6 +59,30 @@ def test_losses_and_gradients_equal_those_of_the_meshes(units: float) -> None:
         assert (ours[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max() + 1e-5, name
 
 
+def test_closures_weigh_more_in_noise_and_lips_that_nearly_touch_less() -> None:
+    """In noise 1 the gain of closures is 2 + 3, and only lips open at rest count as open."""
+    batch, _ = both(together(*CLIPS))
+    frames = batch["curves"].shape[:2]
+
+    def losses(noise: float | None, **changes: float) -> dict[str, float]:
+        nets = low_rank_networks()
+        nets.touch, nets.model.training = 0.5, False
+        config = dataclasses.replace(TRAIN, w_open=1.0, **changes)
+        given = batch if noise is None else batch | {"noise": torch.full(frames, noise)}
+        targets = TargetSource(nets, None)(given)
+        found = Objective(nets, LIPS, config)(given, targets, batch_sizes(given))
+        return {name: found[name].item() for name in ("lips", "open", "vertex")}
+
+    clean = losses(0.0, closure_gain=2.0, noisy_gain=3.0)
+    assert clean == losses(None, closure_gain=2.0)
+    noisy = losses(1.0, closure_gain=2.0, noisy_gain=3.0)
+    assert noisy["lips"] == pytest.approx(losses(None, closure_gain=5.0)["lips"])
+    assert noisy["lips"] > clean["lips"] and noisy["vertex"] == clean["vertex"]
+    assert noisy["open"] < clean["open"]
+    half = losses(0.5, closure_gain=2.0)["open"]
+    assert half == pytest.approx((clean["open"] + noisy["open"]) / 2)
+
+
 def test_components_of_curves_are_those_of_the_vertices() -> None:
     heads = []
     for batch in both(together(*CLIPS)):

@@ -96,6 +96,7 @@ def test_ablations_are_set_by_their_letter(variant: str) -> None:
         ("model.n_vertices=7", "expected dataset.n_vertices, 5023"),
         ("dataset.source_fps=1/2", "expected frames a second from 1 to 1000"),
         ("train.closure_gain=9", "expected 0, as vocaset has no dataset.inner_lips"),
+        ("train.noisy_gain=9", "expected 0 without train.closure_gain, to which it is added"),
         ("train.w_open=9", "expected 0, as vocaset has no dataset.inner_lips"),
     ],
 )

@@ -44,6 +44,7 @@ def test_take_depends_on_the_seed_alone(pool: SpeechPool) -> None:
         one, two = (draw_take(pool, np.random.default_rng(seed), SECONDS) for _ in range(2))
         np.testing.assert_array_equal(one.audio, two.audio)
         np.testing.assert_array_equal(one.loudness, two.loudness)
+        np.testing.assert_array_equal(one.noise_db, two.noise_db)
         assert one.segments == two.segments and one.names == two.names
 
 
@@ -52,7 +53,8 @@ def test_take_has_its_length_and_contiguous_segments(pool: SpeechPool) -> None:
         take = draw_take(pool, np.random.default_rng(seed), SECONDS)
         assert take.audio.shape == (97_600,) and take.audio.dtype == np.float32
         assert np.isfinite(take.audio).all() and np.abs(take.audio).max() <= 1
-        assert take.loudness.shape == (610,) and take.loudness.dtype == np.float32
+        for curve in (take.loudness, take.noise_db):
+            assert curve.shape == (610,) and curve.dtype == np.float32
         starts, ends = zip(*[(s.start_s, s.end_s) for s in take.segments], strict=True)
         assert starts[0] == 0 and ends[-1] == SECONDS and starts[1:] == ends[:-1]
         assert all(end > start for start, end in zip(starts, ends, strict=True))
@@ -67,6 +69,7 @@ def test_clean_take_is_its_clips_and_gaps(pool: SpeechPool) -> None:
             clip = turn.clip.audio[: turn.n].astype(np.float32) / 2**15
             np.testing.assert_array_equal(take.audio[turn.start : turn.end], clip)
             rest[turn.start : turn.end] = 0
+        assert (take.noise_db == -60).all()
         assert not rest.any() and take.names == tuple(turn.clip.name for turn in plan.turns)
 
 
@@ -125,6 +128,45 @@ def test_noise_is_added_at_its_ratio() -> None:
     assert active_level(mixed) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_noise_level_by_hand() -> None:
+    """Voices of 1 for a second, noise of 0.1 (-20 dB) throughout and of 1 (0 dB) in the last half
+    second; where nobody speaks noise is compared with 0.2, the least level of the voices."""
+    voices, rest = np.zeros(2 * SAMPLE_RATE), np.full(2 * SAMPLE_RATE, 0.1)
+    voices[:SAMPLE_RATE] = np.tile([1.0, -1.0], SAMPLE_RATE // 2)
+    rest[-SAMPLE_RATE // 2 :] = -1.0
+    level_db = take_sound.noise_level(voices, rest, 0.2)
+    assert level_db.shape == (200,)
+    np.testing.assert_allclose(level_db[:85], -20.0, atol=1e-4)
+    np.testing.assert_allclose(level_db[115:134], -20.0 - 20 * np.log10(0.2), atol=1e-4)
+    np.testing.assert_allclose(level_db[165:], -20 * np.log10(0.2), atol=1e-4)
+    # half of the 0.3 s round the end of the voices are their own
+    assert level_db[99] == pytest.approx(10 * np.log10(0.01 / (15 / 30)), abs=0.3)
+    silence, nothing = np.zeros(1_600), np.zeros(1_600)
+    assert (take_sound.noise_level(silence, nothing, 0.2) == -60.0).all()
+    assert (take_sound.noise_level(silence, nothing + 9.0, 0.2) == 20.0).all()
+
+
+def test_noise_of_a_take_is_all_but_its_voices(pool: SpeechPool, monkeypatch) -> None:
+    """Here a room is twice the direct sound, so of a take with level 1 it is 20 log(2/3) dB."""
+    plan = hand_made_plan()
+    monkeypatch.setattr(take_sound, "reverberate", lambda track, rng: 3 * track)
+    monkeypatch.setattr(take_sound, "equalise", lambda track, rng: track)
+    for name in ("FLOOR_SHARE", "BREATH_SHARE", "SMACK_SHARE"):
+        monkeypatch.setattr(take_sound, name, 0.0)
+
+    def levels() -> set[float]:
+        drawn = (take_sound.recorded_sound(plan, pool, np.random.default_rng(i)) for i in range(20))
+        return {round(float(noise_db[150]), 2) for _, noise_db in drawn}
+
+    monkeypatch.setattr(take_sound, "N_BACKGROUNDS", ((0,), (1.0,)))
+    assert levels() == {-60.0, -3.52}
+    monkeypatch.setattr(take_sound, "EASY_SHARE", 1.0)  # neither rooms nor backgrounds
+    assert levels() == {-60.0}
+    monkeypatch.setattr(take_sound, "EASY_SHARE", 0.0)
+    monkeypatch.setattr(take_sound, "N_BACKGROUNDS", ((3,), (1.0,)))
+    assert len(levels()) > 10
+
+
 def test_backgrounds_are_measured_against_the_softest_turn(pool: SpeechPool) -> None:
     levels = take_sound.Levels(0.01, 1.0)
     for seed in range(12):
@@ -156,7 +198,7 @@ def test_a_speaker_is_0_to_30_db_softer_than_another(pool: SpeechPool) -> None:
     turns = [Turn(clips[i], i, 0, i * 30_000, len(clips[i].audio), 1.0) for i in range(2)]
     ratios_db = []
     for seed in range(40):
-        tracks = take_sound._voice_tracks(
+        tracks, _ = take_sound._voice_tracks(
             Plan(60_000, turns, []), np.random.default_rng(seed), is_easy=True
         )
         levels = [active_level(track) for track in tracks]

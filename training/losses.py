@@ -137,13 +137,13 @@ def share(kernel: Callable[..., None], *inputs: Any, outputs: Sequence[NDArray])
         list(threads.map(lambda i: kernel(*inputs, i, n_threads, *outputs), range(n_threads)))
 
 
-def closure_weight(inner_lips: Tensor, gain: float, reach: float) -> Tensor:
+def closure_weight(inner_lips: Tensor, gain: float | Tensor, reach: float) -> Tensor:
     """Weight (B, T) of each frame: 1 + gain where the inner lips touch, falling to 1 as they part.
 
     inner_lips: (B, T, 2n, 3) true positions of n pairs, upper and lower lip in turn, y up; the
-    opening is the mean of the pairs. reach: the opening, in their unit, at which the extra weight
-    has fallen to 1/e. A squared error alone leaves lips half open where a closure is uncertain, and
-    a missed closure is what viewers notice.
+    opening is the mean of the pairs. gain: one or (B, T). reach: the opening, in their unit, where
+    the extra weight has fallen to 1/e. A squared error alone leaves lips half open where a closure
+    is uncertain, and a missed closure is what viewers notice.
     """
     opening = lip_opening(inner_lips).clamp(min=0)
     return 1.0 + gain * torch.exp(-((opening / reach) ** 2))
@@ -156,8 +156,9 @@ def lip_opening(inner_lips: Tensor) -> Tensor:
 
 
 def open_loss(
-    predicted: Tensor, true: Tensor, rest: Tensor, touch: float, mask: Tensor, frames: int
-) -> Tensor:
+    predicted: Tensor, true: Tensor, rest: Tensor, touch: float, mask: Tensor, frames: int,
+    noise: Tensor | float = 0.0,
+) -> Tensor:  # fmt: skip
     """Mean square, (), of how much too close the lips are where the true ones do not touch, and of
     how far they are open where those rest.
 
@@ -167,13 +168,15 @@ def open_loss(
     touch. The true lips rest, as in pauses, within 0.05 `touch` of `rest` (those of p, b and m are
     pressed). There, 0.05 `touch` more are free, and lips that are open by one `touch` beyond that
     are not pulled: with a pull on those all openings of human speech became smaller. mask: (B, T);
-    frames: number of frames to divide by.
+    frames: number of frames to divide by; noise: (B, T), 0 to 1, or one value: lips that are too
+    close count 1 - noise, because in noise a missed closure is more likely than a false one.
     """
     least = true.clamp(max=1.5 * touch)
     short = (least - predicted).clamp(min=0) * (mask & (true > touch))
     still = (true - rest).abs() < 0.05 * touch
     wide = (predicted - rest - 0.05 * touch).clamp(min=0, max=touch) * (mask & still)
-    return (short.square().sum() + wide.square().sum()) / max(frames, 1)
+    too_close = short.square() * (1 - noise)
+    return (too_close.sum() + wide.square().sum()) / max(frames, 1)
 
 
 def latent_loss(

@@ -87,12 +87,13 @@ class Objective(nn.Module):
         motion = mesh(batch, padded, targets.conv, sizes)
         losses = {"vertex": motion.vertex, "velocity": motion.velocity}
         losses[own_loss_name(self.model)] = motion.own_loss.sum() / sizes.clips
+        noise = batch.get("noise", 0.0)  # (B, T), known of takes alone
         if motion.details is not None:
             losses["details"] = motion.details
         if self.config.w_lips:
-            losses["lips"] = self.lip_loss(motion.lip_error, motion.inner_lips, frames, sizes)
+            losses["lips"] = self.lip_loss(motion, frames, sizes, noise)
         if self.config.w_open:
-            losses["open"] = self.open_loss(motion, batch["template"], frames, sizes)
+            losses["open"] = self.open_loss(motion, batch["template"], frames, sizes, noise)
         lengths = frame_lengths(samples)  # (B,) audio frames
         features, audio_mask = targets.features, None
         if padded is not None:
@@ -166,32 +167,35 @@ class Objective(nn.Module):
         return MeshLosses(vertex, velocity, own_loss, offsets, error, inner, inner_error, details)
 
     def lip_loss(
-        self, error: Tensor, inner_lips: Tensor | None, frames: Tensor, sizes: Sizes
+        self, motion: MeshLosses, frames: Tensor, sizes: Sizes, noise: Tensor | float
     ) -> Tensor:
         """Vertex and velocity loss of the lips alone, (); frames with touching lips weigh more.
 
-        error, inner_lips: of `MeshLosses`.
+        noise: (B, T), 0 to 1, or one value for all frames.
         """
+        error = motion.lip_error
         n_frames, mask = error.shape[1], None
         if int(frames.min()) < n_frames:
             mask = length_mask(frames, n_frames, error.device)
         error = error * self.nets.loss_scale
         velocity = velocity_loss(error, mask, sizes.pairs)
         if gain := self.config.closure_gain:
-            weight = closure_weight(inner_lips, gain, self.nets.closure_reach)
+            gain = gain + self.config.noisy_gain * noise
+            weight = closure_weight(motion.inner_lips, gain, self.nets.closure_reach)
             error = error * weight[..., None, None].sqrt()
         return velocity + vertex_loss(error, mask, sizes.frames)
 
     def open_loss(
-        self, motion: MeshLosses, template: Tensor, frames: Tensor, sizes: Sizes
-    ) -> Tensor:
-        """`losses.open_loss` of the inner lips, (); template: (B, V, 3)."""
+        self, motion: MeshLosses, template: Tensor, frames: Tensor, sizes: Sizes,
+        noise: Tensor | float,
+    ) -> Tensor:  # fmt: skip
+        """`losses.open_loss` of the inner lips, (); template: (B, V, 3); noise: as `lip_loss`."""
         true = lip_opening(motion.inner_lips)
         mask, scale = length_mask(frames, true.shape[1], true.device), self.nets.loss_scale
         predicted = true + lip_opening(motion.inner_error)
         rest = lip_opening(template[:, None, self.nets.inner_lips])
         openings = (each * scale for each in (predicted, true, rest))
-        return open_loss(*openings, self.nets.touch * scale, mask, sizes.frames)
+        return open_loss(*openings, self.nets.touch * scale, mask, sizes.frames, noise)
 
 
 def batch_sizes(batch: dict[str, Any]) -> Sizes:
