@@ -315,6 +315,8 @@ def check(recipe: Recipe, typed: dict[str, str] | None = None) -> None:
          f"0, as {spec.name} has no dataset.inner_lips"),
         ("train.noisy_gain", recipe.train.noisy_gain and not recipe.train.closure_gain,
          "0 without train.closure_gain, to which it is added"),
+        ("train.noisy_gain", recipe.train.noisy_gain and not recipe.train.takes,
+         "0 without train.takes, of which alone the noise is known"),
         ("train.w_open", recipe.train.w_open and not spec.inner_lips,
          f"0, as {spec.name} has no dataset.inner_lips"),
     )  # fmt: skip

@@ -16,7 +16,7 @@ def with_base(spec: DatasetSpec, base: Recipe) -> Recipe:
     """
     model, train = base.model, base.train
     if train.takes and not spec.speech_pool:
-        train = dataclasses.replace(train, takes=0, max_clip_s=0.0)
+        train = dataclasses.replace(train, takes=0, max_clip_s=0.0, noisy_gain=0.0)
     fold = model.fold if spec.fps == model.fps else max(1, AUDIO_FPS // spec.fps)
     model = dataclasses.replace(
         model,

@@ -64,8 +64,7 @@ class TakeCrops(Dataset):
         rng = np.random.default_rng((self.seed, self.epoch, index))
         number = index % self.n_takes
         subject = str(rng.choice(list(self.templates)))
-        take = self.store[number]
-        conv, lips, noise = self.crop(take, rng, style_of(subject))
+        conv, lips, noise = self.crop(self.store[number], rng, style_of(subject))
         return {
             "name": f"take {number}", "subject": subject, "template": self.templates[subject],
             "audio": np.zeros(self.n_samples, np.float32), "conv": conv, "noise": noise,

@@ -85,6 +85,11 @@ def model_of(run: Path, last: bool) -> tuple[JambaTalk, DatasetSpec]:
         state = load_state(run / "last.pt")
         if state["average"] is None:
             raise UserError(f"--run {run} --last: expected a run with train.ema_decay above 0")
+        if state["epoch"] < 2 or state["sums"]:  # 1 in the first; sums of an epoch that goes on
+            raise UserError(
+                f"--run {run} --last: epoch {max(state['epoch'], 1)} is not finished; wait for "
+                "it, or continue the run with main.py --resume"
+            )
         prefix = "module."
         averages = state["average"].items()
         named = {n.removeprefix(prefix): w for n, w in averages if n.startswith(prefix)}

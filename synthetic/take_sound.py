@@ -1,8 +1,8 @@
 """The sound of a take: voices in rooms, backgrounds, stretches without speech, a microphone.
 
 Levels are active levels (`speech.augment.active_level`). Backgrounds are measured against the
-softest turn, so that no labelled phone is far below the noise. A take's noise is known along with
-its sound: losses weigh closures otherwise where they are hard to hear.
+softest turn, so that no labelled phone is far below the noise. The level of the noise is returned
+with the sound: losses weigh closures otherwise where they are hard to hear.
 """
 
 from dataclasses import dataclass
@@ -154,11 +154,11 @@ def _voice_tracks(plan: Plan, rng: Generator, is_easy: bool) -> tuple[np.ndarray
     voices = np.zeros(plan.n, np.float32)
     for voice in range(n_voices):
         track = tracks[voice]
-        if not is_easy:
-            track = equalise(track, rng) if rng.random() < 0.6 else track
+        if not is_easy and rng.random() < 0.6:
+            track = equalise(track, rng)
         direct = track  # `reverberate` adds a room to it and leaves it at its level
-        if not is_easy:
-            track = reverberate(track, rng) if rng.random() < 0.55 else track
+        if not is_easy and rng.random() < 0.55:
+            track = reverberate(track, rng)
         gain = 10.0 ** (-softer_db[voice] / 20)
         voices += direct * np.float32(gain / active_level(track))
         tracks[voice] = unit_level(track) * gain

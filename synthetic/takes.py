@@ -1,4 +1,4 @@
-"""Takes: long recordings made of the pool's clips, with their phones and loudness.
+"""Takes: long recordings made of the pool's clips, with their phones, loudness and noise.
 
 A take has one to three speakers in their rooms, gaps, backgrounds and a microphone, all drawn at
 random. Nothing moves a sound in time, so that phones and loudness are those of the clips. The phone
@@ -22,7 +22,7 @@ QUIET = 0.2  # loudness where nobody speaks: the least value of `coarticulation.
 
 @dataclass(frozen=True)
 class Take:
-    """A long recording made of clips of the pool, with phones and loudness of its voices."""
+    """A long recording made of clips of the pool, with the phones and loudness of its voices."""
 
     audio: np.ndarray  # (S,) float32 at 16 kHz, peak at most 1
     segments: list[Segment]  # contiguous from 0 to the end

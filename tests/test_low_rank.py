@@ -66,7 +66,8 @@ def test_closures_weigh_more_in_noise_and_lips_that_nearly_touch_less() -> None:
 
     def losses(noise: float | None, **changes: float) -> dict[str, float]:
         nets = low_rank_networks()
-        nets.touch, nets.model.training = 0.5, False
+        nets.touch = 0.5
+        nets.model.eval()
         config = dataclasses.replace(TRAIN, w_open=1.0, **changes)
         given = batch if noise is None else batch | {"noise": torch.full(frames, noise)}
         targets = TargetSource(nets, None)(given)

@@ -110,6 +110,12 @@ def test_a_value_that_does_not_fit_is_reported_in_one_line_that_begins_with_the_
     assert error.startswith(f"--set {setting}")
 
 
+def test_a_gain_in_noise_needs_takes() -> None:
+    settings = [("--set", "train.takes", "0"), ("--set", "train.noisy_gain", "6")]
+    with pytest.raises(UserError, match="expected 0 without train.takes, of which alone the noise"):
+        override(RECIPES["synthetic"], settings)
+
+
 def test_every_recipe_passes_the_check() -> None:
     for recipe in RECIPES.values():
         check(recipe)
@@ -141,5 +147,8 @@ def test_with_base_takes_the_network_at_the_size_of_the_data() -> None:
     assert (small.train.takes, small.train.max_clip_s) == (0, 0)  # whole clips, cached
     assert small.wav2vec2 == "synthetic/encoder"
     assert small.train.closure_gain == 0  # BIWI has no inner_lips
+    noisy = override(RECIPES["synthetic"], [("--set", "train.noisy_gain", "6")])
+    own = dataclasses.replace(spec, inner_lips="lips.txt")
+    check(with_base(own, noisy))  # without takes, whose noise alone is known
     paper = with_base(dataclasses.replace(spec, fps=60, source_fps=60), RECIPES["vocaset"])
     assert paper.model.fold == 1

@@ -49,7 +49,8 @@ def test_the_averaged_weights_of_the_last_epoch_in_a_mean_with_the_shipped_ones(
     model, _ = load_checkpoint()
     weights = {f"module.{name}": 3 * weight for name, weight in model.state_dict().items()}
     average = weights | {"n_averaged": torch.tensor(5)}
-    torch.save({"average": average, "generators": {}}, run / "last.pt")
+    state = {"average": average, "generators": {}, "epoch": 2, "sums": {}}
+    torch.save(state, run / "last.pt")
     shutil.copyfile(run / "best.safetensors", ship_model.BUNDLED_MODEL)
     out = tmp_path / "mean.safetensors"
     ship_model.main(["--run", str(run), "--last", "--share", "0.25", "--out", str(out)])
@@ -57,6 +58,19 @@ def test_the_averaged_weights_of_the_last_epoch_in_a_mean_with_the_shipped_ones(
     expected = 1.5 * load_file(ship_model.BUNDLED_MODEL)[name].float()
     torch.testing.assert_close(load_file(out)[name].float(), expected, rtol=1e-3, atol=1e-4)
     assert not ship_model.RECORDS.exists()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "sums"), [(0, {}), (1, {}), (1, {"loss": 2.0}), (3, {"loss": 2.0})]
+)
+def test_an_epoch_that_is_not_finished_is_no_last_one(run, tmp_path, epoch, sums):
+    """Its weights would be those of the start, or of the middle of an epoch."""
+    state = {"average": {"module.a": torch.ones(1)}, "epoch": epoch, "sums": sums}
+    torch.save(state | {"generators": {}}, run / "last.pt")
+    out = tmp_path / "mean.safetensors"
+    with pytest.raises(UserError, match=f"--last: epoch {max(epoch, 1)} is not finished"):
+        ship_model.main(["--run", str(run), "--last", "--out", str(out)])
+    assert not out.exists()
 
 
 def test_the_mean_of_several_runs(run, tmp_path):

@@ -169,7 +169,7 @@ def open_loss(
     pressed). There, 0.05 `touch` more are free, and lips that are open by one `touch` beyond that
     are not pulled: with a pull on those all openings of human speech became smaller. mask: (B, T);
     frames: number of frames to divide by; noise: (B, T), 0 to 1, or one value: lips that are too
-    close count 1 - noise, because in noise a missed closure is more likely than a false one.
+    close count 1 - noise, because p, b and m opened in noisy speech where they counted there, too.
     """
     least = true.clamp(max=1.5 * touch)
     short = (least - predicted).clamp(min=0) * (mask & (true > touch))
