@@ -35,6 +35,7 @@ from files.shipped import check_shipped
 from layers import NORM_EPS
 from layers.fast_dropout import Dropout
 from layers.fast_linear import large_weights, make_fast
+from layers.rms_norm import RMSNorm
 from layers.vertex_head import VertexHead
 from rendering.animation import Animation, check_fps, resample_motion
 from speech.clip_audio import ClipAudio
@@ -64,7 +65,7 @@ class JambaTalk(nn.Module):
         self.encoder = SpeechEncoder(config.encoder, config.fps, config.fold, config.mix_layers)
         self.project = nn.Linear(self.encoder.width, config.d_model)
         self.layers = make_layers(config)
-        self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPS)
+        self.norm = RMSNorm(config.d_model, eps=NORM_EPS)
         self.dropout = Dropout(config.dropout)
         self.head = VertexHead(config.d_model, config.n_vertices, config.vertex_rank)
         self.checkpointing = False

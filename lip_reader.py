@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common.errors import UserError, reason_of
 from files.models import built_without_memory, load_model_file, misfits, save_model_file
@@ -73,7 +74,8 @@ class LipReader(nn.Module):
         offsets: (B, T, L, 3) lip vertices minus template; frames: (B,) frames of each clip, all T
         when None.
         """
-        x = self.embed(offsets.flatten(2) * self.scale)  # (B, T, d_model)
+        # the scale is the weight's: offsets are a hundred times as many numbers
+        x = F.linear(offsets.flatten(2), self.embed.weight * self.scale, self.embed.bias)
         mask = None if frames is None else length_mask(frames, x.shape[1], x.device)
         for layer in self.layers:
             x = layer(x, mask)

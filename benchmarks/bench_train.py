@@ -95,7 +95,7 @@ PARTS = {
             PAPER, d_model=128, d_ff=512, n_kv_heads=2,
             encoder=SMALL_ENCODER,
         ),
-        seconds=tuple(np.linspace(3.0, 5.0, 16).tolist()), batch_size=8, passes=3,
+        seconds=tuple(np.linspace(3.0, 5.0, 16).tolist()), batch_size=8, passes=6,
     ),
     "large": Part(PAPER, seconds=(4.0,), batch_size=1, passes=3, lean=True),
 }  # fmt: skip

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from layers.fast_linear import LARGE, product
+from layers.fast_linear import product
 from layers.reused_space import ReusedSpace
 
 COARSE = torch.bfloat16
-WIDE = 2**16  # weights of a layer from which on oneDNN's gradient of its input takes less time
+WIDE = 2**16  # weights of a layer from which on oneDNN's product and gradient of x are faster
 GRAD_DTYPE = hasattr(Tensor, "grad_dtype")  # whether a gradient may differ in dtype
 
 
@@ -66,7 +66,7 @@ class FineProduct(torch.autograd.Function):
         """x: (..., D); weight: (D', D), bias: (D',); all float32. Gives (..., D')."""
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        linear = F.linear if weight.numel() < LARGE else product
+        linear = F.linear if weight.numel() < WIDE else product
         y = linear(_rows(x), weight, bias)
         return y.resize_(*x.shape[:-1], len(weight))  # not a view, which could not be overwritten
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from layers import NORM_EPS
 from layers.fast_dropout import Dropout
+from layers.rms_norm import RMSNorm
 from layers.selective_scan import (
     continued_scan,
     resolve_backend,
@@ -194,9 +195,9 @@ class MambaLayer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.mamba_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
+        self.mamba_norm = RMSNorm(d_model, eps=NORM_EPS)
         self.mamba = Mamba(d_model, d_state, d_conv, expand)
-        self.mlp_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
+        self.mlp_norm = RMSNorm(d_model, eps=NORM_EPS)
         self.mlp = MLP(d_model, d_ff, dropout)
         self.dropout = Dropout(dropout)
 

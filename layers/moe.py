@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from layers import NORM_EPS
 from layers.fast_dropout import Dropout
 from layers.mamba import MLP, Mamba, MambaState
+from layers.rms_norm import RMSNorm
 
 
 class TopKRouter(nn.Module):
@@ -111,9 +112,9 @@ class MoEMambaLayer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.mamba_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
+        self.mamba_norm = RMSNorm(d_model, eps=NORM_EPS)
         self.mamba = Mamba(d_model, d_state, d_conv, expand)
-        self.moe_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
+        self.moe_norm = RMSNorm(d_model, eps=NORM_EPS)
         self.moe = MixtureOfExperts(d_model, d_ff, n_experts, top_k, dropout)
         self.dropout = Dropout(dropout)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from layers import NORM_EPS, attention
 from layers.fast_dropout import Dropout
 from layers.fast_gelu import Gelu
+from layers.rms_norm import RMSNorm
 
 ROTARY_BASE = 10_000.0  # RoFormer (arXiv 2104.09864), equation 15
 
@@ -147,9 +148,9 @@ class TransformerLayer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
+        self.attention_norm = RMSNorm(d_model, eps=NORM_EPS)
         self.attention = GroupedQueryAttention(d_model, n_heads, n_kv_heads, rope_rank, dropout)
-        self.mlp_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
+        self.mlp_norm = RMSNorm(d_model, eps=NORM_EPS)
         self.mlp = nn.Sequential(
             nn.Linear(d_model, d_ff), Gelu(), Dropout(dropout), nn.Linear(d_ff, d_model)
         )

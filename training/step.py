@@ -54,7 +54,7 @@ class MeshLosses(NamedTuple):
     velocity: Tensor  # ()
     own_loss: Tensor  # (B,) of the decoder: of its routers, for example
     lip_offsets: Tensor  # (B, T, L, 3) predicted lips minus template
-    lip_error: Tensor  # (B, T, L, 3) predicted minus true lips
+    lip_error: Tensor | None  # (B, T, L, 3) predicted minus true lips, where a loss needs it
     inner_lips: Tensor | None  # (B, T, 2n, 3) true upper, lower, ... lips, where a loss needs them
     inner_error: Tensor | None  # (B, T, 2n, 3) of their prediction
     details: Tensor | None = None  # () vertex loss of small parts
@@ -132,8 +132,9 @@ class Objective(nn.Module):
                 prediction, truth, batch["frames"], sizes, self.lips, scale
             )
             offsets = predicted - rest
-        error = offsets - (truth[:, :, self.lips] - rest)
-        inner, inner_error = None, None
+        error = inner = inner_error = None
+        if self.config.w_lips:
+            error = offsets - (truth[:, :, self.lips] - rest)
         if (vertices := self.nets.inner_lips) is not None:
             inner = truth[:, :, vertices]
             if self.config.w_open:
