@@ -1,7 +1,7 @@
 """Linear layers in bfloat16 or with 8-bit products, and an 8-bit convolution, for prediction.
 
 Most of the time of a large speech encoder goes into its linear layers. Only their products are
-coarse: sums, norms, attention and what goes from layer to layer stay float32.
+coarse: sums, norms and what goes from layer to layer stay float32.
 """
 
 import warnings

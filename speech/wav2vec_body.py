@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from layers.attention import attend
+from layers.coarse_attention import attend_coarse
 from layers.fast_dropout import Dropout
+from layers.fast_gelu import can_finish
 from speech.encoder_config import ACTIVATIONS, EncoderConfig
 from speech.positional_convolution import PositionalConvolution
 
@@ -99,6 +101,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
+        self.coarse = False  # whether predictions on a CPU have bfloat16 products
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """mask: (B, 1, 1, A) bool, True on the frames that may be attended to."""
@@ -106,7 +109,10 @@ class Attention(nn.Module):
             project(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, A, C / H)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
+        if self.coarse and mask is None and can_finish(x):
+            y = attend_coarse(q, k, v)
+        else:
+            y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
 
