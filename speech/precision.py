@@ -19,7 +19,7 @@ def coarsen(body: nn.Module, decoder: list[nn.Module], name: str, device: torch.
     to a third of the time. Not 8-bit ones: their error on trained weights is not known. "int8"
     reaches the second convolution of Moonshine, a fourth of the time of a live window behind 8-bit
     layers, but not its third: outliers in its input would turn the states by half of their length.
-    It reaches the large layers of the decoder's parts as well, a twelfth of the paper's network.
+    Both reach the large layers of the decoder's parts as well, a twelfth of the paper's network.
     Raises `UserError` as `use_precision`.
     """
     chosen = use_precision(body, name, device, many_frames=True)
@@ -30,5 +30,5 @@ def coarsen(body: nn.Module, decoder: list[nn.Module], name: str, device: torch.
             layer.attention.coarse = True
     if chosen == "int8" and isinstance(body, MoonshineBody):
         body.conv2 = ByteConvolution(body.conv2)
-    if chosen == "int8":
+    if chosen == "int8" or (chosen == "bf16" and on_cpu):
         use_precision(nn.ModuleList(decoder), chosen, device, LARGE)

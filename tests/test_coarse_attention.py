@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from layers.coarse_attention import attend_coarse
+from layers.coarse_linear import BfloatLinear
 from speech.bodies import build_body
 from speech.precision import coarsen
 
@@ -75,7 +76,10 @@ def test_precisions_use_it_where_the_processor_multiplies_bfloat16(
     )  # fmt: skip
     attention = body.eval().encoder.layers[0].attention
     x, everything = torch.randn(2, 30, 16), torch.ones(2, 1, 1, 30, dtype=torch.bool)
-    coarsen(body, [], "bf16", torch.device("cpu"))
+    decoder = torch.nn.Sequential(torch.nn.Linear(1024, 512), torch.nn.Linear(8, 8))
+    coarsen(body, [decoder], "bf16", torch.device("cpu"))
+    kinds = [BfloatLinear if has_units else torch.nn.Linear, torch.nn.Linear]
+    assert [type(part) for part in decoder] == kinds  # the large one of two
     with torch.inference_mode():
         one, masked = attention(x), attention(x, everything)  # with a mask it stays float32
     torch.testing.assert_close(one, masked, rtol=0, atol=8 * ROUNDING)
