@@ -112,15 +112,18 @@ def test_of_moonshines_convolutions_the_second_is_8_bit() -> None:
             assert 0 < (after - before).norm() / before.norm() < 0.1
 
 
-def test_only_8_bit_products_reach_large_layers_of_the_decoder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_units", [False, True])
+def test_coarse_products_reach_large_layers_of_the_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_units: bool
 ) -> None:
+    """8-bit ones everywhere, bfloat16 ones where the processor has units for them."""
     monkeypatch.setattr("speech.precision.LARGE", 200)
+    monkeypatch.setattr("speech.precision.fast_bfloat16", lambda _: has_units)
     path = synthetic_checkpoint(tmp_path)
     for name, kind in (("int8", ByteLinear), ("bf16", BfloatLinear)):
         model = load_checkpoint(path, precision=name).model
         reached = [type(layer) is kind for layer in model.layers.modules()]
-        assert any(reached) == (name == "int8")
+        assert any(reached) == (name == "int8" or has_units)
     exact = load_checkpoint(path).model
     for name, layer in load_checkpoint(path, precision="int8").model.layers.named_modules():
         before = exact.layers.get_submodule(name)
