@@ -1,7 +1,7 @@
 """The root mean square norm (Zhang and Sennrich 2019, arXiv 1910.07467) of the decoder.
 
-torch has it in one piece on a GPU only. On a CPU it is six operations, each with a gradient; as
-kernels it takes a seventh of their time in training. C channels.
+torch has a gradient of it in one piece on a GPU only. On a CPU it has those of six operations; as
+kernels, forward and backward take 0.4 to 0.6 of their time. C channels.
 """
 
 from typing import Any
