@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from layers import coarse_attention
 from layers.coarse_attention import attend_coarse
 from layers.coarse_linear import BfloatLinear
 from speech.bodies import build_body
@@ -48,6 +49,19 @@ def test_scores_of_any_size_and_missing_numbers() -> None:
     q[0, 0, 2] = torch.nan
     frames = attend_coarse(q, k, v).isnan().any(-1)[0, 0]
     assert frames.tolist() == [False, False, True, False, False, False]
+
+
+def test_blocks_of_frames_do_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = inputs(2, 3, 50, 8)
+    whole = attend_coarse(q, k, v)
+    for scores in (1, 50 * 7, 4 * 50 * 50):  # one frame at a time, seven, four heads of six
+        monkeypatch.setattr("layers.coarse_attention.SCORES", scores)
+        torch.testing.assert_close(attend_coarse(q, k, v), whole, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_scores_of_a_long_clip_are_never_there_at_once() -> None:
+    attend_coarse(*inputs(1, 2, 3_000, 4))
+    assert coarse_attention._SPACE.blocks[torch.bfloat16].numel() <= coarse_attention.SCORES
 
 
 def test_threads_do_not_change_it() -> None:
