@@ -290,13 +290,12 @@ def load_checkpoint(
     path: a file that `save_checkpoint` wrote, or the authors' published weights (vocaset.pth,
     biwi.pth, or what release.py makes of them); None loads the bundled model. dataset: a key of
     `config.RECIPES`, needed only where published weights fit several data sets. encoder_backend:
-    of `speech.encoder_backend.BACKENDS`. precision: of the encoder's matrix products ("int8": of
-    the decoder's large ones as well), of `layers.PRECISIONS`; only "fp32" keeps weights that can be
-    trained or saved. device: that it is chosen for, by default `pick_device`'s. Large weights stay
-    memory-mapped as they are stored; half precision is widened when it is used (call the model's
-    `float()` before training). Nothing is downloaded or unpickled. Raises `UserError` for a file
-    that is missing, damaged or of another kind, and for a `dataset`, backend or precision that the
-    model cannot have or that is not installed.
+    of `speech.encoder_backend.BACKENDS`. precision: of `layers.PRECISIONS`, see `speech.precision`;
+    only "fp32" keeps weights that can be trained or saved. device: that it is chosen for, by
+    default `pick_device`'s. Large weights stay memory-mapped as they are stored; half precision is
+    widened when it is used (call the model's `float()` before training). Nothing is downloaded or
+    unpickled. Raises `UserError` for a file that is missing, damaged or of another kind, and for a
+    `dataset`, backend or precision that the model cannot have or that is not installed.
     """
     from released.topology import published_dataset
     from released.weights import is_release, load_release

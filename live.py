@@ -52,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N",
         help="that compute; default: %(default)s")
     add("--precision", choices=PRECISIONS, default="int8", metavar="NAME",
-        help="of the speech encoder's matrix products, as for demo.py; default: %(default)s")
+        help="of matrix products, as for demo.py; default: %(default)s")
     add("--osc", metavar="HOST:PORT", help="send curves by OSC with VMC's addresses, such as to "
         "127.0.0.1:39539")
     add("--livelink", metavar="HOST:PORT", help="send curves as Live Link Face does, such as to "

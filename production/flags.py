@@ -88,8 +88,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="torch, or onnx: onnxruntime with 8-bit products, for the included encoder on a "
              "processor; default: torch")
     add("--precision", choices=PRECISIONS, default="fp32",
-        help="of the speech encoder's matrix products: fp32, bf16, int8 (8-bit, on a processor), "
-             "or auto: bf16 where the hardware multiplies it, else fp32; default: fp32")
+        help="of matrix products in the speech encoder and in a large decoder: fp32, bf16, int8 "
+             "(8-bit, on a processor), or auto: bf16 where the hardware multiplies it, else fp32; "
+             "default: fp32")
     add("--subtitles", type=Path, metavar="FILE.srt",
         help="a track of subtitles for the video of one recording, in time of the recording")
     add("--burn_subtitles", action="store_true",

@@ -49,7 +49,8 @@ class EncoderKind(nn.Module):
         """The class of transformers with that ending: "Config", "Model" or "ForCTC"."""
         import transformers
 
-        return getattr(transformers, cls.transformers_prefix + ending)
+        with torch.device("cpu"):  # torch 2.6 cannot import what this imports on "meta"
+            return getattr(transformers, cls.transformers_prefix + ending)
 
     @classmethod
     def build_body(cls, config: Any) -> nn.Module:
