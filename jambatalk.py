@@ -309,7 +309,7 @@ def load_checkpoint(
         if encoder_backend != "torch":
             raise UserError(f"{path}: published weights need --encoder_backend torch")
         model = load_release(path)
-        coarsen(model.audio_encoder, [model], precision, device)
+        coarsen(model.audio_encoder, [model], model.vertice_map_r, precision, device)
         make_fast(model)
         return Checkpoint(model, published_dataset(path, dataset, model.config))
     checkpoint = _load_own(path)
@@ -319,7 +319,7 @@ def load_checkpoint(
     if encoder_backend == "onnx":
         model.encoder.kind.use_onnx(model.encoder.body.float())
     parts = [model.layers, model.head] if model.head.coefficients is None else [model.layers]
-    coarsen(model.encoder.body, parts, precision, device)
+    coarsen(model.encoder.body, parts, model.head, precision, device)
     make_fast(model)
     return checkpoint
 

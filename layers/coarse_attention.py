@@ -1,9 +1,9 @@
 """Attention in prediction on a CPU that multiplies bfloat16 matrices in hardware.
 
-Products take half of their time in float32. Scores and shares are rounded to bfloat16, by 2^-9 of
-each at most; the softmax between them is float32. What all keys have in common changes each score
-of a frame by the same number, which softmax does not see; without it, scores and what they are
-rounded by are smaller.
+Products take half of their time in float32. Their inputs and scores are rounded to bfloat16, by
+2^-9 of each at most; the softmax between them is float32. What all keys have in common changes
+each score of a frame by the same number, which softmax does not see; without it, scores and what
+they are rounded by are smaller.
 """
 
 import math

@@ -146,6 +146,7 @@ def use_precision(
     device: torch.device,
     least: int = 0,
     many_frames: bool = False,
+    kept: nn.Module | None = None,
 ) -> str:
     """Replace all linear layers inside `module`, which is for prediction only from now on.
 
@@ -153,7 +154,7 @@ def use_precision(
 
     name: of `PRECISIONS`; "auto" is "bf16" where `device` multiplies bfloat16 matrices in hardware,
     else "fp32", which changes nothing. least: weights of a layer below which it stays as it is;
-    many_frames: as of `ByteLinear`.
+    many_frames: as of `ByteLinear`; kept: a part of `module` that stays as it is.
     Raises `UserError` for an unknown name, and for int8 on another device than a CPU.
     """
     if name not in PRECISIONS:
@@ -167,14 +168,21 @@ def use_precision(
         "int8": partial(ByteLinear, many_frames=many_frames),
     }
     if name in kinds:
-        _replace(module, kinds[name], least)
+        _replace(module, kinds[name], least, kept)
     return name
 
 
 @torch.no_grad()
-def _replace(module: nn.Module, make: Callable[[nn.Linear], nn.Module], least: int) -> None:
+def _replace(
+    module: nn.Module,
+    make: Callable[[nn.Linear], nn.Module],
+    least: int,
+    kept: nn.Module | None,
+) -> None:
     for name, child in module.named_children():
-        if type(child) is not nn.Linear:  # attention of torch reads the weights of its subclass
-            _replace(child, make, least)
+        if child is kept or isinstance(child, nn.TransformerEncoderLayer):
+            continue  # torch's layer reads its weights itself, as its attention does those of
+        if type(child) is not nn.Linear:  # a subclass of nn.Linear
+            _replace(child, make, least, kept)
         elif child.weight.numel() >= least:
             setattr(module, name, make(child))

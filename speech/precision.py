@@ -11,7 +11,9 @@ from speech.moonshine_body import MoonshineBody
 from speech.wav2vec_body import Wav2Vec2Body
 
 
-def coarsen(body: nn.Module, decoder: list[nn.Module], name: str, device: torch.device) -> None:
+def coarsen(
+    body: nn.Module, decoder: list[nn.Module], head: nn.Module, name: str, device: torch.device
+) -> None:
     """Use products of `use_precision` in a body, which is for prediction only from now on.
 
     On a CPU that multiplies bfloat16 matrices in hardware, "bf16" and "int8" also have bfloat16
@@ -19,7 +21,9 @@ def coarsen(body: nn.Module, decoder: list[nn.Module], name: str, device: torch.
     to a third of the time. Not 8-bit ones: their error on trained weights is not known. "int8"
     reaches the second convolution of Moonshine, a fourth of the time of a live window behind 8-bit
     layers, but not its third: outliers in its input would turn the states by half of their length.
-    Both reach the large layers of the decoder's parts as well, a twelfth of the paper's network.
+    Both reach the large layers of the decoder's parts as well, a twelfth of the paper's network;
+    "bf16" not those of `head`, which write vertices: slow motion would move in steps of bfloat16.
+    Padded batches have float32 attention, so their features are not those of single clips.
     Raises `UserError` as `use_precision`.
     """
     chosen = use_precision(body, name, device, many_frames=True)
@@ -31,4 +35,5 @@ def coarsen(body: nn.Module, decoder: list[nn.Module], name: str, device: torch.
     if chosen == "int8" and isinstance(body, MoonshineBody):
         body.conv2 = ByteConvolution(body.conv2)
     if chosen == "int8" or (chosen == "bf16" and on_cpu):
-        use_precision(nn.ModuleList(decoder), chosen, device, LARGE)
+        kept = head if chosen == "bf16" else None
+        use_precision(nn.ModuleList(decoder), chosen, device, LARGE, kept=kept)

@@ -1,10 +1,12 @@
 """Attention with bfloat16 products, against the definition in float64."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from layers import coarse_attention
+from layers import coarse_attention, softmax_kernels
 from layers.coarse_attention import attend_coarse
 from layers.coarse_linear import BfloatLinear
 from speech.bodies import build_body
@@ -51,6 +53,19 @@ def test_scores_of_any_size_and_missing_numbers() -> None:
     assert frames.tolist() == [False, False, True, False, False, False]
 
 
+def test_shares_are_rounded_to_the_nearest() -> None:
+    q, k, _ = inputs(1, 2, 300, 8)
+    sums = attend_coarse(q, k, torch.ones(1, 2, 300, 8))
+    assert (sums.mean() - 1).abs() < 1e-3  # cut off, they would miss half of 2^-8
+
+
+def test_softmax_of_scores_below_zero() -> None:
+    scores = torch.tensor([[-200.0, -70, -71], [-1, -3, 2]]).bfloat16()
+    expected = torch.softmax(scores.double() * math.log(2), -1)
+    softmax_kernels.softmax2(scores.view(torch.uint16).numpy(), 0, 2)
+    torch.testing.assert_close(scores.double(), expected, rtol=ROUNDING, atol=1e-6)
+
+
 def test_blocks_of_frames_do_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = inputs(2, 3, 50, 8)
     whole = attend_coarse(q, k, v)
@@ -90,10 +105,11 @@ def test_precisions_use_it_where_the_processor_multiplies_bfloat16(
     )  # fmt: skip
     attention = body.eval().encoder.layers[0].attention
     x, everything = torch.randn(2, 30, 16), torch.ones(2, 1, 1, 30, dtype=torch.bool)
-    decoder = torch.nn.Sequential(torch.nn.Linear(1024, 512), torch.nn.Linear(8, 8))
-    coarsen(body, [decoder], "bf16", torch.device("cpu"))
-    kinds = [BfloatLinear if has_units else torch.nn.Linear, torch.nn.Linear]
-    assert [type(part) for part in decoder] == kinds  # the large one of two
+    head = torch.nn.Linear(512, 1024)
+    decoder = torch.nn.Sequential(torch.nn.Linear(1024, 512), torch.nn.Linear(8, 8), head)
+    coarsen(body, [decoder], head, "bf16", torch.device("cpu"))
+    kinds = [BfloatLinear if has_units else torch.nn.Linear, torch.nn.Linear, torch.nn.Linear]
+    assert [type(part) for part in decoder] == kinds  # the large one that does not write vertices
     with torch.inference_mode():
         one, masked = attention(x), attention(x, everything)  # with a mask it stays float32
     torch.testing.assert_close(one, masked, rtol=0, atol=8 * ROUNDING)

@@ -9,10 +9,12 @@ from torch import nn
 
 from common.errors import UserError
 from common.paths import PROJECT_ROOT
+from config import MODELS, RECIPES
 from jambatalk import JambaTalk, load_checkpoint, save_checkpoint
 from layers.coarse_linear import BfloatLinear, ByteConvolution, ByteLinear, use_precision
 from speech.audio import read_audio
 from speech.moonshine import LEVEL
+from speech.precision import coarsen
 from tests.toy import synthetic_checkpoint
 
 CPU = torch.device("cpu")
@@ -129,6 +131,34 @@ def test_coarse_products_reach_large_layers_of_the_decoder(
         before = exact.layers.get_submodule(name)
         if isinstance(before, nn.Linear):
             assert isinstance(layer, ByteLinear) == (before.weight.numel() >= 200), name
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("name", MODELS)
+def test_decoders_of_all_systems_predict_with_coarse_products(
+    monkeypatch: pytest.MonkeyPatch, name: str, precision: str
+) -> None:
+    monkeypatch.setattr("speech.precision.LARGE", 1)
+    monkeypatch.setattr("speech.precision.fast_bfloat16", lambda _: True)
+    torch.manual_seed(0)
+    network = JambaTalk(replace(
+        RECIPES["vocaset"].model, model=name, n_vertices=20, d_model=32, d_ff=64,
+        encoder=dict(model_type="wav2vec2", hidden_size=32, num_hidden_layers=1,
+                     num_attention_heads=2, intermediate_size=64, conv_dim=(16,) * 7,
+                     num_conv_pos_embedding_groups=2, feat_extract_norm="layer",
+                     do_stable_layer_norm=True),
+    )).eval()  # fmt: skip
+    nn.init.normal_(network.head.offsets.weight)
+    audio, template = torch.randn(16_000), torch.zeros(20, 3)
+    torch.manual_seed(1)
+    exact = network.predict(audio, template)
+    head = network.head.offsets
+    parts = [network.layers] if network.head.coefficients else [network.layers, network.head]
+    coarsen(network.encoder.body, parts, network.head, precision, torch.device("cpu"))
+    assert precision == "int8" or network.head.offsets is head  # bfloat16 would move in steps
+    torch.manual_seed(1)
+    coarse = network.predict(audio, template)
+    assert coarse.isfinite().all() and not torch.equal(coarse, exact)
 
 
 def test_the_components_of_a_vertex_head_stay_as_they_are(

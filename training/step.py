@@ -54,7 +54,7 @@ class MeshLosses(NamedTuple):
     velocity: Tensor  # ()
     own_loss: Tensor  # (B,) of the decoder: of its routers, for example
     lip_offsets: Tensor  # (B, T, L, 3) predicted lips minus template
-    lip_error: Tensor | None  # (B, T, L, 3) predicted minus true lips, where a loss needs it
+    lip_error: Tensor | None  # (B, T, L, 3) predicted minus true lips, if w_lips is set
     inner_lips: Tensor | None  # (B, T, 2n, 3) true upper, lower, ... lips, where a loss needs them
     inner_error: Tensor | None  # (B, T, 2n, 3) of their prediction
     details: Tensor | None = None  # () vertex loss of small parts
