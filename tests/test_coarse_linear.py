@@ -138,18 +138,18 @@ def test_coarse_products_reach_large_layers_of_the_decoder(
 def test_decoders_of_all_systems_predict_with_coarse_products(
     monkeypatch: pytest.MonkeyPatch, name: str, precision: str
 ) -> None:
-    monkeypatch.setattr("speech.precision.LARGE", 1)
+    monkeypatch.setattr("speech.precision.LARGE", 32 * 64)  # the layers of the feed-forward
     monkeypatch.setattr("speech.precision.fast_bfloat16", lambda _: True)
     torch.manual_seed(0)
     network = JambaTalk(replace(
-        RECIPES["vocaset"].model, model=name, n_vertices=20, d_model=32, d_ff=64,
+        RECIPES["vocaset"].model, model=name, n_vertices=40, d_model=32, d_ff=64,
         encoder=dict(model_type="wav2vec2", hidden_size=32, num_hidden_layers=1,
                      num_attention_heads=2, intermediate_size=64, conv_dim=(16,) * 7,
                      num_conv_pos_embedding_groups=2, feat_extract_norm="layer",
                      do_stable_layer_norm=True),
     )).eval()  # fmt: skip
     nn.init.normal_(network.head.offsets.weight)
-    audio, template = torch.randn(16_000), torch.zeros(20, 3)
+    audio, template = torch.randn(16_000), torch.zeros(40, 3)
     torch.manual_seed(1)
     exact = network.predict(audio, template)
     head = network.head.offsets
