@@ -181,8 +181,8 @@ def _replace(
 ) -> None:
     for name, child in module.named_children():
         if child is kept or isinstance(child, nn.TransformerEncoderLayer):
-            continue  # torch's layer reads its weights itself, as its attention does those of
-        if type(child) is not nn.Linear:  # a subclass of nn.Linear
+            continue  # torch's layer reads the weights of its linear ones itself
+        if type(child) is not nn.Linear:  # attention of torch reads the weights of its subclass
             _replace(child, make, least, kept)
         elif child.weight.numel() >= least:
             setattr(module, name, make(child))

@@ -155,7 +155,7 @@ class Objective(nn.Module):
             )  # fmt: skip
             vertex, velocity = motion.losses(batch["frames"], sizes, self.nets.loss_scale)
             offsets = motion.predicted(self.lips)
-            error = offsets - motion.true(self.lips)
+            error = offsets - motion.true(self.lips) if self.config.w_lips else None
             inner_error = None
             if inner is not None:
                 inner_error = motion.predicted(inner) - motion.true(inner)
